@@ -1,0 +1,43 @@
+"""What can go wrong by the user's hand or the world's, with the exit code that a script sees."""
+
+
+class SdappError(Exception):
+    """Its text is the whole message: what is wrong, where, and how to mend it."""
+
+    exit_code = 1
+
+
+class ConfigError(SdappError):
+    """A key, a flag or a combination of them that cannot be honoured."""
+
+    exit_code = 2
+
+
+class JobsFailed(SdappError):
+    """Some pictures were painted and some were not."""
+
+    exit_code = 3
+
+
+class InputError(SdappError):
+    """An input file that is there but cannot be used (EX_DATAERR)."""
+
+    exit_code = 65
+
+
+class MissingInputError(InputError):
+    """An input file that cannot be opened (EX_NOINPUT)."""
+
+    exit_code = 66
+
+
+class UnavailableError(SdappError):
+    """A model, a device or an optional package that is not to be had here (EX_UNAVAILABLE)."""
+
+    exit_code = 69
+
+
+class OutputError(SdappError):
+    """A folder or a file that cannot be written (EX_CANTCREAT)."""
+
+    exit_code = 73
