@@ -13,7 +13,7 @@ class ConfigError(SdappError):
     exit_code = 2
 
 
-class JobsFailed(SdappError):
+class JobsFailedError(SdappError):
     """Some pictures were painted and some were not."""
 
     exit_code = 3

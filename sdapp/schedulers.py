@@ -20,10 +20,7 @@ SIGMAS = {
     "beta": "use_beta_sigmas",
     "lu": "use_lu_lambdas",
 }
-SIGMA_SUFFIXES = {"karras": "karras", "k": "karras", "exponential": "exponential", "exp": "exponential"} | {
-    "beta": "beta",
-    "lu": "lu",
-}
+SIGMA_SUFFIXES = {name: name for name in SIGMAS} | {"k": "karras", "exp": "exponential"}
 SPACING_SUFFIXES = {"sgmuniform": "trailing", "trailing": "trailing", "uniform": None, "normal": None}
 KEB = ("karras", "exponential", "beta")
 
@@ -47,14 +44,14 @@ class Scheduler:
 
 _DPM = "DPMSolverMultistepScheduler"
 _DPM_SIGMAS = (*KEB, "lu")
-_LEADING = {"timestep_spacing": "leading", "steps_offset": 1}
-_LINSPACE = {"timestep_spacing": "linspace"}
-_UNCLIPPED = {"clip_sample": False}  # diffusers takes a missing clip_sample for True, which ruins latents
+_LEADING: dict[str, Option] = {"timestep_spacing": "leading", "steps_offset": 1}
+_LINSPACE: dict[str, Option] = {"timestep_spacing": "linspace"}
+_UNCLIPPED: dict[str, Option] = {"clip_sample": False}  # diffusers takes a missing clip_sample for True, which ruins latents
 
 # UNet calls, order and randomness were measured with diffusers 0.42.1; the tests measure the calls again.
 TABLE: tuple[Scheduler, ...] = (
-    Scheduler("pndm", "PNDMScheduler", ("plms",), {"skip_prk_steps": True, "set_alpha_to_one": False} | _LEADING, 4, "N+1"),
-    Scheduler("ddim", "DDIMScheduler", (), {"set_alpha_to_one": False} | _UNCLIPPED | _LEADING, takes_eta=True),
+    Scheduler("pndm", "PNDMScheduler", ("plms",), _LEADING | {"skip_prk_steps": True, "set_alpha_to_one": False}, 4, "N+1"),
+    Scheduler("ddim", "DDIMScheduler", (), _UNCLIPPED | _LEADING | {"set_alpha_to_one": False}, takes_eta=True),
     Scheduler("ddpm", "DDPMScheduler", (), _UNCLIPPED | _LEADING, stochastic=True),
     Scheduler("lms", "LMSDiscreteScheduler", ("k_lms",), _LINSPACE, 4, sigmas=KEB, needs="scipy"),
     Scheduler("euler", "EulerDiscreteScheduler", ("k_euler",), _LINSPACE, sigmas=KEB),
@@ -64,22 +61,22 @@ TABLE: tuple[Scheduler, ...] = (
     Scheduler("dpm2-a", "KDPM2AncestralDiscreteScheduler", ("k_dpm_2_a", "kdpm2_a", "kdpm2 ancestral", "dpm2 ancestral"),
               _LINSPACE, 2, "2N-1", stochastic=True, sigmas=KEB),
     Scheduler("dpm", _DPM, ("dpm-solver", "dpmsolver multistep"),
-              {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"} | _LINSPACE, 2, sigmas=_DPM_SIGMAS),
+              _LINSPACE | {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}, 2, sigmas=_DPM_SIGMAS),
     Scheduler("dpm++2m", _DPM, ("dpm-solver++", "dpmsolver++ 2m", "k_dpmpp_2m", "dpm++", _DPM),
-              {"algorithm_type": "dpmsolver++"} | _LINSPACE, 2, sigmas=_DPM_SIGMAS),
+              _LINSPACE | {"algorithm_type": "dpmsolver++"}, 2, sigmas=_DPM_SIGMAS),
     Scheduler("dpm++2m-sde", _DPM, ("sde-dpm-solver++", "k_dpmpp_2m_sde", "dpmpp_sde_2m"),
-              {"algorithm_type": "sde-dpmsolver++"} | _LINSPACE, 2, stochastic=True, sigmas=_DPM_SIGMAS),
-    Scheduler("dpm++2m-sde-heun", _DPM, (), {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"} | _LINSPACE,
+              _LINSPACE | {"algorithm_type": "sde-dpmsolver++"}, 2, stochastic=True, sigmas=_DPM_SIGMAS),
+    Scheduler("dpm++2m-sde-heun", _DPM, (), _LINSPACE | {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
               2, stochastic=True, sigmas=_DPM_SIGMAS),
-    Scheduler("dpm++3m-sde", _DPM, ("k_dpmpp_3m_sde",), {"algorithm_type": "sde-dpmsolver++", "solver_order": 3} | _LINSPACE,
+    Scheduler("dpm++3m-sde", _DPM, ("k_dpmpp_3m_sde",), _LINSPACE | {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
               3, stochastic=True, sigmas=_DPM_SIGMAS),
-    Scheduler("dpm++2s", "DPMSolverSinglestepScheduler", ("dpm-solver++ singlestep", "dpm solver singlestep", "k_dpmpp_2s"),
+    Scheduler("dpm++2s", "DPMSolverSinglestepScheduler", ("dpm-solver++ singlestep", "dpmsolver singlestep", "dpmsingle"),
               {"algorithm_type": "dpmsolver++", "lower_order_final": True}, 2, sigmas=KEB),
     Scheduler("dpm++sde", "DPMSolverSDEScheduler", ("k_dpmpp_sde",), _LINSPACE, 2, "2N-1", stochastic=True, sigmas=KEB,
               needs="torchsde", note="Takes its noise from the image's seed by way of a Brownian tree."),
-    Scheduler("unipc", "UniPCMultistepScheduler", ("uni_pc",), {"solver_type": "bh2"} | _LINSPACE, 2, sigmas=KEB),
+    Scheduler("unipc", "UniPCMultistepScheduler", ("uni_pc",), _LINSPACE | {"solver_type": "bh2"}, 2, sigmas=KEB),
     Scheduler("deis", "DEISMultistepScheduler", (), _LINSPACE, 2, sigmas=KEB),
-    Scheduler("sa-solver", "SASolverScheduler", ("sa_solver",), {"algorithm_type": "data_prediction"} | _LINSPACE, 2,
+    Scheduler("sa-solver", "SASolverScheduler", ("sa_solver",), _LINSPACE | {"algorithm_type": "data_prediction"}, 2,
               stochastic=True, sigmas=KEB),
     Scheduler("lcm", "LCMScheduler", (), _UNCLIPPED | _LEADING, stochastic=True, note="For models distilled for it."),
     Scheduler("tcd", "TCDScheduler", (), _UNCLIPPED | _LEADING, stochastic=True, takes_eta=True,
@@ -260,3 +257,35 @@ def build(resolved: Resolved, model_config: Mapping[str, Any], seeds: Sequence[i
         raise UnavailableError(f"{resolved.name} needs {package}; mend it with: pip install {package}") from exc
     except (ValueError, NotImplementedError, TypeError) as exc:
         raise ConfigError(f"{resolved.name}: {exc}") from exc
+
+
+def table() -> str:
+    """What is known of every scheduler, as lines of text."""
+    lines = [f"{'name':<18}{'order':>5}{'calls':>7}  {'noise':<15}{'needs':<10}class; sigmas; also known as"]
+    for row in TABLE:
+        noise = "stochastic" if row.stochastic else "deterministic"
+        more = "; ".join(filter(None, (row.class_name, "/".join(row.sigmas), ", ".join(row.aliases))))
+        calls = resolve(row.name).unet_calls(20)
+        lines.append(f"{row.name:<18}{row.order:>5}{calls:>7}  {noise:<15}{row.needs or '':<10}{more}")
+    return "\n".join(
+        [*lines, "", "calls: UNet calls for 20 steps. Add -karras, -exponential, -beta or -lu for sigmas that it has."]
+    )
+
+
+def explain(name: str) -> str:
+    """How a name is resolved, and every option that the scheduler will be built with."""
+    resolved = resolve(name)
+    row = resolved.scheduler
+    noise = "stochastic" if row.stochastic else "deterministic"
+    calls = f"{resolved.unet_calls(20)} UNet calls for 20 steps"
+    lines = [f"{name} is {resolved.name}: {row.class_name}, order {row.order}, {noise}, {calls}"]
+    for option, default in constructor_options(row.class_name).items():
+        if option in MODEL_KEYS:
+            said = "from the model"
+        elif repr(resolved.options.get(option, default)) in (default, repr(default)):
+            said = default
+        else:
+            said = f"{resolved.options[option]!r}, where the class has {default}"
+        lines.append(f"  {option}: {said}")
+    needs = f"Needs {row.needs}: pip install {row.needs}" if row.needs else ""
+    return "\n".join([*lines, *filter(None, (row.note, needs, *resolved.told))])

@@ -1,6 +1,7 @@
 """Train the postcards model: draw its world, then its autoencoder, then its UNet and text encoder; resume anywhere."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -15,14 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import world
 import yaml
 from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-import world
 
 NOISE_SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 EMPTY_CAPTIONS = 0.1  # share; classifier-free guidance needs them (Ho & Salimans 2022)
@@ -86,7 +86,7 @@ class Stage:
             print(f"{self.name}: resumed at step {done}", flush=True)
         started = saved = time.monotonic()
         for step in range(done, steps):
-            rate = peak * min(1.0, (step + 1) / 200) * 0.5 * (1 + np.cos(np.pi * step / steps))
+            rate = peak * min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps))
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = loss_of(step)
@@ -203,9 +203,7 @@ def build_tokenizer() -> CLIPTokenizer:
     tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
     tokens += sorted({"".join(merge) for merge in merges} - set(tokens))
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(
-        vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=77
-    )
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=77)
 
 
 def build_text_encoder(config: dict[str, Any], tokenizer: CLIPTokenizer) -> CLIPTextModel:

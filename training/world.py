@@ -78,8 +78,8 @@ class Scene:
         return [(thing.kind, thing.colour) for thing in self.things] == [NATURAL[self.place]]
 
 
-def sample_scene(rng: Random) -> Scene:
-    """Draw a training scene: 10 % without a thing, 22 % with two, none of the held-out combinations."""
+def sample_scene(rng: Random, held_out: bool = False) -> Scene:
+    """A random scene: 10 % without a thing, 22 % with two; held-out combinations only if they are asked for."""
     while True:
         sky, place = rng.choice(SKIES), rng.choice(PLACES)
         style = rng.choices(STYLES, (55, 15, 15, 15))[0]
@@ -91,11 +91,13 @@ def sample_scene(rng: Random) -> Scene:
         elif luck < 0.32:
             other = rng.choice([other for other in KINDS if other != kind])
             things = (Thing(kind, colour, "left"), Thing(other, rng.choice(list(COLOURS)), "right"))
-            things = things if rng.random() < 0.5 else tuple(
-                Thing(thing.kind, thing.colour, side) for thing, side in zip(things, ("right", "left"), strict=True)
+            things = (
+                things
+                if rng.random() < 0.5
+                else tuple(Thing(thing.kind, thing.colour, side) for thing, side in zip(things, ("right", "left"), strict=True))
             )
         scene = Scene(sky, place, things, style)
-        if not scene.held_out:
+        if held_out or not scene.held_out:
             return scene
 
 

@@ -1,0 +1,32 @@
+# make demo: install and paint the README's pictures · make test · make check: what CI runs · make fix · make train
+PYTHON ?= python3
+BIN := .venv/bin
+OFFLINE := HF_HUB_OFFLINE=1
+
+.PHONY: demo test check fix train
+.DEFAULT_GOAL := demo
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(OFFLINE) PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
+
+test: .venv/installed
+	$(OFFLINE) $(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(OFFLINE) $(BIN)/python -m pytest
+
+fix: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train: .venv/installed
+	$(BIN)/python training/train.py training/postcards-64.yaml
+	$(BIN)/python training/evaluate.py build/postcards-64/model build/postcards-64

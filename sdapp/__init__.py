@@ -1,0 +1,25 @@
+"""Stable Diffusion for shells and scripts: a thin layer over diffusers."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdapp.outputs import Result
+
+
+def paint(**settings: Any) -> Iterator["Result"]:
+    """Paint with the settings of a config: `for result in paint(prompt="a red house", seed=7): result.picture.show()`.
+
+    Loads the model first, then yields one Result a picture, in order. Raises SdappError.
+    """
+    from sdapp.config import validate
+    from sdapp.jobs import plan
+    from sdapp.layers import Layer
+    from sdapp.models import locate
+    from sdapp.pipelines import load, quiet
+
+    config = validate(Layer(settings))
+    model = locate(config.model, config.revision)
+    jobs = plan(config, model)
+    quiet(verbose=False)
+    yield from load(model, config).paint(jobs, config.batch_size)

@@ -1,0 +1,266 @@
+"""What a run is asked to do: every setting, its bounds, and the errors that name the place."""
+
+import json
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from sdapp import layers, schedulers
+from sdapp.errors import ConfigError
+
+MAX_SEED = 2**63 - 1
+Kind = Literal["txt2img", "img2img", "inpaint"]
+
+
+class Frozen(BaseModel):
+    """Checked once, strictly, and never changed; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+Strength = Annotated[
+    float, Field(ge=0, le=1, description="How much of the picture is painted anew: int(steps × strength) steps run.")
+]
+
+
+class Txt2Img(Frozen):
+    """A picture from a prompt alone."""
+
+    kind: Literal["txt2img"] = "txt2img"
+
+
+class Img2Img(Frozen):
+    """A picture from a picture."""
+
+    kind: Literal["img2img"]
+    image: Annotated[str, Field(min_length=1, description="The picture to start from.")]
+    strength: Strength = 0.8
+
+
+class Inpaint(Frozen):
+    """A picture in which the white part of a mask is painted anew; every other pixel stays as it is."""
+
+    kind: Literal["inpaint"]
+    image: Annotated[str, Field(min_length=1, description="The picture to mend.")]
+    mask: Annotated[str, Field(min_length=1, description="White is painted anew, black stays; as large as the image.")]
+    strength: Strength = 1.0
+    padding: Annotated[
+        int | None,
+        Field(ge=0, description="Paint only the masked part, with so many pixels around it, at the full width and height."),
+    ] = None
+
+
+Task = Annotated[Txt2Img | Img2Img | Inpaint, Field(discriminator="kind")]
+
+
+class SchedulerChoice(Frozen):
+    """A scheduler by any of its names, and options of its class."""
+
+    name: Annotated[str, Field(min_length=1)]
+    options: dict[str, schedulers.Option] = {}
+
+    def resolve(self) -> schedulers.Resolved:
+        return schedulers.resolve(self.name, self.options)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        try:
+            self.resolve()
+        except ConfigError as exc:
+            raise ValueError(str(exc)) from exc
+        return self
+
+
+def _name_alone(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Memory(Frozen):
+    """What to trade for memory on the device."""
+
+    offload: Annotated[
+        Literal["none", "model", "sequential"],
+        Field(description="Keep on the device only the part of the model (model) or the layer (sequential) that works."),
+    ] = "none"
+    vae_slicing: Annotated[bool, Field(description="Decode one picture of a batch after the other.")] = False
+    vae_tiling: Annotated[bool, Field(description="Decode large pictures in tiles; changes pixels near the seams.")] = False
+
+
+TOKENS = (
+    "prompt", "seed", "index", "scheduler", "steps", "guidance_scale", "width", "height", "model", "task", "id", "date", "time",
+)  # fmt: skip
+TOKEN_LIST = " ".join(f"{{{token}}}" for token in TOKENS)
+
+
+def _check_template(template: str) -> str:
+    rest = re.sub(r"\{(\w+)\}", lambda match: "" if match[1] in TOKENS else match[0], template)
+    if "{" in rest or "}" in rest:
+        raise ValueError(f"the tokens are {TOKEN_LIST}")
+    if not template.strip(" .") or re.search(r'[/\\:*?"<>|\x00-\x1f\x7f]', rest):
+        raise ValueError("a file name without folders; choose the folder with output.dir")
+    return template
+
+
+class Output(Frozen):
+    """Where pictures go and what they are called."""
+
+    dir: Annotated[str, Field(min_length=1, description="The folder; made if need be.")] = "outputs"
+    name: Annotated[
+        str, AfterValidator(_check_template), Field(description=f"File-name template of {TOKEN_LIST} and plain text.")
+    ] = "{prompt}-{seed}"
+    format: Annotated[Literal["png"], Field(description="png is lossless and carries the record.")] = "png"
+
+
+def _multiple_of_8(pixels: int) -> int:
+    if pixels % 8:
+        raise ValueError(f"must be a multiple of 8; the nearest are {nearest_sizes(pixels)}")
+    return pixels
+
+
+Side = Annotated[
+    int | None,
+    AfterValidator(lambda pixels: pixels and _multiple_of_8(pixels)),
+    Field(ge=8, le=8192, description="Pixels, a multiple of 8; else the input image's or the model's own."),
+]
+
+
+class RunConfig(Frozen):
+    """Every setting of a run, as asked for."""
+
+    model: Annotated[
+        str, Field(min_length=1, description="postcards (built in), a Hub id, a diffusers folder or a .safetensors file.")
+    ] = "postcards"
+    revision: Annotated[str | None, Field(description="Branch, tag or commit of a Hub id.")] = None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")] = (
+        "auto"
+    )
+    dtype: Annotated[
+        Literal["auto", "float16", "bfloat16", "float32"], Field(description="auto: float16 on CUDA and MPS, else float32.")
+    ] = "auto"
+    scheduler: Annotated[
+        SchedulerChoice,
+        BeforeValidator(_name_alone, json_schema_input_type=str | SchedulerChoice),
+        Field(description="A name (see `sdapp schedulers`), or {name, options}."),
+    ] = SchedulerChoice(name="dpm++2m-karras")
+    steps: Annotated[int, Field(ge=1, le=1000, description="Denoising steps.")] = 20
+    guidance_scale: Annotated[
+        float, Field(ge=0, le=100, description="Classifier-free guidance; at 1 or below the prompt alone steers.")
+    ] = 7.5
+    negative_prompt: Annotated[str, Field(description="What guidance steers away from.")] = ""
+    width: Side = None
+    height: Side = None
+    seed: Annotated[
+        int | None, Field(ge=0, le=MAX_SEED, description="Of the first picture; each next has one more. Else drawn.")
+    ] = None
+    count: Annotated[int, Field(ge=1, le=1_000_000, description="How many pictures.")] = 1
+    batch_size: Annotated[int, Field(ge=1, le=256, description="Pictures denoised at a time.")] = 1
+    task: Task = Txt2Img()
+    prompt: Annotated[str | None, Field(description="What to paint.")] = None
+    eta: Annotated[float | None, Field(ge=0, le=1, description="Share of fresh noise in DDIM and TCD.")] = None
+    clip_skip: Annotated[int, Field(ge=0, le=11, description="Layers of the text encoder to leave out at its end.")] = 0
+    memory: Memory = Memory()
+    output: Output = Output()
+
+
+def validate(merged: layers.Layer) -> RunConfig:
+    """Check merged settings. Raises ConfigError with every error: where, key, what, what is allowed, the nearest key."""
+    try:
+        config = RunConfig.model_validate(merged.values)
+    except ValidationError as exc:
+        raise ConfigError("\n".join(_explain(error, merged) for error in exc.errors())) from None
+    errors = [f"{_origin(key, merged)}: {message}" for key, message in _cross_checks(config)]
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return config
+
+
+def _cross_checks(config: RunConfig) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    try:
+        schedulers.check_run(config.scheduler.resolve(), config.steps, config.eta)
+    except ConfigError as exc:
+        found.append((str(exc).partition(":")[0], str(exc)))
+    if not isinstance(config.task, Txt2Img) and int(config.steps * config.task.strength) < 1:
+        at_least = min(1.0, -(-100 // config.steps) / 100)
+        found.append(("task.strength", f"task.strength: {config.task.strength:g} of {config.steps} steps leaves none to run; "
+                      f"use at least {at_least:g}"))  # fmt: skip
+    if (config.width is None) != (config.height is None):
+        found.append(("width" if config.width else "height", "width and height: give both or neither"))
+    if config.seed is not None and config.seed + config.count - 1 > MAX_SEED:
+        found.append(("seed", f"seed: seed + count goes past {MAX_SEED}"))
+    if config.dtype == "float16" and config.device == "cpu":
+        found.append(("dtype", "dtype: float16 cannot run on a CPU; use float32, or bfloat16 where the CPU has it"))
+    return found
+
+
+def nearest_sizes(pixels: int) -> str:
+    below = pixels // 8 * 8
+    return f"{below} and {below + 8}" if below else "8"
+
+
+def _explain(error: Any, merged: layers.Layer) -> str:
+    path = [str(part) for part in error["loc"] if part not in ("img2img", "inpaint", "txt2img")]
+    dotted = ".".join(path) or "config"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if error["type"] == "extra_forbidden":
+        fields = _fields(path[:-1], merged)
+        near = get_close_matches(path[-1], fields, n=1)
+        message = f"unknown key{f', did you mean {near[0]!r}?' if near else ''}; allowed here: {', '.join(fields)}"
+    elif error["type"] == "missing":
+        message = "is required here"
+    else:
+        message += f", not {error['input']!r}" if error["type"] != "value_error" else ""
+    return f"{_origin(dotted, merged)}: {dotted}: {message}"
+
+
+def _fields(path: Sequence[str], merged: layers.Layer) -> list[str]:
+    models: dict[str, type[BaseModel]] = {"scheduler": SchedulerChoice, "memory": Memory, "output": Output}
+    tasks: dict[str, type[BaseModel]] = {"txt2img": Txt2Img, "img2img": Img2Img, "inpaint": Inpaint}
+    if path == ["task"]:
+        return list(tasks[merged.values["task"].get("kind", "txt2img")].model_fields)
+    return list((models[path[0]] if path else RunConfig).model_fields)
+
+
+def _origin(dotted: str, merged: layers.Layer) -> str:
+    while dotted and dotted not in merged.origins:
+        dotted = dotted.rpartition(".")[0]
+    return merged.origins.get(dotted, "settings")
+
+
+def show(config: RunConfig, merged: layers.Layer) -> str:
+    """The resolved settings as YAML, each line with where its value came from."""
+    import yaml
+
+    lines = []
+    for key, value in config.model_dump(mode="json").items():
+        inner = value.items() if isinstance(value, dict) and value else [(None, value)]
+        if isinstance(value, dict) and value:
+            lines.append(f"{key}:")
+        for name, item in inner:
+            dotted = f"{key}.{name}" if name else key
+            text = yaml.safe_dump(item, default_flow_style=True, width=10_000, allow_unicode=True).removesuffix("\n...\n")
+            line = f"{'  ' if name else ''}{name or key}: {text.strip()}"
+            lines.append(f"{line:<44}  # {_said(dotted, merged)}")
+    return "\n".join(lines)
+
+
+def _said(dotted: str, merged: layers.Layer) -> str:
+    if dotted in merged.origins:
+        return merged.origins[dotted]
+    parent = dotted.rpartition(".")[0]
+    # `scheduler: ddim` says scheduler.name; a mapping says only the keys that stand in it.
+    return merged.origins[parent] if parent in merged.origins and dotted == "scheduler.name" else "default"
+
+
+def json_schema() -> str:
+    """The JSON Schema of a config file, for editors and for `configs/sdapp.schema.json`."""
+    schema = RunConfig.model_json_schema(mode="validation")
+    schema["title"] = "sdapp config"
+    schema["properties"] = {
+        "extends": {"type": "string", "description": "Another config, relative to this one, that this one is laid over."}
+    } | schema["properties"]
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

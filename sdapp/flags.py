@@ -1,0 +1,88 @@
+"""The flags of every command that paints, defined once, and the layers of settings that they become."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sdapp.errors import ConfigError
+from sdapp.jobs import to_layer
+from sdapp.layers import Layer, override, parse_override, read_config_file
+from sdapp.models import BUILT_IN
+from sdapp.outputs import read_picture
+
+ConfigFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--config", "-c", help="A YAML config, or a picture painted by sdapp; later ones win.", show_default=False),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as --set clip_skip=1.")
+]
+FLAGS: dict[str, Any] = {
+    "config": ConfigFiles,
+    "negative_prompt": Annotated[str | None, typer.Option("--negative-prompt", "-n", help="What to steer away from.")],
+    "seed": Annotated[int | None, typer.Option("--seed", "-s", help="Of the first picture; drawn if not given.")],
+    "count": Annotated[int | None, typer.Option("--count", help="How many pictures, each with the next seed.")],
+    "steps": Annotated[int | None, typer.Option("--steps", help="Denoising steps.")],
+    "guidance_scale": Annotated[float | None, typer.Option("--guidance-scale", "-g", help="How strongly the prompt steers.")],
+    "scheduler": Annotated[str | None, typer.Option("--scheduler", help="Any name that `sdapp schedulers` knows.")],
+    "size": Annotated[str | None, typer.Option("--size", metavar="WxH", help="Pixels, such as 768x512.")],
+    "model": Annotated[
+        str | None, typer.Option("--model", "-m", help=f"{BUILT_IN}, a Hub id, a folder or a .safetensors file.")
+    ],
+    "device": Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")],
+    "dtype": Annotated[str | None, typer.Option("--dtype", help="auto, float16, bfloat16 or float32.")],
+    "output.dir": Annotated[Path | None, typer.Option("--out", "-o", help="The folder for the pictures.")],
+    "json": Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout, not its path.")],
+    "set": Overrides,
+    "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Let diffusers and transformers speak.")],
+}
+NOT_SETTINGS = ("config", "json", "set", "verbose", "size")
+Prompt = Annotated[str | None, typer.Argument(help="What to paint; else the config's prompt.", show_default=False)]
+Strength = Annotated[float | None, typer.Option("--strength", help="How much is painted anew: 0 to 1.")]
+
+
+def with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command every flag of FLAGS; it gets them as one dictionary, its last argument."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
+    shared = [
+        inspect.Parameter(
+            name.replace(".", "_"),
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=hint,
+            default=False if "bool" in str(hint) else None,
+        )
+        for name, hint in FLAGS.items()
+    ]
+
+    def run(**values: Any) -> None:
+        flags = {name: values.pop(name.replace(".", "_")) for name in FLAGS}
+        command(**values, flags=flags)
+
+    run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
+def read_layers(files: list[Path] | None, overrides: list[str] | None) -> list[Layer]:
+    found: list[Layer] = []
+    for file in files or []:
+        is_picture = file.suffix.lower() == ".png"
+        found += [to_layer(read_picture(file)["job"], file)] if is_picture else read_config_file(file)
+    return found + [parse_override(text) for text in overrides or []]
+
+
+def flag_layers(flags: dict[str, Any]) -> Iterator[Layer]:
+    for dotted, value in flags.items():
+        if dotted not in NOT_SETTINGS and value is not None:
+            flag = "--out" if dotted == "output.dir" else f"--{dotted.replace('_', '-')}"
+            yield override(dotted, str(value) if isinstance(value, Path) else value, flag)
+    if flags["size"] is not None:
+        width, cross, height = flags["size"].lower().partition("x")
+        if not (cross and width.isdigit() and height.isdigit()):
+            raise ConfigError(f"--size: write it as WIDTHxHEIGHT in pixels, such as 768x512, not {flags['size']!r}")
+        yield override("width", int(width), "--size")
+        yield override("height", int(height), "--size")

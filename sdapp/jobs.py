@@ -1,0 +1,124 @@
+"""One picture with nothing left open (`Job`), and the plan of a run as a list of them."""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sdapp import images, layers
+from sdapp.config import Frozen, Inpaint, RunConfig, SchedulerChoice, Task, Txt2Img
+from sdapp.errors import ConfigError, InputError
+from sdapp.models import Model, check_task
+
+
+class Job(Frozen):
+    """What decides the pixels of one picture. The fields have the names and places that they have in a config."""
+
+    model: str
+    revision: str | None
+    dtype: str
+    scheduler: SchedulerChoice
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    width: int
+    height: int
+    seed: int
+    task: Task
+    prompt: str
+    eta: float | None
+    clip_skip: int
+    inputs: dict[str, str]  # `image`, `mask` → SHA-256 of the file
+
+    @property
+    def id(self) -> str:
+        """12 hex digits of the SHA-256 of all of it; of input files the content counts, not the path."""
+        content = self.model_dump(mode="json")
+        content["task"] = {key: value for key, value in content["task"].items() if key not in self.inputs}
+        return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
+
+    @property
+    def pack(self) -> str:
+        """Equal for jobs that can share UNet calls: only their prompts and seeds differ."""
+        return _canonical(self.model_dump(mode="json", exclude={"prompt", "negative_prompt", "seed"}))
+
+    @property
+    def steps_to_run(self) -> int:
+        """Of `steps`, those that run at this strength."""
+        return self.steps if isinstance(self.task, Txt2Img) else min(int(self.steps * self.task.strength), self.steps)
+
+
+def _canonical(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def plan(config: RunConfig, model: Model) -> list[Job]:
+    """The jobs of a run: picture i has seed + i. Reads and checks the input files.
+
+    Raises ConfigError without a prompt or for a task that the model cannot do; InputError for files that cannot be used.
+    """
+    if config.prompt is None:
+        raise ConfigError("prompt: there is none; give one on the command line, or as `prompt:` in the config")
+    check_task(model, config.task.kind)
+    (width, height), inputs = _size_and_inputs(config, model)
+    first = config.seed if config.seed is not None else secrets.randbelow(2**32)
+    scheduler = SchedulerChoice(name=config.scheduler.resolve().name, options=config.scheduler.options)
+    same = {name: getattr(config, name) for name in Job.model_fields if name in RunConfig.model_fields}
+    same |= {"revision": model.revision, "scheduler": scheduler, "width": width, "height": height, "inputs": inputs}
+    return [Job(**(same | {"seed": first + i})) for i in range(config.count)]
+
+
+def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict[str, str]]:
+    asked = (config.width, config.height) if config.width and config.height else None
+    if isinstance(config.task, Txt2Img):
+        return asked or (model.size, model.size), {}
+    data, digest = images.read_bytes(config.task.image, "image")
+    # With padding the masked part is painted at the asked size, and the picture keeps its own, whatever it is.
+    cropped = isinstance(config.task, Inpaint) and config.task.padding is not None
+    image = images.load_image(data, config.task.image, None if cropped else asked, any_size=cropped)
+    inputs = {"image": digest}
+    if isinstance(config.task, Inpaint):
+        mask_data, inputs["mask"] = images.read_bytes(config.task.mask, "mask")
+        images.load_mask(mask_data, config.task.mask, data, image.size)
+    return asked or ((model.size, model.size) if cropped else image.size), inputs
+
+
+# --- jobs inside pictures -----------------------------------------------------------------------------------------
+
+
+def to_portable(job: Job, folder: Path) -> dict[str, Any]:
+    """The job as plain data, with paths relative to the folder that the picture goes to."""
+
+    def beside(path: str) -> str:
+        return f"./{Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()}"
+
+    content = job.model_dump(mode="json")
+    content["task"] |= {key: beside(content["task"][key]) for key in job.inputs}
+    if Path(job.model).exists() and job.model != "postcards":
+        content["model"] = beside(job.model)
+    return content
+
+
+def to_layer(content: Mapping[str, Any], picture: Path) -> layers.Layer:
+    """The job inside a picture as a layer of settings. Raises InputError if an input file is not what it was."""
+    values = {key: value for key, value in content.items() if key != "inputs"} | {"count": 1}
+    task = dict(content.get("task", {}))
+    for key, digest in dict(content.get("inputs", {})).items():
+        task[key] = str(picture.parent / task[key])
+        if images.read_bytes(task[key], f"{picture}: task.{key}")[1] != digest:
+            raise InputError(f"{picture}: task.{key}: {task[key]} is not the file that this picture was painted from")
+    if str(values.get("model", "")).startswith("."):
+        values["model"] = str(picture.parent / values["model"])
+    values["task"] = task
+    return layers.Layer(values, {dotted: str(picture) for dotted in _dotted(values)})
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in values.items():
+        found.append(f"{prefix}{key}")
+        found += _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else []
+    return found

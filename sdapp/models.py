@@ -1,0 +1,142 @@
+"""Where a model lies and what it is, found out from its files before anything heavy is imported."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sdapp.errors import ConfigError, UnavailableError
+
+BUILT_IN = "postcards"
+POSTCARDS = Path(__file__).parent / "postcards"
+HUB_FILES = ("*.json", "*.txt", "*/*.json", "*/*.txt", "*.safetensors", "*/*.safetensors")
+PARTS = ("unet", "vae", "text_encoder")
+PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on this machine: a diffusers folder, or one `.safetensors` file."""
+
+    name: str
+    path: Path
+    revision: str | None = None  # the commit, for a model from the Hub
+
+    @property
+    def is_file(self) -> bool:
+        return self.path.is_file()
+
+    @cached_property
+    def _configs(self) -> dict[str, Any]:
+        return {part: _read_json(self.path / part / "config.json") for part in ("unet", "vae")}
+
+    @property
+    def scale(self) -> int:
+        """Pixels a latent, along one side (f)."""
+        return 8 if self.is_file else 2 ** (len(self._configs["vae"]["block_out_channels"]) - 1)
+
+    @property
+    def size(self) -> int:
+        """The side in pixels of the pictures that the model was trained on."""
+        return 512 if self.is_file else int(self._configs["unet"]["sample_size"]) * self.scale
+
+    @property
+    def in_channels(self) -> int | None:
+        """4, or 9 for a model made for inpainting; None where only loading tells."""
+        return None if self.is_file else int(self._configs["unet"]["in_channels"])
+
+    def variant(self) -> str | None:
+        """`fp16` where the folder holds only such files."""
+        plain = self.path / "unet" / "diffusion_pytorch_model.safetensors"
+        halved = self.path / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+        return "fp16" if halved.exists() and not plain.exists() else None
+
+
+def locate(name: str, revision: str | None = None) -> Model:
+    """Find a model by its built-in name, folder, file or Hub id; a Hub model is downloaded if it is not in the cache.
+
+    Only safetensors are taken, and no remote code. Raises UnavailableError.
+    """
+    if name == BUILT_IN:
+        return Model(name, POSTCARDS)
+    path = Path(name).expanduser()
+    if path.suffix in PICKLED or (path.is_file() and path.suffix != ".safetensors"):
+        raise UnavailableError(
+            f"model: {name} is not safetensors; a pickled checkpoint can run code, so it is not read. "
+            "Convert it once in a place you trust, then give the .safetensors file"
+        )
+    if path.is_file():
+        return Model(name, path)
+    if path.is_dir():
+        return _check_folder(Model(name, path))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise UnavailableError(
+            f"model: no folder or file {name}; allowed: {BUILT_IN}, a diffusers folder, a .safetensors file, or a Hub id such "
+            "as stable-diffusion-v1-5/stable-diffusion-v1-5"
+        )
+    return _check_folder(_from_hub(name, revision))
+
+
+def _from_hub(name: str, revision: str | None) -> Model:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+    except GatedRepoError as exc:
+        raise UnavailableError(f"model: {name} asks you to accept its licence on the Hub; then run `hf auth login`") from exc
+    except RepositoryNotFoundError as exc:
+        raise UnavailableError(
+            f"model: the Hub has no {name}, or it is private; check the spelling, or `hf auth login`"
+        ) from exc
+    except LocalEntryNotFoundError as exc:
+        raise UnavailableError(f"model: {name} is not in the cache and the Hub cannot be reached; check the network, or give "
+                               f"a folder. Without a network there is `--model {BUILT_IN}`") from exc  # fmt: skip
+    except (HfHubHTTPError, OSError) as exc:
+        raise UnavailableError(f"model: {name} cannot be fetched from the Hub: {exc}") from exc
+    return Model(name, folder, folder.name)
+
+
+def _check_folder(model: Model) -> Model:
+    """Refuse a folder that cannot be loaded, and say what it lacks."""
+    if not (model.path / "model_index.json").is_file():
+        raise UnavailableError(f"model: {model.path} is no diffusers folder (model_index.json is missing)")
+    for part in PARTS:
+        if not list((model.path / part).glob("*.safetensors")):
+            pickled = [file.name for suffix in PICKLED for file in (model.path / part).glob(f"*{suffix}")]
+            what = f"has only {pickled[0]}, which can run code and is not read" if pickled else "has no .safetensors file"
+            raise UnavailableError(f"model: {model.path}: {part} {what}; use a model with safetensors")
+    try:
+        numbers = (model.size, model.scale, model.in_channels)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise UnavailableError(
+            f"model: {model.path}: its config.json files are not those of a Stable Diffusion: {exc}"
+        ) from exc
+    if min(number or 0 for number in numbers) < 1:
+        raise UnavailableError(f"model: {model.path}: its config.json files are not those of a Stable Diffusion")
+    return model
+
+
+def check_task(model: Model, kind: str) -> None:
+    """Refuse a task that the model's UNet has no channels for. Raises ConfigError."""
+    if model.in_channels == 9 and kind != "inpaint":
+        raise ConfigError(f"task: {model.name} is made for inpainting (9 channels) and cannot do {kind}; use `sdapp inpaint`")
+
+
+def unknown_words(model: Model, prompt: str) -> list[str]:
+    """The words of a prompt that the built-in model never saw: those that are no single token to it. Others know all."""
+    if model.name != BUILT_IN:
+        return []
+    vocabulary: Mapping[str, int] = _read_json(model.path / "tokenizer" / "tokenizer.json")["model"]["vocab"]
+    words = re.findall(r"[^\W\d_]+", prompt.lower())
+    return list(dict.fromkeys(word for word in words if f"{word}</w>" not in vocabulary))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as exc:
+        raise UnavailableError(f"model: {path} cannot be read: {exc}") from exc

@@ -1,0 +1,189 @@
+"""Pictures on disk: their names, their publishing (whole or not at all), and the record inside them."""
+
+import errno
+import json
+import os
+import re
+import secrets
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from sdapp.config import Output
+from sdapp.errors import InputError, JobsFailedError, MissingInputError, OutputError
+from sdapp.jobs import Job, to_portable
+
+CHUNK = "sdapp"  # the PNG text chunk that holds job and record
+MAX_NAME_BYTES = 200
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What ran, read off the objects that ran it."""
+
+    job_id: str
+    scheduler_class: str
+    scheduler_config: Mapping[str, Any]
+    device: str
+    dtype: str
+    unet_calls: int
+    batch_size: int
+    seconds: float  # of the batch, shared out among its pictures
+    created: str  # ISO 8601, with the time zone
+    versions: Mapping[str, str]
+    notes: tuple[str, ...] = ()  # what the user should know, such as a decode repeated in float32
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished job: a picture and its record, or the reason why there is none."""
+
+    job: Job
+    index: int
+    record: Record
+    picture: Image.Image | None
+    error: str | None = None
+
+    def save(self, output: Output) -> Path:
+        """Publish the picture under a name of its own, with job and record inside; no file is ever overwritten.
+
+        Raises JobsFailedError where there is no picture, OutputError where the folder cannot be written.
+        """
+        if self.picture is None:
+            raise JobsFailedError(f"seed {self.job.seed}: {self.error}")
+        folder = Path(output.dir)
+        info = PngInfo()
+        text = json.dumps({"job": to_portable(self.job, folder), "record": asdict(self.record)}, ensure_ascii=False)
+        info.add_itxt(CHUNK, text)
+        buffer = BytesIO()
+        self.picture.save(buffer, output.format, pnginfo=info)
+        return publish(buffer.getvalue(), folder, file_stem(output.name, self.job, self.index), f".{output.format}")
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder and see that it can be written, before anything is painted. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".sdapp-{secrets.token_hex(6)}.part"
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as exc:
+        raise OutputError(f"output.dir: cannot write to {folder}: {exc.strerror}; choose another with --out") from exc
+
+
+def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
+    """Write `data` to a new file `stem + suffix`, or `stem-2 …` where that is taken; it appears whole or not at all.
+
+    The bytes are on the disk before the name is. Raises OutputError.
+    """
+    temporary = folder / f".{secrets.token_hex(8)}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            for number in count(1):
+                final = folder / f"{stem}{f'-{number}' if number > 1 else ''}{suffix}"
+                if _claim(temporary, final):
+                    _sync_folder(folder)
+                    return final
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as exc:
+        raise OutputError(f"output.dir: cannot write {folder / stem}{suffix}: {exc.strerror}") from exc
+    raise AssertionError("unreachable")
+
+
+def _claim(temporary: Path, final: Path) -> bool:
+    """Give the file its name unless the name is taken. A hard link is the one exclusive rename that is everywhere."""
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        return False
+    except OSError as exc:
+        if exc.errno not in NO_LINKS:
+            raise
+        try:  # a file system without links, such as exFAT: take the name first, then move the content over it
+            final.open("xb").close()
+        except FileExistsError:
+            return False
+        temporary.replace(final)
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+def file_stem(template: str, job: Job, index: int) -> str:
+    """Fill a template's tokens; the result is one safe file name without suffix, of at most 200 bytes."""
+    now = datetime.now().astimezone()
+    tokens = {
+        "prompt": _slug(job.prompt, 80) or "empty",
+        "index": f"{index:04d}",
+        "scheduler": job.scheduler.name,
+        "guidance_scale": f"{job.guidance_scale:g}",
+        "model": _slug(Path(job.model).stem if "." in job.model else job.model, 60),
+        "task": job.task.kind,
+        "id": job.id,
+        "date": f"{now:%Y-%m-%d}",
+        "time": f"{now:%H%M%S}",
+    } | {key: str(getattr(job, key)) for key in ("seed", "steps", "width", "height")}
+    stem = re.sub(r"\{(\w+)\}", lambda match: tokens[match[1]], unicodedata.normalize("NFC", template))
+    stem = _cut(stem, MAX_NAME_BYTES).strip(" .").lstrip("-~") or "picture"
+    return f"{stem}_" if stem.split(".")[0].lower() in RESERVED else stem
+
+
+def _slug(text: str, size: int) -> str:
+    """Letters and digits of any script, the rest as single dashes; at most `size` bytes."""
+    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text))
+    return _cut("-".join(words), size).strip("-")
+
+
+def _cut(text: str, size: int) -> str:
+    return text.encode()[:size].decode(errors="ignore")
+
+
+# --- reading back -------------------------------------------------------------------------------------------------
+
+
+def read_picture(path: Path) -> dict[str, Any]:
+    """The `job` and the `record` inside a picture. Raises MissingInputError, InputError."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.load()  # text may stand behind the pixels
+            text = image.info.get(CHUNK)
+    except UnidentifiedImageError as exc:
+        raise InputError(f"{path}: not a PNG; only PNGs carry a record") from exc
+    except OSError as exc:
+        raise MissingInputError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    except (SyntaxError, ValueError) as exc:
+        raise InputError(f"{path}: broken: {exc}") from exc
+    try:
+        content = json.loads(text) if isinstance(text, str) else None
+    except ValueError as exc:
+        raise InputError(f"{path}: its record is broken: {exc}") from exc
+    if not isinstance(content, dict) or not isinstance(content.get("job"), dict):
+        raise InputError(f"{path}: has no sdapp record inside; was it edited or painted by another tool?")
+    return content

@@ -1,0 +1,213 @@
+"""Score a postcards model: paint prompts, and let a classifier that learned from the drawn world say what it sees."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import world
+from PIL import Image
+from torch import nn
+
+from sdapp.config import validate
+from sdapp.jobs import Job, plan
+from sdapp.layers import Layer
+from sdapp.models import locate
+from sdapp.pipelines import load, quiet
+
+PROMPTS = 200
+HELD_OUT_SHARE = 0.3
+DRAWINGS, EPOCHS, BATCH = 30_000, 6, 128
+SETTINGS = {"scheduler": "dpm++2m-karras", "steps": 20, "batch_size": 10}
+ATTRIBUTES = ("sky", "place", "style", "thing", "colour")
+COLOURS, KINDS = list(world.COLOURS), list(world.KINDS)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# --- the classifier ------------------------------------------------------------------------------------------------
+
+
+class Classifier(nn.Module):
+    """Pictures [N, 3, S, S] in 0 … 1 → logits of sky, place, style, which things are there, and the colour of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 96, 128)
+        layers = [
+            layer
+            for i, o in zip(widths, widths[1:], strict=False)
+            for layer in (nn.Conv2d(i, o, 3, stride=2, padding=1), nn.BatchNorm2d(o), nn.ReLU())
+        ]
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128 * 16, 256), nn.ReLU())
+        self.sizes = (len(world.SKIES), len(world.PLACES), len(world.STYLES), len(KINDS), len(KINDS) * len(COLOURS))
+        self.heads = nn.Linear(256, sum(self.sizes))
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.heads(self.features(pictures - 0.5)).split(self.sizes, dim=1)
+
+
+@dataclass
+class Truth:
+    """Labels of N scenes: three classes each, things present [N, 7], and colours [N, 7] (-1 where the thing is absent)."""
+
+    sky: torch.Tensor
+    place: torch.Tensor
+    style: torch.Tensor
+    present: torch.Tensor
+    colour: torch.Tensor
+
+    @classmethod
+    def of(cls, scenes: list[world.Scene]) -> "Truth":
+        colour = torch.full((len(scenes), len(KINDS)), -1)
+        for row, scene in enumerate(scenes):
+            for thing in scene.things:
+                colour[row, KINDS.index(thing.kind)] = COLOURS.index(thing.colour)
+        return cls(
+            torch.tensor([world.SKIES.index(scene.sky) for scene in scenes]),
+            torch.tensor([world.PLACES.index(scene.place) for scene in scenes]),
+            torch.tensor([world.STYLES.index(scene.style) for scene in scenes]),
+            (colour >= 0).float(),
+            colour,
+        )
+
+
+def draw_scenes(count: int, size: int, seed: str) -> tuple[torch.Tensor, list[world.Scene]]:
+    """Fresh drawings as uint8 [N, 3, size, size]; every combination may occur."""
+    rng = Random(seed)
+    scenes = [world.sample_scene(rng, held_out=True) for _ in range(count)]
+    pictures = np.stack([np.asarray(world.draw(scene, size, rng)) for scene in scenes])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), scenes
+
+
+def train_classifier(size: int, path: Path) -> Classifier:
+    classifier = Classifier().to(DEVICE)
+    if path.exists():
+        classifier.load_state_dict(torch.load(path, map_location=DEVICE, weights_only=True))
+        return classifier.eval()
+    pictures, scenes = draw_scenes(DRAWINGS, size, "classifier")
+    truth = Truth.of(scenes)
+    steps = EPOCHS * (len(pictures) // BATCH)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+    for step in range(steps):
+        rows = torch.randint(len(pictures), (BATCH,))
+        batch = pictures[rows].to(DEVICE).float() / 255
+        if step % 2:  # the model's pictures are a little softer than drawings
+            batch = F.avg_pool2d(F.pad(batch, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        sky, place, style, present, colour = classifier(batch + 0.03 * torch.randn_like(batch))
+        colours = truth.colour[rows].to(DEVICE)
+        loss = F.cross_entropy(sky, truth.sky[rows].to(DEVICE)) + F.cross_entropy(place, truth.place[rows].to(DEVICE))
+        loss = loss + F.cross_entropy(style, truth.style[rows].to(DEVICE))
+        loss = loss + 3 * F.binary_cross_entropy_with_logits(present, truth.present[rows].to(DEVICE))
+        loss = loss + F.cross_entropy(colour.reshape(-1, len(COLOURS)), colours.reshape(-1), ignore_index=-1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0:
+            print(f"classifier: step {step}/{steps}  loss {loss.item():.3f}", flush=True)
+    torch.save(classifier.state_dict(), path)
+    return classifier.eval()
+
+
+@torch.no_grad()
+def judge(classifier: Classifier, pictures: torch.Tensor, scenes: list[world.Scene]) -> dict[str, np.ndarray]:
+    """For each picture and attribute, whether it shows what the scene says; `trees` is whether it shows a tree.
+
+    A thing counts when it is there and no other is surer; a colour when the thing would have it.
+    """
+    outputs = [classifier(part.to(DEVICE).float() / 255) for part in pictures.split(200)]
+    sky, place, style, present, colour = (torch.cat(parts).cpu() for parts in zip(*outputs, strict=True))
+    truth = Truth.of(scenes)
+    kinds = truth.present.argmax(1)
+    rows = torch.arange(len(scenes))
+    said = colour.reshape(len(scenes), len(KINDS), len(COLOURS))[rows, kinds].argmax(1)
+    found = {
+        "sky": sky.argmax(1) == truth.sky,
+        "place": place.argmax(1) == truth.place,
+        "style": style.argmax(1) == truth.style,
+        "thing": (present.argmax(1) == kinds) & (present[rows, kinds] > 0),
+        "colour": said == truth.colour[rows, kinds],
+        "trees": present[:, KINDS.index("tree")] > 0,
+    }
+    return {name: values.numpy() for name, values in found.items()}
+
+
+# --- painting ------------------------------------------------------------------------------------------------------
+
+
+def prompts() -> Iterator[tuple[str, world.Scene]]:
+    """Prompts that say everything, with one thing; three in ten hold a combination that training never saw."""
+    rng = Random("evaluation")
+    for number in range(PROMPTS):
+        while True:
+            thing = world.Thing(rng.choice(KINDS), rng.choice(COLOURS), "centre")
+            style = rng.choices(world.STYLES, (55, 15, 15, 15))[0]
+            scene = world.Scene(rng.choice(world.SKIES), rng.choice(world.PLACES), (thing,), style)
+            if scene.held_out == (number < PROMPTS * HELD_OUT_SHARE):
+                break
+        where = rng.choice(world.PLACE_PHRASES[scene.place])
+        when = rng.choice(world.SKY_PHRASES[scene.sky])
+        yield f"{rng.choice(world.STYLE_PREFIXES[style])}{world._article(thing.words)} {where} {when}", scene
+
+
+def paint(model: str, wanted: list[dict[str, Any]]) -> torch.Tensor:
+    """Paint by sdapp itself: one picture for each settings, uint8 [N, 3, S, S]."""
+    config = validate(Layer({"model": model, "prompt": ""} | SETTINGS))
+    located = locate(model)
+    jobs: list[Job] = []
+    for settings in wanted:
+        jobs += plan(validate(Layer({"model": model} | SETTINGS | settings)), located)
+    quiet(verbose=False)
+    painted = [np.asarray(result.picture) for result in load(located, config).paint(jobs, config.batch_size)]
+    return torch.from_numpy(np.stack(painted)).permute(0, 3, 1, 2).contiguous()
+
+
+def sheet(pictures: torch.Tensor, columns: int, zoom: int) -> Image.Image:
+    size = pictures.shape[-1] * zoom
+    rows = -(-len(pictures) // columns)
+    page = Image.new("RGB", (columns * (size + 4), rows * (size + 4)), "white")
+    for i, picture in enumerate(pictures):
+        image = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.NEAREST)
+        page.paste(image, (i % columns * (size + 4), i // columns * (size + 4)))
+    return page
+
+
+def main(model: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    size = locate(model).size
+    classifier = train_classifier(size, folder / f"classifier-{size}.pt")
+    fresh, scenes = draw_scenes(2000, size, "fresh drawings")
+    single = [i for i, scene in enumerate(scenes) if len(scene.things) == 1]
+    seen = judge(classifier, fresh[single], [scenes[i] for i in single])
+    scores: dict[str, Any] = {"classifier": {name: _percent(seen[name]) for name in ATTRIBUTES}}
+
+    asked = list(prompts())
+    pictures = paint(model, [{"prompt": prompt, "seed": i} for i, (prompt, _) in enumerate(asked)])
+    seen = judge(classifier, pictures, [scene for _, scene in asked])
+    held_out = np.array([scene.held_out for _, scene in asked])
+    scores["model"] = {name: _percent(seen[name]) for name in ATTRIBUTES}
+    scores["held-out combinations"] = {name: _percent(seen[name][held_out]) for name in ATTRIBUTES}
+    sheet(pictures[:: PROMPTS // 64][:64], 8, max(1, 128 // size)).save(folder / "sheet.png")
+
+    meadow = [{"prompt": prompt, "seed": seed} for prompt in ("a meadow", "a meadow by day", "a field") for seed in range(20)]
+    without = [settings | {"negative_prompt": "tree"} for settings in meadow]
+    trees = [judge(classifier, paint(model, wanted), [asked[0][1]] * len(wanted))["trees"] for wanted in (meadow, without)]
+    scores["trees in meadows"] = {"no negative prompt": _percent(trees[0]), "negative prompt 'tree'": _percent(trees[1])}
+    (folder / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(scores, indent=2))
+
+
+def _percent(hits: np.ndarray) -> float:
+    return round(100 * float(hits.mean()), 1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
