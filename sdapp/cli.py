@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -120,6 +121,7 @@ def paint(flags: dict[str, Any], own: list[Layer]) -> None:
 
 
 def say_first(config: RunConfig, model: Model, job: Job) -> None:
+    """What the user should know before the first picture."""
     if words := unknown_words(model, f"{job.prompt} {job.negative_prompt}"):
         tell(f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world (see the README); for "
              "anything else use a real checkpoint: --model stable-diffusion-v1-5/stable-diffusion-v1-5")  # fmt: skip
@@ -132,7 +134,10 @@ def say_first(config: RunConfig, model: Model, job: Job) -> None:
 def results(
     model: Model, config: RunConfig, jobs: list[Job], verbose: bool, on_step: Callable[[int, int], None]
 ) -> Iterator[Result]:
+    """Load and paint; torch and diffusers are imported here and not before."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")  # read while it is imported
+    if not verbose:
+        warnings.simplefilter("ignore")  # upstream's own
     from sdapp.pipelines import load, quiet
 
     quiet(verbose)
@@ -140,6 +145,7 @@ def results(
 
 
 def announce(result: Result, config: RunConfig, as_json: bool, failed: list[str]) -> None:
+    """Save a finished picture and print its path; keep the reason of one that failed."""
     path = None
     if result.picture is None:
         failed.append(f"seed {result.job.seed}: {result.error}")
@@ -155,6 +161,7 @@ def announce(result: Result, config: RunConfig, as_json: bool, failed: list[str]
 
 
 def tell(message: str) -> None:
+    """A note on stderr."""
     typer.echo(f"note: {message}", err=True)
 
 

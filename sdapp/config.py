@@ -2,6 +2,7 @@
 
 import json
 import re
+import reprlib
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
@@ -21,6 +22,20 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
+def _writable(text: str) -> str:
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("half a character (a lone surrogate) cannot be written as UTF-8")
+    return text
+
+
+def _no_nul(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("a path cannot hold a NUL")
+    return path
+
+
+Text = Annotated[str, AfterValidator(_writable)]
+FilePath = Annotated[str, Field(min_length=1), AfterValidator(_writable), AfterValidator(_no_nul)]
 Strength = Annotated[
     float, Field(ge=0, le=1, description="How much of the picture is painted anew: int(steps × strength) steps run.")
 ]
@@ -36,7 +51,7 @@ class Img2Img(Frozen):
     """A picture from a picture."""
 
     kind: Literal["img2img"]
-    image: Annotated[str, Field(min_length=1, description="The picture to start from.")]
+    image: Annotated[FilePath, Field(description="The picture to start from.")]
     strength: Strength = 0.8
 
 
@@ -44,8 +59,8 @@ class Inpaint(Frozen):
     """A picture in which the white part of a mask is painted anew; every other pixel stays as it is."""
 
     kind: Literal["inpaint"]
-    image: Annotated[str, Field(min_length=1, description="The picture to mend.")]
-    mask: Annotated[str, Field(min_length=1, description="White is painted anew, black stays; as large as the image.")]
+    image: Annotated[FilePath, Field(description="The picture to mend.")]
+    mask: Annotated[FilePath, Field(description="White is painted anew, black stays; as large as the image.")]
     strength: Strength = 1.0
     padding: Annotated[
         int | None,
@@ -59,7 +74,7 @@ Task = Annotated[Txt2Img | Img2Img | Inpaint, Field(discriminator="kind")]
 class SchedulerChoice(Frozen):
     """A scheduler by any of its names, and options of its class."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1)] = "dpm++2m-karras"
     options: dict[str, schedulers.Option] = {}
 
     def resolve(self) -> schedulers.Resolved:
@@ -107,7 +122,7 @@ def _check_template(template: str) -> str:
 class Output(Frozen):
     """Where pictures go and what they are called."""
 
-    dir: Annotated[str, Field(min_length=1, description="The folder; made if need be.")] = "outputs"
+    dir: Annotated[FilePath, Field(description="The folder; made if need be.")] = "outputs"
     name: Annotated[
         str, AfterValidator(_check_template), Field(description=f"File-name template of {TOKEN_LIST} and plain text.")
     ] = "{prompt}-{seed}"
@@ -121,9 +136,8 @@ def _multiple_of_8(pixels: int) -> int:
 
 
 Side = Annotated[
-    int | None,
-    AfterValidator(lambda pixels: pixels and _multiple_of_8(pixels)),
-    Field(ge=8, le=8192, description="Pixels, a multiple of 8; else the input image's or the model's own."),
+    Annotated[int, Field(ge=8, le=8192), AfterValidator(_multiple_of_8)] | None,
+    Field(description="Pixels, a multiple of 8; else the input image's or the model's own."),
 ]
 
 
@@ -144,12 +158,12 @@ class RunConfig(Frozen):
         SchedulerChoice,
         BeforeValidator(_name_alone, json_schema_input_type=str | SchedulerChoice),
         Field(description="A name (see `sdapp schedulers`), or {name, options}."),
-    ] = SchedulerChoice(name="dpm++2m-karras")
+    ] = SchedulerChoice()
     steps: Annotated[int, Field(ge=1, le=1000, description="Denoising steps.")] = 20
     guidance_scale: Annotated[
         float, Field(ge=0, le=100, description="Classifier-free guidance; at 1 or below the prompt alone steers.")
     ] = 7.5
-    negative_prompt: Annotated[str, Field(description="What guidance steers away from.")] = ""
+    negative_prompt: Annotated[Text, Field(description="What guidance steers away from.")] = ""
     width: Side = None
     height: Side = None
     seed: Annotated[
@@ -158,7 +172,7 @@ class RunConfig(Frozen):
     count: Annotated[int, Field(ge=1, le=1_000_000, description="How many pictures.")] = 1
     batch_size: Annotated[int, Field(ge=1, le=256, description="Pictures denoised at a time.")] = 1
     task: Task = Txt2Img()
-    prompt: Annotated[str | None, Field(description="What to paint.")] = None
+    prompt: Annotated[Text | None, Field(description="What to paint.")] = None
     eta: Annotated[float | None, Field(ge=0, le=1, description="Share of fresh noise in DDIM and TCD.")] = None
     clip_skip: Annotated[int, Field(ge=0, le=11, description="Layers of the text encoder to leave out at its end.")] = 0
     memory: Memory = Memory()
@@ -170,7 +184,7 @@ def validate(merged: layers.Layer) -> RunConfig:
     try:
         config = RunConfig.model_validate(merged.values)
     except ValidationError as exc:
-        raise ConfigError("\n".join(_explain(error, merged) for error in exc.errors())) from None
+        raise ConfigError("\n".join(dict.fromkeys(_explain(error, merged) for error in exc.errors()))) from None
     errors = [f"{_origin(key, merged)}: {message}" for key, message in _cross_checks(config)]
     if errors:
         raise ConfigError("\n".join(errors))
@@ -197,23 +211,33 @@ def _cross_checks(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def nearest_sizes(pixels: int) -> str:
+    """The multiples of 8 around a number of pixels, in words."""
     below = pixels // 8 * 8
     return f"{below} and {below + 8}" if below else "8"
 
 
 def _explain(error: Any, merged: layers.Layer) -> str:
-    path = [str(part) for part in error["loc"] if part not in ("img2img", "inpaint", "txt2img")]
+    path = [str(part) for part in error["loc"]]
+    if path[0] == "task":
+        path = [part for part in path if part not in ("txt2img", "img2img", "inpaint")]
+    message = error["msg"][0].lower() + error["msg"][1:]
+    match error["type"]:
+        case "extra_forbidden":
+            fields = _fields(path[:-1], merged)
+            near = get_close_matches(path[-1], fields, n=1)
+            path[-1] = path[-1] if path[-1].isprintable() else repr(path[-1])
+            message = f"unknown key{f', did you mean {near[0]!r}?' if near else ''}; allowed here: {', '.join(fields)}"
+        case "missing":
+            message = "is required here"
+        case "union_tag_not_found":
+            path, message = ["task", "kind"], "is required here: txt2img, img2img or inpaint"
+        case "value_error":
+            message = error["msg"].removeprefix("Value error, ")
+        case _ if path[:2] == ["scheduler", "options"] and len(path) > 2:
+            path, message = path[:3], "should be text, a number, true, false or null"
+        case _:
+            message += f", not {reprlib.repr(error['input'])}"
     dotted = ".".join(path) or "config"
-    message = error["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    if error["type"] == "extra_forbidden":
-        fields = _fields(path[:-1], merged)
-        near = get_close_matches(path[-1], fields, n=1)
-        message = f"unknown key{f', did you mean {near[0]!r}?' if near else ''}; allowed here: {', '.join(fields)}"
-    elif error["type"] == "missing":
-        message = "is required here"
-    else:
-        message += f", not {error['input']!r}" if error["type"] != "value_error" else ""
     return f"{_origin(dotted, merged)}: {dotted}: {message}"
 
 
@@ -222,7 +246,7 @@ def _fields(path: Sequence[str], merged: layers.Layer) -> list[str]:
     tasks: dict[str, type[BaseModel]] = {"txt2img": Txt2Img, "img2img": Img2Img, "inpaint": Inpaint}
     if path == ["task"]:
         return list(tasks[merged.values["task"].get("kind", "txt2img")].model_fields)
-    return list((models[path[0]] if path else RunConfig).model_fields)
+    return list(models[path[0]].model_fields) if path else ["extends", *RunConfig.model_fields]
 
 
 def _origin(dotted: str, merged: layers.Layer) -> str:
@@ -231,21 +255,28 @@ def _origin(dotted: str, merged: layers.Layer) -> str:
     return merged.origins.get(dotted, "settings")
 
 
+# What YAML readers refuse or take for a line break.
+UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+
+
 def show(config: RunConfig, merged: layers.Layer) -> str:
     """The resolved settings as YAML, each line with where its value came from."""
-    import yaml
-
     lines = []
     for key, value in config.model_dump(mode="json").items():
-        inner = value.items() if isinstance(value, dict) and value else [(None, value)]
-        if isinstance(value, dict) and value:
-            lines.append(f"{key}:")
-        for name, item in inner:
-            dotted = f"{key}.{name}" if name else key
-            text = yaml.safe_dump(item, default_flow_style=True, width=10_000, allow_unicode=True).removesuffix("\n...\n")
-            line = f"{'  ' if name else ''}{name or key}: {text.strip()}"
-            lines.append(f"{line:<44}  # {_said(dotted, merged)}")
+        grouped = isinstance(value, dict) and value
+        lines += [f"{key}:"] if grouped else []
+        for name, item in value.items() if grouped else [(key, value)]:
+            line = f"{'  ' if grouped else ''}{name}: {_scalar(item)}"
+            lines.append(f"{line:<44}  # {_said(f'{key}.{name}' if grouped else key, merged)}")
     return "\n".join(lines)
+
+
+def _scalar(value: object) -> str:
+    """Plain where no reader could take it for anything but this text, else JSON, which is YAML too."""
+    is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w+./-]*", value) is not None
+    if is_plain and value not in ("null", "true", "false"):
+        return str(value)
+    return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def _said(dotted: str, merged: layers.Layer) -> str:

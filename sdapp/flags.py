@@ -68,6 +68,7 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def read_layers(files: list[Path] | None, overrides: list[str] | None) -> list[Layer]:
+    """The layers of --config files and pictures, then those of --set."""
     found: list[Layer] = []
     for file in files or []:
         is_picture = file.suffix.lower() == ".png"
@@ -76,6 +77,7 @@ def read_layers(files: list[Path] | None, overrides: list[str] | None) -> list[L
 
 
 def flag_layers(flags: dict[str, Any]) -> Iterator[Layer]:
+    """A layer for each flag that was given. Raises ConfigError for a --size that is none."""
     for dotted, value in flags.items():
         if dotted not in NOT_SETTINGS and value is not None:
             flag = "--out" if dotted == "output.dir" else f"--{dotted.replace('_', '-')}"

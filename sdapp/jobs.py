@@ -19,7 +19,7 @@ class Job(Frozen):
 
     model: str
     revision: str | None
-    dtype: str
+    dtype: str  # as asked for; what `auto` became is in the record
     scheduler: SchedulerChoice
     steps: int
     guidance_scale: float
@@ -105,14 +105,16 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
 def to_layer(content: Mapping[str, Any], picture: Path) -> layers.Layer:
     """The job inside a picture as a layer of settings. Raises InputError if an input file is not what it was."""
     values = {key: value for key, value in content.items() if key != "inputs"} | {"count": 1}
-    task = dict(content.get("task", {}))
-    for key, digest in dict(content.get("inputs", {})).items():
-        task[key] = str(picture.parent / task[key])
-        if images.read_bytes(task[key], f"{picture}: task.{key}")[1] != digest:
-            raise InputError(f"{picture}: task.{key}: {task[key]} is not the file that this picture was painted from")
+    task, inputs = content.get("task", {}), content.get("inputs", {})
+    if not (isinstance(task, dict) and isinstance(inputs, dict) and all(isinstance(task.get(key), str) for key in inputs)):
+        raise InputError(f"{picture}: its record is broken: task and inputs do not fit together")
+    values["task"] = task | {key: str(picture.parent / task[key]) for key in inputs}
+    for key, digest in inputs.items():
+        path = values["task"][key]
+        if images.read_bytes(path, f"{picture}: task.{key}")[1] != digest:
+            raise InputError(f"{picture}: task.{key}: {path} is not the file that this picture was painted from")
     if str(values.get("model", "")).startswith("."):
-        values["model"] = str(picture.parent / values["model"])
-    values["task"] = task
+        values["model"] = layers.anchor(values["model"], picture.parent)
     return layers.Layer(values, {dotted: str(picture) for dotted in _dotted(values)})
 
 

@@ -34,8 +34,8 @@ class _CoreLoader(yaml.SafeLoader):
 _SCALARS = {
     "null": r"^(?:~|null|Null|NULL|)$",
     "bool": r"^(?:true|True|TRUE|false|False|FALSE)$",
-    "int": r"^[-+]?[0-9]+$",
-    "float": r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)$",
+    "int": r"^[-+]?[0-9]{1,100}$",
+    "float": r"^(?:[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)$",
 }
 for _name, _pattern in _SCALARS.items():
     _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), None)
@@ -74,7 +74,7 @@ class _Document:
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 self.complain(event.start_mark, "anchors and aliases (& and *) are not allowed; write the value out")
             elif tag := getattr(event, "tag", None):
-                self.complain(event.start_mark, f"tags ({tag}) are not allowed; write a plain value")
+                self.complain(event.start_mark, f"tags ({tag!r}) are not allowed; write a plain value")
             elif isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > MAX_DEPTH:
@@ -97,7 +97,7 @@ class _Document:
         built: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if not isinstance(key, str) or key == "<<":
+            if not isinstance(key, str) or key == "<<" or not key.isprintable():
                 self.complain(key_node.start_mark, "a key must be plain text; merge keys (<<) are not allowed, use extends")
                 continue
             dotted = f"{path}.{key}" if path else key
@@ -136,7 +136,7 @@ def read_config_file(path: Path) -> list[Layer]:
         seen.append(following.resolve())
         layer = parse_yaml(_read_text(following, chain), str(following))
         parent = layer.values.pop("extends", None)
-        if parent is not None and not isinstance(parent, str):
+        if parent is not None and (not isinstance(parent, str) or not parent or "\0" in parent):
             raise ConfigError(f"{layer.origins['extends']}: extends: give one file name")
         _anchor_paths(layer.values, following.parent)
         chain.insert(0, layer)
@@ -162,20 +162,33 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
     for dotted in PATH_KEYS:
         group, key = dotted.split(".")
         inner = values.get(group)
-        if isinstance(inner, dict) and isinstance(inner.get(key), str):
-            inner[key] = str(folder / inner[key])
+        if isinstance(inner, dict) and isinstance(inner.get(key), str) and inner[key]:
+            path = Path(inner[key])
+            inner[key] = str(path.expanduser() if path.parts[0] == "~" else folder / path)
     model = values.get("model")
     if isinstance(model, str) and model.startswith("."):
-        values["model"] = str(folder / model)
+        values["model"] = anchor(model, folder)
+
+
+def anchor(model: str, folder: Path) -> str:
+    """A path that still looks like one: `Path` would make the Hub id `org/name` of `./org/name`."""
+    return f"{folder}/{model}" if folder.parts else model
 
 
 def parse_override(text: str) -> Layer:
-    """`key=value` of --set, with the value read as YAML: `memory.offload=model`. Raises ConfigError."""
+    """`key=value` of --set, the value read as YAML where it is a number, true, false, null, [ ] or { }, else as the text
+    that it is. Raises ConfigError.
+    """
     origin = f"--set {text}"
     dotted, equals, value = text.partition("=")
     if not equals or not all(part.isidentifier() for part in dotted.split(".")):
         raise ConfigError(f"{origin}: write it as key=value, such as --set steps=30 or --set output.dir=pictures")
-    return override(dotted, parse_yaml(f"value: {value}", origin).values["value"], origin)
+    try:
+        read = parse_yaml(f"value: {value}", origin).values
+    except ConfigError:  # such as `a cat: the film`
+        read = {"value": value}
+    is_text = len(read) > 1 or (isinstance(read["value"], str) and value[:1] not in ("'", '"'))
+    return override(dotted, value if is_text else read["value"], origin)
 
 
 def override(dotted: str, value: object, origin: str) -> Layer:
@@ -204,7 +217,13 @@ def _superseded(values: Mapping[str, Any], over: Mapping[str, Any]) -> Iterator[
     if "scheduler" in values and (isinstance(scheduler, str) or (isinstance(scheduler, dict) and "name" in scheduler)):
         yield "scheduler"
     below = values.get("task")
-    if isinstance(task, dict) and isinstance(below, dict) and "kind" in task and task["kind"] != below.get("kind"):
+    if (
+        isinstance(task, dict)
+        and isinstance(below, dict)
+        and "kind" in task
+        and "kind" in below
+        and task["kind"] != below["kind"]
+    ):
         yield "task"
 
 

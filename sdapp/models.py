@@ -62,7 +62,7 @@ def locate(name: str, revision: str | None = None) -> Model:
     """
     if name == BUILT_IN:
         return Model(name, POSTCARDS)
-    path = Path(name).expanduser()
+    path = Path(name) if not name.startswith("~/") else Path(name).expanduser()
     if path.suffix in PICKLED or (path.is_file() and path.suffix != ".safetensors"):
         raise UnavailableError(
             f"model: {name} is not safetensors; a pickled checkpoint can run code, so it is not read. "
@@ -82,7 +82,13 @@ def locate(name: str, revision: str | None = None) -> Model:
 
 def _from_hub(name: str, revision: str | None) -> Model:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
@@ -95,7 +101,7 @@ def _from_hub(name: str, revision: str | None) -> Model:
     except LocalEntryNotFoundError as exc:
         raise UnavailableError(f"model: {name} is not in the cache and the Hub cannot be reached; check the network, or give "
                                f"a folder. Without a network there is `--model {BUILT_IN}`") from exc  # fmt: skip
-    except (HfHubHTTPError, OSError) as exc:
+    except (HfHubHTTPError, HFValidationError, OSError) as exc:
         raise UnavailableError(f"model: {name} cannot be fetched from the Hub: {exc}") from exc
     return Model(name, folder, folder.name)
 
@@ -111,7 +117,7 @@ def _check_folder(model: Model) -> Model:
             raise UnavailableError(f"model: {model.path}: {part} {what}; use a model with safetensors")
     try:
         numbers = (model.size, model.scale, model.in_channels)
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, OverflowError) as exc:
         raise UnavailableError(
             f"model: {model.path}: its config.json files are not those of a Stable Diffusion: {exc}"
         ) from exc

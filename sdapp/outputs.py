@@ -14,11 +14,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from sdapp import images
 from sdapp.config import Output
-from sdapp.errors import InputError, JobsFailedError, MissingInputError, OutputError
+from sdapp.errors import InputError, JobsFailedError, OutputError
 from sdapp.jobs import Job, to_portable
 
 CHUNK = "sdapp"  # the PNG text chunk that holds job and record
@@ -144,21 +145,22 @@ def file_stem(template: str, job: Job, index: int) -> str:
         "index": f"{index:04d}",
         "scheduler": job.scheduler.name,
         "guidance_scale": f"{job.guidance_scale:g}",
-        "model": _slug(Path(job.model).stem if "." in job.model else job.model, 60),
+        "model": _slug(Path(job.model).name.removesuffix(".safetensors"), 60),
         "task": job.task.kind,
         "id": job.id,
         "date": f"{now:%Y-%m-%d}",
         "time": f"{now:%H%M%S}",
     } | {key: str(getattr(job, key)) for key in ("seed", "steps", "width", "height")}
     stem = re.sub(r"\{(\w+)\}", lambda match: tokens[match[1]], unicodedata.normalize("NFC", template))
-    stem = _cut(stem, MAX_NAME_BYTES).strip(" .").lstrip("-~") or "picture"
-    return f"{stem}_" if stem.split(".")[0].lower() in RESERVED else stem
+    stem = _cut(stem, MAX_NAME_BYTES).rstrip(" .").lstrip(" .-~") or "picture"
+    base, dot, rest = stem.partition(".")
+    return f"{base.rstrip()}_{dot}{rest}" if base.strip().lower() in RESERVED else stem
 
 
 def _slug(text: str, size: int) -> str:
-    """Letters and digits of any script, the rest as single dashes; at most `size` bytes."""
-    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text))
-    return _cut("-".join(words), size).strip("-")
+    """Letters, marks and digits of any script, the rest as single dashes; at most `size` bytes."""
+    kept = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in unicodedata.normalize("NFC", text))
+    return _cut("-".join(kept.split()), size).strip("-")
 
 
 def _cut(text: str, size: int) -> str:
@@ -170,20 +172,11 @@ def _cut(text: str, size: int) -> str:
 
 def read_picture(path: Path) -> dict[str, Any]:
     """The `job` and the `record` inside a picture. Raises MissingInputError, InputError."""
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            image.load()  # text may stand behind the pixels
-            text = image.info.get(CHUNK)
-    except UnidentifiedImageError as exc:
-        raise InputError(f"{path}: not a PNG; only PNGs carry a record") from exc
-    except OSError as exc:
-        raise MissingInputError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
-    except (SyntaxError, ValueError) as exc:
-        raise InputError(f"{path}: broken: {exc}") from exc
+    text = images.decode(images.read_bytes(str(path), "picture")[0], str(path), "picture").info.get(CHUNK)
     try:
         content = json.loads(text) if isinstance(text, str) else None
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InputError(f"{path}: its record is broken: {exc}") from exc
     if not isinstance(content, dict) or not isinstance(content.get("job"), dict):
-        raise InputError(f"{path}: has no sdapp record inside; was it edited or painted by another tool?")
+        raise InputError(f"{path}: has no sdapp record inside; was it edited, or painted by another tool?")
     return content

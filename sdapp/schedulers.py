@@ -21,7 +21,7 @@ SIGMAS = {
     "lu": "use_lu_lambdas",
 }
 SIGMA_SUFFIXES = {name: name for name in SIGMAS} | {"k": "karras", "exp": "exponential"}
-SPACING_SUFFIXES = {"sgmuniform": "trailing", "trailing": "trailing", "uniform": None, "normal": None}
+SPACING_SUFFIXES = {"sgmuniform": "trailing", "simple": "trailing", "trailing": "trailing", "uniform": None, "normal": None}
 KEB = ("karras", "exponential", "beta")
 
 
@@ -60,7 +60,7 @@ TABLE: tuple[Scheduler, ...] = (
     Scheduler("dpm2", "KDPM2DiscreteScheduler", ("k_dpm_2", "kdpm2"), _LINSPACE, 2, "2N-1", sigmas=KEB),
     Scheduler("dpm2-a", "KDPM2AncestralDiscreteScheduler", ("k_dpm_2_a", "kdpm2_a", "kdpm2 ancestral", "dpm2 ancestral"),
               _LINSPACE, 2, "2N-1", stochastic=True, sigmas=KEB),
-    Scheduler("dpm", _DPM, ("dpm-solver", "dpmsolver multistep"),
+    Scheduler("dpm", _DPM, ("dpm-solver",),
               _LINSPACE | {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}, 2, sigmas=_DPM_SIGMAS),
     Scheduler("dpm++2m", _DPM, ("dpm-solver++", "dpmsolver++ 2m", "k_dpmpp_2m", "dpm++", _DPM),
               _LINSPACE | {"algorithm_type": "dpmsolver++"}, 2, sigmas=_DPM_SIGMAS),
@@ -146,11 +146,7 @@ def resolve(name: str, options: Mapping[str, Option] | None = None) -> Resolved:
     elif spacing := SPACING_SUFFIXES.get(suffix):
         chosen["timestep_spacing"] = spacing
         canonical += f"-{spacing}"
-    known = constructor_options(scheduler.class_name)
-    for option in given.keys() | chosen.keys():
-        if option not in known:
-            raise ConfigError(f"{scheduler.class_name} takes no option {option!r}{_mean(option, known)}; "
-                              f"it takes: {', '.join(known)}")  # fmt: skip
+    _check_options(scheduler, chosen, given)
     told = _check_traps(scheduler, chosen, given)
     return Resolved(scheduler, canonical, chosen | given, told)
 
@@ -161,13 +157,31 @@ def _match(name: str) -> tuple[Scheduler, str]:
         base = key.removesuffix(suffix) if suffix and key.endswith(suffix) else key
         if suffix and base == key:
             continue
-        if base in REFUSED:
-            raise ConfigError(f"no scheduler {name!r}: {REFUSED[base]}")
         for candidate in (base, base.removeprefix("k")):
+            if candidate in REFUSED:
+                raise ConfigError(f"no scheduler {name!r}: {REFUSED[candidate]}")
             if candidate in table:
                 return table[candidate], suffix
     spellings = [spelling for row in TABLE for spelling in (row.name, *(f"{row.name}-{sigmas}" for sigmas in row.sigmas))]
     raise ConfigError(f"no scheduler {name!r}{_mean(name.lower(), spellings)}; `sdapp schedulers` lists them")
+
+
+def _check_options(scheduler: Scheduler, chosen: Mapping[str, Option], given: Mapping[str, Option]) -> None:
+    known = constructor_options(scheduler.class_name)
+    for option, value in {**chosen, **given}.items():
+        if option not in known:
+            raise ConfigError(f"{scheduler.class_name} takes no option {option!r}{_mean(option, known)}; "
+                              f"it takes: {', '.join(known)}")  # fmt: skip
+        try:
+            default = ast.literal_eval(known[option])
+        except ValueError:  # an expression, such as -float("inf")
+            default = None
+        if default is not None and not isinstance(value, (int, float) if type(default) in (int, float) else type(default)):
+            raise ConfigError(
+                f"{option} of {scheduler.class_name} is {type(default).__name__}, such as {default!r}, not {value!r}"
+            )
+        if option in SIGMAS.values() and chosen.get(option) and not value:
+            raise ConfigError(f"the name asks for {option}, the options switch it off; choose one")
 
 
 def _mean(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:

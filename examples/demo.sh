@@ -1,0 +1,16 @@
+#!/bin/sh
+# Paint the pictures of the README with the built-in model, offline, into outputs/demo.
+set -eu
+cd "$(dirname "$0")/.."
+out=outputs/demo
+
+echo "text to image:"
+house=$(sdapp generate "a red house on a beach at sunset" --seed 7 --out "$out")
+echo "  $house"
+
+echo "image to image:"
+sdapp img2img "$house" "an oil painting of a red house in the snow at night" --strength 0.8 --seed 7 --out "$out" |
+    sed 's/^/  /'
+
+echo "inpainting:"
+sdapp inpaint "$house" docs/mask.png "a green palm tree on a beach at sunset" --seed 3 --out "$out" | sed 's/^/  /'

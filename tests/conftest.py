@@ -1,0 +1,123 @@
+"""What the tests share: pictures, tiny models of the real classes with random weights, and the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+from typer.testing import CliRunner, Result
+
+POSTCARDS = Path(__file__).parents[1] / "sdapp" / "postcards"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline() -> None:
+    """No test may reach a model hub: huggingface_hub reads this when it is imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture
+def sdapp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The real command line, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Result:
+        from sdapp.cli import app
+
+        return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+    return run
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A 64 × 64 picture of a house on sand."""
+    image = Image.new("RGB", (64, 64), (120, 180, 240))
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, 40, 64, 64), fill=(240, 214, 150))
+    pen.rectangle((20, 28, 44, 50), fill=(200, 40, 40))
+    image.save(tmp_path / "house.png")
+    return tmp_path / "house.png"
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    """White where the house stands."""
+    image = Image.new("L", (64, 64), 0)
+    ImageDraw.Draw(image).rectangle((16, 24, 47, 55), fill=255)
+    image.save(tmp_path / "mask.png")
+    return tmp_path / "mask.png"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A complete Stable Diffusion with random weights and f = 8, saved once for each set of options."""
+    made: dict[str, Path] = {}
+
+    def build(in_channels: int = 4, prediction_type: str = "epsilon", variant: str | None = None) -> Path:
+        key = json.dumps([in_channels, prediction_type, variant])
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("tiny")
+            random_pipeline(in_channels, prediction_type).save_pretrained(made[key], variant=variant)
+        return made[key]
+
+    return build
+
+
+def random_pipeline(in_channels: int, prediction_type: str) -> Any:
+    import torch
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(POSTCARDS / "tokenizer", local_files_only=True)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=in_channels,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        attention_head_dim=4,
+        cross_attention_dim=32,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=8,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+    scheduler = PNDMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        steps_offset=1,
+        skip_prk_steps=True,
+        prediction_type=prediction_type,
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

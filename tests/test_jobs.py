@@ -1,0 +1,246 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sdapp.config import RunConfig, validate
+from sdapp.errors import ConfigError, InputError, MissingInputError, SdappError
+from sdapp.jobs import Job, plan, to_layer, to_portable
+from sdapp.layers import merge, override
+from sdapp.models import Model
+
+
+def build_model(folder: Path, channels: int = 4) -> Model:
+    """A model of 64 pixels a side, as far as a plan looks at it: two JSON files."""
+    for part, config in (("unet", {"sample_size": 8, "in_channels": channels}), ("vae", {"block_out_channels": [1, 2, 3, 4]})):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text(json.dumps(config))
+    return Model(str(folder), folder)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    return build_model(tmp_path / "model")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """`image` and `mask` of 32 × 24, and `other`, a picture of another colour."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, color in (("image", "red"), ("mask", "white"), ("other", "blue")):
+        Image.new("RGB", (32, 24), color).save(folder / f"{name}.png")
+    return {name: str(folder / f"{name}.png") for name in ("image", "mask", "other")}
+
+
+def config(**settings: Any) -> RunConfig:
+    return RunConfig.model_validate({"prompt": "a red house", "seed": 7} | settings)
+
+
+def img2img(image: str, **more: Any) -> RunConfig:
+    return config(task={"kind": "img2img", "image": image, **more})
+
+
+def inpaint(files: dict[str, str], **more: Any) -> RunConfig:
+    return config(task={"kind": "inpaint", "image": files["image"], "mask": files["mask"], **more})
+
+
+# --- the plan -----------------------------------------------------------------------------------------------------
+
+
+def test_picture_i_has_seed_plus_i(model: Model) -> None:
+    assert [job.seed for job in plan(config(count=3), model)] == [7, 8, 9]
+
+
+def test_a_seed_that_is_not_given_is_drawn_once_for_the_run(model: Model) -> None:
+    runs = [[job.seed for job in plan(config(seed=None, count=2), model)] for _ in range(8)]
+    assert all(second == first + 1 for first, second in runs)
+    assert len({first for first, _ in runs}) > 1
+
+
+def test_a_plan_leaves_nothing_open(model: Model) -> None:
+    (job,) = plan(config(scheduler="DPM++ 2M Karras"), model)
+    assert (job.width, job.height, job.scheduler.name, job.inputs) == (64, 64, "dpm++2m-karras", {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        ({}, (32, 24)),
+        ({"width": 64, "height": 48}, (64, 48)),
+        ({"mask": True}, (32, 24)),
+        ({"mask": True, "padding": 4}, (64, 64)),
+        ({"mask": True, "padding": 4, "width": 64, "height": 32}, (64, 32)),
+    ],
+)
+def test_the_size_is_the_one_asked_for_or_the_image_s_own(
+    settings: dict[str, Any], size: tuple[int, int], model: Model, files: dict[str, str]
+) -> None:
+    task: dict[str, Any] = {"kind": "img2img", "image": files["image"]}
+    if settings.pop("mask", False):
+        task |= {"kind": "inpaint", "mask": files["mask"], "padding": settings.pop("padding", None)}
+    (job,) = plan(config(task=task, **settings), model)
+    assert (job.width, job.height) == size
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "runs"), [(20, 0.8, 16), (20, 1.0, 20), (3, 0.5, 1), (50, 0.29, 14), (20, 0.05, 1)]
+)
+def test_strength_says_how_many_steps_run(steps: int, strength: float, runs: int, model: Model, files: dict[str, str]) -> None:
+    asked = config(steps=steps, task={"kind": "img2img", "image": files["image"], "strength": strength})
+    assert plan(asked, model)[0].steps_to_run == runs
+
+
+def test_a_run_without_a_prompt_is_refused(model: Model) -> None:
+    with pytest.raises(ConfigError, match=r"^prompt: there is none; give one on the command line"):
+        plan(config(prompt=None), model)
+
+
+def test_an_empty_prompt_is_a_prompt(model: Model) -> None:
+    assert plan(config(prompt=""), model)[0].prompt == ""
+
+
+def test_a_model_for_inpainting_paints_nothing_else(tmp_path: Path, files: dict[str, str]) -> None:
+    nine = build_model(tmp_path / "nine", channels=9)
+    assert plan(inpaint(files), nine)
+    with pytest.raises(ConfigError, match=r"^task: .* made for inpainting"):
+        plan(config(), nine)
+
+
+def test_a_missing_input_is_named(model: Model) -> None:
+    with pytest.raises(MissingInputError, match=r"none\.png: No such file"):
+        plan(img2img("none.png"), model)
+
+
+# --- the id -------------------------------------------------------------------------------------------------------
+
+
+def only(asked: RunConfig, model: Model) -> Job:
+    (job,) = plan(asked, model)
+    return job
+
+
+def test_an_id_hangs_on_the_content_of_the_inputs_and_not_on_their_paths(
+    model: Model, files: dict[str, str], tmp_path: Path
+) -> None:
+    copy = shutil.copy(files["image"], tmp_path / "copy.png")
+    assert only(img2img(files["image"]), model).id == only(img2img(str(copy)), model).id
+    assert only(img2img(files["image"]), model).id != only(img2img(files["other"]), model).id
+
+
+def test_an_id_is_twelve_hex_digits_and_the_same_every_time(model: Model) -> None:
+    first, second = only(config(), model).id, only(config(), model).id
+    assert first == second
+    assert len(first) == len(f"{int(first, 16):012x}") == 12
+
+
+def test_every_spelling_of_a_scheduler_gives_one_id(model: Model) -> None:
+    names = ("dpm++2m-karras", "DPM++ 2M Karras", "dpmpp_2m_k")
+    assert len({only(config(scheduler=name), model).id for name in names}) == 1
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"seed": 8}, {"prompt": "a blue house"}, {"negative_prompt": "x"}, {"steps": 21}, {"guidance_scale": 7.0}, {"clip_skip": 1},
+    {"width": 64, "height": 32}, {"dtype": "float32"}, {"scheduler": "ddim"}, {"scheduler": "ddim", "eta": 0.5},
+    {"scheduler": {"name": "ddim", "options": {"steps_offset": 0}}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=repr)
+def test_an_id_changes_with_all_that_changes_the_picture(change: dict[str, Any], model: Model) -> None:
+    assert only(config(**change), model).id != only(config(), model).id
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 4}, {"output": {"dir": "x"}}, {"memory": {"vae_slicing": True}}], ids=repr)
+def test_an_id_is_left_alone_by_what_does_not(change: dict[str, Any], model: Model) -> None:
+    assert only(config(**change), model).id == only(config(), model).id
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=repr)
+def test_jobs_share_a_pack_if_only_their_words_and_seeds_differ(change: dict[str, Any], model: Model) -> None:
+    alike = change.keys() <= {"seed", "prompt", "negative_prompt"}
+    assert (only(config(**change), model).pack == only(config(), model).pack) == alike
+
+
+# --- jobs inside pictures -----------------------------------------------------------------------------------------
+
+
+def test_a_job_survives_a_move_of_its_picture_together_with_its_inputs(
+    model: Model, files: dict[str, str], tmp_path: Path
+) -> None:
+    here = tmp_path / "here"
+    (here / "out").mkdir(parents=True)
+    shutil.move(model.path, here / "model")
+    shutil.move(tmp_path / "in", here / "in")
+    moved = {name: path.replace(str(tmp_path), str(here)) for name, path in files.items()}
+    model = Model(str(here / "model"), here / "model")
+    (job,) = plan(inpaint(moved, strength=0.5).model_copy(update={"model": model.name}), model)
+
+    content = json.loads(json.dumps(to_portable(job, here / "out")))
+    assert content["task"]["image"] == "./../in/image.png"
+    assert content["model"] == "./../model"
+
+    there = here.rename(tmp_path / "there")
+    again = validate(merge([to_layer(content, there / "out" / "a.png")]))
+    assert (again.count, Path(again.model).resolve()) == (1, there / "model")
+    (repeated,) = plan(again, Model(model.name, there / "model"))
+    assert repeated.model_copy(update={"model": job.model}).id == job.id
+
+
+@pytest.mark.parametrize("change", [{}, *CHANGES], ids=repr)
+def test_a_job_survives_its_picture(change: dict[str, Any], model: Model, tmp_path: Path) -> None:
+    job = only(config(count=1, **change), model)
+    content = json.loads(json.dumps(to_portable(job, tmp_path)))
+    assert plan(validate(merge([to_layer(content, tmp_path / "a.png")])), model) == [job]
+
+
+def test_flags_lie_over_the_job_of_a_picture(model: Model, tmp_path: Path) -> None:
+    layer = to_layer(to_portable(only(config(scheduler="ddim", eta=1.0), model), tmp_path), tmp_path / "a.png")
+    asked = validate(merge([layer, override("steps", 5, "--steps")]))
+    assert (asked.steps, asked.eta, asked.scheduler.name) == (5, 1.0, "ddim")
+    with pytest.raises(ConfigError) as refusal:
+        validate(merge([layer, override("scheduler", "euler", "--scheduler")]))
+    assert str(refusal.value).startswith(f"{tmp_path}/a.png: eta: euler has no eta")
+
+
+def test_an_input_that_has_changed_since_is_refused(model: Model, files: dict[str, str], tmp_path: Path) -> None:
+    content = to_portable(only(img2img(files["image"]), model), tmp_path)
+    shutil.copy(files["other"], files["image"])
+    with pytest.raises(InputError, match=r"a\.png: task\.image: .*image\.png is not the file that this picture was"):
+        to_layer(content, tmp_path / "a.png")
+
+
+def test_an_input_that_is_gone_is_named(model: Model, files: dict[str, str], tmp_path: Path) -> None:
+    content = to_portable(only(img2img(files["image"]), model), tmp_path)
+    Path(files["image"]).unlink()
+    with pytest.raises(MissingInputError, match=r"a\.png: task\.image: cannot read"):
+        to_layer(content, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"task": 5},
+        {"task": "text"},
+        {"task": [1]},
+        {"inputs": "text"},
+        {"inputs": {"image": "0"}},
+        {"task": {"kind": "img2img", "image": 5}, "inputs": {"image": "0"}},
+        {"task": {"kind": "img2img", "image": "a\0b"}, "inputs": {"image": "0"}},
+        {"inputs": {"image": "0"}, "task": {"image": "."}},
+        {"seed": "x"},
+        {"model": 5},
+    ],
+    ids=repr,
+)
+def test_a_job_that_another_hand_wrote_is_good_or_refused(content: dict[str, Any], tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    try:
+        said = repr(validate(merge([to_layer(content, picture)])))
+    except SdappError as exc:
+        said = str(exc)
+    assert said.startswith((f"{picture}: ", "RunConfig("))

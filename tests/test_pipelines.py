@@ -1,0 +1,366 @@
+"""Painting, with the built-in model and with tiny models of random weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sdapp import schedulers
+from sdapp.config import validate
+from sdapp.errors import ConfigError, UnavailableError
+from sdapp.jobs import plan
+from sdapp.layers import Layer
+from sdapp.models import locate
+from sdapp.outputs import Result
+from sdapp.pipelines import Painter, choose_device, choose_dtype, load
+
+NAMES = [row.name for row in schedulers.TABLE]
+VARIANTS = [f"{row.name}-{sigmas}" for row in schedulers.TABLE for sigmas in row.sigmas]
+Settings = dict[str, Any]
+
+
+def settings(model: Path | str, **changes: Any) -> Settings:
+    return {"model": str(model), "prompt": "a red house", "seed": 7, "steps": 4} | changes
+
+
+def paint(given: Settings, painter: Painter | None = None) -> list[Result]:
+    config = validate(Layer(given))
+    model = locate(config.model)
+    return list((painter or load(model, config)).paint(plan(config, model), config.batch_size))
+
+
+def painter_of(given: Settings) -> Painter:
+    config = validate(Layer(given))
+    return load(locate(config.model), config)
+
+
+def pixels(result: Result) -> np.ndarray:
+    assert result.picture is not None, result.error
+    return np.asarray(result.picture).astype(int)
+
+
+def furthest(one: Result, other: Result) -> int:
+    return int(np.abs(pixels(one) - pixels(other)).max())
+
+
+@pytest.fixture(scope="module")
+def tiny_painter(tiny: Callable[..., Path]) -> Painter:
+    return painter_of(settings(tiny()))
+
+
+@pytest.fixture(scope="module")
+def postcards_painter() -> Painter:
+    return painter_of(settings("postcards"))
+
+
+def tasks(house: Path, mask: Path) -> dict[str, Settings]:
+    return {
+        "txt2img": {"kind": "txt2img"},
+        "img2img": {"kind": "img2img", "image": str(house), "strength": 0.75},
+        "inpaint": {"kind": "inpaint", "image": str(house), "mask": str(mask)},
+    }
+
+
+# --- schedulers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_scheduler_paints_and_calls_the_unet_as_often_as_the_table_says(name: str, postcards_painter: Painter) -> None:
+    [result] = paint(settings("postcards", scheduler=name, steps=5), postcards_painter)
+    assert result.error is None
+    assert result.record.scheduler_class == schedulers.resolve(name).scheduler.class_name
+    assert result.record.unet_calls == schedulers.resolve(name).unet_calls(5)
+    assert pixels(result).std() > 1
+
+
+@pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
+@pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
+def test_every_scheduler_does_every_task(
+    name: str, kind: str, tiny: Callable[..., Path], tiny_painter: Painter, house: Path, mask: Path
+) -> None:
+    [result] = paint(settings(tiny(), scheduler=name, task=tasks(house, mask)[kind]), tiny_painter)
+    assert result.error is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_noise_is_drawn_within_steps_only_by_the_stochastic(
+    name: str, tiny: Callable[..., Path], tiny_painter: Painter
+) -> None:
+    scheduler = schedulers.build(schedulers.resolve(name), tiny_painter.scheduler_config, [7])
+    scheduler.set_timesteps(4)
+    sample = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
+    generator = torch.Generator().manual_seed(1)
+    before = generator.get_state()
+    takes_generator = "generator" in schedulers.inspect.signature(scheduler.step).parameters
+    extra = {"generator": generator} if takes_generator else {}
+    if schedulers.resolve(name).scheduler.takes_eta:
+        extra["eta"] = 0.5 if name == "tcd" else 0.0
+    for time in scheduler.timesteps:
+        sample = scheduler.step(torch.tanh(scheduler.scale_model_input(sample, time)), time, sample, **extra).prev_sample
+    drew = not torch.equal(before, generator.get_state())
+    assert drew == (schedulers.resolve(name).stochastic and takes_generator)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 20])
+@pytest.mark.parametrize("name", ["pndm", "heun", "ddim", "dpm++sde"])
+def test_unet_calls_are_predicted_at_any_number_of_steps(
+    name: str, steps: int, tiny: Callable[..., Path], tiny_painter: Painter
+) -> None:
+    [result] = paint(settings(tiny(), scheduler=name, steps=steps), tiny_painter)
+    assert result.record.unet_calls == schedulers.resolve(name).unet_calls(steps)
+
+
+def test_a_scheduler_keeps_the_models_noise_schedule_and_takes_only_what_is_said(tiny_painter: Painter) -> None:
+    built = schedulers.build(schedulers.resolve("ddim"), tiny_painter.scheduler_config, [7])
+    assert (built.config.beta_start, built.config.beta_end) == (0.00085, 0.012)
+    assert built.config.clip_sample is False
+    karras = schedulers.build(schedulers.resolve("euler-karras"), tiny_painter.scheduler_config, [7])
+    plain = schedulers.build(schedulers.resolve("euler"), tiny_painter.scheduler_config, [7])
+    assert karras.config.use_karras_sigmas
+    assert not plain.config.use_karras_sigmas
+    assert plain.config.timestep_spacing == "linspace"
+
+
+def test_a_v_prediction_model_is_denoised_as_one(tiny: Callable[..., Path]) -> None:
+    [result] = paint(settings(tiny(prediction_type="v_prediction")))
+    assert result.record.scheduler_config["prediction_type"] == "v_prediction"
+    assert furthest(result, paint(settings(tiny()))[0]) > 2
+
+
+def test_a_value_that_the_class_refuses_is_an_error_with_its_reason(tiny_painter: Painter) -> None:
+    resolved = schedulers.resolve("dpm++2m", {"solver_type": "sideways"})
+    with pytest.raises(ConfigError, match=r"dpm\+\+2m: .*sideways"):
+        schedulers.build(resolved, tiny_painter.scheduler_config, [7])
+
+
+# --- the seed law -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheduler", ["dpm++2m-karras", "euler-a", "dpm++sde", "ddpm"])
+@pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
+def test_a_picture_depends_on_its_own_seed_alone(
+    scheduler: str, kind: str, tiny: Callable[..., Path], tiny_painter: Painter, house: Path, mask: Path
+) -> None:
+    asked = settings(tiny(), scheduler=scheduler, task=tasks(house, mask)[kind])
+    alone = [paint(asked | {"seed": seed}, tiny_painter)[0] for seed in (9, 8, 7)][::-1]
+    together = paint(asked | {"count": 3}, tiny_painter)
+    packed = paint(asked | {"count": 3, "batch_size": 3}, tiny_painter)
+    uneven = paint(asked | {"count": 3, "batch_size": 2}, tiny_painter)
+    assert [result.job.seed for result in together] == [7, 8, 9]
+    for one, many in zip(alone, together, strict=True):
+        assert furthest(one, many) == 0
+    for one, many, some in zip(alone, packed, uneven, strict=True):
+        assert max(furthest(one, many), furthest(one, some)) <= 2
+    assert furthest(alone[0], alone[1]) > 2
+    assert [result.record.batch_size for result in uneven] == [2, 2, 1]
+
+
+def test_a_run_again_is_bit_identical(tiny: Callable[..., Path]) -> None:
+    assert furthest(paint(settings(tiny()))[0], paint(settings(tiny()))[0]) == 0
+
+
+# --- guidance and prompts -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scale", "halves"), [(0.0, 1), (1.0, 1), (1.01, 2), (7.5, 2)])
+def test_the_unet_sees_two_halves_only_above_a_guidance_scale_of_one(
+    scale: float, halves: int, tiny: Callable[..., Path], tiny_painter: Painter
+) -> None:
+    seen: list[int] = []
+    hook = tiny_painter._unet.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    paint(settings(tiny(), guidance_scale=scale, count=2, batch_size=2), tiny_painter)
+    hook.remove()
+    assert seen == [2 * halves] * 4
+
+
+def test_guidance_is_the_papers(tiny: Callable[..., Path], tiny_painter: Painter) -> None:
+    """One DDIM step by hand: ε = ε(∅) + w (ε(c) − ε(∅)), and the negative prompt takes the place of ∅."""
+    asked = settings(tiny(), scheduler="ddim", steps=1, guidance_scale=3.0, negative_prompt="a tree")
+    [result] = paint(asked, tiny_painter)
+    scheduler = schedulers.build(schedulers.resolve("ddim"), tiny_painter.scheduler_config, [7])
+    scheduler.set_timesteps(1)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        prompt, negative = (tiny_painter._embed([text], 0) for text in ("a red house", "a tree"))
+        towards, away = (tiny_painter._unet(noise, scheduler.timesteps[0], text).sample for text in (prompt, negative))
+        latents = scheduler.step(away + 3.0 * (towards - away), scheduler.timesteps[0], noise).prev_sample
+        decoded, _ = tiny_painter._decode(latents)
+    by_hand = (decoded[0] * 0.5 + 0.5).clamp(0, 1).mul(255).round().permute(1, 2, 0).numpy()
+    assert np.abs(by_hand - pixels(result)).max() <= 1
+
+
+@pytest.mark.parametrize("change", [{"negative_prompt": "a tree"}, {"clip_skip": 1}, {"prompt": "a cat"}])
+def test_what_is_asked_for_changes_the_picture(change: Settings, tiny: Callable[..., Path], tiny_painter: Painter) -> None:
+    asked = settings(tiny(), guidance_scale=20.0)
+    assert furthest(paint(asked, tiny_painter)[0], paint(asked | change, tiny_painter)[0]) > 0
+
+
+def test_skipping_no_layer_is_the_text_encoders_own_output(tiny_painter: Painter) -> None:
+    ids = tiny_painter._tokenizer(["a cat"], padding="max_length", max_length=77, return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert torch.equal(tiny_painter._embed(["a cat"], 0), tiny_painter._encoder(ids).last_hidden_state)
+    with pytest.raises(ConfigError, match="has 3 layers"):
+        tiny_painter._embed(["a cat"], 3)
+
+
+def test_a_prompt_beyond_77_tokens_is_told(tiny: Callable[..., Path], tiny_painter: Painter) -> None:
+    [result] = paint(settings(tiny(), prompt="cat " * 80 + "castle", steps=1), tiny_painter)
+    assert "castle" in result.record.notes[0]
+    assert "77 tokens" in result.record.notes[0]
+
+
+# --- tasks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [4, 9])
+@pytest.mark.parametrize("padding", [None, 4])
+def test_inpainting_leaves_every_pixel_outside_the_mask_as_it_is(
+    channels: int, padding: int | None, tiny: Callable[..., Path], house: Path, mask: Path
+) -> None:
+    from PIL import Image
+
+    task = tasks(house, mask)["inpaint"] | {"padding": padding}
+    results = paint(settings(tiny(in_channels=channels), task=task, count=2, batch_size=2))
+    before, inside = np.asarray(Image.open(house)).astype(int), np.asarray(Image.open(mask)) > 127
+    for result in results:
+        assert (pixels(result)[~inside] == before[~inside]).all()
+        assert (pixels(result)[inside] != before[inside]).mean() > 0.5
+    assert furthest(*results) > 2
+
+
+def test_inpainting_with_padding_takes_pictures_of_any_size(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (101, 75), "green").save(tmp_path / "odd.png")
+    mask = Image.new("L", (101, 75), 0)
+    mask.paste(255, (40, 30, 60, 50))
+    mask.save(tmp_path / "odd-mask.png")
+    task = {"kind": "inpaint", "image": str(tmp_path / "odd.png"), "mask": str(tmp_path / "odd-mask.png"), "padding": 8}
+    [result] = paint(settings(tiny(), task=task))
+    assert pixels(result).shape == (75, 101, 3)
+
+
+@pytest.mark.parametrize(("strength", "calls"), [(0.25, 1), (0.5, 2), (0.99, 3), (1.0, 4)])
+def test_strength_decides_how_many_steps_run(
+    strength: float, calls: int, tiny: Callable[..., Path], tiny_painter: Painter, house: Path
+) -> None:
+    task = {"kind": "img2img", "image": str(house), "strength": strength}
+    [result] = paint(settings(tiny(), task=task), tiny_painter)
+    assert (result.record.unet_calls, result.job.steps_to_run) == (calls, calls)
+
+
+def test_a_larger_picture_than_the_models_own_is_painted_at_its_size(tiny: Callable[..., Path], tiny_painter: Painter) -> None:
+    [result] = paint(settings(tiny(), width=104, height=72), tiny_painter)
+    assert pixels(result).shape == (72, 104, 3)
+
+
+def test_vae_slicing_changes_no_pixel_and_tiling_only_some(tiny: Callable[..., Path]) -> None:
+    asked = settings(tiny(), count=2, batch_size=2)
+    whole, sliced, tiled = (paint(asked | {"memory": memory}) for memory in ({}, {"vae_slicing": True}, {"vae_tiling": True}))
+    for one, other, third in zip(whole, sliced, tiled, strict=True):
+        assert furthest(one, other) <= 2
+        assert 0 < furthest(one, third) < 255
+
+
+# --- what must never become a picture -----------------------------------------------------------------------------
+
+
+def break_unet(painter: Painter, row: int) -> Any:
+    def poison(_module: Any, _args: Any, output: Any) -> Any:
+        output[0][row::2] = float("nan")  # both halves of guidance: rows are uncond 0, 1, cond 0, 1
+        return output
+
+    return painter._unet.register_forward_hook(poison)
+
+
+def test_latents_that_are_not_finite_fail_by_name_and_leave_the_others_alone(tiny: Callable[..., Path]) -> None:
+    asked = settings(tiny(), count=2, batch_size=2)
+    painter = painter_of(asked)
+    good = paint(asked, painter)
+    hook = break_unet(painter, row=1)
+    first, second = paint(asked, painter)
+    hook.remove()
+    assert furthest(first, good[0]) <= 2
+    assert second.picture is None
+    assert "latents are not finite" in str(second.error)
+
+
+def test_pixels_that_overflow_are_decoded_again_in_float32(tiny: Callable[..., Path]) -> None:
+    asked = settings(tiny(), dtype="bfloat16")
+    painter = painter_of(asked)
+    [plain] = paint(asked, painter)
+
+    def overflow(module: Any, _args: Any, output: Any) -> Any:
+        return output * float("inf") if output.dtype == torch.bfloat16 else output
+
+    painter._vae.decoder.register_forward_hook(overflow)
+    [mended] = paint(asked, painter)
+    assert mended.error is None
+    assert any("float32" in note for note in mended.record.notes)
+    assert furthest(plain, mended) < 16  # one decode was in bfloat16, the other in float32
+    assert painter._vae.dtype == torch.bfloat16
+
+
+def test_pixels_that_overflow_in_float32_too_fail_by_name(tiny: Callable[..., Path]) -> None:
+    painter = painter_of(settings(tiny()))
+    painter._vae.decoder.register_forward_hook(lambda *call: call[-1] * float("nan"))
+    [result] = paint(settings(tiny()), painter)
+    assert result.picture is None
+    assert "pixels are not finite" in str(result.error)
+
+
+# --- loading ------------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_shared_by_the_three_pipelines_and_keep_their_dtype(tiny: Callable[..., Path], house: Path) -> None:
+    painter = painter_of(settings(tiny(), dtype="bfloat16"))
+    units = {id(pipe.unet) for pipe in painter._pipes.values()}
+    assert len(units) == 1
+    task = {"kind": "img2img", "image": str(house)}
+    [result] = paint(settings(tiny(), dtype="bfloat16", task=task), painter)
+    assert result.record.dtype == "bfloat16"
+    assert painter._unet.dtype == torch.bfloat16
+
+
+def test_an_fp16_variant_alone_is_enough(tiny: Callable[..., Path]) -> None:
+    assert paint(settings(tiny(variant="fp16")))[0].error is None
+
+
+def test_a_model_for_inpainting_refuses_other_tasks_before_it_is_loaded(tiny: Callable[..., Path]) -> None:
+    asked = validate(Layer(settings(tiny(in_channels=9))))
+    with pytest.raises(ConfigError, match="made for inpainting"):
+        plan(asked, locate(asked.model))
+
+
+def test_damaged_weights_are_refused_by_name(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny(), folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(UnavailableError, match="cannot be loaded"):
+        painter_of(settings(folder))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:3"])
+def test_cuda_asked_for_and_absent_is_an_error(device: str) -> None:
+    with pytest.raises(UnavailableError, match="no CUDA GPU"):
+        choose_device(device)
+
+
+def test_float16_is_refused_on_a_cpu_and_auto_is_float32_there() -> None:
+    cpu = torch.device("cpu")
+    assert choose_dtype("auto", cpu) == torch.float32
+    assert choose_dtype("auto", torch.device("cuda")) == torch.float16
+    with pytest.raises(ConfigError, match="bfloat16"):
+        choose_dtype("float16", cpu)
+
+
+def test_offload_without_a_gpu_is_refused(tiny: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="offload"):
+        painter_of(settings(tiny(), device="cpu", memory={"offload": "model"}))

@@ -1,0 +1,67 @@
+"""Every command of the README, the configs and the help is one that exists; those of the built-in model are run."""
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^sdapp .+$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)), re.MULTILINE)
+HEADERS = [path.read_text(encoding="utf-8").splitlines() for path in sorted((ROOT / "configs").rglob("*.yaml"))]
+NEEDS_THE_HUB = "stable-diffusion-v1-5/"
+
+
+@pytest.fixture
+def readme_folder(tmp_path: Path) -> None:
+    for folder in ("configs", "docs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+
+
+@pytest.mark.usefixtures("readme_folder")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_readmes_commands_run(command: str, sdapp: Callable[..., Result]) -> None:
+    result = sdapp(*shlex.split(command)[1:])
+    if NEEDS_THE_HUB in command:
+        assert result.exit_code == 69
+        assert "the Hub cannot be reached" in result.stderr
+    else:
+        assert result.exit_code == 0, result.stderr
+
+
+def test_every_command_is_named_in_the_readme() -> None:
+    from sdapp.cli import app, config_app
+
+    for command in app.registered_commands:
+        assert f"sdapp {command.callback.__name__}" in README, command.callback
+    for command in config_app.registered_commands:
+        assert f"config {command.name}" in README
+
+
+def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ship-7.png", "ship-8.png"]
+    assert "DPMSolverMultistepScheduler 20" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("readme_folder")
+@pytest.mark.parametrize("lines", HEADERS)
+def test_a_config_begins_with_its_schema_and_the_command_that_runs_it(lines: list[str], sdapp: Callable[..., Result]) -> None:
+    assert lines[0] == "# yaml-language-server: $schema=sdapp.schema.json"
+    assert lines[1].startswith("# sdapp ")
+    arguments = shlex.split(lines[1][2:])
+    config = arguments[arguments.index("--config") + 1]
+    assert sdapp("config", "check", config).exit_code == 0
+
+
+@pytest.mark.usefixtures("readme_folder")
+def test_the_readmes_yaml_is_a_good_config(sdapp: Callable[..., Result]) -> None:
+    [text] = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    Path("mine.yaml").write_text(text, encoding="utf-8")
+    assert sdapp("config", "check", "mine.yaml").exit_code == 0

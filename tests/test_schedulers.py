@@ -1,0 +1,210 @@
+import subprocess
+import sys
+
+import pytest
+
+from sdapp.errors import ConfigError
+from sdapp.schedulers import TABLE, check_run, constructor_options, resolve
+
+SPELLINGS = {
+    "pndm": ["PLMS", "PNDM", "pndm", "PNDMScheduler"],
+    "ddim": ["DDIM", "ddim", "DDIMScheduler", "DDIM Uniform"],
+    "ddpm": ["DDPM", "DDPMScheduler"],
+    "lms": ["LMS", "K-LMS", "k_lms", "LMSDiscreteScheduler"],
+    "lms-karras": ["LMS Karras", "lms_k", "k_lms_karras"],
+    "euler": ["Euler", "k_euler", "euler ", "EULER", "EulerDiscreteScheduler", "Euler Uniform", "Euler Normal"],
+    "euler-karras": ["Euler Karras", "euler_k", "k_euler_karras"],
+    "euler-exponential": ["Euler Exponential", "euler_exp"],
+    "euler-beta": ["Euler Beta"],
+    "euler-trailing": ["Euler SGM Uniform", "euler_trailing", "Euler Simple"],
+    "euler-a": ["Euler a", "euler_a", "k_euler_a", "euler_ancestral", "EulerAncestralDiscreteScheduler"],
+    "heun": ["Heun", "k_heun", "HeunDiscreteScheduler"],
+    "heun-karras": ["Heun Karras", "heun_k"],
+    "dpm2": ["DPM2", "dpm_2", "kdpm_2", "k_dpm_2", "KDPM2DiscreteScheduler"],
+    "dpm2-karras": ["DPM2 Karras", "dpm_2_k", "kdpm_2_k"],
+    "dpm2-a": ["DPM2 a", "dpm_2_a", "k_dpm_2_a", "dpm_2_ancestral", "KDPM2AncestralDiscreteScheduler"],
+    "dpm2-a-karras": ["DPM2 a Karras", "dpm_2_a_k"],
+    "dpm": ["DPM-Solver", "dpmsolver"],
+    "dpm++2m": ["DPM++ 2M", "dpmsolver++", "dpmpp_2m", "dpm++2m", "k_dpmpp_2m", "DPMSolverMultistepScheduler"],
+    "dpm++2m-karras": ["DPM++ 2M Karras", "dpmpp_2m_k", "k_dpmpp_2m_karras", "dpmpp 2m karras"],
+    "dpm++2m-sde": ["DPM++ 2M SDE", "dpmpp_2m_sde", "sde-dpmsolver++"],
+    "dpm++2m-sde-karras": ["DPM++ 2M SDE Karras", "dpmpp_2m_sde_k"],
+    "dpm++2m-sde-exponential": ["DPM++ 2M SDE Exponential"],
+    "dpm++2m-sde-heun": ["DPM++ 2M SDE Heun"],
+    "dpm++2m-sde-heun-karras": ["DPM++ 2M SDE Heun Karras"],
+    "dpm++3m-sde": ["DPM++ 3M SDE", "dpmpp_3m_sde"],
+    "dpm++3m-sde-exponential": ["DPM++ 3M SDE Exponential"],
+    "dpm++sde": ["DPM++ SDE", "dpmpp_sde", "k_dpmpp_sde", "DPMSolverSDEScheduler"],
+    "dpm++sde-karras": ["DPM++ SDE Karras", "dpmpp_sde_k"],
+    "dpm++2s": ["DPM++ 2S", "dpmpp_2s", "DPMSolverSinglestepScheduler"],
+    "unipc": ["UniPC", "uni_pc", "UniPCMultistepScheduler"],
+    "unipc-karras": ["UniPC Karras", "unipc_k"],
+    "deis": ["DEIS", "DEISMultistepScheduler"],
+    "deis-karras": ["deis_k"],
+    "sa-solver": ["SA-Solver", "sa_solver", "SASolver"],
+    "lcm": ["LCM"],
+    "tcd": ["TCD"],
+}
+NAMES = [name for row in TABLE for name in (row.name, *(f"{row.name}-{sigmas}" for sigmas in row.sigmas))]
+
+
+@pytest.mark.parametrize(("spelling", "name"), [(text, name) for name, texts in SPELLINGS.items() for text in texts])
+def test_every_dialect_is_understood(spelling: str, name: str) -> None:
+    assert resolve(spelling).name == name
+
+
+@pytest.mark.parametrize(("alias", "name"), [(alias, row.name) for row in TABLE for alias in row.aliases])
+def test_an_alias_leads_to_the_row_that_lists_it(alias: str, name: str) -> None:
+    assert resolve(alias).name == name
+
+
+@pytest.mark.parametrize("name", [*NAMES, "euler-trailing"])
+def test_a_canonical_name_is_its_own(name: str) -> None:
+    assert resolve(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pndm", {"skip_prk_steps": True, "timestep_spacing": "leading", "steps_offset": 1}),
+        ("ddim", {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"}),
+        ("ddpm", {"clip_sample": False}),
+        ("dpm++2m-karras", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True, "timestep_spacing": "linspace"}),
+        ("dpm++2m-lu", {"use_lu_lambdas": True}),
+        ("dpm++2m-sde-heun", {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
+        ("dpm++3m-sde-exponential", {"solver_order": 3, "use_exponential_sigmas": True}),
+        ("dpm++2s", {"lower_order_final": True}),
+        ("unipc", {"solver_type": "bh2"}),
+        ("euler-beta", {"use_beta_sigmas": True}),
+        ("euler-trailing", {"timestep_spacing": "trailing"}),
+    ],
+)
+def test_a_name_stands_for_options(name: str, options: dict[str, object]) -> None:
+    assert options.items() <= resolve(name).options.items()
+
+
+def test_an_option_that_is_given_wins() -> None:
+    assert resolve("ddim", {"steps_offset": 0}).options["steps_offset"] == 0
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "fragment"),
+    [
+        ("DPM fast", "`dpm++2m` is the nearest"),
+        ("k_dpm_fast", "`dpm++2m` is the nearest"),
+        ("DPM fast Karras", "`dpm++2m` is the nearest"),
+        ("DPM adaptive", "no adaptive steps"),
+        ("Restart", "`heun` is the nearest"),
+        ("DPM++ 2S a", "`dpm++2s` is the nearest"),
+        ("DPM++ 2S a Karras", "`dpm++2s` is the nearest"),
+        ("k_dpmpp_2s_a", "`dpm++2s` is the nearest"),
+        ("EDM Euler", "use `euler-karras`"),
+        ("EDMEulerScheduler", "use `euler-karras`"),
+        ("iPNDM", "use `pndm`"),
+        ("eulr", "did you mean 'euler'?"),
+        ("DPM++ 2M Karas", "did you mean 'dpm++2m-karras'?"),
+        ("unipcc", "did you mean 'unipc'?"),
+        ("ddimm", "did you mean 'ddim'?"),
+        ("heun-karas", "did you mean 'heun-karras'?"),
+        ("zzzzzz", "no scheduler 'zzzzzz'; `sdapp schedulers` lists them"),
+        ("", "no scheduler ''"),
+        (" -_.", "no scheduler"),
+        ("karras", "no scheduler 'karras'"),
+        ("k", "no scheduler 'k'"),
+        ("scheduler", "no scheduler 'scheduler'"),
+        ("Euler a Karras", "EulerAncestralDiscreteScheduler has no karras sigmas; what it has: none"),
+        ("ddim-karras", "DDIMScheduler has no karras sigmas"),
+        ("euler-lu", "EulerDiscreteScheduler has no lu sigmas; what it has: karras, exponential, beta"),
+        ("lcm exponential", "LCMScheduler has no exponential sigmas"),
+    ],
+)
+def test_a_name_that_diffusers_has_not_is_refused_with_the_nearest(name: str, fragment: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        resolve(name)
+    assert fragment in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fragment"),
+    [
+        (
+            "euler",
+            {"use_karas_sigmas": True},
+            "takes no option 'use_karas_sigmas', did you mean 'use_karras_sigmas'?; it",
+        ),
+        ("ddim", {"use_karras_sigmas": True}, "DDIMScheduler takes no option 'use_karras_sigmas'"),
+        ("lcm-trailing", {"algorithm_type": "dpmsolver"}, "LCMScheduler takes no option 'algorithm_type'"),
+        ("ddim", {"timestep_spacing": "linspace"}, "allowed: leading, trailing"),
+        ("euler-karras", {"use_beta_sigmas": True}, "only one kind of sigmas at a time: use_karras_sigmas and use_beta_sigmas"),
+        ("euler", {"use_exponential_sigmas": True, "use_beta_sigmas": True}, "only one kind of sigmas at a time"),
+        ("unipc", {"solver_type": "bh1", "final_sigmas_type": "zero"}, "ends in NaN; use sigma_min, or solver_type bh2"),
+    ],
+)
+def test_options_that_cannot_be_honoured_are_refused(name: str, options: dict[str, object], fragment: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        resolve(name, options)
+    assert fragment in str(refusal.value)
+
+
+def test_unipc_bh1_is_mended_and_says_so() -> None:
+    resolved = resolve("unipc", {"solver_type": "bh1"})
+    assert resolved.options["final_sigmas_type"] == "sigma_min"
+    assert "final_sigmas_type is sigma_min instead" in resolved.told[0]
+
+
+def test_unipc_bh1_with_sigma_min_needs_no_mending() -> None:
+    assert resolve("unipc", {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}).told == ()
+
+
+LEADING = {"timestep_spacing": "leading"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "steps", "eta", "refusal"),
+    [
+        ("dpm++2m", LEADING, 998, None, None),
+        ("dpm++2m", LEADING, 999, None, "steps: dpm++2m with leading timesteps ends in NaN at 999 steps; at most 998"),
+        ("dpm++2m", {}, 1000, None, None),
+        ("euler", LEADING, 1000, None, None),
+        ("ddim", {}, 20, 0.5, None),
+        ("tcd", {}, 20, 0.0, None),
+        ("euler-a", {}, 20, 0.0, "eta: euler-a has no eta; the schedulers that have it: ddim, tcd"),
+    ],
+)
+def test_steps_and_eta_are_checked(
+    name: str, options: dict[str, str], steps: int, eta: float | None, refusal: str | None
+) -> None:
+    try:
+        said = check_run(resolve(name, options), steps, eta)
+    except ConfigError as exc:
+        said = str(exc)
+    assert said == refusal
+
+
+# --- facts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "calls"),
+    [("ddim", 20, 20), ("pndm", 20, 21), ("pndm", 1, 1), ("heun", 20, 39), ("dpm2-a", 20, 39), ("dpm++sde", 1, 1)],
+)
+def test_equal_steps_are_not_equal_work(name: str, steps: int, calls: int) -> None:
+    assert resolve(name).unet_calls(steps) == calls
+
+
+def test_options_are_read_from_the_source_of_diffusers_without_importing_it() -> None:
+    script = (
+        "import sys\n"
+        "from sdapp.schedulers import TABLE, constructor_options\n"
+        "print(all(constructor_options(row.class_name)['num_train_timesteps'] == '1000' for row in TABLE))\n"
+        "print([name for name in ('torch', 'diffusers') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["True", "[]"]
+
+
+def test_defaults_are_those_of_the_source() -> None:
+    assert constructor_options("EulerDiscreteScheduler")["timestep_spacing"] == "'linspace'"
