@@ -187,8 +187,10 @@ def parse_override(text: str) -> Layer:
         read = parse_yaml(f"value: {value}", origin).values
     except ConfigError:  # such as `a cat: the film`
         read = {"value": value}
-    is_text = len(read) > 1 or (isinstance(read["value"], str) and value[:1] not in ("'", '"'))
-    return override(dotted, value if is_text else read["value"], origin)
+    found = read["value"]
+    is_template = isinstance(found, dict) and ":" not in value  # `{seed}` is a mapping to YAML
+    is_text = len(read) > 1 or is_template or (isinstance(found, str) and value[:1] not in ("'", '"'))
+    return override(dotted, value if is_text else found, origin)
 
 
 def override(dotted: str, value: object, origin: str) -> Layer:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import world
 from PIL import Image
 from torch import nn
 
+from captions import PLACE_PHRASES, SKY_PHRASES, STYLE_PREFIXES, with_article
+from drawing import draw
+from scenes import COLOURS, KINDS, PLACES, SKIES, STYLES, Scene, Thing, sample_scene
 from sdapp.config import validate
 from sdapp.jobs import Job, plan
 from sdapp.layers import Layer
@@ -26,7 +29,7 @@ HELD_OUT_SHARE = 0.3
 DRAWINGS, EPOCHS, BATCH = 30_000, 6, 128
 SETTINGS = {"scheduler": "dpm++2m-karras", "steps": 20, "batch_size": 10}
 ATTRIBUTES = ("sky", "place", "style", "thing", "colour")
-COLOURS, KINDS = list(world.COLOURS), list(world.KINDS)
+COLOUR_NAMES = list(COLOURS)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -41,11 +44,11 @@ class Classifier(nn.Module):
         widths = (3, 32, 64, 96, 128)
         layers = [
             layer
-            for i, o in zip(widths, widths[1:], strict=False)
+            for i, o in pairwise(widths)
             for layer in (nn.Conv2d(i, o, 3, stride=2, padding=1), nn.BatchNorm2d(o), nn.ReLU())
         ]
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128 * 16, 256), nn.ReLU())
-        self.sizes = (len(world.SKIES), len(world.PLACES), len(world.STYLES), len(KINDS), len(KINDS) * len(COLOURS))
+        self.sizes = (len(SKIES), len(PLACES), len(STYLES), len(KINDS), len(KINDS) * len(COLOUR_NAMES))
         self.heads = nn.Linear(256, sum(self.sizes))
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -63,25 +66,25 @@ class Truth:
     colour: torch.Tensor
 
     @classmethod
-    def of(cls, scenes: list[world.Scene]) -> "Truth":
+    def of(cls, scenes: list[Scene]) -> "Truth":
         colour = torch.full((len(scenes), len(KINDS)), -1)
         for row, scene in enumerate(scenes):
             for thing in scene.things:
-                colour[row, KINDS.index(thing.kind)] = COLOURS.index(thing.colour)
+                colour[row, KINDS.index(thing.kind)] = COLOUR_NAMES.index(thing.colour)
         return cls(
-            torch.tensor([world.SKIES.index(scene.sky) for scene in scenes]),
-            torch.tensor([world.PLACES.index(scene.place) for scene in scenes]),
-            torch.tensor([world.STYLES.index(scene.style) for scene in scenes]),
+            torch.tensor([SKIES.index(scene.sky) for scene in scenes]),
+            torch.tensor([PLACES.index(scene.place) for scene in scenes]),
+            torch.tensor([STYLES.index(scene.style) for scene in scenes]),
             (colour >= 0).float(),
             colour,
         )
 
 
-def draw_scenes(count: int, size: int, seed: str) -> tuple[torch.Tensor, list[world.Scene]]:
+def draw_scenes(count: int, size: int, seed: str) -> tuple[torch.Tensor, list[Scene]]:
     """Fresh drawings as uint8 [N, 3, size, size]; every combination may occur."""
     rng = Random(seed)
-    scenes = [world.sample_scene(rng, held_out=True) for _ in range(count)]
-    pictures = np.stack([np.asarray(world.draw(scene, size, rng)) for scene in scenes])
+    scenes = [sample_scene(rng, held_out=True) for _ in range(count)]
+    pictures = np.stack([np.asarray(draw(scene, size, rng)) for scene in scenes])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), scenes
 
 
@@ -105,7 +108,7 @@ def train_classifier(size: int, path: Path) -> Classifier:
         loss = F.cross_entropy(sky, truth.sky[rows].to(DEVICE)) + F.cross_entropy(place, truth.place[rows].to(DEVICE))
         loss = loss + F.cross_entropy(style, truth.style[rows].to(DEVICE))
         loss = loss + 3 * F.binary_cross_entropy_with_logits(present, truth.present[rows].to(DEVICE))
-        loss = loss + F.cross_entropy(colour.reshape(-1, len(COLOURS)), colours.reshape(-1), ignore_index=-1)
+        loss = loss + F.cross_entropy(colour.reshape(-1, len(COLOUR_NAMES)), colours.reshape(-1), ignore_index=-1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -117,7 +120,7 @@ def train_classifier(size: int, path: Path) -> Classifier:
 
 
 @torch.no_grad()
-def judge(classifier: Classifier, pictures: torch.Tensor, scenes: list[world.Scene]) -> dict[str, np.ndarray]:
+def judge(classifier: Classifier, pictures: torch.Tensor, scenes: list[Scene]) -> dict[str, np.ndarray]:
     """For each picture and attribute, whether it shows what the scene says; `trees` is whether it shows a tree.
 
     A thing counts when it is there and no other is surer; a colour when the thing would have it.
@@ -127,7 +130,7 @@ def judge(classifier: Classifier, pictures: torch.Tensor, scenes: list[world.Sce
     truth = Truth.of(scenes)
     kinds = truth.present.argmax(1)
     rows = torch.arange(len(scenes))
-    said = colour.reshape(len(scenes), len(KINDS), len(COLOURS))[rows, kinds].argmax(1)
+    said = colour.reshape(len(scenes), len(KINDS), len(COLOUR_NAMES))[rows, kinds].argmax(1)
     found = {
         "sky": sky.argmax(1) == truth.sky,
         "place": place.argmax(1) == truth.place,
@@ -142,19 +145,19 @@ def judge(classifier: Classifier, pictures: torch.Tensor, scenes: list[world.Sce
 # --- painting ------------------------------------------------------------------------------------------------------
 
 
-def prompts() -> Iterator[tuple[str, world.Scene]]:
+def prompts() -> Iterator[tuple[str, Scene]]:
     """Prompts that say everything, with one thing; three in ten hold a combination that training never saw."""
     rng = Random("evaluation")
     for number in range(PROMPTS):
         while True:
-            thing = world.Thing(rng.choice(KINDS), rng.choice(COLOURS), "centre")
-            style = rng.choices(world.STYLES, (55, 15, 15, 15))[0]
-            scene = world.Scene(rng.choice(world.SKIES), rng.choice(world.PLACES), (thing,), style)
+            thing = Thing(rng.choice(KINDS), rng.choice(COLOUR_NAMES), "centre")
+            style = rng.choices(STYLES, (55, 15, 15, 15))[0]
+            scene = Scene(rng.choice(SKIES), rng.choice(PLACES), (thing,), style)
             if scene.held_out == (number < PROMPTS * HELD_OUT_SHARE):
                 break
-        where = rng.choice(world.PLACE_PHRASES[scene.place])
-        when = rng.choice(world.SKY_PHRASES[scene.sky])
-        yield f"{rng.choice(world.STYLE_PREFIXES[style])}{world._article(thing.words)} {where} {when}", scene
+        where = rng.choice(PLACE_PHRASES[scene.place])
+        when = rng.choice(SKY_PHRASES[scene.sky])
+        yield f"{rng.choice(STYLE_PREFIXES[style])}{with_article(thing.words)} {where} {when}", scene
 
 
 def paint(model: str, wanted: list[dict[str, Any]]) -> torch.Tensor:

@@ -1,8 +1,6 @@
 """Train the postcards model: draw its world, then its autoencoder, then its UNet and text encoder; resume anywhere."""
 
-import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import world
 import yaml
 from accelerate import Accelerator
-from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, StableDiffusionPipeline
 from diffusers.training_utils import EMAModel, compute_snr
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
+
+from captions import caption_with_position
+from drawing import draw
+from networks import Denoiser, build_autoencoder, build_text_encoder, build_tokenizer, build_unet
+from scenes import Scene, sample_scene
 
 NOISE_SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 EMPTY_CAPTIONS = 0.1  # share; classifier-free guidance needs them (Ho & Salimans 2022)
@@ -37,11 +38,11 @@ Step = Callable[[int], torch.Tensor]
 def drawing(index: int, size: int, seed: int) -> np.ndarray:
     """The picture of scene `index`: uint8, [size, size, 3]."""
     rng = Random(f"{seed}/{index}")
-    return np.asarray(world.draw(world.sample_scene(rng), size, rng))
+    return np.asarray(draw(sample_scene(rng), size, rng))
 
 
-def scene(index: int, seed: int) -> world.Scene:
-    return world.sample_scene(Random(f"{seed}/{index}"))
+def scene(index: int, seed: int) -> Scene:
+    return sample_scene(Random(f"{seed}/{index}"))
 
 
 def draw_all(config: dict[str, Any], folder: Path) -> np.ndarray:
@@ -49,10 +50,10 @@ def draw_all(config: dict[str, Any], folder: Path) -> np.ndarray:
     path, count = folder / "drawings.npy", config["drawings"]
     if not path.exists():
         with ProcessPoolExecutor() as pool:
-            draw = partial(drawing, size=config["size"], seed=config["seed"])
-            pictures = np.stack(list(pool.map(draw, range(count), chunksize=500)))
+            picture = partial(drawing, size=config["size"], seed=config["seed"])
+            pictures = np.stack(list(pool.map(picture, range(count), chunksize=500)))
         np.save(path.with_suffix(".part.npy"), pictures)
-        os.replace(path.with_suffix(".part.npy"), path)
+        path.with_suffix(".part.npy").replace(path)
     return np.load(path, mmap_mode="r")
 
 
@@ -103,7 +104,7 @@ class Stage:
                 state = {"step": step + 1, "model": self.model.state_dict(), "ema": ema.state_dict()}
                 state["optimizer"] = optimizer.state_dict()
                 torch.save(state, path.with_suffix(".part"))
-                os.replace(path.with_suffix(".part"), path)
+                path.with_suffix(".part").replace(path)
         ema.copy_to(self.model.parameters())
 
 
@@ -122,18 +123,6 @@ def to_tensor(pictures: np.ndarray) -> torch.Tensor:
 
 
 # --- autoencoder --------------------------------------------------------------------------------------------------
-
-
-def build_autoencoder(config: dict[str, Any]) -> AutoencoderKL:
-    channels = config["autoencoder"]["channels"]
-    return AutoencoderKL(
-        block_out_channels=channels,
-        down_block_types=["DownEncoderBlock2D"] * len(channels),
-        up_block_types=["UpDecoderBlock2D"] * len(channels),
-        norm_num_groups=8,
-        sample_size=config["size"],
-        mid_block_add_attention=False,
-    )
 
 
 def edges(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -191,63 +180,6 @@ def psnr(vae: AutoencoderKL, config: dict[str, Any]) -> float:
 # --- text encoder and UNet ----------------------------------------------------------------------------------------
 
 
-def build_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte-pair merges make one token of every word the world uses, and of no other word."""
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=10_000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)
-    bpe.train_from_iterator(world.every_word(), trainer)
-    merges = [tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]]
-    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
-    tokens += sorted({"".join(merge) for merge in merges} - set(tokens))
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=77)
-
-
-def build_text_encoder(config: dict[str, Any], tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    width = config["text_encoder"]["width"]
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=config["text_encoder"]["layers"],
-            num_attention_heads=config["text_encoder"]["heads"],
-            max_position_embeddings=77,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def build_unet(config: dict[str, Any]) -> UNet2DConditionModel:
-    channels = config["unet"]["channels"]
-    f = 2 ** (len(config["autoencoder"]["channels"]) - 1)
-    return UNet2DConditionModel(
-        sample_size=config["size"] // f,
-        block_out_channels=channels,
-        layers_per_block=1,
-        down_block_types=["DownBlock2D"] + ["CrossAttnDownBlock2D"] * (len(channels) - 1),
-        up_block_types=["CrossAttnUpBlock2D"] * (len(channels) - 1) + ["UpBlock2D"],
-        attention_head_dim=config["unet"]["heads"],
-        cross_attention_dim=config["text_encoder"]["width"],
-    )
-
-
-class Denoiser(torch.nn.Module):
-    """The two modules that learn together."""
-
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
-        super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
-
-    def forward(self, noisy: torch.Tensor, times: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        return self.unet(noisy, times, self.text_encoder(ids).last_hidden_state).sample
-
-
 def train_denoiser(
     config: dict[str, Any], latents: torch.Tensor, tokenizer: CLIPTokenizer, accelerator: Accelerator
 ) -> Denoiser:
@@ -260,7 +192,7 @@ def train_denoiser(
 
     def captions(chosen: np.ndarray) -> torch.Tensor:
         texts = [
-            "" if rng.random() < EMPTY_CAPTIONS else world.caption_with_position(scene(i, config["seed"]), rng)
+            "" if rng.random() < EMPTY_CAPTIONS else caption_with_position(scene(i, config["seed"]), rng)
             for i in chosen.tolist()
         ]
         return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
