@@ -62,7 +62,7 @@ def plan(config: RunConfig, model: Model) -> list[Job]:
     """
     if config.prompt is None:
         raise ConfigError("prompt: there is none; give one on the command line, or as `prompt:` in the config")
-    check_task(model, config.task.kind)
+    check_task(model.name, model.in_channels, config.task.kind)
     (width, height), inputs = _size_and_inputs(config, model)
     first = config.seed if config.seed is not None else secrets.randbelow(2**32)
     scheduler = SchedulerChoice(name=config.scheduler.resolve().name, options=config.scheduler.options)

@@ -126,10 +126,10 @@ def _check_folder(model: Model) -> Model:
     return model
 
 
-def check_task(model: Model, kind: str) -> None:
-    """Refuse a task that the model's UNet has no channels for. Raises ConfigError."""
-    if model.in_channels == 9 and kind != "inpaint":
-        raise ConfigError(f"task: {model.name} is made for inpainting (9 channels) and cannot do {kind}; use `sdapp inpaint`")
+def check_task(name: str, in_channels: int | None, kind: str) -> None:
+    """Refuse a task that a UNet of so many input channels cannot do. Raises ConfigError."""
+    if in_channels == 9 and kind != "inpaint":
+        raise ConfigError(f"task: {name} is made for inpainting (9 channels) and cannot do {kind}; use `sdapp inpaint`")
 
 
 def unknown_words(model: Model, prompt: str) -> list[str]:

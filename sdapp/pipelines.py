@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
@@ -71,10 +72,15 @@ def load(model: Model, config: RunConfig) -> "Painter":
                 local_files_only=True,
                 **WITHOUT_CHECKER,
             )
+    except LocalEntryNotFoundError as exc:
+        raise UnavailableError(
+            f"model: {model.path}: the configuration that belongs to a single file comes from the Hub, once, and it cannot be "
+            "reached; run it once with a network"
+        ) from exc
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as exc:
         reason = " ".join(str(exc).split())[:300]
         raise UnavailableError(f"model: {model.path} cannot be loaded: {type(exc).__name__}: {reason}") from exc
-    check_task(Model(model.name, model.path), config.task.kind)
+    check_task(model.name, pipe.unet.config.in_channels, config.task.kind)  # of a single file only loading tells
     return Painter(pipe, device, config.memory)
 
 

@@ -3,10 +3,12 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +275,27 @@ def test_a_terminal_sees_a_bar_and_a_pipe_does_not(tmp_path: Path) -> None:
         assert run.stdout.read() == "outputs/a-cat-7-2.png\n"
     assert b"picture 1 of 1" in seen
     assert b"step 2/2" in seen
+
+
+def test_an_interrupt_ends_with_130_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sdapp.cli", "generate", "a cat", "--steps", "500", "--seed", "7"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs) as run:
+        os.close(theirs)
+        seen = b""
+        while b"step 2/" not in seen:
+            seen += os.read(ours, 4096)
+        run.send_signal(signal.SIGINT)
+        with suppress(OSError):
+            while os.read(ours, 4096):
+                pass
+        os.close(ours)
+    assert run.returncode == 130
+    assert list((tmp_path / "outputs").iterdir()) == []
+
+
+def test_the_version_is_the_packages(sdapp: Run) -> None:
+    assert sdapp("--version").stdout == f"sdapp {version('sdapp')}\n"
 
 
 def test_python_gets_the_same_pictures(sdapp: Run) -> None:

@@ -1,0 +1,88 @@
+"""A diffusers Stable Diffusion as one file in the layout of the original (CompVis) checkpoints, for tests of any depth."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+Tensors = dict[str, torch.Tensor]
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
+UNET_ENDS = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def save_original(pipe: Any, path: Path) -> None:
+    tensors = {f"model.diffusion_model.{key}": value for key, value in unet_tensors(pipe.unet).items()}
+    tensors |= {f"first_stage_model.{key}": value for key, value in vae_tensors(pipe.vae).items()}
+    prefix = "cond_stage_model.transformer.text_model."
+    tensors |= {prefix + key.removeprefix("text_model."): value for key, value in pipe.text_encoder.state_dict().items()}
+    save_file({key: value.clone().contiguous() for key, value in tensors.items()}, path)
+
+
+def unet_tensors(unet: Any) -> Tensors:
+    per_block = unet.config.layers_per_block + 1
+    has_attention = ["CrossAttn" in kind for kind in unet.config.up_block_types]
+    return {_unet_key(key, per_block, has_attention): value for key, value in unet.state_dict().items()}
+
+
+def _unet_key(key: str, per_block: int, up_attention: list[bool]) -> str:
+    for ours, theirs in UNET_ENDS.items():
+        if key.startswith(f"{ours}."):
+            return key.replace(ours, theirs, 1)
+    where, rest = _unet_place(key, per_block, up_attention)
+    return f"{where}.{_swap(rest, RESNET)}" if "resnets" in key else f"{where}.{rest}"
+
+
+def _unet_place(key: str, per_block: int, up_attention: list[bool]) -> tuple[str, str]:
+    kind, part = key.split(".")[0], re.sub(r"^[a-z]+_block(?:s\.\d+)?\.", "", key)
+    layer, number, rest = part.split(".", 2)
+    j = int(number)
+    if kind == "mid_block":
+        return f"middle_block.{1 if layer == 'attentions' else 2 * j}", rest
+    i = int(key.split(".")[1])
+    if layer == "downsamplers":
+        return f"input_blocks.{per_block * (i + 1)}.0", rest.replace("conv", "op", 1)
+    if layer == "upsamplers":
+        return f"output_blocks.{per_block * (i + 1) - 1}.{2 if up_attention[i] else 1}", rest
+    blocks, first = ("input_blocks", 1) if kind == "down_blocks" else ("output_blocks", 0)
+    return f"{blocks}.{per_block * i + j + first}.{1 if layer == 'attentions' else 0}", rest
+
+
+def vae_tensors(vae: Any) -> Tensors:
+    last = len(vae.config.block_out_channels) - 1
+    found: Tensors = {}
+    for key, value in vae.state_dict().items():
+        name = re.sub(r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2", key)
+        name = re.sub(r"up_blocks\.(\d+)\.resnets\.(\d+)", lambda m: f"up.{last - int(m[1])}.block.{m[2]}", name)
+        name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
+        name = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{last - int(m[1])}.upsample", name)
+        name = re.sub(r"mid_block\.resnets\.(\d+)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
+        name = name.replace("mid_block.attentions.0", "mid.attn_1").replace("conv_norm_out", "norm_out")
+        name = name.replace("conv_shortcut", "nin_shortcut")
+        if ".attn_1." in name:
+            name = _swap(name, VAE_ATTENTION)
+            value = value[:, :, None, None] if value.ndim == 2 else value
+        found[name] = value
+    return found
+
+
+def _swap(key: str, names: Mapping[str, str]) -> str:
+    for ours, theirs in names.items():
+        key = re.sub(rf"(^|\.){re.escape(ours)}(?=\.)", rf"\g<1>{theirs}", key)
+    return key
