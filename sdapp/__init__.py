@@ -15,8 +15,8 @@ def paint(**settings: Any) -> Iterator["Result"]:
     from sdapp.config import validate
     from sdapp.jobs import plan
     from sdapp.layers import Layer
+    from sdapp.loading import load, quiet
     from sdapp.models import locate
-    from sdapp.pipelines import load, quiet
 
     config = validate(Layer(settings))
     model = locate(config.model, config.revision)

@@ -2,11 +2,8 @@
 
 import json
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,8 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from sdapp import config as configs
-from sdapp import schedulers as scheduler_table
 from sdapp.config import RunConfig
+from sdapp.console import announce, explain_scheduler, progress, scheduler_table, tell
 from sdapp.errors import ConfigError, JobsFailedError, SdappError
 from sdapp.flags import ConfigFiles, Overrides, Prompt, Strength, flag_layers, read_layers, with_flags
 from sdapp.jobs import Job, plan
@@ -127,7 +124,7 @@ def paint(flags: dict[str, Any], own: list[Layer]) -> None:
     check_folder(Path(config.output.dir))
     say_first(config, model, jobs[0])
     failed: list[str] = []
-    with progress(jobs, model.name) as on_step:
+    with progress(len(jobs), model.name) as on_step:
         for result in results(model, config, jobs, flags["verbose"], on_step):
             announce(result, config, flags["json"], failed)
     if failed:
@@ -146,60 +143,16 @@ def say_first(config: RunConfig, model: Model, job: Job) -> None:
 
 
 def results(
-    model: Model, config: RunConfig, jobs: list[Job], verbose: bool, on_step: Callable[[int, int], None]
+    model: Model, config: RunConfig, jobs: list[Job], verbose: bool, on_step: Callable[[int, int, int, int], None]
 ) -> Iterator[Result]:
     """Load and paint; torch and diffusers are imported here and not before."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")  # read while it is imported
     if not verbose:
         warnings.simplefilter("ignore")  # upstream's own
-    from sdapp.pipelines import load, quiet
+    from sdapp.loading import load, quiet
 
     quiet(verbose)
     yield from load(model, config).paint(jobs, config.batch_size, on_step)
-
-
-def announce(result: Result, config: RunConfig, as_json: bool, failed: list[str]) -> None:
-    """Save a finished picture and print its path; keep the reason of one that failed."""
-    path = None
-    if result.picture is None:
-        failed.append(f"seed {result.job.seed}: {result.error}")
-    else:
-        path = result.save(config.output)
-    for note in result.record.notes:
-        tell(note)
-    if as_json:
-        facts = {"path": path and str(path), "seed": result.job.seed, "error": result.error, "record": asdict(result.record)}
-        typer.echo(json.dumps(facts, ensure_ascii=False))
-    elif path:
-        typer.echo(path)
-
-
-def tell(message: str) -> None:
-    """A note on stderr."""
-    typer.echo(f"note: {message}", err=True)
-
-
-@contextmanager
-def progress(jobs: list[Job], model: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar of steps, pictures and time left on stderr, if that is a terminal; yields the function that moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[steps]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal,
-                  redirect_stdout=sys.stdout.isatty()) as bar:  # fmt: skip
-        task = bar.add_task(f"loading {model}", total=None, steps="")
-        done = 0
-
-        def on_step(step: int, of: int) -> None:
-            nonlocal done
-            picture = min(done // of + 1, len(jobs))
-            done += 1
-            description = f"picture {picture} of {len(jobs)}"
-            bar.update(task, total=of * len(jobs), completed=done, description=description, steps=f"step {step}/{of}")
-
-        yield on_step
 
 
 # --- everything else -----------------------------------------------------------------------------------------------
@@ -210,7 +163,7 @@ def schedulers(
     name: Annotated[str | None, typer.Argument(help="Any spelling; explains what it becomes.", show_default=False)] = None,
 ) -> None:
     """List the schedulers, or explain one name: class, options, UNet calls."""
-    typer.echo(scheduler_table.explain(name) if name else scheduler_table.table())
+    typer.echo(explain_scheduler(name) if name else scheduler_table())
 
 
 @app.command()

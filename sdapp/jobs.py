@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ def _canonical(content: Mapping[str, Any]) -> str:
     return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
-def plan(config: RunConfig, model: Model) -> list[Job]:
-    """The jobs of a run: picture i has seed + i. Reads and checks the input files.
+def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) -> list[Job]:
+    """The jobs of a run: one for each of `seeds`, else picture i has seed + i. Reads and checks the input files.
 
     Raises ConfigError without a prompt or for a task that the model cannot do; InputError for files that cannot be used.
     """
@@ -64,11 +64,13 @@ def plan(config: RunConfig, model: Model) -> list[Job]:
         raise ConfigError("prompt: there is none; give one on the command line, or as `prompt:` in the config")
     check_task(model.name, model.in_channels, config.task.kind)
     (width, height), inputs = _size_and_inputs(config, model)
-    first = config.seed if config.seed is not None else secrets.randbelow(2**32)
+    if seeds is None:
+        first = config.seed if config.seed is not None else secrets.randbelow(2**32)
+        seeds = range(first, first + config.count)
     scheduler = SchedulerChoice(name=config.scheduler.resolve().name, options=config.scheduler.options)
     same = {name: getattr(config, name) for name in Job.model_fields if name in RunConfig.model_fields}
     same |= {"revision": model.revision, "scheduler": scheduler, "width": width, "height": height, "inputs": inputs}
-    return [Job(**(same | {"seed": first + i})) for i in range(config.count)]
+    return [Job(**(same | {"seed": seed})) for seed in seeds]
 
 
 def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict[str, str]]:

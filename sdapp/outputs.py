@@ -51,7 +51,7 @@ class Result:
 
     job: Job
     index: int
-    record: Record
+    record: Record | None  # none where the job never ran to its end
     picture: Image.Image | None
     error: str | None = None
 
@@ -60,7 +60,7 @@ class Result:
 
         Raises JobsFailedError where there is no picture, OutputError where the folder cannot be written.
         """
-        if self.picture is None:
+        if self.picture is None or self.record is None:
             raise JobsFailedError(f"seed {self.job.seed}: {self.error}")
         folder = Path(output.dir)
         info = PngInfo()
@@ -171,8 +171,21 @@ def _cut(text: str, size: int) -> str:
 
 
 def read_picture(path: Path) -> dict[str, Any]:
-    """The `job` and the `record` inside a picture. Raises MissingInputError, InputError."""
-    text = images.decode(images.read_bytes(str(path), "picture")[0], str(path), "picture").info.get(CHUNK)
+    """The `job` and the `record` inside a picture, which is read to its end. Raises MissingInputError, InputError."""
+    return _content(images.decode(images.read_bytes(str(path), "picture")[0], str(path), "picture"), path)
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The same without the pixels, for folders of thousands: sdapp writes its record before them. Raises InputError."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return _content(image, path)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+        raise InputError(f"{path}: broken: {exc}") from exc
+
+
+def _content(image: Image.Image, path: Path) -> dict[str, Any]:
+    text = image.info.get(CHUNK)
     try:
         content = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError) as exc:

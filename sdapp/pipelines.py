@@ -1,6 +1,8 @@
-"""Load a model once and paint jobs with it. The only room that knows diffusers' pipelines."""
+"""Paint jobs with a loaded model: the only room that knows how diffusers' pipelines are called."""
 
+import gc
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,88 +12,20 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
-from huggingface_hub.errors import LocalEntryNotFoundError
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 from PIL import Image
-from transformers.utils import logging as transformers_logging
 
 from sdapp import schedulers
 from sdapp.canvas import arguments, finish, prepare
-from sdapp.config import Memory, RunConfig
-from sdapp.errors import ConfigError, UnavailableError
+from sdapp.config import Memory
+from sdapp.errors import ConfigError
 from sdapp.jobs import Job
-from sdapp.models import Model, check_task
 from sdapp.outputs import Record, Result
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-WITHOUT_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 VERSIONED = ("sdapp", "diffusers", "transformers", "torch")
-OnStep = Callable[[int, int], None]  # step, of how many
-
-
-def choose_device(asked: str) -> torch.device:
-    """`auto` is CUDA, else MPS, else the CPU. Raises UnavailableError for a device that is not there."""
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(asked)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError("device: cuda is asked for, but this torch finds no CUDA GPU; use --device auto, and "
-                               "`sdapp doctor` to see why")  # fmt: skip
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UnavailableError(f"device: {asked} is asked for; this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UnavailableError("device: mps is asked for, but this is no Apple GPU; use --device auto")
-    return device
-
-
-def choose_dtype(asked: str, device: torch.device) -> torch.dtype:
-    """`auto` is float16 on CUDA and MPS, else float32. Raises ConfigError for float16 on a CPU."""
-    if asked == "auto":
-        return torch.float32 if device.type == "cpu" else torch.float16
-    if asked == "float16" and device.type == "cpu":
-        raise ConfigError("dtype: float16 cannot run on a CPU; use float32, or bfloat16 where the CPU has it")
-    return DTYPES[asked]
-
-
-def load(model: Model, config: RunConfig) -> "Painter":
-    """Load the weights, straight in the dtype asked for. Raises UnavailableError, ConfigError."""
-    device = choose_device(config.device)
-    dtype = choose_dtype(config.dtype, device)
-    if config.memory.offload != "none" and device.type == "cpu":
-        raise ConfigError("memory.offload: there is nothing to offload from on a CPU; leave it at none")
-    try:
-        if model.is_file:
-            pipe = StableDiffusionPipeline.from_single_file(str(model.path), dtype=dtype, **WITHOUT_CHECKER)
-        else:
-            pipe = StableDiffusionPipeline.from_pretrained(
-                model.path,
-                dtype=dtype,
-                variant=model.variant(),
-                use_safetensors=True,
-                local_files_only=True,
-                **WITHOUT_CHECKER,
-            )
-    except LocalEntryNotFoundError as exc:
-        raise UnavailableError(
-            f"model: {model.path}: the configuration that belongs to a single file comes from the Hub, once, and it cannot be "
-            "reached; run it once with a network"
-        ) from exc
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as exc:
-        reason = " ".join(str(exc).split())[:300]
-        raise UnavailableError(f"model: {model.path} cannot be loaded: {type(exc).__name__}: {reason}") from exc
-    check_task(model.name, pipe.unet.config.in_channels, config.task.kind)  # of a single file only loading tells
-    return Painter(pipe, device, config.memory)
-
-
-def quiet(verbose: bool) -> None:
-    """Keep upstream's warnings and bars off stderr, unless asked for."""
-    for logging in (diffusers_logging, transformers_logging):
-        if verbose:
-            logging.set_verbosity_info()
-        else:
-            logging.set_verbosity_error()
-            logging.disable_progress_bar()
+MENDED = "decoded again in float32: the first pixels were not finite"
+SHORTAGES = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
+OnStep = Callable[[int, int, int, int], None]  # index of the first picture, pictures in the batch, step, of how many
 
 
 class Painter:
@@ -113,23 +47,79 @@ class Painter:
         }
         for sibling in self._pipes.values():
             sibling.set_progress_bar_config(disable=True)
-            match memory.offload:
-                case "model":
-                    sibling.enable_model_cpu_offload(device=device)
-                case "sequential":
-                    sibling.enable_sequential_cpu_offload(device=device)
-        if memory.offload == "none":
-            pipe.to(device)
+        self._place(memory.offload)
         self._vae.use_slicing, self._vae.use_tiling = memory.vae_slicing, memory.vae_tiling
+        self._largest_batch, self._economies = sys.maxsize, list[str]()
 
     def paint(self, jobs: Sequence[Job], batch_size: int = 1, on_step: OnStep | None = None) -> Iterator[Result]:
         """Paint jobs in order, up to `batch_size` neighbours of one pack at a time. A job that fails is a Result too."""
-        index = 0
+        index, end = 0, 0
         for _, neighbours in groupby(jobs, key=lambda job: job.pack):
             pack = tuple(neighbours)
-            for start in range(0, len(pack), batch_size):
-                yield from self._paint_batch(pack[start : start + batch_size], index + start, on_step)
-            index += len(pack)
+            end += len(pack)
+            while index < end:
+                start = index - end + len(pack)
+                batch = pack[start : start + min(batch_size, self._largest_batch)]
+                yield from self._survive(batch, index, on_step)
+                index += len(batch)
+
+    # --- memory ---------------------------------------------------------------------------------------------------
+
+    def _survive(self, batch: tuple[Job, ...], index: int, on_step: OnStep | None) -> Iterator[Result]:
+        """Paint; where memory runs out, halve the batch, then slice and tile the VAE, then offload, and try again."""
+        try:
+            results, shortage = list(self._paint_batch(batch, index, on_step)), ""
+        except RuntimeError as exc:
+            if not _is_shortage(exc):
+                raise
+            results, shortage = [], " ".join(str(exc).split())[:200]
+        # Only here is the traceback gone, which held the tensors.
+        if not shortage:
+            yield from results
+            return
+        self._free()
+        if len(batch) > 1:
+            half = len(batch) // 2
+            self._largest_batch = half
+            self._economies.append(f"memory ran out at {len(batch)} pictures at a time: {half} at a time since")
+            yield from self._survive(batch[:half], index, on_step)
+            yield from self._survive(batch[half:], index + half, on_step)
+        elif self._economize():
+            yield from self._survive(batch, index, on_step)
+        else:
+            yield Result(batch[0], index, None, None, f"memory ran out, with nothing left to save: {shortage}")
+
+    def _economize(self) -> bool:
+        """The next rung of the ladder, if there is one."""
+        if not (self._vae.use_slicing and self._vae.use_tiling):
+            self._vae.enable_slicing()
+            self._vae.enable_tiling()
+            self._economies.append("memory ran out: the VAE works in slices and tiles since, which changes pixels near seams")
+            return True
+        if self._offload == "none" and self.device.type != "cpu":
+            self._place("model")
+            self._economies.append("memory ran out: only the part of the model that works is on the device since")
+            return True
+        return False
+
+    def _place(self, offload: str) -> None:
+        """Put the weights on the device, or let accelerate's hooks put them there in turn."""
+        self._offload = offload
+        for pipe in self._pipes.values():
+            match offload:
+                case "none":
+                    pipe.to(self.device)
+                case "model":
+                    pipe.enable_model_cpu_offload(device=self.device)
+                case "sequential":
+                    pipe.enable_sequential_cpu_offload(device=self.device)
+
+    def _free(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    # --- one batch ------------------------------------------------------------------------------------------------
 
     def _paint_batch(self, batch: tuple[Job, ...], index: int, on_step: OnStep | None) -> Iterator[Result]:
         started, job = time.perf_counter(), batch[0]
@@ -148,7 +138,7 @@ class Painter:
                 guidance_scale=job.guidance_scale,
                 eta=_eta(job),
                 output_type="latent",
-                callback_on_step_end=_reporter(on_step),
+                callback_on_step_end=_reporter(on_step, index, len(batch)),
             ).images
             pixels, mended = self._decode(latents)
             pipe.maybe_free_model_hooks()
@@ -165,7 +155,7 @@ class Painter:
                 seconds=round(seconds, 3),
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 versions={package: version(package) for package in VERSIONED},
-                notes=notes[i] + (("decoded again in float32: the first pixels were not finite",) if mended[i] else ()),
+                notes=(*notes[i], *self._economies, *([MENDED] if mended[i] else [])),
             )
             error = self._not_finite(latents[i], pixels[i])
             picture = None if error else finish(canvas, _to_image(pixels[i]))
@@ -241,6 +231,10 @@ class Painter:
         return pixels, [False] * len(mended)
 
 
+def _is_shortage(exc: RuntimeError) -> bool:
+    return isinstance(exc, torch.OutOfMemoryError) or any(sign in str(exc).lower() for sign in SHORTAGES)
+
+
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
     """A scheduler's config without diffusers' own keys, and without infinities, which JSON has not."""
     return {
@@ -260,12 +254,12 @@ def _eta(job: Job) -> float:
     return job.eta
 
 
-def _reporter(on_step: OnStep | None) -> Callable[..., dict[str, Any]] | None:
+def _reporter(on_step: OnStep | None, index: int, pictures: int) -> Callable[..., dict[str, Any]] | None:
     if on_step is None:
         return None
 
     def report(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        on_step(step + 1, pipe.num_timesteps)
+        on_step(index, pictures, step + 1, pipe.num_timesteps)
         return tensors
 
     return report

@@ -8,8 +8,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "sdapp"
 ROOMS = [
-    "errors", "schedulers", "layers", "config", "models", "images", "jobs", "outputs", "canvas", "pipelines", "doctor", "flags",
-    "cli",
+    "errors", "schedulers", "layers", "config", "models", "images", "infotext", "jobs", "prompts", "variants", "outputs", "ledger",
+    "batch", "canvas", "pipelines", "loading", "doctor", "flags", "console", "cli",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.glob("*.py"))
 

@@ -13,9 +13,10 @@ from sdapp.config import validate
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.jobs import plan
 from sdapp.layers import Layer
+from sdapp.loading import choose_device, choose_dtype, load
 from sdapp.models import locate
 from sdapp.outputs import Result
-from sdapp.pipelines import Painter, choose_device, choose_dtype, load
+from sdapp.pipelines import Painter
 
 NAMES = [row.name for row in schedulers.TABLE]
 VARIANTS = [f"{row.name}-{sigmas}" for row in schedulers.TABLE for sigmas in row.sigmas]
@@ -310,6 +311,57 @@ def test_pixels_that_overflow_in_float32_too_fail_by_name(tiny: Callable[..., Pa
     [result] = paint(settings(tiny()), painter)
     assert result.picture is None
     assert "pixels are not finite" in str(result.error)
+
+
+# --- memory that runs out -----------------------------------------------------------------------------------------
+
+
+def short_of_memory(module: Any, above: int) -> Any:
+    """The module fails as torch does whenever it is given more than so many rows."""
+
+    def fail(_module: Any, args: Any) -> None:
+        if len(args[0]) > above:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    return module.register_forward_pre_hook(fail)
+
+
+@pytest.mark.parametrize(("part", "above"), [("_encoder", 2), ("_unet", 4), ("_unet", 2)])
+def test_where_memory_runs_out_the_batch_is_halved_until_it_fits(part: str, above: int, tiny: Callable[..., Path]) -> None:
+    asked = settings(tiny(), count=5, batch_size=4)
+    plain = paint(asked)
+    painter = painter_of(asked)
+    short_of_memory(getattr(painter, part), above)
+    survived = paint(asked, painter)
+    assert [result.job.seed for result in survived] == [7, 8, 9, 10, 11]
+    for one, other in zip(plain, survived, strict=True):
+        assert furthest(one, other) <= 2
+        assert any("at a time since" in note for note in other.record.notes)
+
+
+def test_a_vae_that_does_not_fit_is_sliced_and_tiled(tiny: Callable[..., Path]) -> None:
+    painter = painter_of(settings(tiny()))
+
+    def fail(_module: Any, args: Any) -> None:
+        if args[0].shape[-1] > 4:  # a whole latent is 8 wide, a tile 4
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    painter._vae.decoder.register_forward_pre_hook(fail)
+    [result] = paint(settings(tiny()), painter)
+    assert result.error is None
+    assert "tiles" in result.record.notes[0]
+
+
+def test_a_job_that_never_fits_fails_by_name_and_the_next_is_tried(tiny: Callable[..., Path]) -> None:
+    asked = settings(tiny(), count=2)
+    painter = painter_of(asked)
+    hook = short_of_memory(painter._unet, 0)
+    results = painter.paint(plan(validate(Layer(asked)), locate(asked["model"])))
+    first = next(results)
+    hook.remove()
+    assert first.picture is None
+    assert "memory ran out" in str(first.error)
+    assert next(results).error is None
 
 
 # --- loading ------------------------------------------------------------------------------------------------------

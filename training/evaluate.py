@@ -21,8 +21,8 @@ from scenes import COLOURS, KINDS, PLACES, SKIES, STYLES, Scene, Thing, sample_s
 from sdapp.config import validate
 from sdapp.jobs import Job, plan
 from sdapp.layers import Layer
+from sdapp.loading import load, quiet
 from sdapp.models import locate
-from sdapp.pipelines import load, quiet
 
 PROMPTS = 200
 HELD_OUT_SHARE = 0.3

@@ -1,0 +1,79 @@
+"""Devices, dtypes and weights: a model on disk becomes a Painter."""
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.errors import LocalEntryNotFoundError
+from transformers.utils import logging as transformers_logging
+
+from sdapp.config import RunConfig
+from sdapp.errors import ConfigError, UnavailableError
+from sdapp.models import Model, check_task
+from sdapp.pipelines import Painter
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+WITHOUT_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+
+def choose_device(asked: str) -> torch.device:
+    """`auto` is CUDA, else MPS, else the CPU. Raises UnavailableError for a device that is not there."""
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(asked)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UnavailableError("device: cuda is asked for, but this torch finds no CUDA GPU; use --device auto, and "
+                               "`sdapp doctor` to see why")  # fmt: skip
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UnavailableError(f"device: {asked} is asked for; this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UnavailableError("device: mps is asked for, but this is no Apple GPU; use --device auto")
+    return device
+
+
+def choose_dtype(asked: str, device: torch.device) -> torch.dtype:
+    """`auto` is float16 on CUDA and MPS, else float32. Raises ConfigError for float16 on a CPU."""
+    if asked == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    if asked == "float16" and device.type == "cpu":
+        raise ConfigError("dtype: float16 cannot run on a CPU; use float32, or bfloat16 where the CPU has it")
+    return DTYPES[asked]
+
+
+def load(model: Model, config: RunConfig) -> Painter:
+    """Load the weights, straight in the dtype asked for. Raises UnavailableError, ConfigError."""
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.dtype, device)
+    if config.memory.offload != "none" and device.type == "cpu":
+        raise ConfigError("memory.offload: there is nothing to offload from on a CPU; leave it at none")
+    try:
+        if model.is_file:
+            pipe = StableDiffusionPipeline.from_single_file(str(model.path), dtype=dtype, **WITHOUT_CHECKER)
+        else:
+            pipe = StableDiffusionPipeline.from_pretrained(
+                model.path,
+                dtype=dtype,
+                variant=model.variant(),
+                use_safetensors=True,
+                local_files_only=True,
+                **WITHOUT_CHECKER,
+            )
+    except LocalEntryNotFoundError as exc:
+        raise UnavailableError(
+            f"model: {model.path}: the configuration that belongs to a single file comes from the Hub, once, and it cannot be "
+            "reached; run it once with a network"
+        ) from exc
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as exc:
+        reason = " ".join(str(exc).split())[:300]
+        raise UnavailableError(f"model: {model.path} cannot be loaded: {type(exc).__name__}: {reason}") from exc
+    check_task(model.name, pipe.unet.config.in_channels, config.task.kind)  # of a single file only loading tells
+    return Painter(pipe, device, config.memory)
+
+
+def quiet(verbose: bool) -> None:
+    """Keep upstream's warnings and bars off stderr, unless asked for."""
+    for logging in (diffusers_logging, transformers_logging):
+        if verbose:
+            logging.set_verbosity_info()
+        else:
+            logging.set_verbosity_error()
+            logging.disable_progress_bar()
