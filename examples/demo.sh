@@ -9,8 +9,9 @@ house=$(sdapp generate "a red house on a beach at sunset" --seed 7 --out "$out")
 echo "  $house"
 
 echo "image to image:"
-sdapp img2img "$house" "an oil painting of a red house in the snow at night" --strength 0.8 --seed 7 --out "$out" |
-    sed 's/^/  /'
+painting=$(sdapp img2img "$house" "an oil painting of a red house in the snow at night" --strength 0.8 --seed 7 --out "$out")
+echo "  $painting"
 
 echo "inpainting:"
-sdapp inpaint "$house" docs/mask.png "a green palm tree on a beach at sunset" --seed 3 --out "$out" | sed 's/^/  /'
+mended=$(sdapp inpaint "$house" docs/mask.png "a green palm tree on a beach at sunset" --seed 3 --out "$out")
+echo "  $mended"

@@ -10,16 +10,18 @@ if TYPE_CHECKING:
 def paint(**settings: Any) -> Iterator["Result"]:
     """Paint with the settings of a config: `for result in paint(prompt="a red house", seed=7): result.picture.show()`.
 
-    Loads the model first, then yields one Result a picture, in order. Raises SdappError.
+    Checks the settings and loads the model before it returns; then each turn of the loop paints. Raises SdappError.
     """
     from sdapp.config import validate
     from sdapp.jobs import plan
     from sdapp.layers import Layer
-    from sdapp.loading import load, quiet
     from sdapp.models import locate
 
     config = validate(Layer(settings))
     model = locate(config.model, config.revision)
     jobs = plan(config, model)
+
+    from sdapp.loading import load, quiet  # only now torch and diffusers
+
     quiet(verbose=False)
-    yield from load(model, config).paint(jobs, config.batch_size)
+    return load(model, config).paint(jobs, config.batch_size)

@@ -1,46 +1,42 @@
-"""The command line: parse flags, call, print, exit code. The only room that knows Typer and prints."""
+"""The command line: parse flags, call, print, exit code."""
 
 import json
 import os
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from sdapp import config as configs
+from sdapp.batch import NAME, PromptFile, paint_rest, survey, tidy
+from sdapp.cli_config import config_app
 from sdapp.config import RunConfig
-from sdapp.console import announce, explain_scheduler, progress, scheduler_table, tell
-from sdapp.errors import ConfigError, JobsFailedError, SdappError
-from sdapp.flags import ConfigFiles, Overrides, Prompt, Strength, flag_layers, read_layers, with_flags
+from sdapp.console import Commands, announce, explain_scheduler, interruptible, progress, scheduler_table, tell
+from sdapp.errors import JobsFailedError
+from sdapp.flags import Prompt, Strength, all_layers, with_flags
 from sdapp.jobs import Job, plan
-from sdapp.layers import Layer, merge, override, read_config_file
+from sdapp.layers import Layer, merge, override
+from sdapp.ledger import LEDGER, base_seed, finished, sweep
+from sdapp.ledger import failed as failed_jobs
 from sdapp.models import BUILT_IN, Model, locate, unknown_words
 from sdapp.outputs import Result, check_folder, read_picture
+from sdapp.variants import Seeds
+
+if TYPE_CHECKING:
+    from sdapp.pipelines import Painter
 
 EXIT_CODES = (
     "Exit codes: 0 done · 1 a bug · 2 settings or usage · 3 some pictures failed · 65 an input file cannot be used · "
-    "66 an input file is missing · 69 model, device or package unavailable · 73 cannot write · 130 interrupted"
+    "66 an input file is missing · 69 model, device or package unavailable · 73 cannot write · 74 disk full · "
+    "130, 143 interrupted"
 )
 
 
-class Commands(TyperGroup):
-    """Turns our errors into `error:` lines and an exit code, in this one place."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except SdappError as exc:
-            for line in str(exc).splitlines():
-                typer.echo(f"error: {line}", err=True)
-            raise typer.Exit(exc.exit_code) from exc
-
-
 app = typer.Typer(cls=Commands, help="Stable Diffusion from the shell.", epilog=EXIT_CODES, no_args_is_help=True)
-config_app = typer.Typer(cls=Commands, help="Show, check and describe configs.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
 
@@ -62,7 +58,7 @@ def main(
 
 @app.command()
 @with_flags
-def generate(prompt: Prompt = None, flags: dict[str, Any] = {}) -> None:  # noqa: B006 (with_flags always gives them)
+def generate(flags: dict[str, Any], prompt: Prompt = None) -> None:
     """Paint pictures from a prompt, or whatever a config or a picture (--config) asks for.
 
     Examples:
@@ -77,10 +73,10 @@ def generate(prompt: Prompt = None, flags: dict[str, Any] = {}) -> None:  # noqa
 @app.command()
 @with_flags
 def img2img(
+    flags: dict[str, Any],
     image: Annotated[Path, typer.Argument(help="The picture to start from.", show_default=False)],
     prompt: Prompt = None,
     strength: Strength = None,
-    flags: dict[str, Any] = {},  # noqa: B006
 ) -> None:
     """Paint a picture anew in the spirit of a prompt.
 
@@ -94,11 +90,11 @@ def img2img(
 @app.command()
 @with_flags
 def inpaint(
+    flags: dict[str, Any],
     image: Annotated[Path, typer.Argument(help="The picture to mend.", show_default=False)],
     mask: Annotated[Path, typer.Argument(help="White is painted anew, black stays.", show_default=False)],
     prompt: Prompt = None,
     strength: Strength = None,
-    flags: dict[str, Any] = {},  # noqa: B006
 ) -> None:
     """Paint the white part of a mask anew; every other pixel stays as it is.
 
@@ -118,15 +114,26 @@ def _task_layers(kind: str, prompt: str | None, strength: float | None, **files:
 
 def paint(flags: dict[str, Any], own: list[Layer]) -> None:
     """Load settings, plan, load the model, paint, save, print. All input is checked before torch is imported."""
-    config = configs.validate(merge([*read_layers(flags["config"], flags["set"]), *flag_layers(flags), *own]))
+    config = configs.validate(merge(all_layers(flags, own)))
     model = locate(config.model, config.revision)
     jobs = plan(config, model)
     check_folder(Path(config.output.dir))
     say_first(config, model, jobs[0])
     failed: list[str] = []
-    with progress(len(jobs), model.name) as on_step:
-        for result in results(model, config, jobs, flags["verbose"], on_step):
-            announce(result, config, flags["json"], failed)
+    with (
+        interruptible(lambda: "stopped between two steps; finished pictures are kept") as check,
+        progress(len(jobs), model.name) as on_step,
+    ):
+        painter = load_painter(model, config, flags["verbose"])
+        check()
+
+        def step(*where: int) -> None:
+            check()
+            on_step(*where)
+
+        for result in painter.paint(jobs, config.batch_size, step):
+            announce(result, result.save(config.output) if result.picture else None, flags["json"])
+            failed += [f"seed {result.job.seed}: {result.error}"] if result.error else []
     if failed:
         raise JobsFailedError(f"{len(failed)} of {len(jobs)} pictures failed:\n" + "\n".join(failed))
 
@@ -138,21 +145,85 @@ def say_first(config: RunConfig, model: Model, job: Job) -> None:
              "anything else use a real checkpoint: --model stable-diffusion-v1-5/stable-diffusion-v1-5")  # fmt: skip
     for note in config.scheduler.resolve().told:
         tell(note)
+    if job.negative_prompt and job.guidance_scale <= 1:
+        tell("the negative prompt has no effect at a guidance_scale of 1 or below")
     if job.task.kind != "txt2img":
         tell(f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}")
 
 
-def results(
-    model: Model, config: RunConfig, jobs: list[Job], verbose: bool, on_step: Callable[[int, int, int, int], None]
-) -> Iterator[Result]:
-    """Load and paint; torch and diffusers are imported here and not before."""
+def load_painter(model: Model, config: RunConfig, verbose: bool) -> "Painter":
+    """Load the weights; torch and diffusers are imported here and not before."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")  # read while it is imported
     if not verbose:
         warnings.simplefilter("ignore")  # upstream's own
     from sdapp.loading import load, quiet
 
     quiet(verbose)
-    yield from load(model, config).paint(jobs, config.batch_size, on_step)
+    return load(model, config)
+
+
+# --- prompt files ---------------------------------------------------------------------------------------------------
+
+
+@app.command()
+@with_flags
+def batch(
+    flags: dict[str, Any],
+    file: Annotated[Path, typer.Argument(help="Prompts: .txt, .csv, .tsv, .jsonl or .yaml; - for stdin.", show_default=False)],
+    seeds: Annotated[Seeds, typer.Option("--seeds", help="How lines without a seed get theirs.")] = "derived",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be painted, and stop.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")] = False,
+) -> None:
+    """Paint every line of a prompt file. Stop it whenever you like and run it again: it goes on with what is not done.
+
+    Examples:
+
+    sdapp batch prompts.txt --out night
+
+    sdapp batch prompts.csv --out night --set batch_size=4 --scheduler unipc --seed 7
+    """
+    base = [override("output.name", NAME, "sdapp batch"), *all_layers(flags, [])]
+    config = configs.validate(merge(base))
+    model, folder = locate(config.model, config.revision), Path(config.output.dir)
+    begun = base_seed(folder, config.seed, keep=not dry_run)
+    prompts = PromptFile(sys.stdin.buffer.read() if file == Path("-") else file, base, model, seeds, begun)
+    done, failed = finished(folder), set() if retry_failed else failed_jobs(folder)
+    found = survey(prompts.orders(), done, failed)
+    tell(f"{found.pictures} pictures: {found.done} done, {found.failed} failed before, {found.left} to paint with "
+         f"{found.unet_calls} UNet calls")  # fmt: skip
+    if dry_run:
+        return
+    check_folder(folder)
+    sweep(folder)
+    if found.left:
+        paint_batch(prompts, config, flags, found.left, {*done, *failed})
+    tidy(prompts.orders(), folder)
+    if broken := failed_jobs(folder):
+        raise JobsFailedError(f"{len(broken)} of {found.pictures} pictures failed; {folder / LEDGER} says why; "
+                              "--retry-failed tries them again")  # fmt: skip
+
+
+def paint_batch(prompts: PromptFile, config: RunConfig, flags: dict[str, Any], left: int, past: set[str]) -> None:
+    """Paint what is left of a prompt file; a signal ends it between two steps."""
+    painted = 0
+
+    def told() -> str:
+        return f"{painted} done, {left - painted} left; run the same command again to go on"
+
+    with interruptible(told) as check, progress(left, prompts.model.name) as on_step:
+        painter = load_painter(prompts.model, config, flags["verbose"])
+        check()
+
+        def step(_first: int, together: int, number: int, of: int) -> None:
+            check()
+            on_step(painted, together, number, of)
+
+        def paint_jobs(jobs: list[Job]) -> Iterator[Result]:
+            return painter.paint(jobs, config.batch_size, step, keep_going=True)
+
+        for result, path in paint_rest(prompts.orders(), past, config.output, paint_jobs):
+            painted += 1
+            announce(result, path, flags["json"])
 
 
 # --- everything else -----------------------------------------------------------------------------------------------
@@ -190,33 +261,6 @@ def doctor() -> None:
     for problem in problems:
         typer.echo(f"problem: {problem}")
     typer.echo("nothing is wrong" if not problems else f"{len(problems)} to mend")
-
-
-@config_app.command("show")
-def config_show(config: ConfigFiles = None, overrides: Overrides = None) -> None:
-    """Print the settings that a run would have, and where each comes from."""
-    merged = merge(read_layers(config, overrides))
-    typer.echo(configs.show(configs.validate(merged), merged))
-
-
-@config_app.command("check")
-def config_check(files: Annotated[list[Path], typer.Argument(help="YAML configs.", show_default=False)]) -> None:
-    """Check configs; print every error with its place."""
-    errors: list[ConfigError] = []
-    for file in files:
-        try:
-            configs.validate(merge(read_config_file(file)))
-            typer.echo(f"{file}: good")
-        except ConfigError as exc:
-            errors.append(exc)
-    if errors:
-        raise ConfigError("\n".join(map(str, errors)))
-
-
-@config_app.command("schema")
-def config_schema() -> None:
-    """Print the JSON Schema of a config."""
-    typer.echo(configs.json_schema(), nl=False)
 
 
 if __name__ == "__main__":

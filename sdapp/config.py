@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from sdapp import layers, schedulers
 from sdapp.errors import ConfigError
+from sdapp.scheduler_table import Option
 
 MAX_SEED = 2**63 - 1
 Kind = Literal["txt2img", "img2img", "inpaint"]
@@ -75,7 +76,7 @@ class SchedulerChoice(Frozen):
     """A scheduler by any of its names, and options of its class."""
 
     name: Annotated[str, Field(min_length=1)] = "dpm++2m-karras"
-    options: dict[str, schedulers.Option] = {}
+    options: dict[str, Option] = {}
 
     def resolve(self) -> schedulers.Resolved:
         return schedulers.resolve(self.name, self.options)

@@ -1,34 +1,43 @@
 """What is said: paths and JSON lines on stdout, notes and the progress bar on stderr, schedulers in words."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from sdapp import schedulers
-from sdapp.config import RunConfig
+from sdapp.errors import InterruptedRunError, SdappError
 from sdapp.outputs import Result
+from sdapp.scheduler_table import TABLE
 
 
-def announce(result: Result, config: RunConfig, as_json: bool, failed: list[str]) -> None:
-    """Save a finished picture and print its path; keep the reason of one that failed."""
-    path = None
-    if result.picture is None:
-        failed.append(f"seed {result.job.seed}: {result.error}")
-    else:
-        path = result.save(config.output)
+class Commands(TyperGroup):
+    """Turns our errors into `error:` lines and an exit code, in this one place."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SdappError as exc:
+            for line in str(exc).splitlines():
+                typer.echo(f"error: {line}", err=True)
+            raise typer.Exit(exc.exit_code) from exc
+
+
+def announce(result: Result, path: Path | None, as_json: bool) -> None:
+    """Print the path of a finished picture, or its JSON line, and what the user should know about it."""
     for note in result.record.notes if result.record else ():
         tell(note)
     if as_json:
-        facts = {
-            "path": path and str(path),
-            "seed": result.job.seed,
-            "error": result.error,
-            "record": result.record and asdict(result.record),
-        }
+        facts: dict[str, object] = {"path": path and str(path), "seed": result.job.seed, "error": result.error}
+        facts["record"] = result.record and asdict(result.record)
         typer.echo(json.dumps(facts, ensure_ascii=False))
     elif path:
         typer.echo(path)
@@ -37,6 +46,32 @@ def announce(result: Result, config: RunConfig, as_json: bool, failed: list[str]
 def tell(message: str) -> None:
     """A note on stderr."""
     typer.echo(f"note: {message}", err=True)
+
+
+@contextmanager
+def interruptible(told: Callable[[], str]) -> Iterator[Callable[[], None]]:
+    """Let the first SIGINT or SIGTERM end the run at the next step, with what `told` says; a second one at once.
+
+    Yields the function to call at each step, which raises InterruptedRunError.
+    """
+    caught: list[int] = []
+
+    def handle(number: int, _frame: object) -> None:
+        caught.append(number)
+        if len(caught) > 1:
+            os._exit(128 + number)
+
+    def check() -> None:
+        if caught:
+            raise InterruptedRunError(told(), caught[0])
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+        check()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -67,7 +102,7 @@ def progress(pictures: int, model: str) -> Iterator[Callable[[int, int, int, int
 def scheduler_table() -> str:
     """What is known of every scheduler, as lines of text."""
     lines = [f"{'name':<18}{'order':>5}{'calls':>7}  {'noise':<15}{'needs':<10}class; sigmas; also known as"]
-    for row in schedulers.TABLE:
+    for row in TABLE:
         noise = "stochastic" if row.stochastic else "deterministic"
         more = "; ".join(filter(None, (row.class_name, "/".join(row.sigmas), ", ".join(row.aliases))))
         calls = schedulers.resolve(row.name).unet_calls(20)

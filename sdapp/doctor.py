@@ -38,13 +38,16 @@ def examine() -> tuple[Facts, list[str]]:
 def _devices(problems: list[str]) -> Facts:
     try:
         import torch
-    except ImportError as exc:
+    except (ImportError, OSError) as exc:
         problems.append(f"torch cannot be imported: {exc}; reinstall it")
         return []
     facts: Facts = [("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")]
     for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        facts.append((f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {_gib(free)} of {_gib(total)} free"))
+        try:
+            free, total = torch.cuda.mem_get_info(index)
+            facts.append((f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {_gib(free)} of {_gib(total)} free"))
+        except RuntimeError as exc:
+            problems.append(f"cuda:{index} does not answer: {str(exc).splitlines()[0]}; see nvidia-smi for what holds it")
     if not torch.cuda.is_available():
         facts.append(
             ("cuda", f"none (this torch is built {f'for CUDA {torch.version.cuda}' if torch.version.cuda else 'without it'})")

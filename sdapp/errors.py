@@ -37,7 +37,21 @@ class UnavailableError(SdappError):
     exit_code = 69
 
 
+class InterruptedRunError(SdappError):
+    """A signal ended the run between two steps: 128 + its number."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
+
+
 class OutputError(SdappError):
     """A folder or a file that cannot be written (EX_CANTCREAT)."""
 
     exit_code = 73
+
+
+class DiskFullError(OutputError):
+    """No room left; nothing is half-written (EX_IOERR)."""
+
+    exit_code = 74

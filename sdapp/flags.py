@@ -1,6 +1,7 @@
 """The flags of every command that paints, defined once, and the layers of settings that they become."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ import typer
 
 from sdapp.errors import ConfigError
 from sdapp.jobs import to_layer
-from sdapp.layers import Layer, override, parse_override, read_config_file
+from sdapp.layers import Layer, override, parse_override, read_config_file, together
 from sdapp.models import BUILT_IN
 from sdapp.outputs import read_picture
 
@@ -39,27 +40,22 @@ FLAGS: dict[str, Any] = {
     "set": Overrides,
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Let diffusers and transformers speak.")],
 }
+DEFAULTS = {"json": False, "verbose": False}
 NOT_SETTINGS = ("config", "json", "set", "verbose", "size")
 Prompt = Annotated[str | None, typer.Argument(help="What to paint; else the config's prompt.", show_default=False)]
 Strength = Annotated[float | None, typer.Option("--strength", help="How much is painted anew: 0 to 1.")]
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command every flag of FLAGS; it gets them as one dictionary, its last argument."""
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
+    """Give a command every flag of FLAGS; it gets them as one dictionary, its first argument."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     shared = [
-        inspect.Parameter(
-            name.replace(".", "_"),
-            inspect.Parameter.KEYWORD_ONLY,
-            annotation=hint,
-            default=False if "bool" in str(hint) else None,
-        )
+        inspect.Parameter(name.replace(".", "_"), inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=DEFAULTS.get(name))
         for name, hint in FLAGS.items()
     ]
 
     def run(**values: Any) -> None:
-        flags = {name: values.pop(name.replace(".", "_")) for name in FLAGS}
-        command(**values, flags=flags)
+        command({name: values.pop(name.replace(".", "_")) for name in FLAGS}, **values)
 
     run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}
@@ -67,13 +63,19 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def read_layers(files: list[Path] | None, overrides: list[str] | None) -> list[Layer]:
-    """The layers of --config files and pictures, then those of --set."""
+def file_layers(files: list[Path] | None) -> list[Layer]:
+    """The layers of --config files and pictures."""
     found: list[Layer] = []
     for file in files or []:
         is_picture = file.suffix.lower() == ".png"
         found += [to_layer(read_picture(file)["job"], file)] if is_picture else read_config_file(file)
-    return found + [parse_override(text) for text in overrides or []]
+    return found
+
+
+def all_layers(flags: dict[str, Any], own: list[Layer]) -> list[Layer]:
+    """Files first; over them all that the command line says, whatever its order."""
+    said = [*(parse_override(text) for text in flags["set"] or []), *flag_layers(flags), *own]
+    return [*file_layers(flags["config"]), together(said)]
 
 
 def flag_layers(flags: dict[str, Any]) -> Iterator[Layer]:
@@ -83,8 +85,8 @@ def flag_layers(flags: dict[str, Any]) -> Iterator[Layer]:
             flag = "--out" if dotted == "output.dir" else f"--{dotted.replace('_', '-')}"
             yield override(dotted, str(value) if isinstance(value, Path) else value, flag)
     if flags["size"] is not None:
-        width, cross, height = flags["size"].lower().partition("x")
-        if not (cross and width.isdigit() and height.isdigit()):
+        sides = re.fullmatch(r"([0-9]{1,9})[xX×]([0-9]{1,9})", flags["size"])
+        if sides is None:
             raise ConfigError(f"--size: write it as WIDTHxHEIGHT in pixels, such as 768x512, not {flags['size']!r}")
-        yield override("width", int(width), "--size")
-        yield override("height", int(height), "--size")
+        yield override("width", int(sides[1]), "--size")
+        yield override("height", int(sides[2]), "--size")

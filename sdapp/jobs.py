@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sdapp import images, layers
-from sdapp.config import Frozen, Inpaint, RunConfig, SchedulerChoice, Task, Txt2Img
+from sdapp.config import Frozen, Inpaint, Memory, RunConfig, SchedulerChoice, Task, Txt2Img
 from sdapp.errors import ConfigError, InputError
-from sdapp.models import Model, check_task
+from sdapp.models import BUILT_IN, Model, check_task
 
 
 class Job(Frozen):
@@ -31,12 +31,13 @@ class Job(Frozen):
     prompt: str
     eta: float | None
     clip_skip: int
+    memory: Memory
     inputs: dict[str, str]  # `image`, `mask` → SHA-256 of the file
 
     @property
     def id(self) -> str:
-        """12 hex digits of the SHA-256 of all of it; of input files the content counts, not the path."""
-        content = self.model_dump(mode="json")
+        """12 hex digits of the SHA-256 of what decides the pixels: of input files the content, of memory the tiling."""
+        content = self.model_dump(mode="json", exclude={"memory": {"offload", "vae_slicing"}})
         content["task"] = {key: value for key, value in content["task"].items() if key not in self.inputs}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
 
@@ -62,7 +63,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     """
     if config.prompt is None:
         raise ConfigError("prompt: there is none; give one on the command line, or as `prompt:` in the config")
-    check_task(model.name, model.in_channels, config.task.kind)
+    check_task(model, config.task.kind)
     (width, height), inputs = _size_and_inputs(config, model)
     if seeds is None:
         first = config.seed if config.seed is not None else secrets.randbelow(2**32)
@@ -95,11 +96,14 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
     """The job as plain data, with paths relative to the folder that the picture goes to."""
 
     def beside(path: str) -> str:
-        return f"./{Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()}"
+        try:
+            return f"./{Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()}"
+        except ValueError:  # another drive of a Windows machine
+            return Path(path).resolve().as_posix()
 
     content = job.model_dump(mode="json")
     content["task"] |= {key: beside(content["task"][key]) for key in job.inputs}
-    if Path(job.model).exists() and job.model != "postcards":
+    if Path(job.model).exists() and job.model != BUILT_IN:
         content["model"] = beside(job.model)
     return content
 
@@ -110,6 +114,8 @@ def to_layer(content: Mapping[str, Any], picture: Path) -> layers.Layer:
     task, inputs = content.get("task", {}), content.get("inputs", {})
     if not (isinstance(task, dict) and isinstance(inputs, dict) and all(isinstance(task.get(key), str) for key in inputs)):
         raise InputError(f"{picture}: its record is broken: task and inputs do not fit together")
+    if strange := sorted(content.keys() - Job.model_fields.keys()):
+        raise InputError(f"{picture}: its record is broken: a job has no {', '.join(map(repr, strange))}")
     values["task"] = task | {key: str(picture.parent / task[key]) for key in inputs}
     for key, digest in inputs.items():
         path = values["task"][key]

@@ -13,7 +13,7 @@ from sdapp.errors import ConfigError, MissingInputError
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_EXTENDS = 10
-# Keys whose relative paths are relative to the file that names them. A model is a path only if it begins with a dot.
+# Keys whose relative paths are relative to the file that names them; so is a model that begins with a dot or is one file.
 PATH_KEYS = ("task.image", "task.mask", "output.dir")
 
 
@@ -42,7 +42,7 @@ for _name, _pattern in _SCALARS.items():
 _CoreLoader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
 
 
-class _Document:
+class Document:
     """One YAML text on its way to a Layer; collects every error with its place."""
 
     def __init__(self, text: str, source: str) -> None:
@@ -113,7 +113,7 @@ class _Document:
 
 def parse_yaml(text: str, source: str) -> Layer:
     """Read one YAML mapping; `source` names it in errors and origins. Raises ConfigError with every error of the text."""
-    document = _Document(text, source)
+    document = Document(text, source)
     values = document.read()
     if not document.errors and not isinstance(values, dict):
         document.errors.append(f"{source}:1:1: a config is a mapping of `key: value` lines, this is a {type(values).__name__}")
@@ -128,6 +128,8 @@ def read_config_file(path: Path) -> list[Layer]:
     seen: list[Path] = []
     following: Path | None = path
     while following is not None:
+        if following.is_symlink() and not following.exists():
+            raise MissingInputError(f"{following}: cannot read the config: its link leads nowhere, or in a circle")
         if following.resolve() in seen:
             names = " → ".join(str(file) for file in [*seen, following.resolve()])
             raise ConfigError(f"{path}: extends goes in a circle: {names}")
@@ -164,9 +166,9 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
         inner = values.get(group)
         if isinstance(inner, dict) and isinstance(inner.get(key), str) and inner[key]:
             path = Path(inner[key])
-            inner[key] = str(path.expanduser() if path.parts[0] == "~" else folder / path)
+            inner[key] = str(path.expanduser() if path.parts[:1] == ("~",) else folder / path)
     model = values.get("model")
-    if isinstance(model, str) and model.startswith("."):
+    if isinstance(model, str) and not Path(model).is_absolute() and (model.startswith(".") or model.endswith(".safetensors")):
         values["model"] = anchor(model, folder)
 
 
@@ -202,11 +204,11 @@ def override(dotted: str, value: object, origin: str) -> Layer:
 
 
 def merge(layers: list[Layer]) -> Layer:
-    """Lay each layer over those before it. Another scheduler or another kind of task drops what belonged to the old one."""
+    """Lay each layer over those before it. Another scheduler, model or kind of task drops what belonged to the old one."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in layers:
-        for key in _superseded(values, layer.values):
+        for key in list(_superseded(values, layer.values)):
             values.pop(key)
             origins = {dotted: origin for dotted, origin in origins.items() if dotted.split(".")[0] != key}
         _lay_over(values, layer.values)
@@ -214,17 +216,27 @@ def merge(layers: list[Layer]) -> Layer:
     return Layer(values, origins)
 
 
+def together(layers: list[Layer]) -> Layer:
+    """One layer of what was said at one time, as on one command line: no part of it drops another."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        _lay_over(values, layer.values)
+        origins |= layer.origins
+    return Layer(values, origins)
+
+
 def _superseded(values: Mapping[str, Any], over: Mapping[str, Any]) -> Iterator[str]:
-    scheduler, task = over.get("scheduler"), over.get("task")
+    scheduler, task, below = over.get("scheduler"), over.get("task"), values.get("task")
     if "scheduler" in values and (isinstance(scheduler, str) or (isinstance(scheduler, dict) and "name" in scheduler)):
         yield "scheduler"
-    below = values.get("task")
+    if "revision" in values and "model" in over:
+        yield "revision"
     if (
         isinstance(task, dict)
         and isinstance(below, dict)
         and "kind" in task
-        and "kind" in below
-        and task["kind"] != below["kind"]
+        and task["kind"] != below.get("kind", task["kind"])
     ):
         yield "task"
 
@@ -234,7 +246,9 @@ def _lay_over(values: dict[str, Any], over: Mapping[str, Any]) -> None:
         below = values.get(key)
         if key == "scheduler" and isinstance(below, str) and isinstance(value, dict):
             below = values[key] = {"name": below}
-        if isinstance(below, dict) and isinstance(value, dict):
+        if key == "scheduler" and isinstance(below, dict) and isinstance(value, str):
+            below["name"] = value
+        elif isinstance(below, dict) and isinstance(value, dict):
             _lay_over(below, value)
         else:
             values[key] = value if not isinstance(value, dict) else _copy(value)

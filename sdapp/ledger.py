@@ -3,16 +3,19 @@
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sdapp.errors import InputError, OutputError
-from sdapp.outputs import Result, publish, read_header
+from sdapp.errors import DiskFullError, InputError, OutputError
+from sdapp.outputs import FULL, Result, publish, read_header, unfinished
 
 LEDGER = "ledger.jsonl"
 STATE = "batch.json"
+STALE_SECONDS = 60.0  # writing a picture takes a fraction of one
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,26 @@ def finished(folder: Path) -> dict[str, Path]:
             content = read_header(path)
         except InputError:  # another tool's picture
             continue
-        found.setdefault(str(content.get("record", {}).get("job_id")), path)
+        record = content.get("record")
+        found.setdefault(str(record.get("job_id")) if isinstance(record, dict) else "", path)
     return found
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed run left half-written."""
-    for part in folder.glob(".*.part"):
-        part.unlink(missing_ok=True)
+    """Remove what a killed run left half-written; what is younger may be another run's that is alive."""
+    for part in folder.glob(".sdapp-*.part"):
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > STALE_SECONDS:
+                part.unlink()
 
 
-def base_seed(folder: Path, asked: int | None) -> int:
+def failed(folder: Path) -> set[str]:
+    """The ids of jobs whose last line says that they failed."""
+    last = {line.id: line.status for line in read(folder)}
+    return {job for job, status in last.items() if status == "failed"}
+
+
+def base_seed(folder: Path, asked: int | None, keep: bool = True) -> int:
     """The seed that a batch was begun with; drawn once and kept in the folder, so that the next run goes on with it.
 
     Raises OutputError where the folder was begun with another seed than the one asked for, or its state is broken.
@@ -69,27 +81,30 @@ def base_seed(folder: Path, asked: int | None) -> int:
     state = folder / STATE
     if not state.exists():
         drawn = secrets.randbelow(2**32) if asked is None else asked
+        if not keep:
+            return drawn
         made = publish(json.dumps({"base_seed": drawn}).encode(), folder, state.stem, state.suffix)
         if made != state:  # another run was quicker
             made.unlink()
             return base_seed(folder, asked)
         return drawn
     try:
-        kept = json.loads(state.read_bytes())["base_seed"]
-    except (ValueError, KeyError, TypeError) as exc:
+        kept = int(json.loads(state.read_bytes())["base_seed"])
+    except (OSError, ValueError, KeyError, TypeError) as exc:
         raise OutputError(f"{state}: broken; delete it, or restore it, or say --seed") from exc
     if asked is not None and asked != kept:
         raise OutputError(f"{folder} was begun with --seed {kept}, not {asked}; leave --seed out, or choose another folder")
-    return int(kept)
+    return kept
 
 
 def append(folder: Path, line: Line) -> None:
     """Add a line in one write, so that two runs do not mix theirs."""
-    handle = os.open(folder / LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, _text(line))
-    finally:
-        os.close(handle)
+    with _writing(folder):
+        handle = os.open(folder / LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, _text(line))
+        finally:
+            os.close(handle)
 
 
 def read(folder: Path) -> Iterator[Line]:
@@ -105,12 +120,22 @@ def read(folder: Path) -> Iterator[Line]:
 
 def rewrite(folder: Path, lines: Iterable[Line]) -> None:
     """Replace the ledger: one line a job, in the order given."""
-    temporary = folder / f".{secrets.token_hex(8)}.part"
-    with temporary.open("xb") as file:
-        file.writelines(_text(line) for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / LEDGER)
+    temporary = unfinished(folder)
+    with _writing(folder):
+        with temporary.open("xb") as file:
+            file.writelines(_text(line) for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / LEDGER)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        error = DiskFullError if exc.errno in FULL else OutputError
+        raise error(f"{folder / LEDGER}: cannot be written: {exc.strerror}; the pictures are safe, run again") from exc
 
 
 def _text(line: Line) -> bytes:

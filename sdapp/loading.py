@@ -4,11 +4,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, UnavailableError
-from sdapp.models import Model, check_task
+from sdapp.models import Model
 from sdapp.pipelines import Painter
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -62,10 +63,13 @@ def load(model: Model, config: RunConfig) -> Painter:
             f"model: {model.path}: the configuration that belongs to a single file comes from the Hub, once, and it cannot be "
             "reached; run it once with a network"
         ) from exc
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as exc:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError) as exc:
         reason = " ".join(str(exc).split())[:300]
         raise UnavailableError(f"model: {model.path} cannot be loaded: {type(exc).__name__}: {reason}") from exc
-    check_task(model.name, pipe.unet.config.in_channels, config.task.kind)  # of a single file only loading tells
+    if pipe.tokenizer.model_max_length > 100_000:  # transformers' word for a tokenizer without files
+        raise UnavailableError(f"model: {model.path}: its tokenizer cannot be read; download the model again")
+    if pipe.unet.config.addition_embed_type is not None:
+        raise UnavailableError(f"model: {model.path} is no Stable Diffusion 1.x or 2.x; sdapp paints with those alone")
     return Painter(pipe, device, config.memory)
 
 

@@ -1,8 +1,10 @@
 """Where a model lies and what it is, found out from its files before anything heavy is imported."""
 
+import importlib.util
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +14,11 @@ from sdapp.errors import ConfigError, UnavailableError
 
 BUILT_IN = "postcards"
 POSTCARDS = Path(__file__).parent / "postcards"
-HUB_FILES = ("*.json", "*.txt", "*/*.json", "*/*.txt", "*.safetensors", "*/*.safetensors")
+HUB_FOLDERS = ("scheduler", "tokenizer", "text_encoder", "unet", "vae")
+HUB_FILES = ("model_index.json", *(f"{folder}/*.{kind}" for folder in HUB_FOLDERS for kind in ("json", "txt", "safetensors")))
+HUB_IGNORED = ("*.non_ema.*", "*.ema.*", "*.int8.*")
+UNET_INPUTS = "model.diffusion_model.input_blocks."  # in the original layout
+MAX_HEADER = 100_000_000  # bytes; safetensors itself reads no larger one
 PARTS = ("unet", "vae", "text_encoder")
 PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
@@ -33,6 +39,17 @@ class Model:
     def _configs(self) -> dict[str, Any]:
         return {part: _read_json(self.path / part / "config.json") for part in ("unet", "vae")}
 
+    @cached_property
+    def _shapes(self) -> dict[str, list[int]]:
+        """Tensor shapes in the header of a single file, or nothing if it has no sound header: loading says more."""
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError), self.path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size)) if size <= MAX_HEADER else {}
+            return {
+                key: value["shape"] for key, value in header.items() if key.startswith("model.diffusion_model.input_blocks.")
+            }
+        return {}
+
     @property
     def scale(self) -> int:
         """Pixels a latent, along one side (f)."""
@@ -40,13 +57,18 @@ class Model:
 
     @property
     def size(self) -> int:
-        """The side in pixels of the pictures that the model was trained on."""
-        return 512 if self.is_file else int(self._configs["unet"]["sample_size"]) * self.scale
+        """The side in pixels of the pictures that the model was trained on; of a single 2.x file 768."""
+        if self.is_file:
+            width = self._shapes.get(f"{UNET_INPUTS}1.1.transformer_blocks.0.attn2.to_k.weight", [0, 0])[1]
+            return 768 if width == 1024 else 512
+        return int(self._configs["unet"]["sample_size"]) * self.scale
 
     @property
-    def in_channels(self) -> int | None:
-        """4, or 9 for a model made for inpainting; None where only loading tells."""
-        return None if self.is_file else int(self._configs["unet"]["in_channels"])
+    def in_channels(self) -> int:
+        """4, or 9 for a model made for inpainting."""
+        if self.is_file:
+            return self._shapes.get(f"{UNET_INPUTS}0.0.weight", [0, 4])[1]
+        return int(self._configs["unet"]["in_channels"])
 
     def variant(self) -> str | None:
         """`fp16` where the folder holds only such files."""
@@ -60,6 +82,8 @@ def locate(name: str, revision: str | None = None) -> Model:
 
     Only safetensors are taken, and no remote code. Raises UnavailableError.
     """
+    if revision is not None and (name == BUILT_IN or Path(name).exists()):
+        raise ConfigError(f"revision: {revision!r} is for models from the Hub; {name} has none")
     if name == BUILT_IN:
         return Model(name, POSTCARDS)
     path = Path(name) if not name.startswith("~/") else Path(name).expanduser()
@@ -81,7 +105,8 @@ def locate(name: str, revision: str | None = None) -> Model:
 
 
 def _from_hub(name: str, revision: str | None) -> Model:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -91,7 +116,11 @@ def _from_hub(name: str, revision: str | None) -> Model:
     )
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+        files = [] if HF_HUB_OFFLINE else HfApi().list_repo_files(name, revision=revision)
+        # Where plain files are there too, the fp16 twins would double the download.
+        twins = ["*.fp16.*"] if "unet/diffusion_pytorch_model.safetensors" in files else []
+        ignored = [*HUB_IGNORED, *twins]
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES), ignore_patterns=ignored))
     except GatedRepoError as exc:
         raise UnavailableError(f"model: {name} asks you to accept its licence on the Hub; then run `hf auth login`") from exc
     except RepositoryNotFoundError as exc:
@@ -101,15 +130,26 @@ def _from_hub(name: str, revision: str | None) -> Model:
     except LocalEntryNotFoundError as exc:
         raise UnavailableError(f"model: {name} is not in the cache and the Hub cannot be reached; check the network, or give "
                                f"a folder. Without a network there is `--model {BUILT_IN}`") from exc  # fmt: skip
-    except (HfHubHTTPError, HFValidationError, OSError) as exc:
+    except (HfHubHTTPError, HFValidationError, OSError, *_network_errors()) as exc:
         raise UnavailableError(f"model: {name} cannot be fetched from the Hub: {exc}") from exc
     return Model(name, folder, folder.name)
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """The errors of the HTTP library that huggingface_hub brings along, whichever it is."""
+    clients = [importlib.import_module(name) for name in ("httpx2", "httpx") if importlib.util.find_spec(name)]
+    return tuple(client.HTTPError for client in clients)
 
 
 def _check_folder(model: Model) -> Model:
     """Refuse a folder that cannot be loaded, and say what it lacks."""
     if not (model.path / "model_index.json").is_file():
         raise UnavailableError(f"model: {model.path} is no diffusers folder (model_index.json is missing)")
+    if (model.path / "text_encoder_2").exists() or not (model.path / "unet").exists():
+        raise UnavailableError(f"model: {model.path} is no Stable Diffusion 1.x or 2.x; sdapp paints with those alone")
+    for needed in ("tokenizer", "scheduler/scheduler_config.json"):
+        if not (model.path / needed).exists():
+            raise UnavailableError(f"model: {model.path}: {needed} is missing; download the model again")
     for part in PARTS:
         if not list((model.path / part).glob("*.safetensors")):
             pickled = [file.name for suffix in PICKLED for file in (model.path / part).glob(f"*{suffix}")]
@@ -121,15 +161,15 @@ def _check_folder(model: Model) -> Model:
         raise UnavailableError(
             f"model: {model.path}: its config.json files are not those of a Stable Diffusion: {exc}"
         ) from exc
-    if min(number or 0 for number in numbers) < 1:
+    if min(numbers) < 1:
         raise UnavailableError(f"model: {model.path}: its config.json files are not those of a Stable Diffusion")
     return model
 
 
-def check_task(name: str, in_channels: int | None, kind: str) -> None:
-    """Refuse a task that a UNet of so many input channels cannot do. Raises ConfigError."""
-    if in_channels == 9 and kind != "inpaint":
-        raise ConfigError(f"task: {name} is made for inpainting (9 channels) and cannot do {kind}; use `sdapp inpaint`")
+def check_task(model: Model, kind: str) -> None:
+    """Refuse a task that the model's UNet has no channels for. Raises ConfigError."""
+    if model.in_channels == 9 and kind != "inpaint":
+        raise ConfigError(f"task: {model.name} is made for inpainting (9 channels) and cannot do {kind}; use `sdapp inpaint`")
 
 
 def unknown_words(model: Model, prompt: str) -> list[str]:

@@ -7,6 +7,7 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from io import BytesIO
@@ -19,12 +20,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from sdapp import images
 from sdapp.config import Output
-from sdapp.errors import InputError, JobsFailedError, OutputError
+from sdapp.errors import DiskFullError, InputError, JobsFailedError, OutputError
 from sdapp.jobs import Job, to_portable
 
 CHUNK = "sdapp"  # the PNG text chunk that holds job and record
 MAX_NAME_BYTES = 200
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
 
 
@@ -75,7 +77,7 @@ def check_folder(folder: Path) -> None:
     """Make the folder and see that it can be written, before anything is painted. Raises OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".sdapp-{secrets.token_hex(6)}.part"
+        probe = unfinished(folder)
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as exc:
@@ -87,7 +89,7 @@ def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
 
     The bytes are on the disk before the name is. Raises OutputError.
     """
-    temporary = folder / f".{secrets.token_hex(8)}.part"
+    temporary = unfinished(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -103,20 +105,33 @@ def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as exc:
+        if exc.errno in FULL:
+            raise DiskFullError(f"output.dir: no room left for {folder / stem}{suffix}; make some and run again") from exc
         raise OutputError(f"output.dir: cannot write {folder / stem}{suffix}: {exc.strerror}") from exc
     raise AssertionError("unreachable")
 
 
+def unfinished(folder: Path) -> Path:
+    """The name of a file that is being written."""
+    return folder / f".sdapp-{secrets.token_hex(8)}.part"
+
+
 def _claim(temporary: Path, final: Path) -> bool:
-    """Give the file its name unless the name is taken. A hard link is the one exclusive rename that is everywhere."""
+    """Give the file its name unless the name is taken. A hard link is the exclusive rename of POSIX.
+
+    Where a file system has no links, such as exFAT, the name is taken first, and is an empty file for a moment.
+    """
     try:
+        if os.name == "nt":  # there, renaming is exclusive
+            temporary.rename(final)
+            return True
         os.link(temporary, final)
     except FileExistsError:
         return False
     except OSError as exc:
         if exc.errno not in NO_LINKS:
             raise
-        try:  # a file system without links, such as exFAT: take the name first, then move the content over it
+        try:
             final.open("xb").close()
         except FileExistsError:
             return False
@@ -127,11 +142,12 @@ def _claim(temporary: Path, final: Path) -> bool:
 def _sync_folder(folder: Path) -> None:
     if os.name == "nt":  # folders cannot be opened there
         return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with suppress(OSError):  # the picture is there; some network folders cannot promise more
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 # --- names --------------------------------------------------------------------------------------------------------

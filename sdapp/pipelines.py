@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import groupby
@@ -18,7 +19,7 @@ from PIL import Image
 from sdapp import schedulers
 from sdapp.canvas import arguments, finish, prepare
 from sdapp.config import Memory
-from sdapp.errors import ConfigError
+from sdapp.errors import ConfigError, InputError
 from sdapp.jobs import Job
 from sdapp.outputs import Record, Result
 
@@ -51,8 +52,14 @@ class Painter:
         self._vae.use_slicing, self._vae.use_tiling = memory.vae_slicing, memory.vae_tiling
         self._largest_batch, self._economies = sys.maxsize, list[str]()
 
-    def paint(self, jobs: Sequence[Job], batch_size: int = 1, on_step: OnStep | None = None) -> Iterator[Result]:
-        """Paint jobs in order, up to `batch_size` neighbours of one pack at a time. A job that fails is a Result too."""
+    def paint(
+        self, jobs: Sequence[Job], batch_size: int = 1, on_step: OnStep | None = None, keep_going: bool = False
+    ) -> Iterator[Result]:
+        """Paint jobs in order, up to `batch_size` neighbours of one pack at a time.
+
+        A job without finite pixels, or for which memory runs out, is a Result with its error. Raises SdappError for a job
+        that cannot be honoured, unless `keep_going` makes a Result of that too.
+        """
         index, end = 0, 0
         for _, neighbours in groupby(jobs, key=lambda job: job.pack):
             pack = tuple(neighbours)
@@ -60,15 +67,20 @@ class Painter:
             while index < end:
                 start = index - end + len(pack)
                 batch = pack[start : start + min(batch_size, self._largest_batch)]
-                yield from self._survive(batch, index, on_step)
+                yield from self._survive(batch, index, on_step, keep_going)
                 index += len(batch)
 
     # --- memory ---------------------------------------------------------------------------------------------------
 
-    def _survive(self, batch: tuple[Job, ...], index: int, on_step: OnStep | None) -> Iterator[Result]:
+    def _survive(self, batch: tuple[Job, ...], index: int, on_step: OnStep | None, keep_going: bool) -> Iterator[Result]:
         """Paint; where memory runs out, halve the batch, then slice and tile the VAE, then offload, and try again."""
         try:
-            results, shortage = list(self._paint_batch(batch, index, on_step)), ""
+            results, shortage = self._paint_batch(batch, index, on_step), ""
+        except (ConfigError, InputError) as exc:
+            if not keep_going:
+                raise
+            yield from (Result(job, index + i, None, None, str(exc)) for i, job in enumerate(batch))
+            return
         except RuntimeError as exc:
             if not _is_shortage(exc):
                 raise
@@ -82,10 +94,10 @@ class Painter:
             half = len(batch) // 2
             self._largest_batch = half
             self._economies.append(f"memory ran out at {len(batch)} pictures at a time: {half} at a time since")
-            yield from self._survive(batch[:half], index, on_step)
-            yield from self._survive(batch[half:], index + half, on_step)
+            yield from self._survive(batch[:half], index, on_step, keep_going)
+            yield from self._survive(batch[half:], index + half, on_step, keep_going)
         elif self._economize():
-            yield from self._survive(batch, index, on_step)
+            yield from self._survive(batch, index, on_step, keep_going)
         else:
             yield Result(batch[0], index, None, None, f"memory ran out, with nothing left to save: {shortage}")
 
@@ -115,18 +127,20 @@ class Painter:
                     pipe.enable_sequential_cpu_offload(device=self.device)
 
     def _free(self) -> None:
+        for pipe in self._pipes.values():
+            pipe.maybe_free_model_hooks()  # of the pipeline that broke off
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
 
     # --- one batch ------------------------------------------------------------------------------------------------
 
-    def _paint_batch(self, batch: tuple[Job, ...], index: int, on_step: OnStep | None) -> Iterator[Result]:
+    def _paint_batch(self, batch: tuple[Job, ...], index: int, on_step: OnStep | None) -> list[Result]:
         started, job = time.perf_counter(), batch[0]
         pipe = self._pipes[job.task.kind]
-        scheduler = schedulers.build(job.scheduler.resolve(), self.scheduler_config, [job.seed for job in batch])
-        pipe.scheduler = scheduler
-        notes = [self._cut_tokens(job) for job in batch]
+        pipe.scheduler = self._scheduler(batch)
         canvas = prepare(job)
         with torch.no_grad(), self._count_calls() as calls:
             latents = pipe(
@@ -142,24 +156,35 @@ class Painter:
             ).images
             pixels, mended = self._decode(latents)
             pipe.maybe_free_model_hooks()
-        seconds = (time.perf_counter() - started) / len(batch)
+        what_ran = Record(
+            job_id="",
+            scheduler_class=type(pipe.scheduler).__name__,
+            scheduler_config=_plain(pipe.scheduler.config),
+            device=_device_name(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            unet_calls=len(calls),
+            batch_size=len(batch),
+            seconds=round((time.perf_counter() - started) / len(batch), 3),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions={package: version(package) for package in VERSIONED},
+        )
+        results = []
         for i, job in enumerate(batch):
-            record = Record(
-                job_id=job.id,
-                scheduler_class=type(scheduler).__name__,
-                scheduler_config=_plain(scheduler.config),
-                device=_device_name(self.device),
-                dtype=str(self.dtype).removeprefix("torch."),
-                unet_calls=len(calls),
-                batch_size=len(batch),
-                seconds=round(seconds, 3),
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-                versions={package: version(package) for package in VERSIONED},
-                notes=(*notes[i], *self._economies, *([MENDED] if mended[i] else [])),
-            )
+            notes = (*self._cut_tokens(job), *self._economies, *([MENDED] if mended[i] else []))
             error = self._not_finite(latents[i], pixels[i])
             picture = None if error else finish(canvas, _to_image(pixels[i]))
-            yield Result(job, index + i, record, picture, error)
+            results.append(Result(job, index + i, replace(what_ran, job_id=job.id, notes=notes), picture, error))
+        return results
+
+    def _scheduler(self, batch: tuple[Job, ...]) -> Any:
+        """A fresh scheduler that can do the steps. Raises ConfigError, where the class says why."""
+        resolved, steps = batch[0].scheduler.resolve(), batch[0].steps
+        scheduler = schedulers.build(resolved, self.scheduler_config, [job.seed for job in batch])
+        try:
+            scheduler.set_timesteps(steps)
+        except (ValueError, IndexError, NotImplementedError) as exc:
+            raise ConfigError(f"scheduler: {resolved.name} with {steps} steps: {exc}") from exc
+        return scheduler
 
     def _not_finite(self, latents: torch.Tensor, pixels: torch.Tensor) -> str | None:
         for what, values in (("latents", latents), ("pixels", pixels)):
@@ -223,10 +248,12 @@ class Painter:
         if any(mended) and self._vae.dtype != torch.float32:
             dtype = self._vae.dtype
             self._vae.to(torch.float32)
-            for i, wanted in enumerate(mended):
-                if wanted:
-                    pixels[i] = self._vae.decode(scaled[i : i + 1].float()).sample[0]
-            self._vae.to(dtype)
+            try:
+                for i, wanted in enumerate(mended):
+                    if wanted:
+                        pixels[i] = self._vae.decode(scaled[i : i + 1].float()).sample[0]
+            finally:
+                self._vae.to(dtype)
             return pixels, mended
         return pixels, [False] * len(mended)
 

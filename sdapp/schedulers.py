@@ -1,96 +1,29 @@
-"""Schedulers: their names in every dialect, what is known of each, and how one is built for a model."""
+"""Find a scheduler by any of its names, check its options, and build it for a model."""
 
 import ast
 import importlib.util
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sdapp.errors import ConfigError, UnavailableError
-
-Option = str | int | float | bool | None
-SIGMAS = {
-    "karras": "use_karras_sigmas",
-    "exponential": "use_exponential_sigmas",
-    "beta": "use_beta_sigmas",
-    "lu": "use_lu_lambdas",
-}
-SIGMA_SUFFIXES = {name: name for name in SIGMAS} | {"k": "karras", "exp": "exponential"}
-SPACING_SUFFIXES = {"sgmuniform": "trailing", "simple": "trailing", "trailing": "trailing", "uniform": None, "normal": None}
-KEB = ("karras", "exponential", "beta")
-
-
-@dataclass(frozen=True)
-class Scheduler:
-    """One row of the table. `calls` is the number of UNet calls in terms of the steps N."""
-
-    name: str
-    class_name: str
-    aliases: tuple[str, ...]
-    options: Mapping[str, Option] = field(default_factory=dict)
-    order: int = 1
-    calls: Literal["N", "N+1", "2N-1"] = "N"
-    stochastic: bool = False
-    takes_eta: bool = False
-    sigmas: tuple[str, ...] = ()
-    needs: str | None = None
-    note: str = ""
-
-
-_DPM = "DPMSolverMultistepScheduler"
-_DPM_SIGMAS = (*KEB, "lu")
-_LEADING: dict[str, Option] = {"timestep_spacing": "leading", "steps_offset": 1}
-_LINSPACE: dict[str, Option] = {"timestep_spacing": "linspace"}
-_UNCLIPPED: dict[str, Option] = {"clip_sample": False}  # diffusers takes a missing clip_sample for True, which ruins latents
-
-# UNet calls, order and randomness were measured with diffusers 0.42.1; the tests measure the calls again.
-TABLE: tuple[Scheduler, ...] = (
-    Scheduler("pndm", "PNDMScheduler", ("plms",), _LEADING | {"skip_prk_steps": True, "set_alpha_to_one": False}, 4, "N+1"),
-    Scheduler("ddim", "DDIMScheduler", (), _UNCLIPPED | _LEADING | {"set_alpha_to_one": False}, takes_eta=True),
-    Scheduler("ddpm", "DDPMScheduler", (), _UNCLIPPED | _LEADING, stochastic=True),
-    Scheduler("lms", "LMSDiscreteScheduler", ("k_lms",), _LINSPACE, 4, sigmas=KEB, needs="scipy"),
-    Scheduler("euler", "EulerDiscreteScheduler", ("k_euler",), _LINSPACE, sigmas=KEB),
-    Scheduler("euler-a", "EulerAncestralDiscreteScheduler", ("k_euler_a", "euler ancestral"), _LINSPACE, stochastic=True),
-    Scheduler("heun", "HeunDiscreteScheduler", ("k_heun",), _LINSPACE, 2, "2N-1", sigmas=KEB),
-    Scheduler("dpm2", "KDPM2DiscreteScheduler", ("k_dpm_2", "kdpm2"), _LINSPACE, 2, "2N-1", sigmas=KEB),
-    Scheduler("dpm2-a", "KDPM2AncestralDiscreteScheduler", ("k_dpm_2_a", "kdpm2_a", "kdpm2 ancestral", "dpm2 ancestral"),
-              _LINSPACE, 2, "2N-1", stochastic=True, sigmas=KEB),
-    Scheduler("dpm", _DPM, ("dpm-solver",),
-              _LINSPACE | {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}, 2, sigmas=_DPM_SIGMAS),
-    Scheduler("dpm++2m", _DPM, ("dpm-solver++", "dpmsolver++ 2m", "k_dpmpp_2m", "dpm++", _DPM),
-              _LINSPACE | {"algorithm_type": "dpmsolver++"}, 2, sigmas=_DPM_SIGMAS),
-    Scheduler("dpm++2m-sde", _DPM, ("sde-dpm-solver++", "k_dpmpp_2m_sde", "dpmpp_sde_2m"),
-              _LINSPACE | {"algorithm_type": "sde-dpmsolver++"}, 2, stochastic=True, sigmas=_DPM_SIGMAS),
-    Scheduler("dpm++2m-sde-heun", _DPM, (), _LINSPACE | {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
-              2, stochastic=True, sigmas=_DPM_SIGMAS),
-    Scheduler("dpm++3m-sde", _DPM, ("k_dpmpp_3m_sde",), _LINSPACE | {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
-              3, stochastic=True, sigmas=_DPM_SIGMAS),
-    Scheduler("dpm++2s", "DPMSolverSinglestepScheduler", ("dpm-solver++ singlestep", "dpmsolver singlestep", "dpmsingle"),
-              {"algorithm_type": "dpmsolver++", "lower_order_final": True}, 2, sigmas=KEB),
-    Scheduler("dpm++sde", "DPMSolverSDEScheduler", ("k_dpmpp_sde",), _LINSPACE, 2, "2N-1", stochastic=True, sigmas=KEB,
-              needs="torchsde", note="Takes its noise from the image's seed by way of a Brownian tree."),
-    Scheduler("unipc", "UniPCMultistepScheduler", ("uni_pc",), _LINSPACE | {"solver_type": "bh2"}, 2, sigmas=KEB),
-    Scheduler("deis", "DEISMultistepScheduler", (), _LINSPACE, 2, sigmas=KEB),
-    Scheduler("sa-solver", "SASolverScheduler", ("sa_solver",), _LINSPACE | {"algorithm_type": "data_prediction"}, 2,
-              stochastic=True, sigmas=KEB),
-    Scheduler("lcm", "LCMScheduler", (), _UNCLIPPED | _LEADING, stochastic=True, note="For models distilled for it."),
-    Scheduler("tcd", "TCDScheduler", (), _UNCLIPPED | _LEADING, stochastic=True, takes_eta=True,
-              note="For models distilled for it; eta is 0.3 unless you set it."),
-)  # fmt: skip
-
-REFUSED = {
-    "dpmfast": "diffusers has no such scheduler; `dpm++2m` is the nearest",
-    "dpmadaptive": "diffusers has no adaptive steps; `dpm++2m` is the nearest",
-    "restart": "diffusers has no such scheduler; `heun` is the nearest",
-    "dpmpp2sa": "diffusers has no ancestral form; `dpm++2s` is the nearest",
-    "edmeuler": "its noise levels (up to 80) are not those of Stable Diffusion; use `euler-karras`",
-    "ipndm": "it cannot add noise to a Stable Diffusion latent; use `pndm`",
-}
+from sdapp.scheduler_table import (
+    NOT_HERE,
+    REFUSED,
+    SIGMA_SUFFIXES,
+    SIGMAS,
+    SPACING_SUFFIXES,
+    TABLE,
+    TIMESTEPS,
+    VALUES,
+    Option,
+    Scheduler,
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +45,7 @@ class Resolved:
 
 def _key(name: str) -> str:
     """The spelling that is compared: no case, space, dot, `-`, `_`, `k_` in front or `Scheduler` behind; `++` is `pp`."""
-    key = "".join(letter for letter in name.lower().replace("++", "pp") if letter not in " -_.")
+    key = "".join(letter for letter in name.lower().replace("++", "pp") if letter not in " -_.()")
     return key.removesuffix("scheduler").removesuffix("discrete") or key
 
 
@@ -122,7 +55,7 @@ def _by_key() -> dict[str, Scheduler]:
     for scheduler in TABLE:
         for spelling in (scheduler.name, *scheduler.aliases, scheduler.class_name):
             found.setdefault(_key(spelling), scheduler)
-    found[_key(_DPM)] = found[_key("dpm++2m")]
+    found[_key("DPMSolverMultistepScheduler")] = found[_key("dpm++2m")]  # three rows have this class
     return found
 
 
@@ -176,7 +109,12 @@ def _check_options(scheduler: Scheduler, chosen: Mapping[str, Option], given: Ma
             default = ast.literal_eval(known[option])
         except ValueError:  # an expression, such as -float("inf")
             default = None
-        if default is not None and not isinstance(value, (int, float) if type(default) in (int, float) else type(default)):
+        if option in NOT_HERE:
+            raise ConfigError(f"{option} of {scheduler.class_name} is not for you to set: {NOT_HERE[option]}")
+        allowed = VALUES.get(option)
+        if allowed and value not in allowed:
+            raise ConfigError(f"{option} of {scheduler.class_name} is one of {', '.join(map(repr, allowed))}, not {value!r}")
+        if default is not None and type(value) not in ((int, float) if type(default) is float else (type(default),)):
             raise ConfigError(
                 f"{option} of {scheduler.class_name} is {type(default).__name__}, such as {default!r}, not {value!r}"
             )
@@ -209,11 +147,35 @@ def _check_traps(scheduler: Scheduler, chosen: dict[str, Option], given: dict[st
 
 def check_run(resolved: Resolved, steps: int, eta: float | None) -> None:
     """Refuse step counts and eta that this scheduler cannot honour. Raises ConfigError."""
+    needs = resolved.scheduler.needs
+    if needs and importlib.util.find_spec(needs) is None:
+        raise ConfigError(f"scheduler: {resolved.name} needs {needs}; mend it with: pip install {needs}")
     if eta is not None and not resolved.scheduler.takes_eta:
         takers = ", ".join(row.name for row in TABLE if row.takes_eta)
         raise ConfigError(f"eta: {resolved.name} has no eta; the schedulers that have it: {takers}")
-    if steps >= 999 and resolved.scheduler.class_name == _DPM and resolved.options.get("timestep_spacing") == "leading":
+    if resolved.scheduler.name in ("lcm", "tcd"):
+        most = int(str(resolved.options.get("original_inference_steps", 50)))
+        if steps > most:
+            raise ConfigError(f"steps: {resolved.name} has at most {most} (its option original_inference_steps), not {steps}")
+    leading = resolved.options.get("timestep_spacing") == "leading"
+    if leading and steps >= 999 and resolved.scheduler.class_name == "DPMSolverMultistepScheduler":
         raise ConfigError(f"steps: {resolved.name} with leading timesteps ends in NaN at {steps} steps; at most 998")
+    if leading and steps > 10 and not _starts_in_noise(resolved, steps):
+        near = [n for n in (*range(steps, 10, -1), *range(steps, 1000)) if _starts_in_noise(resolved, n)]
+        good = sorted({next((n for n in near if n < steps), 10), next((n for n in near if n > steps), 10)})
+        raise ConfigError(
+            f"steps: with {steps} steps {resolved.name} would take pure noise for a half-finished picture: it begins at "
+            f"timestep {_first_timestep(resolved, steps)} of {TIMESTEPS}; the nearest good ones are {good[0]} and {good[-1]}"
+        )
+
+
+def _first_timestep(resolved: Resolved, steps: int) -> int:
+    """Where leading timesteps begin: (N - 1) · ⌊1000 / N⌋ + steps_offset."""
+    return (steps - 1) * (TIMESTEPS // steps) + int(str(resolved.options.get("steps_offset", 0)))
+
+
+def _starts_in_noise(resolved: Resolved, steps: int) -> bool:
+    return 0.88 * TIMESTEPS <= _first_timestep(resolved, steps) < TIMESTEPS
 
 
 @cache
@@ -260,6 +222,9 @@ def build(resolved: Resolved, model_config: Mapping[str, Any], seeds: Sequence[i
     cls = getattr(diffusers, resolved.scheduler.class_name)
     known = inspect.signature(cls).parameters
     options = {key: model_config[key] for key in MODEL_KEYS if key in model_config and key in known} | dict(resolved.options)
+    if model_config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in known:
+        raise ConfigError(f"scheduler: this model has zero terminal SNR, which {resolved.name} cannot follow; use "
+                          "ddim, euler or dpm++2m with timestep_spacing trailing")  # fmt: skip
     if "noise_sampler_seed" in known:
         options["noise_sampler_seed"] = list(seeds)
     try:

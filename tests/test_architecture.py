@@ -8,8 +8,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "sdapp"
 ROOMS = [
-    "errors", "schedulers", "layers", "config", "models", "images", "infotext", "jobs", "prompts", "variants", "outputs", "ledger",
-    "batch", "canvas", "pipelines", "loading", "doctor", "flags", "console", "cli",
+    "errors", "scheduler_table", "schedulers", "layers", "config", "models", "images", "dialects", "infotext", "foreign",
+    "jobs", "fields", "lines", "prompts", "templates", "variants", "outputs", "ledger", "batch", "canvas", "pipelines",
+    "loading", "doctor", "flags", "console", "cli_config", "cli",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.glob("*.py"))
 

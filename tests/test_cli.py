@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import Result
 
 from sdapp.errors import ConfigError
-from sdapp.schedulers import TABLE
+from sdapp.scheduler_table import TABLE
 
 Run = Callable[..., Result]
 FAST = ("--steps", 2, "--seed", 7)
@@ -88,6 +88,12 @@ def test_a_picture_as_config_paints_the_same_pixels_again(task: str, sdapp: Run,
     assert (pixels(changed) != pixels(first)).any()
 
 
+def test_set_and_flags_of_one_command_line_go_together_in_any_order(sdapp: Run) -> None:
+    option = ("--set", "scheduler.options.use_karras_sigmas=true")
+    [path] = painted(sdapp("generate", "a cat", *FAST, *option, "--scheduler", "euler", "--out", "."))
+    assert json.loads(sdapp("show", path, "--json").stdout)["record"]["scheduler_config"]["use_karras_sigmas"] is True
+
+
 def test_json_prints_one_object_a_picture(sdapp: Run) -> None:
     result = sdapp("generate", "a cat", *FAST, "--count", 2, "--json")
     rows = [json.loads(line, parse_constant=pytest.fail) for line in result.stdout.splitlines()]
@@ -145,7 +151,7 @@ def test_a_failed_picture_is_told_the_others_are_kept_and_the_exit_code_is_3(sda
 # --- bad input: one error, a documented exit code, nothing half-written --------------------------------------------
 
 
-SAY = "generate cat --steps 2"
+SAY = "generate cat --steps 2 --device cpu"
 BAD_INPUT = {
     "an unknown scheduler": (2, "did you mean 'euler'", f"{SAY} --scheduler eulr"),
     "an unknown key": (2, "did you mean 'steps'", f"{SAY} --set stpes=3"),
@@ -153,6 +159,10 @@ BAD_INPUT = {
     "no such config": (66, "nowhere.yaml", f"{SAY} --config nowhere.yaml"),
     "an unknown device": (2, "--device: device", f"{SAY} --device tpu"),
     "CUDA asked for and absent": (69, "no CUDA GPU", f"{SAY} --device cuda"),
+    "more steps than LCM has": (2, "at most 50", f"{SAY} --scheduler lcm --steps 60"),
+    "steps that begin too low": (2, "333 and 491", f"{SAY} --scheduler ddim --steps 400"),
+    "a wrong option": (2, "is one of", f"{SAY} --scheduler ddim --set scheduler.options.timestep_spacing=foo"),
+    "a revision of a folder": (2, "is for models from the Hub", f"{SAY} --set revision=main"),
     "float16 on a CPU": (2, "bfloat16", f"{SAY} --device cpu --dtype float16"),
     "an odd size": (2, "the nearest are 96 and 104", f"{SAY} --size 100x64"),
     "a size that is none": (2, "WIDTHxHEIGHT", f"{SAY} --size large"),

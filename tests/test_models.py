@@ -17,6 +17,9 @@ def build(folder: Path) -> Path:
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text(json.dumps(config))
         (folder / part / "model.safetensors").touch()
+    (folder / "tokenizer").mkdir()
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text("{}")
     (folder / "model_index.json").write_text("{}")
     return folder
 
@@ -105,7 +108,7 @@ def test_a_single_file_is_taken_for_a_stable_diffusion_1(tmp_path: Path) -> None
     file = tmp_path / "model.safetensors"
     file.touch()
     model = locate(str(file))
-    assert (model.size, model.scale, model.in_channels, model.is_file) == (512, 8, None, True)
+    assert (model.size, model.scale, model.in_channels, model.is_file) == (512, 8, 4, True)
 
 
 def test_a_home_folder_is_found_by_its_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
-from sdapp.config import TOKENS, Output, SchedulerChoice, Txt2Img
+from sdapp.config import TOKENS, Memory, Output, SchedulerChoice, Txt2Img
 from sdapp.errors import InputError, JobsFailedError, MissingInputError, OutputError
 from sdapp.jobs import Job
 from sdapp.outputs import RESERVED, Record, Result, check_folder, file_stem, publish, read_picture
@@ -25,7 +25,7 @@ def job(**changes: Any) -> Job:
     return Job(**{
         "model": "postcards", "revision": None, "dtype": "float32", "scheduler": SchedulerChoice(name="ddim"), "steps": 20,
         "guidance_scale": 7.5, "negative_prompt": "", "width": 64, "height": 64, "seed": 7, "task": Txt2Img(),
-        "prompt": "A red house!", "eta": None, "clip_skip": 0, "inputs": {},
+        "prompt": "A red house!", "eta": None, "clip_skip": 0, "memory": Memory(), "inputs": {},
     } | changes)  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """Painting, with the built-in model and with tiny models of random weights."""
 
+import inspect
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,15 @@ from sdapp.loading import choose_device, choose_dtype, load
 from sdapp.models import locate
 from sdapp.outputs import Result
 from sdapp.pipelines import Painter
+from sdapp.scheduler_table import TABLE
 
-NAMES = [row.name for row in schedulers.TABLE]
-VARIANTS = [f"{row.name}-{sigmas}" for row in schedulers.TABLE for sigmas in row.sigmas]
+NAMES = [row.name for row in TABLE]
+VARIANTS = [f"{row.name}-{sigmas}" for row in TABLE for sigmas in row.sigmas]
 Settings = dict[str, Any]
 
 
 def settings(model: Path | str, **changes: Any) -> Settings:
-    return {"model": str(model), "prompt": "a red house", "seed": 7, "steps": 4} | changes
+    return {"model": str(model), "prompt": "a red house", "seed": 7, "steps": 4, "device": "cpu"} | changes
 
 
 def paint(given: Settings, painter: Painter | None = None) -> list[Result]:
@@ -87,22 +90,23 @@ def test_every_scheduler_does_every_task(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_noise_is_drawn_within_steps_only_by_the_stochastic(
-    name: str, tiny: Callable[..., Path], tiny_painter: Painter
-) -> None:
-    scheduler = schedulers.build(schedulers.resolve(name), tiny_painter.scheduler_config, [7])
-    scheduler.set_timesteps(4)
-    sample = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
-    generator = torch.Generator().manual_seed(1)
-    before = generator.get_state()
-    takes_generator = "generator" in schedulers.inspect.signature(scheduler.step).parameters
-    extra = {"generator": generator} if takes_generator else {}
-    if schedulers.resolve(name).scheduler.takes_eta:
-        extra["eta"] = 0.5 if name == "tcd" else 0.0
-    for time in scheduler.timesteps:
-        sample = scheduler.step(torch.tanh(scheduler.scale_model_input(sample, time)), time, sample, **extra).prev_sample
-    drew = not torch.equal(before, generator.get_state())
-    assert drew == (schedulers.resolve(name).stochastic and takes_generator)
+def test_only_the_stochastic_draw_noise_within_their_steps(name: str, tiny_painter: Painter) -> None:
+    """Two runs from the same latents with other generators and seeds end alike, or not."""
+
+    def run(seed: int) -> torch.Tensor:
+        scheduler = schedulers.build(schedulers.resolve(name), tiny_painter.scheduler_config, [seed])
+        scheduler.set_timesteps(4)
+        sample = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
+        taken = inspect.signature(scheduler.step).parameters
+        extra = {"generator": torch.Generator().manual_seed(seed)} if "generator" in taken else {}
+        extra |= {"eta": 0.3 if name == "tcd" else 0.0} if "eta" in taken else {}
+        for time in scheduler.timesteps:
+            model_output = torch.tanh(scheduler.scale_model_input(sample, time))
+            sample = scheduler.step(model_output, time, sample, **extra).prev_sample
+        return sample
+
+    assert torch.equal(run(1), run(1))
+    assert torch.equal(run(1), run(2)) == (not schedulers.resolve(name).stochastic)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 20])
@@ -260,7 +264,15 @@ def test_a_larger_picture_than_the_models_own_is_painted_at_its_size(tiny: Calla
 
 def test_vae_slicing_changes_no_pixel_and_tiling_only_some(tiny: Callable[..., Path]) -> None:
     asked = settings(tiny(), count=2, batch_size=2)
-    whole, sliced, tiled = (paint(asked | {"memory": memory}) for memory in ({}, {"vae_slicing": True}, {"vae_tiling": True}))
+    decodes: dict[str, int] = {"whole": 0, "sliced": 0}
+    results = []
+    for name, memory in (("whole", {}), ("sliced", {"vae_slicing": True})):
+        painter = painter_of(asked | {"memory": memory})
+        painter._vae.decoder.register_forward_pre_hook(lambda *_, name=name: decodes.update({name: decodes[name] + 1}))
+        results.append(paint(asked | {"memory": memory}, painter))
+    whole, sliced = results
+    tiled = paint(asked | {"memory": {"vae_tiling": True}})
+    assert decodes == {"whole": 1, "sliced": 2}
     for one, other, third in zip(whole, sliced, tiled, strict=True):
         assert furthest(one, other) <= 2
         assert 0 < furthest(one, third) < 255
@@ -387,14 +399,34 @@ def test_a_model_for_inpainting_refuses_other_tasks_before_it_is_loaded(tiny: Ca
         plan(asked, locate(asked.model))
 
 
-def test_damaged_weights_are_refused_by_name(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    import shutil
-
+@pytest.mark.parametrize(
+    "file",
+    ["unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"],
+)
+def test_damaged_weights_are_refused_by_name(file: str, tiny: Callable[..., Path], tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(tiny(), folder)
-    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
+    (folder / file).write_bytes((folder / file).read_bytes()[:-1000])
     with pytest.raises(UnavailableError, match="cannot be loaded"):
+        painter_of(settings(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder / "tokenizer"), "tokenizer is missing"),
+        (lambda folder: [file.unlink() for file in (folder / "tokenizer").iterdir()], "tokenizer cannot be read"),
+        (lambda folder: shutil.copytree(folder / "text_encoder", folder / "text_encoder_2"), "no Stable Diffusion 1.x or 2.x"),
+        (lambda folder: shutil.rmtree(folder / "unet"), "no Stable Diffusion 1.x or 2.x"),
+    ],
+)
+def test_a_folder_that_is_no_whole_stable_diffusion_is_refused(
+    change: Callable[[Path], object], message: str, tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(tiny(), folder)
+    change(folder)
+    with pytest.raises(UnavailableError, match=message):
         painter_of(settings(folder))
 
 

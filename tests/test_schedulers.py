@@ -4,7 +4,8 @@ import sys
 import pytest
 
 from sdapp.errors import ConfigError
-from sdapp.schedulers import TABLE, check_run, constructor_options, resolve
+from sdapp.scheduler_table import TABLE
+from sdapp.schedulers import check_run, constructor_options, resolve
 
 SPELLINGS = {
     "pndm": ["PLMS", "PNDM", "pndm", "PNDMScheduler"],
@@ -198,7 +199,8 @@ def test_equal_steps_are_not_equal_work(name: str, steps: int, calls: int) -> No
 def test_options_are_read_from_the_source_of_diffusers_without_importing_it() -> None:
     script = (
         "import sys\n"
-        "from sdapp.schedulers import TABLE, constructor_options\n"
+        "from sdapp.scheduler_table import TABLE\n"
+        "from sdapp.schedulers import constructor_options\n"
         "print(all(constructor_options(row.class_name)['num_train_timesteps'] == '1000' for row in TABLE))\n"
         "print([name for name in ('torch', 'diffusers') if name in sys.modules])\n"
     )
