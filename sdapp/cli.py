@@ -114,7 +114,10 @@ def _task_layers(kind: str, prompt: str | None, strength: float | None, **files:
 
 def paint(flags: dict[str, Any], own: list[Layer]) -> None:
     """Load settings, plan, load the model, paint, save, print. All input is checked before torch is imported."""
-    config = configs.validate(merge(all_layers(flags, own)))
+    merged = merge(all_layers(flags, own))
+    for note in merged.notes:
+        tell(note)
+    config = configs.validate(merged)
     model = locate(config.model, config.revision)
     jobs = plan(config, model)
     check_folder(Path(config.output.dir))

@@ -9,14 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from sdapp.errors import ConfigError
-from sdapp.jobs import to_layer
 from sdapp.layers import Layer, override, parse_override, read_config_file, together
 from sdapp.models import BUILT_IN
-from sdapp.outputs import read_picture
+from sdapp.outputs import read_settings
 
 ConfigFiles = Annotated[
     list[Path] | None,
-    typer.Option("--config", "-c", help="A YAML config, or a picture painted by sdapp; later ones win.", show_default=False),
+    typer.Option(
+        "--config",
+        "-c",
+        help="A YAML config, or a picture of sdapp, A1111, ComfyUI, InvokeAI or kohya; later ones win.",
+        show_default=False,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as --set clip_skip=1.")
@@ -41,6 +45,7 @@ FLAGS: dict[str, Any] = {
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Let diffusers and transformers speak.")],
 }
 DEFAULTS = {"json": False, "verbose": False}
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 NOT_SETTINGS = ("config", "json", "set", "verbose", "size")
 Prompt = Annotated[str | None, typer.Argument(help="What to paint; else the config's prompt.", show_default=False)]
 Strength = Annotated[float | None, typer.Option("--strength", help="How much is painted anew: 0 to 1.")]
@@ -67,8 +72,7 @@ def file_layers(files: list[Path] | None) -> list[Layer]:
     """The layers of --config files and pictures."""
     found: list[Layer] = []
     for file in files or []:
-        is_picture = file.suffix.lower() == ".png"
-        found += [to_layer(read_picture(file)["job"], file)] if is_picture else read_config_file(file)
+        found += [read_settings(file)] if file.suffix.lower() in PICTURES else read_config_file(file)
     return found
 
 

@@ -123,12 +123,13 @@ def to_layer(content: Mapping[str, Any], picture: Path) -> layers.Layer:
             raise InputError(f"{picture}: task.{key}: {path} is not the file that this picture was painted from")
     if str(values.get("model", "")).startswith("."):
         values["model"] = layers.anchor(values["model"], picture.parent)
-    return layers.Layer(values, {dotted: str(picture) for dotted in _dotted(values)})
+    return layers.Layer(values, {dotted: str(picture) for dotted in dotted_keys(values)})
 
 
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+def dotted_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The keys of nested values, as `task.image`."""
     found = []
     for key, value in values.items():
         found.append(f"{prefix}{key}")
-        found += _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else []
+        found += dotted_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else []
     return found

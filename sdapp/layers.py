@@ -19,10 +19,11 @@ PATH_KEYS = ("task.image", "task.mask", "output.dir")
 
 @dataclass(frozen=True)
 class Layer:
-    """Nested values, and for each dotted key where it was said: `file:line:column`, or the flag."""
+    """Nested values, for each dotted key where it was said (`file:line:column`, or the flag), and notes for the user."""
 
     values: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class _CoreLoader(yaml.SafeLoader):
@@ -213,7 +214,7 @@ def merge(layers: list[Layer]) -> Layer:
             origins = {dotted: origin for dotted, origin in origins.items() if dotted.split(".")[0] != key}
         _lay_over(values, layer.values)
         origins |= layer.origins
-    return Layer(values, origins)
+    return Layer(values, origins, tuple(note for layer in layers for note in layer.notes))
 
 
 def together(layers: list[Layer]) -> Layer:
@@ -223,7 +224,7 @@ def together(layers: list[Layer]) -> Layer:
     for layer in layers:
         _lay_over(values, layer.values)
         origins |= layer.origins
-    return Layer(values, origins)
+    return Layer(values, origins, tuple(note for layer in layers for note in layer.notes))
 
 
 def _superseded(values: Mapping[str, Any], over: Mapping[str, Any]) -> Iterator[str]:

@@ -147,14 +147,14 @@ def _check_folder(model: Model) -> Model:
         raise UnavailableError(f"model: {model.path} is no diffusers folder (model_index.json is missing)")
     if (model.path / "text_encoder_2").exists() or not (model.path / "unet").exists():
         raise UnavailableError(f"model: {model.path} is no Stable Diffusion 1.x or 2.x; sdapp paints with those alone")
-    for needed in ("tokenizer", "scheduler/scheduler_config.json"):
-        if not (model.path / needed).exists():
-            raise UnavailableError(f"model: {model.path}: {needed} is missing; download the model again")
     for part in PARTS:
         if not list((model.path / part).glob("*.safetensors")):
             pickled = [file.name for suffix in PICKLED for file in (model.path / part).glob(f"*{suffix}")]
             what = f"has only {pickled[0]}, which can run code and is not read" if pickled else "has no .safetensors file"
             raise UnavailableError(f"model: {model.path}: {part} {what}; use a model with safetensors")
+    for needed in ("tokenizer", "scheduler/scheduler_config.json"):
+        if not (model.path / needed).exists():
+            raise UnavailableError(f"model: {model.path}: {needed} is missing; download the model again")
     try:
         numbers = (model.size, model.scale, model.in_channels)
     except (KeyError, TypeError, ValueError, OverflowError) as exc:

@@ -18,10 +18,12 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdapp import images
+from sdapp import images, infotext
 from sdapp.config import Output
 from sdapp.errors import DiskFullError, InputError, JobsFailedError, OutputError
-from sdapp.jobs import Job, to_portable
+from sdapp.foreign import read_foreign
+from sdapp.jobs import Job, dotted_keys, to_layer, to_portable
+from sdapp.layers import Layer
 
 CHUNK = "sdapp"  # the PNG text chunk that holds job and record
 MAX_NAME_BYTES = 200
@@ -68,6 +70,9 @@ class Result:
         info = PngInfo()
         text = json.dumps({"job": to_portable(self.job, folder), "record": asdict(self.record)}, ensure_ascii=False)
         info.add_itxt(CHUNK, text)
+        name = Path(self.job.model).name.removesuffix(".safetensors")
+        info.add_itxt("parameters", infotext.write(self.job.model_dump(), name, self.record.versions.get("sdapp", "")))
+        info.add_itxt("XML:com.adobe.xmp", infotext.xmp(self.job.task.kind))
         buffer = BytesIO()
         self.picture.save(buffer, output.format, pnginfo=info)
         return publish(buffer.getvalue(), folder, file_stem(output.name, self.job, self.index), f".{output.format}")
@@ -189,6 +194,24 @@ def _cut(text: str, size: int) -> str:
 def read_picture(path: Path) -> dict[str, Any]:
     """The `job` and the `record` inside a picture, which is read to its end. Raises MissingInputError, InputError."""
     return _content(images.decode(images.read_bytes(str(path), "picture")[0], str(path), "picture"), path)
+
+
+def read_settings(path: Path) -> Layer:
+    """What a picture was painted with, as a layer of settings: by sdapp, or by a tool whose metadata it can read.
+
+    What could not be carried over from another tool is in the layer's notes. Raises MissingInputError, InputError.
+    """
+    image = images.decode(images.read_bytes(str(path), "picture")[0], str(path), "picture")
+    if CHUNK in image.info:
+        return to_layer(_content(image, path)["job"], path)
+    found = read_foreign(image.info, infotext.exif_comment(image))
+    if found is None:
+        return to_layer(_content(image, path)["job"], path)  # which says that there is no record
+    tool, values, left_out = found
+    if not {"width", "height"} & values.keys() and not (image.width % 8 or image.height % 8):
+        values |= {"width": image.width, "height": image.height}
+    notes = (f"{path} was painted by {tool}; not carried over: {'; '.join(left_out)}",) if left_out else ()
+    return Layer(values, {dotted: str(path) for dotted in dotted_keys(values)}, notes)
 
 
 def read_header(path: Path) -> dict[str, Any]:

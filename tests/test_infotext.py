@@ -107,8 +107,8 @@ SAMPLERS = {
     "unipc": ("UniPC", "Uniform"),
     "deis": ("DEIS", "Uniform"),
     "sa-solver": ("SA Solver", "Uniform"),
-    "lcm": ("LCM", "Automatic"),
-    "tcd": ("TCD", "Automatic"),
+    "lcm": ("LCM", "Uniform"),
+    "tcd": ("TCD", "Uniform"),
 }
 
 
