@@ -18,7 +18,7 @@ NEEDS_THE_HUB = "stable-diffusion-v1-5/"
 
 @pytest.fixture
 def readme_folder(tmp_path: Path) -> None:
-    for folder in ("configs", "docs"):
+    for folder in ("configs", "docs", "examples"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
 
 
