@@ -7,6 +7,7 @@ from typing import Any
 from sdapp import layers
 from sdapp.errors import ConfigError
 from sdapp.fields import Said, find, from_text
+from sdapp.lines import FORBIDDEN, named
 
 OPTION = re.compile(r"(?:(?<=[ \t])|^)--([A-Za-z][^ \t=]*)=?[ \t]*")
 QUOTED = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"')
@@ -70,3 +71,14 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
         else:
             _refuse_control(key, value, 0)
             yield key, value
+
+
+def _refuse_control(key: str, value: object, depth: int) -> None:
+    """In JSON and YAML a value may have lines, but no other control characters. Raises ConfigError."""
+    if depth > layers.MAX_DEPTH:
+        raise ConfigError(f"{key}: nested deeper than {layers.MAX_DEPTH} levels")
+    if isinstance(value, str) and (found := FORBIDDEN.search(value.replace("\n", ""))):
+        raise ConfigError(f"{key}: {named(found[0])}")
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in inside:
+        _refuse_control(f"{key}.{name}", item, depth + 1)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 from sdapp import layers
 from sdapp.errors import ConfigError, MissingInputError
 from sdapp.fields import Said, assemble, find, from_text
-from sdapp.lines import FORBIDDEN, Lines, PromptFileError, named, read_lines
+from sdapp.lines import Lines, PromptFileError, read_lines
 from sdapp.prompt_line import leaves, said_in_line
 
 YAML_BREAKS = re.compile("[\u2028\u2029]")
@@ -152,17 +152,6 @@ def _said_in_row(row: list[str], keys: list[str], origin: str) -> list[Said]:
 
 
 # --- JSON lines and YAML ------------------------------------------------------------------------------------------
-
-
-def _refuse_control(key: str, value: object, depth: int) -> None:
-    """In JSON and YAML a value may have lines, but no other control characters. Raises ConfigError."""
-    if depth > layers.MAX_DEPTH:
-        raise ConfigError(f"{key}: nested deeper than {layers.MAX_DEPTH} levels")
-    if isinstance(value, str) and (found := FORBIDDEN.search(value.replace("\n", ""))):
-        raise ConfigError(f"{key}: {named(found[0])}")
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, item in inside:
-        _refuse_control(f"{key}.{name}", item, depth + 1)
 
 
 def _said_in_item(item: object, origins: Mapping[str, str], where: str) -> list[Said]:
