@@ -1,0 +1,71 @@
+"""The trainer of postcards: its world, its words, and a run of a few steps for each picture size."""
+
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+import yaml
+
+import sdapp
+from sdapp.models import locate, unknown_words
+
+TRAINING = Path(__file__).parents[1] / "training"
+
+
+@pytest.fixture(autouse=True)
+def training_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TRAINING))
+
+
+def test_held_out_combinations_are_never_drawn_for_training() -> None:
+    from scenes import sample_scene
+
+    scenes = [sample_scene(Random(seed)) for seed in range(3000)]
+    assert not any(scene.held_out for scene in scenes)
+    assert {len(scene.things) for scene in scenes} == {0, 1, 2}
+    assert any(sample_scene(Random(seed), held_out=True).held_out for seed in range(300))
+
+
+def test_the_built_in_model_knows_every_word_of_every_caption() -> None:
+    from captions import caption_with_position
+    from scenes import sample_scene
+
+    model = locate("postcards")
+    for seed in range(2000):
+        rng = Random(seed)
+        words = caption_with_position(sample_scene(rng), rng)
+        assert unknown_words(model, words) == [], words
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_a_scene_is_drawn_again_exactly(size: int) -> None:
+    from drawing import draw
+    from scenes import sample_scene
+
+    one, other = (draw(sample_scene(Random(5)), size, Random(6)) for _ in range(2))
+    assert one.size == (size, size)
+    assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_a_run_of_a_few_steps_ends_in_a_model_that_paints_and_goes_on_where_it_stopped(size: int, tmp_path: Path) -> None:
+    config = yaml.safe_load((TRAINING / f"postcards-{size}.yaml").read_text(encoding="utf-8"))
+    config |= {"drawings": 32, "folder": str(tmp_path / "build")}
+    config["autoencoder"] |= {"steps": 2, "batch": 2}
+    config["unet"] |= {"steps": 2, "batch": 2}
+    path = tmp_path / "few.yaml"
+
+    def train() -> str:
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        run = subprocess.run([sys.executable, TRAINING / "train.py", path], capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    assert "autoencoder: PSNR" in train()
+    [result] = sdapp.paint(model=str(tmp_path / "build" / "model"), prompt="a cat", steps=2, seed=7, device="cpu")
+    assert result.picture is not None
+    assert result.picture.size == (size, size)
+    config["unet"]["steps"] = 3
+    assert "unet: resumed at step 2" in train()
