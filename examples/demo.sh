@@ -9,9 +9,9 @@ house=$(sdapp generate "a red house on a beach at sunset" --seed 7 --out "$out")
 echo "  $house"
 
 echo "image to image:"
-painting=$(sdapp img2img "$house" "an oil painting of a red house in the snow at night" --strength 0.8 --seed 7 --out "$out")
+painting=$(sdapp img2img "$house" "an oil painting of a red house in the snow at night" --strength 0.8 --seed 4 --out "$out")
 echo "  $painting"
 
 echo "inpainting:"
-mended=$(sdapp inpaint "$house" docs/mask.png "a green palm tree on a beach at sunset" --seed 3 --out "$out")
+mended=$(sdapp inpaint "$house" docs/mask.png "a blue castle on a beach at sunset" --seed 2 --out "$out")
 echo "  $mended"
