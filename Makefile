@@ -1,7 +1,6 @@
-# make demo: install and paint the README's pictures · make test · make check: what CI runs · make fix · make train
+# make demo: install and paint the README's pictures · make test · make check: what a change must pass · make fix · make train
 PYTHON ?= python3
 BIN := .venv/bin
-OFFLINE := HF_HUB_OFFLINE=1
 
 .PHONY: demo test check fix train
 .DEFAULT_GOAL := demo
@@ -12,16 +11,16 @@ OFFLINE := HF_HUB_OFFLINE=1
 	touch $@
 
 demo: .venv/installed
-	$(OFFLINE) PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
+	HF_HUB_OFFLINE=1 PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
 
 test: .venv/installed
-	$(OFFLINE) $(BIN)/python -m pytest
+	$(BIN)/python -m pytest
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(OFFLINE) $(BIN)/python -m pytest
+	$(BIN)/python -m pytest
 
 fix: .venv/installed
 	$(BIN)/ruff check --fix .

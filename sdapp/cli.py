@@ -188,7 +188,7 @@ def batch(
     base = [override("output.name", NAME, "sdapp batch"), *all_layers(flags, [])]
     config = configs.validate(merge(base))
     model, folder = locate(config.model, config.revision), Path(config.output.dir)
-    begun = base_seed(folder, config.seed, keep=not dry_run)
+    begun = base_seed(folder, config.seed, keep=False)
     prompts = PromptFile(sys.stdin.buffer.read() if file == Path("-") else file, base, model, seeds, begun)
     done, failed = finished(folder), set() if retry_failed else failed_jobs(folder)
     found = survey(prompts.orders(), done, failed)
@@ -197,6 +197,7 @@ def batch(
     if dry_run:
         return
     check_folder(folder)
+    base_seed(folder, begun)  # kept only now, when the file is known to be good
     sweep(folder)
     if found.left:
         paint_batch(prompts, config, flags, found.left, {*done, *failed})

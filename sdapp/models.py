@@ -105,8 +105,7 @@ def locate(name: str, revision: str | None = None) -> Model:
 
 
 def _from_hub(name: str, revision: str | None) -> Model:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -116,9 +115,7 @@ def _from_hub(name: str, revision: str | None) -> Model:
     )
 
     try:
-        files = [] if HF_HUB_OFFLINE else HfApi().list_repo_files(name, revision=revision)
-        # Where plain files are there too, the fp16 twins would double the download.
-        twins = ["*.fp16.*"] if "unet/diffusion_pytorch_model.safetensors" in files else []
+        twins = ["*.fp16.*"] if _has_plain_files(name, revision) else []  # they would double the download
         ignored = [*HUB_IGNORED, *twins]
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES), ignore_patterns=ignored))
     except GatedRepoError as exc:
@@ -133,6 +130,21 @@ def _from_hub(name: str, revision: str | None) -> Model:
     except (HfHubHTTPError, HFValidationError, OSError, *_network_errors()) as exc:
         raise UnavailableError(f"model: {name} cannot be fetched from the Hub: {exc}") from exc
     return Model(name, folder, folder.name)
+
+
+def _has_plain_files(name: str, revision: str | None) -> bool:
+    """Whether the Hub has the UNet without a variant. Without a network the cache decides, so any answer will do."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if HF_HUB_OFFLINE:
+        return False
+    try:
+        siblings = HfApi().model_info(name, revision=revision, timeout=10).siblings or []
+    except (OSError, HfHubHTTPError, *_network_errors()):
+        return False  # the download itself says what is wrong
+    return any(file.rfilename == "unet/diffusion_pytorch_model.safetensors" for file in siblings)
 
 
 def _network_errors() -> tuple[type[Exception], ...]:

@@ -1,6 +1,7 @@
 """What the tests share: pictures, tiny models of the real classes with random weights, and the command line."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,11 @@ import pytest
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner, Result
 
+# Read when torch and huggingface_hub are imported: no test may reach a model hub, nor find a GPU that it did not ask for.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 POSTCARDS = Path(__file__).parents[1] / "sdapp" / "postcards"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def offline() -> None:
-    """No test may reach a model hub: huggingface_hub reads this when it is imported."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        yield
 
 
 @pytest.fixture
