@@ -22,6 +22,7 @@ from sdapp.config import Memory
 from sdapp.errors import ConfigError, InputError
 from sdapp.jobs import Job
 from sdapp.outputs import Record, Result
+from sdapp.text import Text
 
 VERSIONED = ("sdapp", "diffusers", "transformers", "torch")
 MENDED = "decoded again in float32: the first pixels were not finite"
@@ -39,7 +40,7 @@ class Painter:
     def __init__(self, pipe: Any, device: torch.device, memory: Memory) -> None:
         self.device, self.dtype = device, pipe.unet.dtype
         self.scheduler_config: dict[str, Any] = dict(pipe.scheduler.config)
-        self._unet, self._vae, self._encoder, self._tokenizer = pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer
+        self._unet, self._vae, self._text = pipe.unet, pipe.vae, Text(pipe)
         # Siblings are built from the components: from_pipe() would cast the shared weights to float32.
         self._pipes: dict[str, Any] = {
             "txt2img": pipe,
@@ -170,7 +171,7 @@ class Painter:
         )
         results = []
         for i, job in enumerate(batch):
-            notes = (*self._cut_tokens(job), *self._economies, *([MENDED] if mended[i] else []))
+            notes = (*self._text.cut(job), *self._economies, *([MENDED] if mended[i] else []))
             error = self._not_finite(latents[i], pixels[i])
             picture = None if error else finish(canvas, _to_image(pixels[i]))
             results.append(Result(job, index + i, replace(what_ran, job_id=job.id, notes=notes), picture, error))
@@ -203,39 +204,13 @@ class Painter:
         finally:
             hook.remove()
 
-    # --- text -----------------------------------------------------------------------------------------------------
-
     def _prompts(self, batch: tuple[Job, ...]) -> dict[str, torch.Tensor]:
         """Embeddings [B, 77, D]; the negative half only where guidance uses it (scale > 1)."""
         skip = batch[0].clip_skip
-        found = {"prompt_embeds": self._embed([job.prompt for job in batch], skip)}
+        found = {"prompt_embeds": self._text.embed([job.prompt for job in batch], skip)}
         if batch[0].guidance_scale > 1:
-            found["negative_prompt_embeds"] = self._embed([job.negative_prompt for job in batch], skip)
+            found["negative_prompt_embeds"] = self._text.embed([job.negative_prompt for job in batch], skip)
         return found
-
-    def _embed(self, texts: list[str], clip_skip: int) -> torch.Tensor:
-        """Encode by hand: the pipelines' own clip_skip crashes with transformers 5.6 and later."""
-        ids = self._tokenizer(
-            texts, padding="max_length", max_length=self._tokenizer.model_max_length, truncation=True, return_tensors="pt"
-        ).input_ids
-        device = self._pipes["txt2img"]._execution_device
-        output = self._encoder(ids.to(device), output_hidden_states=True)
-        if clip_skip == 0:
-            return output.last_hidden_state  # type: ignore[no-any-return]
-        if clip_skip >= len(output.hidden_states) - 1:
-            raise ConfigError(f"clip_skip: this text encoder has {len(output.hidden_states) - 1} layers; leave at least one")
-        norm = getattr(self._encoder, "text_model", self._encoder).final_layer_norm
-        return norm(output.hidden_states[-(clip_skip + 1)])  # type: ignore[no-any-return]
-
-    def _cut_tokens(self, job: Job) -> tuple[str, ...]:
-        notes = []
-        for name, text in (("prompt", job.prompt), ("negative_prompt", job.negative_prompt)):
-            limit = self._tokenizer.model_max_length
-            ids = self._tokenizer(text, truncation=False, verbose=False).input_ids
-            if len(ids) > limit:
-                lost = self._tokenizer.decode(ids[limit - 1 : -1])
-                notes.append(f"{name}: the text encoder reads {limit} tokens; not read: {lost!r}")
-        return tuple(notes)
 
     # --- pixels ---------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "sdapp"
 ROOMS = [
     "errors", "scheduler_table", "schedulers", "layers", "config", "models", "images", "dialects", "infotext", "foreign",
-    "jobs", "fields", "lines", "prompt_line", "prompts", "templates", "variants", "outputs", "ledger", "batch", "canvas",
-    "pipelines", "loading", "doctor", "flags", "console", "cli_config", "cli",
+    "jobs", "fields", "lines", "prompt_line", "prompts", "templates", "variants", "outputs", "ledger", "batch",
+    "canvas", "text", "pipelines", "loading", "doctor", "flags", "console", "cli_config", "cli",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.glob("*.py"))
 

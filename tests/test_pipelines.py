@@ -3,6 +3,7 @@
 import inspect
 import shutil
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def test_guidance_is_the_papers(tiny: Callable[..., Path], tiny_painter: Painter
     scheduler.set_timesteps(1)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
-        prompt, negative = (tiny_painter._embed([text], 0) for text in ("a red house", "a tree"))
+        prompt, negative = (tiny_painter._text.embed([text], 0) for text in ("a red house", "a tree"))
         towards, away = (tiny_painter._unet(noise, scheduler.timesteps[0], text).sample for text in (prompt, negative))
         latents = scheduler.step(away + 3.0 * (towards - away), scheduler.timesteps[0], noise).prev_sample
         decoded, _ = tiny_painter._decode(latents)
@@ -203,12 +204,24 @@ def test_what_is_asked_for_changes_the_picture(change: Settings, tiny: Callable[
     assert furthest(paint(asked, tiny_painter)[0], paint(asked | change, tiny_painter)[0]) > 0
 
 
+def test_a_text_is_encoded_once_however_often_it_is_asked_for(tiny: Callable[..., Path]) -> None:
+    painter = painter_of(settings(tiny()))
+    rows: list[int] = []
+    painter._text.encoder.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(args[0] if args else kwargs["input_ids"])), with_kwargs=True
+    )
+    first = paint(settings(tiny(), count=3, batch_size=3), painter)
+    again = paint(settings(tiny(), count=3), painter)
+    assert rows == [1, 1]  # the prompt, and the empty negative prompt
+    assert furthest(first[2], again[2]) <= 2
+
+
 def test_skipping_no_layer_is_the_text_encoders_own_output(tiny_painter: Painter) -> None:
-    ids = tiny_painter._tokenizer(["a cat"], padding="max_length", max_length=77, return_tensors="pt").input_ids
+    ids = tiny_painter._text.tokenizer(["a cat"], padding="max_length", max_length=77, return_tensors="pt").input_ids
     with torch.no_grad():
-        assert torch.equal(tiny_painter._embed(["a cat"], 0), tiny_painter._encoder(ids).last_hidden_state)
+        assert torch.equal(tiny_painter._text.embed(["a cat"], 0), tiny_painter._text.encoder(ids).last_hidden_state)
     with pytest.raises(ConfigError, match="has 3 layers"):
-        tiny_painter._embed(["a cat"], 3)
+        tiny_painter._text.embed(["a cat"], 3)
 
 
 def test_a_prompt_beyond_77_tokens_is_told(tiny: Callable[..., Path], tiny_painter: Painter) -> None:
@@ -338,13 +351,15 @@ def short_of_memory(module: Any, above: int) -> Any:
     return module.register_forward_pre_hook(fail)
 
 
-@pytest.mark.parametrize(("part", "above"), [("_encoder", 2), ("_unet", 4), ("_unet", 2)])
+@pytest.mark.parametrize(("part", "above"), [("_text.encoder", 2), ("_unet", 4), ("_unet", 2)])
 def test_where_memory_runs_out_the_batch_is_halved_until_it_fits(part: str, above: int, tiny: Callable[..., Path]) -> None:
-    asked = settings(tiny(), count=5, batch_size=4)
-    plain = paint(asked)
-    painter = painter_of(asked)
-    short_of_memory(getattr(painter, part), above)
-    survived = paint(asked, painter)
+    model = locate(str(tiny()))
+    cats = [validate(Layer(settings(tiny(), prompt=f"a {colour} cat"))) for colour in ("red", "blue", "white", "black", "pink")]
+    jobs = [plan(config, model, [seed])[0] for seed, config in enumerate(cats, start=7)]
+    plain = list(load(model, cats[0]).paint(jobs, batch_size=4))
+    painter = load(model, cats[0])
+    short_of_memory(attrgetter(part)(painter), above)
+    survived = list(painter.paint(jobs, batch_size=4))
     assert [result.job.seed for result in survived] == [7, 8, 9, 10, 11]
     for one, other in zip(plain, survived, strict=True):
         assert furthest(one, other) <= 2

@@ -1,0 +1,52 @@
+"""Prompts as embeddings, each text encoded once, and what of a prompt the encoder does not read."""
+
+from typing import Any
+
+import torch
+
+from sdapp.errors import ConfigError
+from sdapp.jobs import Job
+
+KEPT_EMBEDS = 128  # 30 MB with Stable Diffusion 1.5 in float32
+
+
+class Text:
+    """The text encoder of a loaded pipeline, wherever its weights lie."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.tokenizer, self.encoder, self._pipe = pipe.tokenizer, pipe.text_encoder, pipe
+        self._embeds: dict[tuple[str, int], torch.Tensor] = {}
+
+    def embed(self, texts: list[str], clip_skip: int) -> torch.Tensor:
+        """[B, 77, D]; a text that was encoded lately, such as the empty one, is not encoded again."""
+        fresh = [text for text in dict.fromkeys(texts) if (text, clip_skip) not in self._embeds]
+        if fresh:
+            self._embeds |= {(text, clip_skip): row for text, row in zip(fresh, self._encode(fresh, clip_skip), strict=True)}
+        found = torch.stack([self._embeds[text, clip_skip] for text in texts])
+        for old in list(self._embeds)[:-KEPT_EMBEDS]:
+            del self._embeds[old]
+        return found
+
+    def _encode(self, texts: list[str], clip_skip: int) -> torch.Tensor:
+        """Encode by hand: the pipelines' own clip_skip crashes with transformers 5.6 and later."""
+        ids = self.tokenizer(
+            texts, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        ).input_ids
+        output = self.encoder(ids.to(self._pipe._execution_device), output_hidden_states=True)
+        if clip_skip == 0:
+            return output.last_hidden_state  # type: ignore[no-any-return]
+        if clip_skip >= len(output.hidden_states) - 1:
+            raise ConfigError(f"clip_skip: this text encoder has {len(output.hidden_states) - 1} layers; leave at least one")
+        norm = getattr(self.encoder, "text_model", self.encoder).final_layer_norm
+        return norm(output.hidden_states[-(clip_skip + 1)])  # type: ignore[no-any-return]
+
+    def cut(self, job: Job) -> tuple[str, ...]:
+        """What of the prompts lies beyond the tokens that the encoder reads, in words."""
+        notes = []
+        for name, text in (("prompt", job.prompt), ("negative_prompt", job.negative_prompt)):
+            limit = self.tokenizer.model_max_length
+            ids = self.tokenizer(text, truncation=False, verbose=False).input_ids
+            if len(ids) > limit:
+                lost = self.tokenizer.decode(ids[limit - 1 : -1])
+                notes.append(f"{name}: the text encoder reads {limit} tokens; not read: {lost!r}")
+        return tuple(notes)
