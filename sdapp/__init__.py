@@ -1,5 +1,6 @@
 """Stable Diffusion for shells and scripts: a thin layer over diffusers."""
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ def paint(**settings: Any) -> Iterator["Result"]:
     model = locate(config.model, config.revision)
     jobs = plan(config, model)
 
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read while it is imported
     from sdapp.loading import load, quiet  # only now torch and diffusers
 
     quiet(verbose=False)

@@ -124,7 +124,7 @@ def paint(flags: dict[str, Any], own: list[Layer]) -> None:
     say_first(config, model, jobs[0])
     failed: list[str] = []
     with (
-        interruptible(lambda: "stopped between two steps; finished pictures are kept") as check,
+        interruptible(lambda: "finished pictures are kept") as check,
         progress(len(jobs), model.name) as on_step,
     ):
         painter = load_painter(model, config, flags["verbose"])
@@ -144,12 +144,19 @@ def paint(flags: dict[str, Any], own: list[Layer]) -> None:
 def say_first(config: RunConfig, model: Model, job: Job) -> None:
     """What the user should know before the first picture."""
     if words := unknown_words(model, f"{job.prompt} {job.negative_prompt}"):
-        tell(f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world (see the README); for "
-             "anything else use a real checkpoint: --model stable-diffusion-v1-5/stable-diffusion-v1-5")  # fmt: skip
+        tell(
+            f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world (its MODEL_CARD.md has them); "
+            "for anything else use a real checkpoint: --model stable-diffusion-v1-5/stable-diffusion-v1-5"
+        )
     for note in config.scheduler.resolve().told:
         tell(note)
     if job.negative_prompt and job.guidance_scale <= 1:
         tell("the negative prompt has no effect at a guidance_scale of 1 or below")
+    if job.width * job.height > 4 * model.size**2:
+        tell(
+            f"{job.width}x{job.height} is far more than the {model.size}x{model.size} that {model.name} was trained on: it "
+            "takes long, and things repeat; --size makes it smaller"
+        )
     if job.task.kind != "txt2img":
         tell(f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}")
 
@@ -192,9 +199,14 @@ def batch(
     prompts = PromptFile(sys.stdin.buffer.read() if file == Path("-") else file, base, model, seeds, begun)
     done, failed = finished(folder), set() if retry_failed else failed_jobs(folder)
     found = survey(prompts.orders(), done, failed)
-    tell(f"{found.pictures} pictures: {found.done} done, {found.failed} failed before, {found.left} to paint with "
-         f"{found.unet_calls} UNet calls")  # fmt: skip
+    tell(
+        f"{found.pictures} picture{'' if found.pictures == 1 else 's'}: {found.done} done, {found.failed} failed before, "
+        f"{found.left} to paint with {found.unet_calls} UNet calls"
+    )
     if dry_run:
+        for order in prompts.orders():
+            if order.job.id not in done and order.job.id not in failed:
+                typer.echo(f"line {order.line}\tseed {order.job.seed}\t{order.job.prompt}")
         return
     check_folder(folder)
     base_seed(folder, begun)  # kept only now, when the file is known to be good

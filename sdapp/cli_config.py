@@ -32,7 +32,8 @@ def config_check(files: Annotated[list[Path], typer.Argument(help="YAML configs.
         except SdappError as exc:
             errors.append(exc)
     if errors:
-        raise ConfigError("\n".join(map(str, errors)))
+        kinds = {type(error) for error in errors}
+        raise (kinds.pop() if len(kinds) == 1 else ConfigError)("\n".join(map(str, errors)))
 
 
 @config_app.command("schema")

@@ -26,8 +26,9 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except SdappError as exc:
+            word = "stopped" if isinstance(exc, InterruptedRunError) else "error"
             for line in str(exc).splitlines():
-                typer.echo(f"error: {line}", err=True)
+                typer.echo(f"{word}: {line}", err=True)
             raise typer.Exit(exc.exit_code) from exc
 
 

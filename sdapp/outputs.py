@@ -85,6 +85,10 @@ def check_folder(folder: Path) -> None:
         probe = unfinished(folder)
         probe.touch(exist_ok=False)
         probe.unlink()
+    except FileExistsError as exc:
+        raise OutputError(
+            f"output.dir: cannot write to {folder}: it is a file, not a folder; choose another with --out"
+        ) from exc
     except OSError as exc:
         raise OutputError(f"output.dir: cannot write to {folder}: {exc.strerror}; choose another with --out") from exc
 

@@ -98,6 +98,8 @@ def test_errors_of_every_line_come_together_before_anything_is_painted(sdapp: Ru
 def test_a_dry_run_counts_and_touches_nothing(sdapp: Run) -> None:
     result = sdapp("batch", write([*PROMPTS[:3], PROMPTS[0]]), *FAST, "--dry-run")
     assert "3 pictures: 0 done, 0 failed before, 3 to paint with 3 UNet calls" in result.stderr
+    assert result.stdout.splitlines()[0].startswith("line 1\tseed ")
+    assert [line.split("\t")[2] for line in result.stdout.splitlines()] == PROMPTS[:3]
     assert not Path("night").exists()
 
 

@@ -114,6 +114,12 @@ def test_a_picture_tells_other_tools_what_it_is(sdapp: Run) -> None:
     assert "trainedAlgorithmicMedia" in info["XML:com.adobe.xmp"]
 
 
+def test_a_picture_far_larger_than_the_models_own_is_warned_of(sdapp: Run) -> None:
+    result = sdapp("generate", "a cat", "--seed", 7, "--steps", 1, "--size", "192x128")
+    assert "far more than the 64x64" in result.stderr
+    painted(result)
+
+
 def test_json_prints_one_object_a_picture(sdapp: Run) -> None:
     result = sdapp("generate", "a cat", *FAST, "--count", 2, "--json")
     rows = [json.loads(line, parse_constant=pytest.fail) for line in result.stdout.splitlines()]
