@@ -145,7 +145,7 @@ def say_first(config: RunConfig, model: Model, job: Job) -> None:
     """What the user should know before the first picture."""
     if words := unknown_words(model, f"{job.prompt} {job.negative_prompt}"):
         tell(
-            f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world (its MODEL_CARD.md has them); "
+            f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world (in its MODEL_CARD.md); "
             "for anything else use a real checkpoint: --model stable-diffusion-v1-5/stable-diffusion-v1-5"
         )
     for note in config.scheduler.resolve().told:
