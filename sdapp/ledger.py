@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sdapp.errors import DiskFullError, InputError, OutputError
-from sdapp.outputs import FULL, Result, publish, read_header, unfinished
+from sdapp.outputs import FULL, Result, publish, read_header, this_host, unfinished
 
 LEDGER = "ledger.jsonl"
 STATE = "batch.json"
-STALE_SECONDS = 60.0  # writing a picture takes a fraction of one
+STALE_SECONDS = 3600.0  # writing a picture takes a fraction of a second
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,25 @@ def finished(folder: Path) -> dict[str, Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed run left half-written; what is younger may be another run's that is alive."""
-    for part in folder.glob(".sdapp-*.part"):
+    """Remove what killed runs left half-written: those of this host that are gone, and of other hosts what is old."""
+    for part in folder.glob(".sdapp-*-[0-9]*-*.part"):
+        host, process, _ = part.stem.removeprefix(".sdapp-").rsplit("-", 2)
         with suppress(FileNotFoundError):
-            if time.time() - part.stat().st_mtime > STALE_SECONDS:
+            if (process.isdigit() and _is_gone(host, int(process))) or time.time() - part.stat().st_mtime > STALE_SECONDS:
                 part.unlink()
+
+
+def _is_gone(host: str, process: int) -> bool:
+    """Whether a process of this host has ended; of others nobody knows."""
+    if host != this_host() or os.name == "nt":  # where signal 0 is no question
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's, and alive
+        return False
+    return False
 
 
 def failed(folder: Path) -> set[str]:

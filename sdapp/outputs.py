@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import socket
 import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
@@ -121,8 +122,13 @@ def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
 
 
 def unfinished(folder: Path) -> Path:
-    """The name of a file that is being written."""
-    return folder / f".sdapp-{secrets.token_hex(8)}.part"
+    """The name of a file that is being written, with the host and the process that write it."""
+    return folder / f".sdapp-{this_host()}-{os.getpid()}-{secrets.token_hex(8)}.part"
+
+
+def this_host() -> str:
+    """The name of this machine, as far as it fits into a file name."""
+    return re.sub(r"[^\w.]", "_", socket.gethostname())[:60]
 
 
 def _claim(temporary: Path, final: Path) -> bool:

@@ -192,6 +192,21 @@ def test_a_batch_killed_again_and_again_ends_with_what_an_undisturbed_one_has(sd
     assert sorted(path.suffix for path in Path("night").iterdir() if path.suffix != ".png") == [".json", ".jsonl"]
 
 
+def test_only_what_no_living_run_is_writing_is_swept_away(tmp_path: Path) -> None:
+    from sdapp.ledger import sweep
+    from sdapp.outputs import this_host, unfinished
+
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    ours, theirs = unfinished(tmp_path), tmp_path / ".sdapp-elsewhere-1-ab.part"
+    dead, old = tmp_path / f".sdapp-{this_host()}-{ended.pid}-ab.part", tmp_path / ".sdapp-elsewhere-2-ab.part"
+    for part in (ours, theirs, dead, old):
+        part.touch()
+    os.utime(old, (0, 0))
+    sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([ours, theirs])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_batch_at_the_next_step_and_says_what_is_left(number: int, sdapp: Run) -> None:
     write(PROMPTS)
