@@ -14,7 +14,6 @@ from sdapp.errors import ConfigError
 from sdapp.scheduler_table import Option
 
 MAX_SEED = 2**63 - 1
-Kind = Literal["txt2img", "img2img", "inpaint"]
 
 
 class Frozen(BaseModel):
