@@ -2,10 +2,15 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sdapp.config import RunConfig
+    from sdapp.models import Model
     from sdapp.outputs import Result
+    from sdapp.pipelines import Painter
+    from sdapp.variants import Seeds
 
 
 def paint(**settings: Any) -> Iterator["Result"]:
@@ -21,9 +26,30 @@ def paint(**settings: Any) -> Iterator["Result"]:
     config = validate(Layer(settings))
     model = locate(config.model, config.revision)
     jobs = plan(config, model)
+    return _load(model, config).paint(jobs, config.batch_size)
 
+
+def batch(
+    file: str | Path, *, seeds: "Seeds | None" = None, shard: str = "1/1", retry_failed: bool = False, **settings: Any
+) -> Iterator["Result"]:
+    """Paint a prompt file into a folder, or what is left of it: `for result in batch("prompts.txt", output={"dir": "night"})`.
+
+    Checks the whole file and loads the model before it returns; then each turn of the loop paints, and `result.path` is where
+    the picture was published. Raises SdappError.
+    """
+    from sdapp.batch import Batch
+    from sdapp.layers import Layer
+    from sdapp.orders import Shard
+
+    night = Batch(Path(file), [Layer(settings)], seeds, Shard.parse(shard), retry_failed)
+    found = night.survey()
+    night.begin()
+    return night.paint(_load(night.model, night.config)) if found.left else iter(())
+
+
+def _load(model: "Model", config: "RunConfig") -> "Painter":
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read while it is imported
     from sdapp.loading import load, quiet  # only now torch and diffusers
 
     quiet(verbose=False)
-    return load(model, config).paint(jobs, config.batch_size)
+    return load(model, config)

@@ -1,80 +1,27 @@
-"""Prompt files as batches: every picture that a file asks for, what is left of them, and their painting."""
+"""A prompt file and the folder of its pictures: what is left to paint, and its painting."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 from sdapp import ledger
-from sdapp.config import Output, RunConfig, validate
-from sdapp.jobs import Job, plan
-from sdapp.layers import Layer, merge
-from sdapp.models import Model
-from sdapp.outputs import Result
-from sdapp.prompts import Entry, read_prompts
-from sdapp.templates import choose
-from sdapp.variants import Seeds, check, seed_of
+from sdapp.config import BatchSize, validate
+from sdapp.errors import OutputError
+from sdapp.jobs import Job
+from sdapp.layers import Layer, merge, override
+from sdapp.leases import Leases, sweep
+from sdapp.ledger import Line, Past
+from sdapp.models import locate
+from sdapp.orders import WHOLE, Order, PromptFile, Shard, is_new, once
+from sdapp.outputs import Result, check_folder
+from sdapp.variants import Seeds
 
 WINDOW = 512  # pictures planned ahead, so that those that can share UNet calls meet
-NAME = "{prompt}-{seed}-{id}"  # the id makes names independent of the order of painting
-PaintJobs = Callable[[list[Job]], Iterator[Result]]
-
-
-@dataclass(frozen=True)
-class Order:
-    """One picture that a prompt file asks for: its job, the line of the file, and its place among all pictures."""
-
-    job: Job
-    line: int
-    index: int
-
-
-@dataclass(frozen=True)
-class PromptFile:
-    """A prompt file (or the bytes of standard input), the settings below its lines, and how lines get their seeds."""
-
-    path: Path | bytes
-    base: Sequence[Layer]
-    model: Model
-    seeds: Seeds
-    base_seed: int
-
-    @property
-    def folder(self) -> Path:
-        return self.path.parent if isinstance(self.path, Path) else Path()
-
-    def _read(self) -> Iterator[Entry]:
-        return read_prompts(self.path) if isinstance(self.path, Path) else read_prompts(None, BytesIO(self.path))
-
-    def orders(self) -> Iterator[Order]:
-        """The pictures in the order of the file, each job once: lines that ask for the same picture are one.
-
-        Raises ConfigError with every error of the file, after the pictures of its good lines; InputError for images.
-        """
-        seen: set[str] = set()
-        position = 0
-        for entry in check(self._read(), self.base, self.folder):
-            for job in self._jobs(entry, position):
-                if job.id not in seen:
-                    seen.add(job.id)
-                    yield Order(job, entry.line, position)
-                position += 1
-
-    def _jobs(self, entry: Entry, position: int) -> Iterator[Job]:
-        config = validate(merge([*self.base, entry.layer]))
-        for seed in self._seeds(entry, config, position):
-            prompt, _ = choose(config.prompt or "", seed, self.folder)
-            yield from plan(config.model_copy(update={"prompt": prompt}), self.model, [seed])
-
-    def _seeds(self, entry: Entry, config: RunConfig, position: int) -> Sequence[int]:
-        if entry.seeds is not None:
-            return entry.seeds
-        if "seed" in entry.layer.values and config.seed is not None:
-            return range(config.seed, config.seed + config.count)
-        return [
-            seed_of(self.seeds, self.base_seed, position + copy, entry.content, copy) for copy in range(config.count)
-        ]  # fmt: skip
+DEFAULTS = {"output.name": "{prompt}-{seed}-{id}", "batch_size": "auto"}  # with the id, no name depends on the others
+OnStep = Callable[[int, int, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -84,6 +31,7 @@ class Survey:
     pictures: int
     done: int
     failed: int  # in an earlier run, and not to be tried again
+    repeated: int  # asked for by several lines, and painted once
     unet_calls: int  # of those that are left
 
     @property
@@ -91,52 +39,159 @@ class Survey:
         return self.pictures - self.done - self.failed
 
 
-def survey(asked: Iterable[Order], done: Collection[str], failed: Collection[str]) -> Survey:
-    """Count without painting. Raises what `orders` raises: every error of the file."""
-    pictures = finished = given_up = calls = 0
-    for order in asked:
-        pictures += 1
-        if order.job.id in done:
-            finished += 1
-        elif order.job.id in failed:
-            given_up += 1
-        else:
-            calls += order.job.scheduler.resolve().unet_calls(order.job.steps_to_run)
-    return Survey(pictures, finished, given_up, calls)
+class Paints(Protocol):
+    """What paints: a Painter, or whatever stands in for one."""
+
+    def together(self, job: Job, batch_size: BatchSize) -> int: ...
+    def paint(
+        self, jobs: Sequence[Job], batch_size: BatchSize, on_step: OnStep | None, keep_going: bool
+    ) -> Iterator[Result]: ...
 
 
-def windows(asked: Iterable[Order], past: Collection[str]) -> Iterator[list[Order]]:
-    """What is not done or given up, a window at a time, with jobs that can share UNet calls side by side."""
-    left = (order for order in asked if order.job.id not in past)
+class Batch:
+    """A prompt file and the folder of its pictures, which other runs may be filling at the same time."""
+
+    def __init__(
+        self,
+        file: Path | bytes,
+        layers: Sequence[Layer],
+        seeds: Seeds | None = None,
+        shard: Shard = WHOLE,
+        retry_failed: bool = False,
+    ) -> None:
+        """Look at the settings, the model and the folder; nothing is written. Raises SdappError."""
+        base = [*(override(key, value, "sdapp batch") for key, value in DEFAULTS.items()), *layers]
+        self.config = validate(merge(base))
+        self.model, self.folder = locate(self.config.model, self.config.revision), Path(self.config.output.dir)
+        begun = ledger.begin(self.folder, self.config.seed, seeds, keep=False)
+        self.prompts = PromptFile(file, base, self.model, begun)
+        self.shard, self.past = shard, Past(self.folder, retry_failed)
+
+    def orders(self) -> Iterator[Order]:
+        """What this shard has to see to, each picture once. Raises PromptFileError."""
+        return once(self._mine())
+
+    def _mine(self) -> Iterator[Order]:
+        return (order for order in self.prompts.orders() if order.job.id in self.shard)
+
+    def survey(self, look: Callable[[Order], None] = lambda _: None) -> Survey:
+        """Count without painting, and `look` at each picture that is left. Raises PromptFileError."""
+        pictures = done = failed = calls = repeated = 0
+        seen: set[int] = set()
+        for order in self._mine():
+            if not is_new(order, seen):
+                repeated += 1
+                continue
+            pictures += 1
+            if order.job.id in self.past.done:
+                done += 1
+            elif order.job.id in self.past.failed:
+                failed += 1
+            else:
+                calls += order.job.unet_calls
+                look(order)
+        return Survey(pictures, done, failed, repeated, calls)
+
+    def begin(self) -> None:
+        """Make the folder, keep the base seed in it, and remove what dead runs left. Raises OutputError."""
+        check_folder(self.folder)
+        ledger.begin(self.folder, self.prompts.begun.base_seed, self.prompts.begun.seeds)
+        sweep(self.folder)
+
+    def paint(
+        self, painter: Paints, on_step: OnStep | None = None, wait: Callable[[str], None] = lambda _: time.sleep(0.5)
+    ) -> Iterator[Result]:
+        """Paint what is left, publish each picture, note it in the ledger, and yield it with its path.
+
+        What another run holds is left to it. In the end `wait` is called, with who holds how many, until they are done, or dead
+        and taken over. Job ids that came to be done meanwhile are in `past`.
+        """
+        with Leases(self.folder) as leases:
+            held: list[Order] = []
+            for pack in _packs(self.orders(), self.past):
+                yield from self._paint_pack(pack, leases, painter, on_step, held)
+            while held := [order for order in held if order.job.id not in self.past]:
+                wait(f"{len(held)} are being painted by {leases.holder(held[0].job.id)}")
+                self.past.refresh()
+                again, held = held, []
+                for pack in _packs(again, self.past):
+                    yield from self._paint_pack(pack, leases, painter, on_step, held)
+            if leases.is_alone():
+                self.tidy()
+
+    def _paint_pack(
+        self, pack: Sequence[Order], leases: Leases, painter: Paints, on_step: OnStep | None, held: list[Order]
+    ) -> Iterator[Result]:
+        """Paint the jobs of one pack that are nobody else's; those that are go to `held`."""
+        queue = iter(pack)
+        while True:
+            size = painter.together(pack[0].job, self.config.batch_size)
+            ours = list(islice(self._claimed(queue, leases, held), size))
+            self.past.refresh()  # whoever had one of these before has published it before giving it back
+            batch = [order for order in ours if order.job.id not in self.past]
+            for result in painter.paint([order.job for order in batch], self.config.batch_size, on_step, keep_going=True):
+                if leases.holds(result.job.id) or not self._is_done(result.job.id):
+                    yield self._publish(result, batch[result.index])
+                leases.release(result.job.id)
+            for order in ours:
+                leases.release(order.job.id)
+            if not ours:
+                return
+
+    def _claimed(self, queue: Iterator[Order], leases: Leases, held: list[Order]) -> Iterator[Order]:
+        for order in queue:
+            if order.job.id in self.past:
+                continue
+            if leases.claim(order.job.id):
+                yield order
+            else:
+                held.append(order)
+
+    def _is_done(self, job: str) -> bool:
+        """Asked where a lease was lost, as of a machine that slept: whoever took it over may have painted the picture."""
+        self.past.refresh()
+        return job in self.past.done
+
+    def _publish(self, result: Result, order: Order) -> Result:
+        result = replace(result, index=order.index, choices=order.choices)
+        path = result.save(self.config.output) if result.picture else None
+        ledger.append(self.folder, Line.of(result, order.line, path))
+        return replace(result, path=path)
+
+    def tidy(self) -> None:
+        """Write the ledger anew: a line for each picture that is there or failed, in the order of the prompt file."""
+        last = {line.id: line for line in ledger.read(self.folder)}
+        pictures = ledger.finished(self.folder)
+        lines = []
+        for order in once(self.prompts.orders()):
+            path, line = pictures.pop(order.job.id, None), last.get(order.job.id)
+            if path is not None and (line is None or line.status != "done"):
+                line = Line(order.job.id, "done", path.name, order.line, order.job.seed, None, None, None)
+            if line is not None:
+                lines.append(replace(line, prompt_line=order.line))
+        others = [last[job] for job in pictures if job in last]  # painted for another prompt file
+        ledger.rewrite(self.folder, [*lines, *others])
+
+    def strays(self) -> list[Path]:
+        """The pictures of sdapp in the folder that no line of the whole file asks for. Raises PromptFileError.
+
+        Without a base seed, asked for or kept, nobody knows which those are: raises OutputError.
+        """
+        if self.config.seed is None and not (self.folder / ledger.STATE).exists():
+            raise OutputError(f"{self.folder}: {ledger.STATE} is missing, so the seeds are not known; say --seed")
+        asked = {order.job.id for order in self.prompts.orders()}
+        return sorted(path for job, path in self.past.done.items() if job not in asked)
+
+    def failures(self) -> int:
+        """How many pictures of this shard failed."""
+        return sum(order.job.id in self.past.failed for order in self.orders()) if self.past.failed else 0
+
+
+def _packs(orders: Iterable[Order], past: Past) -> Iterator[list[Order]]:
+    """What is not over, with jobs that can share UNet calls side by side; a window of the file is looked at at a time."""
+    left = (order for order in orders if order.job.id not in past)
     while window := list(islice(left, WINDOW)):
         packs: dict[str, list[Order]] = {}
         for order in window:
             packs.setdefault(order.job.pack, []).append(order)
-        yield [order for pack in packs.values() for order in pack]
-
-
-def paint_rest(
-    asked: Iterable[Order], past: Collection[str], output: Output, paint: PaintJobs
-) -> Iterator[tuple[Result, Path | None]]:
-    """Paint what is left, publish each picture, note it in the ledger, and yield it with its path."""
-    folder = Path(output.dir)
-    for window in windows(asked, past):
-        for result in paint([order.job for order in window]):
-            order = window[result.index]
-            path = replace(result, index=order.index).save(output) if result.picture else None
-            ledger.append(folder, ledger.Line.of(result, order.line, path))
-            yield result, path
-
-
-def tidy(asked: Iterable[Order], folder: Path) -> None:
-    """Write the ledger anew: one line for each picture that the file asks for and that is done or failed, in its order."""
-    last: Mapping[str, ledger.Line] = {line.id: line for line in ledger.read(folder)}
-    pictures = ledger.finished(folder)
-    lines = []
-    for order in asked:
-        line = last.get(order.job.id)
-        if order.job.id in pictures and (line is None or line.status != "done"):
-            line = ledger.Line(order.job.id, "done", pictures[order.job.id].name, order.line, order.job.seed, None, None, None)
-        if line is not None:
-            lines.append(replace(line, prompt_line=order.line))
-    ledger.rewrite(folder, lines)
+        yield from packs.values()

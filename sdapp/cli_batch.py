@@ -1,88 +1,142 @@
 """The command `sdapp batch`: prompt files that finish, however often they are stopped."""
 
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sdapp.batch import NAME, PromptFile, paint_rest, survey, tidy
-from sdapp.config import RunConfig, validate
+from sdapp.batch import Batch, Survey
 from sdapp.console import announce, interruptible, progress, tell
-from sdapp.errors import JobsFailedError
+from sdapp.errors import ConfigError, JobsFailedError
 from sdapp.flags import all_layers, with_flags
-from sdapp.jobs import Job
-from sdapp.layers import merge, override
-from sdapp.ledger import LEDGER, base_seed, finished, sweep
-from sdapp.ledger import failed as failed_jobs
-from sdapp.models import locate
-from sdapp.outputs import Result, check_folder
+from sdapp.history import Estimate, History
+from sdapp.ledger import LEDGER
+from sdapp.orders import Order, Shard
 from sdapp.painting import load_painter
+from sdapp.tokens import cut
 from sdapp.variants import Seeds
+
+MOST_TOLD = 20  # prompts that are too long, one by one
 
 
 @with_flags
-def batch(
+def batch(  # noqa: PLR0913 - a flag is an argument
     flags: dict[str, Any],
     file: Annotated[Path, typer.Argument(help="Prompts: .txt, .csv, .tsv, .jsonl or .yaml; - for stdin.", show_default=False)],
-    seeds: Annotated[Seeds, typer.Option("--seeds", help="How lines without a seed get theirs.")] = "derived",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be painted, and stop.")] = False,
+    seeds: Annotated[
+        Seeds | None, typer.Option("--seeds", help="How lines without a seed get theirs.", show_default="derived")
+    ] = None,
+    shard: Annotated[
+        str, typer.Option("--shard", metavar="I/N", help="Paint the I-th of N parts, on a machine of its own.")
+    ] = "1/1",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, list what would be painted, and stop.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="List the pictures that no line asks for any more, and stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --prune: remove them.")] = False,
 ) -> None:
     """Paint every line of a prompt file. Stop it whenever you like and run it again: it goes on with what is not done.
+
+    Several runs may share a folder: each paints what no other does.
 
     Examples:
 
     sdapp batch prompts.txt --out night
 
-    sdapp batch prompts.csv --out night --set batch_size=4 --scheduler unipc --seed 7
+    sdapp batch prompts.csv --out night --scheduler unipc --seed 7 --shard 1/4
     """
-    base = [override("output.name", NAME, "sdapp batch"), *all_layers(flags, [])]
-    config = validate(merge(base))
-    model, folder = locate(config.model, config.revision), Path(config.output.dir)
-    begun = base_seed(folder, config.seed, keep=False)
-    prompts = PromptFile(sys.stdin.buffer.read() if file == Path("-") else file, base, model, seeds, begun)
-    done, failed = finished(folder), set() if retry_failed else failed_jobs(folder)
-    found = survey(prompts.orders(), done, failed)
-    tell(
-        f"{found.pictures} picture{'' if found.pictures == 1 else 's'}: {found.done} done, {found.failed} failed before, "
-        f"{found.left} to paint with {found.unet_calls} UNet calls"
-    )
-    if dry_run:
-        for order in prompts.orders():
-            if order.job.id not in done and order.job.id not in failed:
-                typer.echo(f"line {order.line}\tseed {order.job.seed}\t{order.job.prompt}")
+    if yes and not prune:
+        raise ConfigError("--yes: what for? It goes with --prune")
+    content = sys.stdin.buffer.read() if file == Path("-") else file
+    night = Batch(content, all_layers(flags, []), seeds, Shard.parse(shard), retry_failed)
+    if prune:
+        _prune(night, yes)
         return
-    check_folder(folder)
-    base_seed(folder, begun)  # kept only now, when the file is known to be good
-    sweep(folder)
+    history = History(night.config.device)
+    found = _survey(night, history, dry_run)
+    if dry_run:
+        return
+    night.begin()
     if found.left:
-        paint_batch(prompts, config, flags, found.left, {*done, *failed})
-    tidy(prompts.orders(), folder)
-    if broken := failed_jobs(folder):
-        raise JobsFailedError(f"{len(broken)} of {found.pictures} pictures failed; {folder / LEDGER} says why; "
+        _paint(night, flags, found.left, history)
+    else:
+        night.tidy()
+    if broken := night.failures():
+        raise JobsFailedError(f"{broken} of {found.pictures} pictures failed; {night.folder / LEDGER} says why; "
                               "--retry-failed tries them again")  # fmt: skip
 
 
-def paint_batch(prompts: PromptFile, config: RunConfig, flags: dict[str, Any], left: int, past: set[str]) -> None:
+def _survey(night: Batch, history: History, dry_run: bool) -> Survey:
+    """Count, estimate, and tell; a dry run lists what is left, and what of its prompts is too long."""
+    estimate, long = Estimate(history), 0
+
+    def look(order: Order) -> None:
+        nonlocal long
+        estimate.add(order.job)
+        if dry_run:
+            typer.echo(f"line {order.line}\tseed {order.job.seed}\t{order.job.prompt}")
+            for note in cut(order.job, night.model):
+                long += 1
+                if long <= MOST_TOLD:
+                    tell(f"line {order.line}: {note}")
+
+    found = night.survey(look)
+    if long > MOST_TOLD:
+        tell(f"and {long - MOST_TOLD} more prompts that are too long")
+    told = [
+        f"{found.pictures} picture{'' if found.pictures == 1 else 's'}: {found.done} done, {found.failed} failed before, "
+        f"{found.left} to paint with {found.unet_calls} UNet calls"
+    ]
+    told += [f"{found.repeated} asked for more than once"] if found.repeated else []
+    told += [estimate.told(night.folder)] if found.left else []
+    tell("; ".join(told))
+    return found
+
+
+def _paint(night: Batch, flags: dict[str, Any], left: int, history: History) -> None:
     """Paint what is left of a prompt file; a signal ends it between two steps."""
-    painted = 0
+    painted, before, waited = 0, len(night.past.done), ""
+
+    def over() -> int:
+        """Painted here, and by other runs since this one began."""
+        return max(painted, len(night.past.done) - before)
 
     def told() -> str:
-        return f"{painted} done, {left - painted} left; run the same command again to go on"
+        return f"{over()} done, {left - over()} left; run the same command again to go on"
 
-    with interruptible(told) as check, progress(left, prompts.model.name) as on_step:
-        painter = load_painter(prompts.model, config, flags["verbose"])
+    with interruptible(told) as check, progress(left, night.model.name) as on_step:
+        painter = load_painter(night.model, night.config, flags["verbose"])
         check()
 
         def step(_first: int, together: int, number: int, of: int) -> None:
             check()
-            on_step(painted, together, number, of)
+            on_step(over(), together, number, of)
 
-        def paint_jobs(jobs: list[Job]) -> Iterator[Result]:
-            return painter.paint(jobs, config.batch_size, step, keep_going=True)
+        def wait(who: str) -> None:
+            nonlocal waited
+            check()
+            if who != waited:
+                tell(who)
+            waited = who
+            time.sleep(0.5)
 
-        for result, path in paint_rest(prompts.orders(), past, config.output, paint_jobs):
-            painted += 1
-            announce(result, path, flags["json"])
+        try:
+            for result in night.paint(painter, step, wait):
+                painted += 1
+                history.add(result)
+                announce(result, flags["json"])
+        finally:
+            history.save()
+
+
+def _prune(night: Batch, remove: bool) -> None:
+    strays = night.strays()
+    for path in strays:
+        if remove:
+            path.unlink()
+        typer.echo(path)
+    if remove and strays:
+        night.tidy()
+    count = f"{len(strays)} picture{'' if len(strays) == 1 else 's'} that no line asks for"
+    tell(f"{count}, removed" if remove else f"{count}; --prune --yes removes them" if strays else count)

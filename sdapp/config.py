@@ -129,6 +129,9 @@ class Output(Frozen):
     format: Annotated[Literal["png"], Field(description="png is lossless and carries the record.")] = "png"
 
 
+BatchSize = Annotated[int, Field(ge=1, le=256)] | Literal["auto"]
+
+
 def _multiple_of_8(pixels: int) -> int:
     if pixels % 8:
         raise ValueError(f"must be a multiple of 8; the nearest are {nearest_sizes(pixels)}")
@@ -170,7 +173,7 @@ class RunConfig(Frozen):
         int | None, Field(ge=0, le=MAX_SEED, description="Of the first picture; each next has one more. Else drawn.")
     ] = None
     count: Annotated[int, Field(ge=1, le=1_000_000, description="How many pictures.")] = 1
-    batch_size: Annotated[int, Field(ge=1, le=256, description="Pictures denoised at a time.")] = 1
+    batch_size: Annotated[BatchSize, Field(description="Pictures denoised at a time; auto finds what is fast and fits.")] = 1
     task: Task = Txt2Img()
     prompt: Annotated[Text | None, Field(description="What to paint.")] = None
     eta: Annotated[float | None, Field(ge=0, le=1, description="Share of fresh noise in DDIM and TCD.")] = None
@@ -233,6 +236,8 @@ def _explain(error: Any, merged: layers.Layer) -> str:
             path, message = ["task", "kind"], "is required here: txt2img, img2img or inpaint"
         case "value_error":
             message = error["msg"].removeprefix("Value error, ")
+        case _ if path[0] == "batch_size":
+            path, message = path[:1], f"should be a number from 1 to 256, or auto, not {reprlib.repr(error['input'])}"
         case _ if path[:2] == ["scheduler", "options"] and len(path) > 2:
             path, message = path[:3], "should be text, a number, true, false or null"
         case _:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -32,16 +31,16 @@ class Commands(TyperGroup):
             raise typer.Exit(exc.exit_code) from exc
 
 
-def announce(result: Result, path: Path | None, as_json: bool) -> None:
+def announce(result: Result, as_json: bool) -> None:
     """Print the path of a finished picture, or its JSON line, and what the user should know about it."""
     for note in result.record.notes if result.record else ():
         tell(note)
     if as_json:
-        facts: dict[str, object] = {"path": path and str(path), "seed": result.job.seed, "error": result.error}
-        facts["record"] = result.record and asdict(result.record)
+        facts: dict[str, object] = {"path": result.path and str(result.path), "seed": result.job.seed, "error": result.error}
+        facts |= {"job": result.job.model_dump(mode="json"), "record": result.record and asdict(result.record)}
         typer.echo(json.dumps(facts, ensure_ascii=False))
-    elif path:
-        typer.echo(path)
+    elif result.path:
+        typer.echo(result.path)
 
 
 def tell(message: str) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,14 @@ class Job(Frozen):
     memory: Memory
     inputs: dict[str, str]  # `image`, `mask` → SHA-256 of the file
 
-    @property
+    @cached_property
     def id(self) -> str:
         """12 hex digits of the SHA-256 of what decides the pixels: of input files the content, of memory the tiling."""
         content = self.model_dump(mode="json", exclude={"memory": {"offload", "vae_slicing"}})
         content["task"] = {key: value for key, value in content["task"].items() if key not in self.inputs}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
 
-    @property
+    @cached_property
     def pack(self) -> str:
         """Equal for jobs that can share UNet calls: only their prompts and seeds differ."""
         return _canonical(self.model_dump(mode="json", exclude={"prompt", "negative_prompt", "seed"}))
@@ -50,6 +51,11 @@ class Job(Frozen):
     def steps_to_run(self) -> int:
         """Of `steps`, those that run at this strength."""
         return self.steps if isinstance(self.task, Txt2Img) else min(int(self.steps * self.task.strength), self.steps)
+
+    @property
+    def unet_calls(self) -> int:
+        """How often the UNet will be called for this picture."""
+        return self.scheduler.resolve().unet_calls(self.steps_to_run)
 
 
 def _canonical(content: Mapping[str, Any]) -> str:

@@ -3,19 +3,18 @@
 import json
 import os
 import secrets
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from sdapp.errors import DiskFullError, InputError, OutputError
-from sdapp.outputs import FULL, Result, publish, read_header, this_host, unfinished
+from sdapp.errors import InputError, OutputError
+from sdapp.outputs import Result, publish, read_header, unfinished, writing
+from sdapp.variants import Seeds
 
 LEDGER = "ledger.jsonl"
 STATE = "batch.json"
-STALE_SECONDS = 3600.0  # writing a picture takes a fraction of a second
 
 
 @dataclass(frozen=True)
@@ -48,72 +47,87 @@ class Line:
 
 def finished(folder: Path) -> dict[str, Path]:
     """Job id → picture, read from the pictures themselves: the ledger can be lost or lie, they cannot."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.png")):
+    return Past(folder).done
+
+
+class Past:
+    """What is over in a folder: jobs done, by the pictures, and jobs failed, by the ledger. Other runs add to both."""
+
+    def __init__(self, folder: Path, retry_failed: bool = False) -> None:
+        self.folder = folder
+        self.done: dict[str, Path] = {}
+        self.failed: set[str] = set()
+        self._seen: set[str] = set()
+        ledger = folder / LEDGER
+        self._read_to = ledger.stat().st_size if retry_failed and ledger.exists() else 0
+        self.refresh()
+
+    def __contains__(self, job: str) -> bool:
+        return job in self.done or job in self.failed
+
+    def refresh(self) -> None:
+        """Take in what was added since; a picture is opened once."""
+        for path in sorted(self.folder.glob("*.png")):
+            if path.name not in self._seen:
+                self._seen.add(path.name)
+                with suppress(InputError):  # another tool's picture
+                    record = read_header(path).get("record")
+                    self.done.setdefault(str(record.get("job_id")) if isinstance(record, dict) else "", path)
+        for line in self._news():
+            (self.failed.add if line.status == "failed" else self.failed.discard)(line.id)
+
+    def _news(self) -> Iterator[Line]:
         try:
-            content = read_header(path)
-        except InputError:  # another tool's picture
-            continue
-        record = content.get("record")
-        found.setdefault(str(record.get("job_id")) if isinstance(record, dict) else "", path)
-    return found
+            with (self.folder / LEDGER).open("rb") as file:
+                if self._read_to > os.fstat(file.fileno()).st_size:  # written anew by another run
+                    self._read_to = 0
+                file.seek(self._read_to)
+                text = file.read()
+        except FileNotFoundError:
+            return
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read_to += len(whole)
+        yield from _lines(whole)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed runs left half-written: those of this host that are gone, and of other hosts what is old."""
-    for part in folder.glob(".sdapp-*-[0-9]*-*.part"):
-        host, process, _ = part.stem.removeprefix(".sdapp-").rsplit("-", 2)
-        with suppress(FileNotFoundError):
-            if (process.isdigit() and _is_gone(host, int(process))) or time.time() - part.stat().st_mtime > STALE_SECONDS:
-                part.unlink()
+@dataclass(frozen=True)
+class Begun:
+    """How lines without a seed get theirs, since the first run on a folder."""
+
+    base_seed: int
+    seeds: Seeds
 
 
-def _is_gone(host: str, process: int) -> bool:
-    """Whether a process of this host has ended; of others nobody knows."""
-    if host != this_host() or os.name == "nt":  # where signal 0 is no question
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # somebody else's, and alive
-        return False
-    return False
+def begin(folder: Path, seed: int | None, seeds: Seeds | None, keep: bool = True) -> Begun:
+    """What a batch was begun with; drawn once and kept in the folder, so that the next run goes on with it.
 
-
-def failed(folder: Path) -> set[str]:
-    """The ids of jobs whose last line says that they failed."""
-    last = {line.id: line.status for line in read(folder)}
-    return {job for job, status in last.items() if status == "failed"}
-
-
-def base_seed(folder: Path, asked: int | None, keep: bool = True) -> int:
-    """The seed that a batch was begun with; drawn once and kept in the folder, so that the next run goes on with it.
-
-    Raises OutputError where the folder was begun with another seed than the one asked for, or its state is broken.
+    Raises OutputError where the folder was begun with something else than what is asked for, or its state is broken.
     """
     state = folder / STATE
     if not state.exists():
-        drawn = secrets.randbelow(2**32) if asked is None else asked
-        if not keep:
-            return drawn
-        made = publish(json.dumps({"base_seed": drawn}).encode(), folder, state.stem, state.suffix)
-        if made != state:  # another run was quicker
-            made.unlink()
-            return base_seed(folder, asked)
-        return drawn
+        begun = Begun(secrets.randbelow(2**32) if seed is None else seed, seeds or "derived")
+        if keep:
+            made = publish(json.dumps(asdict(begun)).encode(), folder, state.stem, state.suffix)
+            if made != state:  # another run was quicker
+                made.unlink()
+                return begin(folder, seed, seeds)
+        return begun
     try:
-        kept = int(json.loads(state.read_bytes())["base_seed"])
+        kept = json.loads(state.read_bytes())
+        begun = Begun(int(kept["base_seed"]), kept["seeds"])
+        if begun.seeds not in get_args(Seeds):
+            raise ValueError(begun.seeds)
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise OutputError(f"{state}: broken; delete it, or restore it, or say --seed") from exc
-    if asked is not None and asked != kept:
-        raise OutputError(f"{folder} was begun with --seed {kept}, not {asked}; leave --seed out, or choose another folder")
-    return kept
+    for flag, asked, was in (("--seed", seed, begun.base_seed), ("--seeds", seeds, begun.seeds)):
+        if asked is not None and asked != was:
+            raise OutputError(f"{folder} was begun with {flag} {was}, not {asked}; leave {flag} out, or choose another folder")
+    return begun
 
 
 def append(folder: Path, line: Line) -> None:
     """Add a line in one write, so that two runs do not mix theirs."""
-    with _writing(folder):
+    with writing(folder / LEDGER):
         handle = os.open(folder / LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(handle, _text(line))
@@ -124,32 +138,30 @@ def append(folder: Path, line: Line) -> None:
 def read(folder: Path) -> Iterator[Line]:
     """The lines of the ledger that can be read; a line that a crash cut off is passed over."""
     path = folder / LEDGER
-    for text in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
-        try:
-            values: dict[str, Any] = json.loads(text)
-            yield Line(**values)
-        except (ValueError, TypeError):
-            continue
+    yield from _lines(path.read_bytes() if path.exists() else b"")
 
 
 def rewrite(folder: Path, lines: Iterable[Line]) -> None:
     """Replace the ledger: one line a job, in the order given."""
     temporary = unfinished(folder)
-    with _writing(folder):
-        with temporary.open("xb") as file:
-            file.writelines(_text(line) for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / LEDGER)
+    with writing(folder / LEDGER):
+        try:
+            with temporary.open("xb") as file:
+                file.writelines(_text(line) for line in lines)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(folder / LEDGER)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        error = DiskFullError if exc.errno in FULL else OutputError
-        raise error(f"{folder / LEDGER}: cannot be written: {exc.strerror}; the pictures are safe, run again") from exc
+def _lines(text: bytes) -> Iterator[Line]:
+    for row in text.decode(errors="replace").split("\n"):
+        try:
+            values: dict[str, Any] = json.loads(row)
+            yield Line(**values)
+        except (ValueError, TypeError):
+            continue
 
 
 def _text(line: Line) -> bytes:

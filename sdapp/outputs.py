@@ -7,9 +7,9 @@ import re
 import secrets
 import socket
 import unicodedata
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from io import BytesIO
 from itertools import count
@@ -59,6 +59,8 @@ class Result:
     record: Record | None  # none where the job never ran to its end
     picture: Image.Image | None
     error: str | None = None
+    choices: Mapping[str, str] = field(default_factory=dict)  # of `{a|b}` and `__words__` in the prompt that it came from
+    path: Path | None = None  # where it was published
 
     def save(self, output: Output) -> Path:
         """Publish the picture under a name of its own, with job and record inside; no file is ever overwritten.
@@ -69,8 +71,9 @@ class Result:
             raise JobsFailedError(f"seed {self.job.seed}: {self.error}")
         folder = Path(output.dir)
         info = PngInfo()
-        text = json.dumps({"job": to_portable(self.job, folder), "record": asdict(self.record)}, ensure_ascii=False)
-        info.add_itxt(CHUNK, text)
+        content = {"job": to_portable(self.job, folder), "record": asdict(self.record)}
+        content |= {"choices": dict(self.choices)} if self.choices else {}
+        info.add_itxt(CHUNK, json.dumps(content, ensure_ascii=False))
         name = Path(self.job.model).name.removesuffix(".safetensors")
         info.add_itxt("parameters", infotext.write(self.job.model_dump(), name, self.record.versions.get("sdapp", "")))
         info.add_itxt("XML:com.adobe.xmp", infotext.xmp(self.job.task.kind))
@@ -100,7 +103,7 @@ def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
     The bytes are on the disk before the name is. Raises OutputError.
     """
     temporary = unfinished(folder)
-    try:
+    with writing(folder / f"{stem}{suffix}"):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
@@ -109,16 +112,23 @@ def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
                 os.fsync(file.fileno())
             for number in count(1):
                 final = folder / f"{stem}{f'-{number}' if number > 1 else ''}{suffix}"
-                if _claim(temporary, final):
+                if claim_name(temporary, final):
                     _sync_folder(folder)
                     return final
         finally:
             temporary.unlink(missing_ok=True)
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the errors of a disk into OutputError, or DiskFullError, with the place in it."""
+    try:
+        yield
     except OSError as exc:
         if exc.errno in FULL:
-            raise DiskFullError(f"output.dir: no room left for {folder / stem}{suffix}; make some and run again") from exc
-        raise OutputError(f"output.dir: cannot write {folder / stem}{suffix}: {exc.strerror}") from exc
-    raise AssertionError("unreachable")
+            raise DiskFullError(f"no room left for {path}; make some and run again: what is finished is safe") from exc
+        raise OutputError(f"cannot write {path}: {exc.strerror}; what is finished is safe") from exc
 
 
 def unfinished(folder: Path) -> Path:
@@ -131,7 +141,7 @@ def this_host() -> str:
     return re.sub(r"[^\w.]", "_", socket.gethostname())[:60]
 
 
-def _claim(temporary: Path, final: Path) -> bool:
+def claim_name(temporary: Path, final: Path) -> bool:
     """Give the file its name unless the name is taken. A hard link is the exclusive rename of POSIX.
 
     Where a file system has no links, such as exFAT, the name is taken first, and is an empty file for a moment.

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ def paint(flags: dict[str, Any], own: list[Layer]) -> None:
             on_step(*where)
 
         for result in painter.paint(jobs, config.batch_size, step):
-            announce(result, result.save(config.output) if result.picture else None, flags["json"])
+            announce(replace(result, path=result.save(config.output) if result.picture else None), flags["json"])
             failed += [f"seed {result.job.seed}: {result.error}"] if result.error else []
     if failed:
         raise JobsFailedError(f"{len(failed)} of {len(jobs)} pictures failed:\n" + "\n".join(failed))

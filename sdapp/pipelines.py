@@ -2,7 +2,6 @@
 
 import gc
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +16,14 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipe
 from PIL import Image
 
 from sdapp import schedulers
+from sdapp.batch_sizes import BatchSizes, in_use
 from sdapp.canvas import arguments, finish, prepare
-from sdapp.config import Memory
+from sdapp.config import BatchSize, Memory
 from sdapp.errors import ConfigError, InputError
 from sdapp.jobs import Job
 from sdapp.outputs import Record, Result
 from sdapp.text import Text
+from sdapp.tokens import cut_by
 
 VERSIONED = ("sdapp", "diffusers", "transformers", "torch")
 MENDED = "decoded again in float32: the first pixels were not finite"
@@ -51,10 +52,14 @@ class Painter:
             sibling.set_progress_bar_config(disable=True)
         self._place(memory.offload)
         self._vae.use_slicing, self._vae.use_tiling = memory.vae_slicing, memory.vae_tiling
-        self._largest_batch, self._economies = sys.maxsize, list[str]()
+        self._sizes, self._economies = BatchSizes(device), list[str]()
+
+    def together(self, job: Job, batch_size: BatchSize) -> int:
+        """How many pictures the batch that begins with this job will have at the most."""
+        return self._sizes.of(job, batch_size)
 
     def paint(
-        self, jobs: Sequence[Job], batch_size: int = 1, on_step: OnStep | None = None, keep_going: bool = False
+        self, jobs: Sequence[Job], batch_size: BatchSize = 1, on_step: OnStep | None = None, keep_going: bool = False
     ) -> Iterator[Result]:
         """Paint jobs in order, up to `batch_size` neighbours of one pack at a time.
 
@@ -67,7 +72,7 @@ class Painter:
             end += len(pack)
             while index < end:
                 start = index - end + len(pack)
-                batch = pack[start : start + min(batch_size, self._largest_batch)]
+                batch = pack[start : start + self.together(pack[start], batch_size)]
                 yield from self._survive(batch, index, on_step, keep_going)
                 index += len(batch)
 
@@ -93,7 +98,7 @@ class Painter:
         self._free()
         if len(batch) > 1:
             half = len(batch) // 2
-            self._largest_batch = half
+            self._sizes.largest = half
             self._economies.append(f"memory ran out at {len(batch)} pictures at a time: {half} at a time since")
             yield from self._survive(batch[:half], index, on_step, keep_going)
             yield from self._survive(batch[half:], index + half, on_step, keep_going)
@@ -139,7 +144,7 @@ class Painter:
     # --- one batch ------------------------------------------------------------------------------------------------
 
     def _paint_batch(self, batch: tuple[Job, ...], index: int, on_step: OnStep | None) -> list[Result]:
-        started, job = time.perf_counter(), batch[0]
+        started, job, before = time.perf_counter(), batch[0], in_use(self.device)
         pipe = self._pipes[job.task.kind]
         pipe.scheduler = self._scheduler(batch)
         canvas = prepare(job)
@@ -157,6 +162,8 @@ class Painter:
             ).images
             pixels, mended = self._decode(latents)
             pipe.maybe_free_model_hooks()
+        seconds = (time.perf_counter() - started) / len(batch)
+        self._sizes.learn(job, len(batch), seconds, before)
         what_ran = Record(
             job_id="",
             scheduler_class=type(pipe.scheduler).__name__,
@@ -165,13 +172,13 @@ class Painter:
             dtype=str(self.dtype).removeprefix("torch."),
             unet_calls=len(calls),
             batch_size=len(batch),
-            seconds=round((time.perf_counter() - started) / len(batch), 3),
+            seconds=round(seconds, 3),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions={package: version(package) for package in VERSIONED},
         )
         results = []
         for i, job in enumerate(batch):
-            notes = (*self._text.cut(job), *self._economies, *([MENDED] if mended[i] else []))
+            notes = (*cut_by(self._text.tokenizer, job), *self._economies, *([MENDED] if mended[i] else []))
             error = self._not_finite(latents[i], pixels[i])
             picture = None if error else finish(canvas, _to_image(pixels[i]))
             results.append(Result(job, index + i, replace(what_ran, job_id=job.id, notes=notes), picture, error))

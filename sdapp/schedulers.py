@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,13 @@ def resolve(name: str, options: Mapping[str, Option] | None = None) -> Resolved:
     Raises ConfigError for a name that no dialect knows, a variant that the class has not, an option that it does not
     take, and the combinations that are known to end in wrong pictures.
     """
+    return _resolve(name, tuple((option, type(value), value) for option, value in (options or {}).items()))
+
+
+@lru_cache(maxsize=256)  # a prompt file asks again for each of its lines
+def _resolve(name: str, options: tuple[tuple[str, type, Option], ...]) -> Resolved:
     scheduler, suffix = _match(name)
-    given = dict(options or {})
+    given = {option: value for option, _, value in options}
     chosen: dict[str, Option] = dict(scheduler.options)
     canonical = scheduler.name
     if suffix in SIGMA_SUFFIXES:

@@ -1,11 +1,10 @@
-"""Prompts as embeddings, each text encoded once, and what of a prompt the encoder does not read."""
+"""Prompts as embeddings, each text encoded once."""
 
 from typing import Any
 
 import torch
 
 from sdapp.errors import ConfigError
-from sdapp.jobs import Job
 
 KEPT_EMBEDS = 128  # 30 MB with Stable Diffusion 1.5 in float32
 
@@ -39,14 +38,3 @@ class Text:
             raise ConfigError(f"clip_skip: this text encoder has {len(output.hidden_states) - 1} layers; leave at least one")
         norm = getattr(self.encoder, "text_model", self.encoder).final_layer_norm
         return norm(output.hidden_states[-(clip_skip + 1)])  # type: ignore[no-any-return]
-
-    def cut(self, job: Job) -> tuple[str, ...]:
-        """What of the prompts lies beyond the tokens that the encoder reads, in words."""
-        notes = []
-        for name, text in (("prompt", job.prompt), ("negative_prompt", job.negative_prompt)):
-            limit = self.tokenizer.model_max_length
-            ids = self.tokenizer(text, truncation=False, verbose=False).input_ids
-            if len(ids) > limit:
-                lost = self.tokenizer.decode(ids[limit - 1 : -1])
-                notes.append(f"{name}: the text encoder reads {limit} tokens; not read: {lost!r}")
-        return tuple(notes)

@@ -21,6 +21,7 @@ POSTCARDS = Path(__file__).parents[1] / "sdapp" / "postcards"
 def sdapp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The real command line, in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # no estimates from what this machine did before
 
     def run(*arguments: object) -> Result:
         from sdapp.cli import app

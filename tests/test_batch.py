@@ -193,7 +193,7 @@ def test_a_batch_killed_again_and_again_ends_with_what_an_undisturbed_one_has(sd
 
 
 def test_only_what_no_living_run_is_writing_is_swept_away(tmp_path: Path) -> None:
-    from sdapp.ledger import sweep
+    from sdapp.leases import sweep
     from sdapp.outputs import this_host, unfinished
 
     ended = subprocess.Popen([sys.executable, "-c", ""])
