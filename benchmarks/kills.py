@@ -88,7 +88,12 @@ def run(folder: Path, point: str | None, nth: int, more: list[str]) -> int:
     log, begun = (os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT) for name in ("log", BEGUN))
     for stream in (1, 2):
         os.dup2(log, stream)
-    register_module_forward_pre_hook(lambda module, _: os.write(begun, b".") if isinstance(module, UNet2DConditionModel) else 0)
+
+    def count(module: object, _: object) -> None:
+        if isinstance(module, UNet2DConditionModel):
+            os.write(begun, b".")
+
+    register_module_forward_pre_hook(count)
     passed = 0
 
     def hit() -> None:

@@ -29,10 +29,10 @@ def paint(**settings: Any) -> Iterator["Result"]:
     return _load(model, config).paint(jobs, config.batch_size)
 
 
-def batch(
+def paint_file(
     file: str | Path, *, seeds: "Seeds | None" = None, shard: str = "1/1", retry_failed: bool = False, **settings: Any
 ) -> Iterator["Result"]:
-    """Paint a prompt file into a folder, or what is left of it: `for result in batch("prompts.txt", output={"dir": "night"})`.
+    """Paint a prompt file into a folder, or what is left of it: `for result in paint_file("prompts.txt")`.
 
     Checks the whole file and loads the model before it returns; then each turn of the loop paints, and `result.path` is where
     the picture was published. Raises SdappError.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,8 @@ class Leases:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._mark = json.dumps({"host": this_host(), "process": os.getpid(), "started": _started(os.getpid())}).encode()
+        holder = {"host": this_host(), "process": os.getpid(), "started": _started(os.getpid()), "run": secrets.token_hex(4)}
+        self._mark = json.dumps(holder).encode()
         self._held: set[Path] = set()
         self._over = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)

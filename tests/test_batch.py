@@ -1,23 +1,32 @@
 """Prompt files painted to the last line: resumed after any kill, each picture once, whatever the packing."""
 
+import errno
+import io
 import json
 import os
-import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import Result
 
-from sdapp.ledger import LEDGER, finished
-from sdapp.outputs import read_picture
+from sdapp.batch import Batch
+from sdapp.errors import ConfigError
+from sdapp.layers import Layer
+from sdapp.leases import Leases
+from sdapp.ledger import LEDGER
+from sdapp.outputs import read_picture, this_host
+from sdapp.pipelines import Painter
 
 Run = Callable[..., Result]
 PROMPTS = [f"a {colour} {thing}" for colour in ("red", "blue", "white", "black") for thing in ("cat", "house", "ship")]
@@ -168,49 +177,24 @@ def start(folder: Path, out: str, *more: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def test_a_batch_killed_again_and_again_ends_with_what_an_undisturbed_one_has(sdapp: Run) -> None:
-    write([f"{prompt} --count 2" for prompt in PROMPTS])
-    calm = sdapp("batch", "prompts.txt", "--seed", 7, "--set", "steps=3", "--out", "calm")
-    assert calm.exit_code == 0
-    chance = random.Random(0)
-    kills = 0
-    while True:
-        run = start(Path(), "night", "--set", "steps=3")
-        wanted = len(list(Path("night").glob("*.png"))) + chance.randint(1, 5)
-        while run.poll() is None and len(list(Path("night").glob("*.png"))) < wanted:
-            time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.05))
-        if run.poll() is not None:
-            break
-        run.send_signal(signal.SIGKILL)
-        run.wait()
-        kills += 1
-        assert len(finished(Path("night"))) == len(list(Path("night").glob("*.png"))), "every picture under its name is whole"
-    assert kills >= 3
-    assert alike(pictures("night"), pictures("calm"))
-    assert [row["id"] for row in ledger("night")] == [row["id"] for row in ledger("calm")]
-    assert sorted(path.suffix for path in Path("night").iterdir() if path.suffix != ".png") == [".json", ".jsonl"]
+KILLS = Path(__file__).parents[1] / "benchmarks" / "kills.py"
 
 
-def test_only_what_no_living_run_is_writing_is_swept_away(tmp_path: Path) -> None:
-    from sdapp.leases import sweep
-    from sdapp.outputs import this_host, unfinished
-
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    ours, theirs = unfinished(tmp_path), tmp_path / ".sdapp-elsewhere-1-ab.part"
-    dead, old = tmp_path / f".sdapp-{this_host()}-{ended.pid}-ab.part", tmp_path / ".sdapp-elsewhere-2-ab.part"
-    for part in (ours, theirs, dead, old):
-        part.touch()
-    os.utime(old, (0, 0))
-    sweep(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted([ours, theirs])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs are forks")
+@pytest.mark.parametrize("options", [("--kills", "30", "--jobs", "200"), ("--kills", "0", "--jobs", "64", "--together", "8"),
+                                     ("--kills", "6", "--jobs", "40", "--together", "3", "--seed", "1")])  # fmt: skip
+def test_batches_killed_at_every_point_or_run_together_end_as_an_undisturbed_one(options: tuple[str, ...]) -> None:
+    run = subprocess.run([sys.executable, str(KILLS), *options], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    kills = int(run.stdout.split()[0])
+    assert kills >= int(options[1])
+    assert "as in an undisturbed run" in run.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_batch_at_the_next_step_and_says_what_is_left(number: int, sdapp: Run) -> None:
     write(PROMPTS)
-    run = start(Path(), "night", "--set", "steps=40")
+    run = start(Path(), "night", "--set", "steps=40", "--set", "batch_size=1")
     while not list(Path("night").glob("*.png")):
         time.sleep(0.01)
         assert run.poll() is None
@@ -223,16 +207,238 @@ def test_a_signal_ends_a_batch_at_the_next_step_and_says_what_is_left(number: in
     assert not list(Path("night").glob(".*"))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="file-size limits are POSIX's")
-def test_a_full_disk_ends_with_74_and_nothing_half_written(sdapp: Run) -> None:
-    import errno
+# --- what goes wrong, in one job or on the disk -------------------------------------------------------------------
 
-    from sdapp.errors import DiskFullError
-    from sdapp.outputs import publish
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
-        with pytest.raises(DiskFullError) as full:
-            publish(b"x", Path(), "a", ".png")
-    assert full.value.exit_code == 74
-    assert list(Path().iterdir()) == []
+def open_batch(lines: list[str], **settings: Any) -> tuple[Batch, Painter]:
+    from sdapp.loading import load
+
+    night = Batch(write(lines), [Layer({"steps": 2, "seed": 7, "output": {"dir": "night"}} | settings)])
+    night.begin()
+    return night, load(night.model, night.config)
+
+
+@pytest.mark.parametrize(("part", "call"), [("_text.encoder", 2), ("_unet", 3), ("_unet", 4), ("_vae.decoder", 2)])
+def test_memory_that_runs_out_within_a_job_leaves_the_others_as_they_are(part: str, call: int, sdapp: Run) -> None:
+    lines = [f"{prompt} --n a dog" for prompt in PROMPTS[:4]]
+    assert sdapp("batch", write(lines), "--set", "steps=2", "--seed", 7, "--out", "calm").exit_code == 0
+    night, painter = open_batch(lines, batch_size=2)
+    calls = 0
+
+    def fail(_module: Any, _arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    attrgetter(part)(painter).register_forward_pre_hook(fail)
+    results = list(night.paint(painter))
+    assert [result.error for result in results] == [None] * 4
+    assert alike(pictures("night"), pictures("calm"))
+
+
+@pytest.mark.parametrize("part", ["_unet", "_vae.decoder"])
+def test_numbers_that_are_not_finite_fail_one_job_and_leave_the_others_as_they_are(part: str, sdapp: Run) -> None:
+    sdapp("batch", write(PROMPTS[:4]), "--set", "steps=2", "--seed", 7, "--out", "calm")
+    night, painter = open_batch(PROMPTS[:4], batch_size=2)
+
+    def poison(_module: Any, _arguments: Any, output: Any) -> Any:
+        tensor = output[0] if isinstance(output, tuple) else output
+        tensor[1] = float("nan")
+        return output
+
+    module = attrgetter(part)(painter)
+    hook = module.register_forward_hook(poison)
+    painted = night.paint(painter)
+    first = [next(painted), next(painted)]
+    hook.remove()
+    rest = list(painted)
+    assert [result.error is None for result in [*first, *rest]] == [True, False, True, True]
+    assert "not finite" in str(first[1].error)
+    calm = pictures("calm")
+    assert alike(pictures("night"), {name: calm[name] for name in pictures("night")})
+    assert len(pictures("night")) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "link"), reason="the third point is a hard link")
+@pytest.mark.parametrize("point", ["write", "fsync", "link"])
+def test_a_disk_that_fills_up_ends_the_batch_with_74_and_it_goes_on_later(
+    point: str, sdapp: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    real = {"fsync": os.fsync, "link": os.link, "write": io.open}
+    pictures_begun = 0
+
+    def failing(*arguments: Any, **more: Any) -> Any:
+        nonlocal pictures_begun
+        is_picture = {"fsync": True, "link": str(arguments[-1]).endswith(".png"), "write": "xb" in arguments}[point]
+        pictures_begun += is_picture
+        if is_picture and pictures_begun >= 4:
+            raise full
+        return real[point](*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io if point == "write" else os, "open" if point == "write" else point, failing)
+        stopped = sdapp("batch", write(PROMPTS[:6]), *FAST)
+    assert stopped.exit_code == 74, stopped.stderr
+    assert "no room left" in stopped.stderr
+    assert 0 < len(pictures()) < 6
+    assert not list(Path("night").glob(".*"))
+    assert sdapp("batch", write(PROMPTS[:6]), *FAST).exit_code == 0
+    sdapp("batch", write(PROMPTS[:6]), *FAST, "--out", "calm")
+    assert alike(pictures("night"), pictures("calm"))
+
+
+# --- folders that are shared or cleared ---------------------------------------------------------------------------
+
+
+def test_shards_are_the_whole_together(sdapp: Run) -> None:
+    sdapp("batch", write(PROMPTS), *FAST, "--out", "whole")
+    for number in (1, 2, 3):
+        assert sdapp("batch", write(PROMPTS), *FAST, "--out", "parts", "--shard", f"{number}/3").exit_code == 0
+        assert len(pictures("parts")) > 0
+    assert alike(pictures("whole"), pictures("parts"))
+    assert [row["id"] for row in ledger("whole")] == [row["id"] for row in ledger("parts")]
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2"])
+def test_a_shard_that_is_none_is_refused(shard: str, sdapp: Run) -> None:
+    result = sdapp("batch", write(PROMPTS), "--shard", shard)
+    assert result.exit_code == 2
+    assert "--shard" in result.stderr
+
+
+def test_a_job_that_another_run_holds_is_waited_for_and_taken_over_when_it_dies(tmp_path: Path, sdapp: Run) -> None:
+    night, painter = open_batch(PROMPTS[:3], batch_size=1)
+    [first, *_] = night.orders()
+    other = Leases(night.folder)
+    assert other.claim(first.job.id)
+    waits: list[str] = []
+
+    def wait(who: str) -> None:
+        waits.append(who)
+        other.release(first.job.id)
+
+    painted = [result.job.id for result in night.paint(painter, None, wait)]
+    assert painted[-1] == first.job.id
+    assert len(painted) == 3
+    assert waits == [f"1 are being painted by process {os.getpid()} on {this_host()}"]
+
+
+def test_prune_lists_what_no_line_asks_for_and_removes_it_only_when_told(sdapp: Run) -> None:
+    sdapp("batch", write(PROMPTS[:4]), *FAST)
+    gone = {str(Path("night") / row["file"]) for row in ledger()[2:]}
+    listed = sdapp("batch", write(PROMPTS[:2]), *FAST, "--prune")
+    assert set(listed.stdout.splitlines()) == gone
+    assert len(pictures()) == 4
+    assert sdapp("batch", write(PROMPTS[:2]), *FAST, "--prune", "--yes").exit_code == 0
+    assert len(pictures()) == len(ledger()) == 2
+    assert sdapp("batch", write(PROMPTS[:2]), *FAST, "--yes").exit_code == 2
+
+
+def test_without_its_base_seed_a_folder_is_not_pruned(sdapp: Run) -> None:
+    sdapp("batch", write(PROMPTS[:2]), "--set", "steps=1", "--out", "night")
+    (Path("night") / "batch.json").unlink()
+    result = sdapp("batch", write(PROMPTS[:2]), "--set", "steps=1", "--out", "night", "--prune", "--yes")
+    assert result.exit_code == 73
+    assert len(pictures()) == 2
+
+
+def test_how_lines_get_their_seeds_is_kept_as_well(sdapp: Run) -> None:
+    sdapp("batch", write(PROMPTS[:2]), *FAST, "--seeds", "same")
+    assert "2 done" in sdapp("batch", write(PROMPTS[:2]), *FAST).stderr
+    other = sdapp("batch", write(PROMPTS[:2]), *FAST, "--seeds", "increment")
+    assert other.exit_code == 73
+    assert "was begun with --seeds same" in other.stderr
+
+
+# --- what a dry run knows -----------------------------------------------------------------------------------------
+
+
+def test_an_estimate_rests_on_what_this_machine_did_before(sdapp: Run) -> None:
+    assert "time and disk unknown" in sdapp("batch", write(PROMPTS[:4]), *FAST, "--dry-run").stderr
+    sdapp("batch", write(PROMPTS[:2]), *FAST)
+    told = sdapp("batch", write(PROMPTS[:4]), *FAST, "--dry-run").stderr
+    assert re.search(r"2 to paint with 2 UNet calls; about \d+ s, [\d.]+ kB of .* free", told)
+
+
+def test_a_dry_run_says_what_of_a_prompt_is_not_read_and_what_is_asked_for_twice(sdapp: Run) -> None:
+    long = "a red cat " + "and a blue ship " * 30
+    told = sdapp("batch", write(["a cat", long, "a cat"]), *FAST, "--dry-run").stderr
+    assert "line 2: prompt: the text encoder reads 77 tokens; not read: " in told
+    assert "1 asked for more than once" in told
+
+
+def test_a_dry_run_imports_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat " * 100 + "\n")
+    code = """import sys
+from sdapp.cli import app
+try:
+    app(["batch", "prompts.txt", "--dry-run"])
+finally:
+    print("torch" in sys.modules)"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "not read" in run.stderr
+    assert run.stdout.splitlines()[-1] == "False"
+
+
+def test_input_files_that_are_missing_are_told_with_all_the_other_errors(sdapp: Run) -> None:
+    lines = ["a cat --image none.png", "a ship --steps 0", "a tree --image gone.png"]
+    result = sdapp("batch", write(lines), "--out", "night", "--dry-run")
+    assert result.exit_code == 2
+    for number, word in ((1, "none.png"), (2, "steps"), (3, "gone.png")):
+        assert any(f"prompts.txt:{number}" in line and word in line for line in result.stderr.splitlines())
+
+
+def test_the_memory_of_a_dry_run_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    peaks = {}
+    for lines in (100, 20_000):
+        (tmp_path / "prompts.txt").write_text("".join(f"a red house number {i}\n" for i in range(lines)))
+        code = "import resource\nfrom sdapp.cli import app\ntry:\n    app(['batch', 'prompts.txt', '--dry-run'])\n"
+        code += "finally:\n    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        peaks[lines] = int(run.stdout.splitlines()[-1]) * (1 if sys.platform == "darwin" else 1024)
+    assert peaks[20_000] - peaks[100] < 10_000_000  # a fifth of the lines, a fifth of the 50 MB
+
+
+# --- for scripts --------------------------------------------------------------------------------------------------
+
+
+def test_a_script_gets_each_picture_as_it_lands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sdapp
+
+    monkeypatch.chdir(tmp_path)
+    settings = {"steps": 1, "seed": 7, "output": {"dir": "night"}}
+    results = sdapp.paint_file(write(["a {red|blue} cat", "a ship"]), **settings)
+    first = next(results)
+    assert first.path is not None
+    assert first.path.exists()
+    assert len(pictures()) < 2 or first.record.batch_size == 2
+    [second] = list(results)
+    assert second.choices == {}
+    assert list(sdapp.paint_file("prompts.txt", **settings)) == []
+    with pytest.raises(ConfigError, match="--shard"):
+        sdapp.paint_file("prompts.txt", shard="3/2", **settings)
+
+
+def test_choices_are_recorded_in_the_picture(sdapp: Run) -> None:
+    Path("animal.txt").write_text("cat\ndog\n")
+    sdapp("batch", write(["a {red|blue} __animal__"]), *FAST)
+    [path] = Path("night").glob("*.png")
+    content = read_picture(path)
+    colour, animal = content["choices"]["{red|blue}"], content["choices"]["__animal__"]
+    assert content["job"]["prompt"] == f"a {colour} {animal}"
+
+
+def test_one_json_line_a_picture_says_everything(sdapp: Run) -> None:
+    result = sdapp("batch", write(PROMPTS[:2]), *FAST, "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["job"]["prompt"] for row in rows] == PROMPTS[:2]
+    assert all(Path(row["path"]).exists() and row["record"]["unet_calls"] == 1 for row in rows)
+
+
+def test_auto_takes_more_pictures_at_a_time_while_that_is_faster(sdapp: Run) -> None:
+    sdapp("batch", write([f"{prompt} --count 3" for prompt in PROMPTS]), *FAST, "--set", "batch_size=auto")
+    sizes = [read_picture(path)["record"]["batch_size"] for path in Path("night").glob("*.png")]
+    assert len(sizes) == 36
+    assert max(sizes) >= 2

@@ -111,7 +111,7 @@ def test_a_folder_that_cannot_be_is_refused_before_and_while_publishing(folder: 
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match=r"^output\.dir: cannot write to .*; choose another with --out$"):
         check_folder(tmp_path / folder)
-    with pytest.raises(OutputError, match="^cannot write "):
+    with pytest.raises(OutputError, match=r"^cannot write "):
         publish(b"1", tmp_path / folder, "cat", ".png")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "mine")]
 
