@@ -39,12 +39,14 @@ def paint_file(
     """
     from sdapp.batch import Batch
     from sdapp.layers import Layer
-    from sdapp.orders import Shard
+    from sdapp.orders import PromptFile, Shard
 
-    night = Batch(Path(file), [Layer(settings)], seeds, Shard.parse(shard), retry_failed)
+    prompts = PromptFile.open(Path(file), [Layer(settings)], seeds)
+    night = Batch(prompts.orders, prompts.config, Shard.parse(shard), retry_failed)
     found = night.survey()
     night.begin()
-    return night.paint(_load(night.model, night.config)) if found.left else iter(())
+    prompts.keep()
+    return night.paint(_load(prompts.model, prompts.config)) if found.left else iter(())
 
 
 def _load(model: "Model", config: "RunConfig") -> "Painter":

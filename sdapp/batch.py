@@ -1,4 +1,4 @@
-"""A prompt file and the folder of its pictures: what is left to paint, and its painting."""
+"""Pictures that were ordered and the folder that they go to: what is left to paint, and its painting."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Protocol
 
 from sdapp import ledger
-from sdapp.config import BatchSize, validate
-from sdapp.errors import OutputError
+from sdapp.config import BatchSize, RunConfig
 from sdapp.jobs import Job
-from sdapp.layers import Layer, merge, override
 from sdapp.leases import Leases, sweep
 from sdapp.ledger import Line, Past
-from sdapp.models import locate
-from sdapp.orders import WHOLE, Order, PromptFile, Shard, is_new, once
+from sdapp.orders import WHOLE, Order, Shard, is_new, once
 from sdapp.outputs import Result, check_folder
-from sdapp.variants import Seeds
 
 WINDOW = 512  # pictures planned ahead, so that those that can share UNet calls meet
-DEFAULTS = {"output.name": "{prompt}-{seed}-{id}", "batch_size": "auto"}  # with the id, no name depends on the others
+Orders = Callable[[], Iterable[Order]]
+Keep = Callable[[Result], None]
 OnStep = Callable[[int, int, int, int], None]
 
 
@@ -49,33 +46,25 @@ class Paints(Protocol):
 
 
 class Batch:
-    """A prompt file and the folder of its pictures, which other runs may be filling at the same time."""
+    """What was ordered and the folder of its pictures, which other runs may be filling at the same time."""
 
     def __init__(
-        self,
-        file: Path | bytes,
-        layers: Sequence[Layer],
-        seeds: Seeds | None = None,
-        shard: Shard = WHOLE,
-        retry_failed: bool = False,
+        self, asked: Orders, config: RunConfig, shard: Shard = WHOLE, retry_failed: bool = False, keep: Keep | None = None
     ) -> None:
-        """Look at the settings, the model and the folder; nothing is written. Raises SdappError."""
-        base = [*(override(key, value, "sdapp batch") for key, value in DEFAULTS.items()), *layers]
-        self.config = validate(merge(base))
-        self.model, self.folder = locate(self.config.model, self.config.revision), Path(self.config.output.dir)
-        begun = ledger.begin(self.folder, self.config.seed, seeds, keep=False)
-        self.prompts = PromptFile(file, base, self.model, begun)
-        self.shard, self.past = shard, Past(self.folder, retry_failed)
+        """`asked` gives the orders, each time it is called; `keep` is shown each result before it is published."""
+        self._asked, self._keep, self.shard = asked, keep, shard
+        self.config, self.folder = config, Path(config.output.dir)
+        self.past = Past(self.folder, retry_failed)
 
     def orders(self) -> Iterator[Order]:
-        """What this shard has to see to, each picture once. Raises PromptFileError."""
+        """What this shard has to see to, each picture once. Raises what `asked` raises."""
         return once(self._mine())
 
     def _mine(self) -> Iterator[Order]:
-        return (order for order in self.prompts.orders() if order.job.id in self.shard)
+        return (order for order in self._asked() if order.job.id in self.shard)
 
     def survey(self, look: Callable[[Order], None] = lambda _: None) -> Survey:
-        """Count without painting, and `look` at each picture that is left. Raises PromptFileError."""
+        """Count without painting, and `look` at each picture that is left. Raises what `asked` raises."""
         pictures = done = failed = calls = repeated = 0
         seen: set[int] = set()
         for order in self._mine():
@@ -93,9 +82,8 @@ class Batch:
         return Survey(pictures, done, failed, repeated, calls)
 
     def begin(self) -> None:
-        """Make the folder, keep the base seed in it, and remove what dead runs left. Raises OutputError."""
+        """Make the folder, and remove what dead runs left in it. Raises OutputError."""
         check_folder(self.folder)
-        ledger.begin(self.folder, self.prompts.begun.base_seed, self.prompts.begun.seeds)
         sweep(self.folder)
 
     def paint(
@@ -154,6 +142,8 @@ class Batch:
 
     def _publish(self, result: Result, order: Order) -> Result:
         result = replace(result, index=order.index, choices=order.choices)
+        if self._keep:
+            self._keep(result)
         path = result.save(self.config.output) if result.picture else None
         ledger.append(self.folder, Line.of(result, order.line, path))
         return replace(result, path=path)
@@ -163,7 +153,7 @@ class Batch:
         last = {line.id: line for line in ledger.read(self.folder)}
         pictures = ledger.finished(self.folder)
         lines = []
-        for order in once(self.prompts.orders()):
+        for order in once(self._asked()):
             path, line = pictures.pop(order.job.id, None), last.get(order.job.id)
             if path is not None and (line is None or line.status != "done"):
                 line = Line(order.job.id, "done", path.name, order.line, order.job.seed, None, None, None)
@@ -173,13 +163,8 @@ class Batch:
         ledger.rewrite(self.folder, [*lines, *others])
 
     def strays(self) -> list[Path]:
-        """The pictures of sdapp in the folder that no line of the whole file asks for. Raises PromptFileError.
-
-        Without a base seed, asked for or kept, nobody knows which those are: raises OutputError.
-        """
-        if self.config.seed is None and not (self.folder / ledger.STATE).exists():
-            raise OutputError(f"{self.folder}: {ledger.STATE} is missing, so the seeds are not known; say --seed")
-        asked = {order.job.id for order in self.prompts.orders()}
+        """The pictures of sdapp in the folder that nobody ordered. Raises what `asked` raises."""
+        asked = {order.job.id for order in self._asked()}
         return sorted(path for job, path in self.past.done.items() if job not in asked)
 
     def failures(self) -> int:

@@ -9,11 +9,12 @@ import typer
 
 from sdapp.batch import Batch, Survey
 from sdapp.console import announce, interruptible, progress, tell
-from sdapp.errors import ConfigError, JobsFailedError
+from sdapp.errors import ConfigError, JobsFailedError, OutputError
 from sdapp.flags import all_layers, with_flags
 from sdapp.history import Estimate, History
-from sdapp.ledger import LEDGER
-from sdapp.orders import Order, Shard
+from sdapp.ledger import LEDGER, STATE
+from sdapp.models import Model
+from sdapp.orders import Order, PromptFile, Shard
 from sdapp.painting import load_painter
 from sdapp.tokens import cut
 from sdapp.variants import Seeds
@@ -49,17 +50,19 @@ def batch(  # noqa: PLR0913 - a flag is an argument
     if yes and not prune:
         raise ConfigError("--yes: what for? It goes with --prune")
     content = sys.stdin.buffer.read() if file == Path("-") else file
-    night = Batch(content, all_layers(flags, []), seeds, Shard.parse(shard), retry_failed)
+    prompts = PromptFile.open(content, all_layers(flags, []), seeds)
+    night = Batch(prompts.orders, prompts.config, Shard.parse(shard), retry_failed)
     if prune:
-        _prune(night, yes)
+        _prune(night, prompts, yes)
         return
     history = History(night.config.device)
-    found = _survey(night, history, dry_run)
+    found = _survey(night, prompts.model, history, dry_run)
     if dry_run:
         return
     night.begin()
+    prompts.keep()
     if found.left:
-        _paint(night, flags, found.left, history)
+        paint_batch(night, prompts.model, flags, found.left, history)
     else:
         night.tidy()
     if broken := night.failures():
@@ -67,7 +70,7 @@ def batch(  # noqa: PLR0913 - a flag is an argument
                               "--retry-failed tries them again")  # fmt: skip
 
 
-def _survey(night: Batch, history: History, dry_run: bool) -> Survey:
+def _survey(night: Batch, model: Model, history: History, dry_run: bool) -> Survey:
     """Count, estimate, and tell; a dry run lists what is left, and what of its prompts is too long."""
     estimate, long = Estimate(history), 0
 
@@ -76,7 +79,7 @@ def _survey(night: Batch, history: History, dry_run: bool) -> Survey:
         estimate.add(order.job)
         if dry_run:
             typer.echo(f"line {order.line}\tseed {order.job.seed}\t{order.job.prompt}")
-            for note in cut(order.job, night.model):
+            for note in cut(order.job, model):
                 long += 1
                 if long <= MOST_TOLD:
                     tell(f"line {order.line}: {note}")
@@ -94,8 +97,8 @@ def _survey(night: Batch, history: History, dry_run: bool) -> Survey:
     return found
 
 
-def _paint(night: Batch, flags: dict[str, Any], left: int, history: History) -> None:
-    """Paint what is left of a prompt file; a signal ends it between two steps."""
+def paint_batch(night: Batch, model: Model, flags: dict[str, Any], left: int, history: History) -> None:
+    """Paint what is left of a batch; a signal ends it between two steps."""
     painted, before, waited = 0, len(night.past.done), ""
 
     def over() -> int:
@@ -105,8 +108,8 @@ def _paint(night: Batch, flags: dict[str, Any], left: int, history: History) -> 
     def told() -> str:
         return f"{over()} done, {left - over()} left; run the same command again to go on"
 
-    with interruptible(told) as check, progress(left, night.model.name) as on_step:
-        painter = load_painter(night.model, night.config, flags["verbose"])
+    with interruptible(told) as check, progress(left, model.name) as on_step:
+        painter = load_painter(model, night.config, flags["verbose"])
         check()
 
         def step(_first: int, together: int, number: int, of: int) -> None:
@@ -130,7 +133,9 @@ def _paint(night: Batch, flags: dict[str, Any], left: int, history: History) -> 
             history.save()
 
 
-def _prune(night: Batch, remove: bool) -> None:
+def _prune(night: Batch, prompts: PromptFile, remove: bool) -> None:
+    if not prompts.is_begun():
+        raise OutputError(f"{night.folder}: {STATE} is missing, so nobody knows which pictures were asked for; say --seed")
     strays = night.strays()
     for path in strays:
         if remove:

@@ -10,13 +10,15 @@ from typing import Self
 from sdapp.config import RunConfig, validate
 from sdapp.errors import ConfigError, InputError
 from sdapp.jobs import Job, plan
-from sdapp.layers import Layer, merge
-from sdapp.ledger import Begun
+from sdapp.layers import Layer, merge, override
+from sdapp.ledger import STATE, Begun, begin
 from sdapp.lines import PromptFileError
-from sdapp.models import Model
+from sdapp.models import Model, locate
 from sdapp.prompts import Entry, read_prompts
 from sdapp.templates import choose
-from sdapp.variants import check, seed_of
+from sdapp.variants import Seeds, check, seed_of
+
+DEFAULTS = {"output.name": "{prompt}-{seed}-{id}", "batch_size": "auto"}  # with the id, no name depends on the others
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,29 @@ class PromptFile:
 
     path: Path | bytes
     base: Sequence[Layer]
+    config: RunConfig  # of the settings below the lines
     model: Model
     begun: Begun
+
+    @classmethod
+    def open(cls, path: Path | bytes, layers: Sequence[Layer], seeds: Seeds | None = None) -> Self:
+        """Look at the settings, the model and the folder; nothing is written, nor is the file read. Raises SdappError."""
+        base = [*(override(key, value, "sdapp batch") for key, value in DEFAULTS.items()), *layers]
+        config = validate(merge(base))
+        begun = begin(Path(config.output.dir), config.seed, seeds, keep=False)
+        return cls(path, base, config, locate(config.model, config.revision), begun)
 
     @property
     def folder(self) -> Path:
         return self.path.parent if isinstance(self.path, Path) else Path()
+
+    def keep(self) -> None:
+        """Keep in the folder of the pictures how the file was begun. Raises OutputError."""
+        begin(Path(self.config.output.dir), self.begun.base_seed, self.begun.seeds)
+
+    def is_begun(self) -> bool:
+        """Whether the next run will draw the same seeds."""
+        return self.config.seed is not None or (Path(self.config.output.dir) / STATE).exists()
 
     def _read(self) -> Iterator[Entry]:
         return read_prompts(self.path) if isinstance(self.path, Path) else read_prompts(None, BytesIO(self.path))

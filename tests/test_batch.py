@@ -25,6 +25,7 @@ from sdapp.errors import ConfigError
 from sdapp.layers import Layer
 from sdapp.leases import Leases
 from sdapp.ledger import LEDGER
+from sdapp.orders import PromptFile
 from sdapp.outputs import read_picture, this_host
 from sdapp.pipelines import Painter
 
@@ -213,9 +214,10 @@ def test_a_signal_ends_a_batch_at_the_next_step_and_says_what_is_left(number: in
 def open_batch(lines: list[str], **settings: Any) -> tuple[Batch, Painter]:
     from sdapp.loading import load
 
-    night = Batch(write(lines), [Layer({"steps": 2, "seed": 7, "output": {"dir": "night"}} | settings)])
+    prompts = PromptFile.open(write(lines), [Layer({"steps": 2, "seed": 7, "output": {"dir": "night"}} | settings)])
+    night = Batch(prompts.orders, prompts.config)
     night.begin()
-    return night, load(night.model, night.config)
+    return night, load(prompts.model, prompts.config)
 
 
 @pytest.mark.parametrize(("part", "call"), [("_text.encoder", 2), ("_unet", 3), ("_unet", 4), ("_vae.decoder", 2)])
