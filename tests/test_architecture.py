@@ -8,8 +8,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "sdapp"
 ROOMS = [
-    "errors", "scheduler_table", "schedulers", "truth", "layers", "config", "models", "images", "dialects",
-    "infotext", "foreign", "jobs", "fields", "lines", "prompt_line", "prompts", "templates", "variants", "outputs",
+    "errors", "scheduler_table", "schedulers", "truth", "distance", "layers", "config", "models", "images",
+    "dialects", "infotext", "foreign", "jobs", "fields", "lines", "prompt_line", "prompts", "templates", "variants", "outputs",
     "ledger", "batch", "canvas", "text", "pipelines", "loading", "doctor", "flags", "console", "painting",
     "cli_config", "cli_batch", "cli",
 ]  # fmt: skip
