@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache, lru_cache
+from functools import cache, lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -235,9 +235,27 @@ def build(resolved: Resolved, model_config: Mapping[str, Any], seeds: Sequence[i
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the deprecation of algorithm_type dpmsolver, which was asked for by name
-            return cls(**options)
+            return _from_the_first_step(cls(**options))
     except ImportError as exc:
         package = resolved.scheduler.needs or "scipy"
         raise UnavailableError(f"{resolved.name} needs {package}; mend it with: pip install {package}") from exc
     except (ValueError, NotImplementedError, TypeError) as exc:
         raise ConfigError(f"{resolved.name}: {exc}") from exc
+
+
+def _from_the_first_step(scheduler: Any) -> Any:
+    """Let every run begin at its first sigma.
+
+    diffusers looks up where a run begins by its first timestep. Whole timesteps of beta sigmas begin with the same one twice
+    from about 30 steps on; it then takes the second, skips a sigma, and runs off the end of the list at the last step.
+    """
+    if hasattr(scheduler, "set_begin_index"):
+        plain = scheduler.set_timesteps
+
+        @wraps(plain)  # the pipelines look at its signature
+        def set_timesteps(*args: Any, **kwargs: Any) -> None:
+            plain(*args, **kwargs)
+            scheduler.set_begin_index(0)  # img2img and inpaint set theirs afterwards
+
+        scheduler.set_timesteps = set_timesteps
+    return scheduler

@@ -90,6 +90,15 @@ def test_every_scheduler_does_every_task(
     assert result.error is None
 
 
+@pytest.mark.parametrize("name", ["dpm-beta", "dpm++2m-beta", "dpm++2m-sde-beta", "dpm++2s-beta", "unipc-beta", "deis-beta"])
+@pytest.mark.parametrize("kind", ["txt2img", "img2img"])
+def test_timesteps_that_begin_with_the_same_one_twice_are_all_walked(
+    name: str, kind: str, tiny: Callable[..., Path], tiny_painter: Painter, house: Path, mask: Path
+) -> None:
+    [result] = paint(settings(tiny(), scheduler=name, steps=34, task=tasks(house, mask)[kind]), tiny_painter)
+    assert result.error is None
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_only_the_stochastic_draw_noise_within_their_steps(name: str, tiny_painter: Painter) -> None:
     """Two runs from the same latents with other generators and seeds end alike, or not."""

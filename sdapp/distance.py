@@ -1,0 +1,61 @@
+"""How far apart two latents or two pictures are. Distances to a reference: none of them is quality."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from sdapp.errors import InputError
+
+PEAK = 255.0
+WINDOW, SIGMA = 11, 1.5  # pixels
+K1, K2 = 0.01, 0.03
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def rms(latents: ArrayLike, reference: ArrayLike) -> float:
+    """‖a − b‖₂ / √D over all D numbers of two latents of one shape; computed in float64. Raises InputError."""
+    a, b = np.asarray(latents, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    if a.shape != b.shape:
+        raise InputError(f"latents of shape {a.shape} cannot be compared with a reference of shape {b.shape}")
+    return math.sqrt(np.square(a - b).mean())
+
+
+def psnr(picture: Image.Image, reference: Image.Image) -> float:
+    """Peak signal-to-noise ratio in dB over the 8-bit RGB values; math.inf for equal pictures. Raises InputError."""
+    error = np.square(np.subtract(*_rgb(picture, reference))).mean()
+    return 10 * math.log10(PEAK**2 / error) if error else math.inf
+
+
+def ssim(picture: Image.Image, reference: Image.Image) -> float:
+    """Structural similarity, 1 for equal pictures, seldom below 0: Wang et al. 2004, equation 13, on the luma.
+
+    A Gaussian window of 11 pixels and σ 1.5, K1 0.01, K2 0.03; the mean over all places where the window fits whole.
+    Raises InputError for pictures of two sizes or smaller than the window.
+    """
+    x, y = (pixels @ LUMA for pixels in _rgb(picture, reference))
+    if min(x.shape) < WINDOW:
+        raise InputError(f"SSIM needs pictures of {WINDOW}×{WINDOW} pixels at least, not {picture.width}×{picture.height}")
+    mean_x, mean_y = _blur(x), _blur(y)
+    variances = _blur(x * x) - mean_x**2 + _blur(y * y) - mean_y**2
+    covariance = _blur(x * y) - mean_x * mean_y
+    c1, c2 = (K1 * PEAK) ** 2, (K2 * PEAK) ** 2
+    likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
+    return float(likeness.mean())
+
+
+def _rgb(picture: Image.Image, reference: Image.Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if picture.size != reference.size:
+        sizes = " and ".join(f"{image.width}×{image.height}" for image in (picture, reference))
+        raise InputError(f"only pictures of one size can be compared, not {sizes}")
+    first, second = (np.asarray(image.convert("RGB"), dtype=np.float64) for image in (picture, reference))
+    return first, second
+
+
+def _blur(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The Gaussian mean around each place where the whole window lies inside."""
+    radius = WINDOW // 2
+    blurred: NDArray[np.float64] = gaussian_filter(values, SIGMA, radius=radius)
+    return blurred[radius:-radius, radius:-radius]

@@ -1,0 +1,137 @@
+"""How far each deterministic scheduler ends from the exact picture, on data for which the exact picture is known.
+
+The data are Gaussian in each of D dimensions. For them the noise that a perfect model would predict has a closed form, and
+so has the end of the probability-flow ODE (Song et al. 2021, equation 13; Karras et al. 2022, appendix B). What is left is
+the scheduler's own error: its solver, its timesteps, its first and last noise level, and how sdapp builds it. No model,
+no weights, no chance. docs/comparing.md has the table and says what it proves.
+
+Schedulers are linear in the noise and in the means, so two starts give the root of the mean square over all noises and all
+means exactly: noise 1 with means 0, and noise 0 with means of their standard deviation. There are no seeds to average over.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sdapp import schedulers
+from sdapp.errors import ConfigError
+from sdapp.scheduler_table import TABLE, TIMESTEPS, Option
+
+STEPS = (5, 10, 20, 50)
+BETA_START, BETA_END = 0.00085, 0.012  # of Stable Diffusion 1.x and 2.x
+MODEL = {
+    "num_train_timesteps": TIMESTEPS,
+    "beta_schedule": "scaled_linear",
+    "beta_start": BETA_START,
+    "beta_end": BETA_END,
+    "prediction_type": "epsilon",
+}
+_ALPHA_BAR = torch.cumprod(1 - torch.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=torch.float64) ** 2, 0)
+_LOG_RATIO = ((1 - _ALPHA_BAR) / _ALPHA_BAR).log() / 2  # log(σ/α) of each timestep
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: its UNet calls as counted, and the RMS distance of its end from the exact one."""
+
+    scheduler: str
+    steps: int
+    unet_calls: int
+    error: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """A Gaussian in each of D dimensions: `mean` and `spread` (standard deviation), [..., D] in float64."""
+
+    mean: torch.Tensor
+    spread: torch.Tensor
+
+    def predict_noise(self, x: torch.Tensor, timestep: float) -> torch.Tensor:
+        """What a perfect model says of x = α·x0 + σ·ε: the expectation of ε. Timesteps need not be whole."""
+        alpha, sigma = noise_level(timestep)
+        return sigma * (x - alpha * self.mean) / (alpha**2 * self.spread**2 + sigma**2)
+
+    def exact(self, noise: torch.Tensor) -> torch.Tensor:
+        """Where the probability-flow ODE leads from `noise` at the last timestep of training to no noise at all."""
+        alpha, sigma = noise_level(TIMESTEPS - 1)
+        return self.mean + (noise - alpha * self.mean) * self.spread / (alpha**2 * self.spread**2 + sigma**2).sqrt()
+
+
+def noise_level(timestep: float) -> tuple[float, float]:
+    """α and σ at a timestep in [0, 999], with α² + σ² = 1.
+
+    Between whole timesteps log(σ/α) is linear, which undoes the way in which diffusers finds a timestep for a σ/α.
+    """
+    below = min(int(timestep), TIMESTEPS - 2)
+    log_ratio = torch.lerp(_LOG_RATIO[below], _LOG_RATIO[below + 1], timestep - below)
+    return float(torch.sigmoid(-2 * log_ratio).sqrt()), float(torch.sigmoid(2 * log_ratio).sqrt())
+
+
+# Chosen so that an independent measurement is met to 5 % in all its 40 figures. The smallest spread is below the last noise
+# level of the schedules (0.029), as some of a picture's details are.
+SPREADS, MEANS, DIMENSIONS = (0.02, 0.83), 0.6, 1024
+_DATA = Data(torch.tensor([[0.0], [MEANS]], dtype=torch.float64), torch.linspace(*SPREADS, DIMENSIONS, dtype=torch.float64))
+_NOISE = torch.tensor([[1.0], [0.0]], dtype=torch.float64).expand(2, DIMENSIONS)
+
+
+def deterministic() -> tuple[str, ...]:
+    """Every deterministic scheduler of the table, with each kind of sigmas that it has."""
+    rows = [row for row in TABLE if not row.stochastic]
+    return tuple(name for row in rows for name in (row.name, *(f"{row.name}-{sigmas}" for sigmas in row.sigmas)))
+
+
+def paint(
+    name: str, steps: int, data: Data, noise: torch.Tensor, options: Mapping[str, Option] | None = None
+) -> tuple[torch.Tensor, int]:
+    """What a scheduler makes of `noise` [..., D] with the perfect model of `data`, and how often it called the model.
+
+    In float64 as far as the scheduler leaves it so: all keep their tables in float32, and some step in it.
+    Raises ConfigError for a scheduler that adds noise, and for a name, options or steps that cannot be honoured.
+    """
+    resolved = schedulers.resolve(name, options)
+    if resolved.stochastic:
+        raise ConfigError(f"scheduler: {resolved.name} draws new noise in its steps, so no single picture is its exact one")
+    schedulers.check_run(resolved, steps, eta=None)
+    scheduler = schedulers.build(resolved, MODEL, seeds=())
+    scheduler.set_timesteps(steps)
+    x, calls = noise * scheduler.init_noise_sigma, 0
+    for timestep in scheduler.timesteps:
+        predicted = data.predict_noise(scheduler.scale_model_input(x, timestep), float(timestep))
+        calls += 1
+        x = scheduler.step(predicted, timestep, x, return_dict=False)[0]
+    return x, calls
+
+
+def measure(name: str, steps: int, options: Mapping[str, Option] | None = None) -> Row:
+    """Run one scheduler on the bench. Raises ConfigError as `paint` does."""
+    end, calls = paint(name, steps, _DATA, _NOISE, options)
+    error = (end - _DATA.exact(_NOISE)).square().sum(0).mean().sqrt()
+    return Row(schedulers.resolve(name, options).name, steps, calls, float(error))
+
+
+def table(runs: Iterable[tuple[str, int]]) -> list[Row]:
+    """Measure schedulers by name and steps, in the order given."""
+    return [measure(name, steps) for name, steps in runs]
+
+
+def render(columns: Mapping[int, Sequence[Row]]) -> str:
+    """The rows of each budget of steps or UNet calls as a table in plain text, the nearest at the last budget first.
+
+    In brackets are the UNet calls of a run where they differ from its column's number.
+    """
+    cells = {(row.scheduler, budget): row for budget, rows in columns.items() for row in rows}
+    names = dict.fromkeys(name for name, _ in cells)
+    *_, last = columns
+    nearest = sorted(names, key=lambda name: cells[name, last].error if (name, last) in cells else float("inf"))
+    lines = [["scheduler", *map(str, columns)]]
+    lines += [[name, *(_cell(cells.get((name, budget)), budget) for budget in columns)] for name in nearest]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _cell(row: Row | None, budget: int) -> str:
+    if row is None:
+        return "-"
+    return f"{row.error:.4f}" + (f" ({row.unet_calls})" if row.unet_calls != budget else "")
