@@ -4,14 +4,14 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sdapp.errors import DiskFullError, InputError, OutputError
-from sdapp.outputs import FULL, Result, publish, read_header, this_host, unfinished
+from sdapp.outputs import FULL, SUFFIXES, Result, publish, read_header, this_host, unfinished
 
 LEDGER = "ledger.jsonl"
 STATE = "batch.json"
@@ -46,10 +46,10 @@ class Line:
         )
 
 
-def finished(folder: Path) -> dict[str, Path]:
-    """Job id → picture, read from the pictures themselves: the ledger can be lost or lie, they cannot."""
+def finished(folder: Path, suffixes: Collection[str] = tuple(SUFFIXES.values())) -> dict[str, Path]:
+    """Job id → picture with one of the suffixes, read from the pictures: the ledger can be lost or lie, they cannot."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.png")):
+    for path in sorted(path for suffix in suffixes for path in folder.glob(f"*{suffix}")):
         try:
             content = read_header(path)
         except InputError:  # another tool's picture

@@ -99,7 +99,7 @@ def lines(text: str) -> list[str]:
         ("output: {name: 'a\\b'}", "f:1:10: output.name: ", "without folders"),
         ('output: {name: "a\\0b"}', "f:1:10: output.name: ", "without folders"),
         ("output: {name: '..'}", "f:1:10: output.name: ", "a file name"),
-        ("output: {format: jpg}", "f:1:10: output.format: ", "'png', not 'jpg'"),
+        ("output: {format: jpg}", "f:1:10: output.format: ", "'png', 'jpeg' or 'webp', not 'jpg'"),
     ],
 )  # fmt: skip
 def test_a_bad_setting_is_refused_at_its_place(text: str, place: str, fragment: str) -> None:
