@@ -9,8 +9,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "sdapp"
 ROOMS = [
     "errors", "scheduler_table", "schedulers", "layers", "config", "models", "images", "dialects", "infotext", "foreign",
-    "jobs", "fields", "lines", "prompt_line", "prompts", "templates", "variants", "outputs", "ledger", "batch",
-    "canvas", "text", "pipelines", "loading", "doctor", "flags", "console", "painting", "cli_config", "cli_batch", "cli",
+    "jobs", "fields", "lines", "prompt_line", "prompts", "templates", "variants", "outputs", "ledger", "batch", "replay",
+    "canvas", "text", "pipelines", "loading", "doctor", "flags", "console", "painting", "cli_config", "cli_batch", "cli_replay",
+    "cli",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.glob("*.py"))
 
