@@ -13,7 +13,7 @@ from sdapp.jobs import Job
 from sdapp.leases import Leases, sweep
 from sdapp.ledger import Line, Past
 from sdapp.orders import WHOLE, Order, Shard, is_new, once
-from sdapp.outputs import Result, check_folder
+from sdapp.outputs import SUFFIXES, Result, check_folder
 
 WINDOW = 512  # pictures planned ahead, so that those that can share UNet calls meet
 Orders = Callable[[], Iterable[Order]]
@@ -54,7 +54,7 @@ class Batch:
         """`asked` gives the orders, each time it is called; `keep` is shown each result before it is published."""
         self._asked, self._keep, self.shard = asked, keep, shard
         self.config, self.folder = config, Path(config.output.dir)
-        self.past = Past(self.folder, retry_failed)
+        self.past = Past(self.folder, SUFFIXES[config.output.format], retry_failed)
 
     def orders(self) -> Iterator[Order]:
         """What this shard has to see to, each picture once. Raises what `asked` raises."""
@@ -151,7 +151,7 @@ class Batch:
     def tidy(self) -> None:
         """Write the ledger anew: a line for each picture that is there or failed, in the order of the prompt file."""
         last = {line.id: line for line in ledger.read(self.folder)}
-        pictures = ledger.finished(self.folder)
+        pictures = Past(self.folder, self.past.suffix).done
         lines = []
         for order in once(self._asked()):
             path, line = pictures.pop(order.job.id, None), last.get(order.job.id)
@@ -165,7 +165,8 @@ class Batch:
     def strays(self) -> list[Path]:
         """The pictures of sdapp in the folder that nobody ordered. Raises what `asked` raises."""
         asked = {order.job.id for order in self._asked()}
-        return sorted(path for job, path in self.past.done.items() if job not in asked)
+        pasts = [Past(self.folder, suffix) for suffix in SUFFIXES.values()]
+        return sorted(path for past in pasts for job, path in past.done.items() if job not in asked)
 
     def failures(self) -> int:
         """How many pictures of this shard failed."""

@@ -9,6 +9,7 @@ import typer
 
 from sdapp.cli_batch import batch
 from sdapp.cli_config import config_app
+from sdapp.cli_replay import replay
 from sdapp.console import Commands, explain_scheduler, scheduler_table
 from sdapp.flags import Prompt, Strength, with_flags
 from sdapp.layers import Layer, override
@@ -16,7 +17,7 @@ from sdapp.outputs import read_picture
 from sdapp.painting import paint
 
 EXIT_CODES = (
-    "Exit codes: 0 done · 1 a bug · 2 settings or usage · 3 some pictures failed · 65 an input file cannot be used · "
+    "Exit codes: 0 done · 1 a bug · 2 settings or usage · 3 some pictures failed or differ · 65 an input file cannot be used · "
     "66 an input file is missing · 69 model, device or package unavailable · 73 cannot write · 74 disk full · "
     "130, 143 interrupted"
 )
@@ -99,6 +100,7 @@ def _task_layers(kind: str, prompt: str | None, strength: float | None, **files:
 
 
 app.command()(batch)
+app.command()(replay)
 
 
 # --- everything else -----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import typer
 
 from sdapp import config as configs
 from sdapp.console import Commands
-from sdapp.errors import ConfigError, SdappError
+from sdapp.errors import SdappError, gathered
 from sdapp.flags import ConfigFiles, Overrides, file_layers
 from sdapp.layers import merge, parse_override, read_config_file, together
 
@@ -32,8 +32,7 @@ def config_check(files: Annotated[list[Path], typer.Argument(help="YAML configs.
         except SdappError as exc:
             errors.append(exc)
     if errors:
-        kinds = {type(error) for error in errors}
-        raise (kinds.pop() if len(kinds) == 1 else ConfigError)("\n".join(map(str, errors)))
+        raise gathered(errors)
 
 
 @config_app.command("schema")

@@ -126,7 +126,8 @@ class Output(Frozen):
     name: Annotated[
         str, AfterValidator(_check_template), Field(description=f"File-name template of {TOKEN_LIST} and plain text.")
     ] = "{prompt}-{seed}"
-    format: Annotated[Literal["png"], Field(description="png is lossless and carries the record.")] = "png"
+    format: Annotated[Literal["png", "jpeg", "webp"], Field(description="All carry the record; png is lossless.")] = "png"
+    quality: Annotated[int, Field(ge=1, le=100, description="Of JPEG and WebP; WebP is lossless at 100.")] = 95
 
 
 BatchSize = Annotated[int, Field(ge=1, le=256)] | Literal["auto"]

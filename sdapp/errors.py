@@ -1,5 +1,7 @@
 """What can go wrong by the user's hand or the world's, with the exit code that a script sees."""
 
+from collections.abc import Sequence
+
 
 class SdappError(Exception):
     """Its text is the whole message: what is wrong, where, and how to mend it."""
@@ -55,3 +57,10 @@ class DiskFullError(OutputError):
     """No room left; nothing is half-written (EX_IOERR)."""
 
     exit_code = 74
+
+
+def gathered(errors: Sequence[SdappError]) -> SdappError:
+    """One error with the messages of all: of their kind where they have one, else bad input or bad settings."""
+    kinds = {type(error) for error in errors}
+    mixed = InputError if all(issubclass(kind, InputError) for kind in kinds) else ConfigError
+    return (kinds.pop() if len(kinds) == 1 else mixed)("\n".join(dict.fromkeys(map(str, errors))))

@@ -1,5 +1,6 @@
 """A1111's infotext, written and read, and the parts of a picture file that hold it or say how the picture was made."""
 
+import html
 import json
 import re
 import struct
@@ -186,13 +187,23 @@ def exif_comment(image: Image.Image) -> str | None:
     return body.decode("utf-16-le" if little else "utf-16-be", "replace").strip("\ufeff\0")
 
 
-def xmp(kind: str) -> str:
-    """An XMP packet that labels a picture as made by AI (IPTC's DigitalSourceType); of a picture, if it began as one."""
+def xmp(kind: str, record: str = "") -> str:
+    """An XMP packet that labels a picture as made by AI (IPTC's DigitalSourceType); of a picture, if it began as one.
+
+    It can carry sdapp's own record, text without control characters, for formats that have no other place for it.
+    """
+    carried = f'<sdapp:record xmlns:sdapp="urn:sdapp:">{html.escape(record, quote=False)}</sdapp:record>' if record else ""
     source = "trainedAlgorithmicMedia" if kind == "txt2img" else "compositeWithTrainedAlgorithmicMedia"
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
         '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
         'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"><Iptc4xmpExt:DigitalSourceType>'
         f"http://cv.iptc.org/newscodes/digitalsourcetype/{source}"
-        '</Iptc4xmpExt:DigitalSourceType></rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+        f'</Iptc4xmpExt:DigitalSourceType>{carried}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     )
+
+
+def record_in(packet: object) -> str | None:
+    """The record that `xmp` put into a packet of bytes. No XML parser reads it: one could be told to expand entities."""
+    found = re.search(rb"<sdapp:record\b[^<>]*>([^<>]*)</sdapp:record>", packet) if isinstance(packet, bytes) else None
+    return html.unescape(found[1].decode("utf-8", "replace")) if found else None

@@ -14,6 +14,10 @@ from sdapp.config import Frozen, Inpaint, Memory, RunConfig, SchedulerChoice, Ta
 from sdapp.errors import ConfigError, InputError
 from sdapp.models import BUILT_IN, Model, check_task
 
+# The record of a JPEG has 65,504 bytes. A byte of a prompt takes up to 12.1 of them: 6 in the job (a control character in
+# JSON) and as many in the note of what the text encoder does not read, or 3 and 9. So a quarter is left for all the rest.
+MAX_JPEG_PROMPTS = 4_000
+
 
 class Job(Frozen):
     """What decides the pixels of one picture. The fields have the names and places that they have in a config."""
@@ -65,11 +69,16 @@ def _canonical(content: Mapping[str, Any]) -> str:
 def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) -> list[Job]:
     """The jobs of a run: one for each of `seeds`, else picture i has seed + i. Reads and checks the input files.
 
-    Raises ConfigError without a prompt or for a task that the model cannot do; InputError for files that cannot be used.
+    Raises ConfigError without a prompt, for prompts that the format cannot carry or for a task that the model cannot do;
+    InputError for files that cannot be used.
     """
     if config.prompt is None:
         raise ConfigError("prompt: there is none; give one on the command line, or as `prompt:` in the config")
     check_task(model, config.task.kind)
+    size = len((config.prompt + config.negative_prompt).encode())
+    if config.output.format == "jpeg" and size > MAX_JPEG_PROMPTS:
+        raise ConfigError(f"output.format: a JPEG has room for prompts of {MAX_JPEG_PROMPTS:,} bytes in all, and these have "
+                          f"{size:,}; use png or webp")  # fmt: skip
     (width, height), inputs = _size_and_inputs(config, model)
     if seeds is None:
         first = config.seed if config.seed is not None else secrets.randbelow(2**32)

@@ -45,16 +45,14 @@ class Line:
         )
 
 
-def finished(folder: Path) -> dict[str, Path]:
-    """Job id → picture, read from the pictures themselves: the ledger can be lost or lie, they cannot."""
-    return Past(folder).done
-
-
 class Past:
-    """What is over in a folder: jobs done, by the pictures, and jobs failed, by the ledger. Other runs add to both."""
+    """What is over in a folder: jobs done, by the pictures, and jobs failed, by the ledger. Other runs add to both.
 
-    def __init__(self, folder: Path, retry_failed: bool = False) -> None:
-        self.folder = folder
+    Done is what stands in a picture of the format asked for: the ledger can be lost or lie, the pictures cannot.
+    """
+
+    def __init__(self, folder: Path, suffix: str, retry_failed: bool = False) -> None:
+        self.folder, self.suffix = folder, suffix
         self.done: dict[str, Path] = {}
         self.failed: set[str] = set()
         self._seen: set[str] = set()
@@ -67,12 +65,18 @@ class Past:
 
     def refresh(self) -> None:
         """Take in what was added since; a picture is opened once."""
-        for path in sorted(self.folder.glob("*.png")):
-            if path.name not in self._seen:
-                self._seen.add(path.name)
-                with suppress(InputError):  # another tool's picture
-                    record = read_header(path).get("record")
-                    self.done.setdefault(str(record.get("job_id")) if isinstance(record, dict) else "", path)
+        try:
+            with os.scandir(self.folder) as entries:
+                names = {entry.name for entry in entries if entry.name.endswith(self.suffix)}
+        except (FileNotFoundError, NotADirectoryError):  # who paints says so
+            return
+        fresh = sorted(names - self._seen)
+        self._seen |= names
+        for name in fresh:
+            with suppress(InputError):  # another tool's picture
+                record = read_header(self.folder / name).get("record")
+                if isinstance(record, dict) and isinstance(job := record.get("job_id"), str):
+                    self.done.setdefault(job, self.folder / name)
         for line in self._news():
             (self.failed.add if line.status == "failed" else self.failed.discard)(line.id)
 

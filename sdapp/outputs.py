@@ -26,7 +26,9 @@ from sdapp.foreign import read_foreign
 from sdapp.jobs import Job, dotted_keys, to_layer, to_portable
 from sdapp.layers import Layer
 
-CHUNK = "sdapp"  # the PNG text chunk that holds job and record
+CHUNK = "sdapp"  # the PNG text chunk that holds job and record; other formats have them in the XMP packet
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+MAX_SEGMENT = 65_504  # bytes of an XMP packet in a JPEG
 MAX_NAME_BYTES = 200
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -70,16 +72,33 @@ class Result:
         if self.picture is None or self.record is None:
             raise JobsFailedError(f"seed {self.job.seed}: {self.error}")
         folder = Path(output.dir)
-        info = PngInfo()
         content = {"job": to_portable(self.job, folder), "record": asdict(self.record)}
         content |= {"choices": dict(self.choices)} if self.choices else {}
-        info.add_itxt(CHUNK, json.dumps(content, ensure_ascii=False))
         name = Path(self.job.model).name.removesuffix(".safetensors")
-        info.add_itxt("parameters", infotext.write(self.job.model_dump(), name, self.record.versions.get("sdapp", "")))
-        info.add_itxt("XML:com.adobe.xmp", infotext.xmp(self.job.task.kind))
+        parameters = infotext.write(self.job.model_dump(), name, self.record.versions.get("sdapp", ""))
+        options = _for_png(content, parameters) if output.format == "png" else _for_others(content, parameters, output)
         buffer = BytesIO()
-        self.picture.save(buffer, output.format, pnginfo=info)
-        return publish(buffer.getvalue(), folder, file_stem(output.name, self.job, self.index), f".{output.format}")
+        self.picture.save(buffer, output.format, **options)
+        return publish(buffer.getvalue(), folder, file_stem(output.name, self.job, self.index), SUFFIXES[output.format])
+
+
+def _for_png(content: dict[str, Any], parameters: str) -> dict[str, Any]:
+    """What Pillow needs to save a PNG with its metadata."""
+    info = PngInfo()
+    info.add_itxt(CHUNK, json.dumps(content, ensure_ascii=False))
+    info.add_itxt("parameters", parameters)
+    info.add_itxt("XML:com.adobe.xmp", infotext.xmp(content["job"]["task"]["kind"]))
+    return {"pnginfo": info}
+
+
+def _for_others(content: dict[str, Any], parameters: str, output: Output) -> dict[str, Any]:
+    """What Pillow needs to save a JPEG or WebP with its metadata. Raises OutputError where that is too long for a JPEG."""
+    exif, packet = infotext.exif_bytes(parameters), infotext.xmp(content["job"]["task"]["kind"], json.dumps(content)).encode()
+    if output.format == "webp":
+        return {"quality": output.quality, "lossless": output.quality == 100, "exif": exif, "xmp": packet}
+    if max(len(exif), len(packet)) > MAX_SEGMENT:  # prompts are refused before; paths may be as long
+        raise OutputError(f"output.format: the record of {len(packet):,} bytes does not fit into a JPEG; use png or webp")
+    return {"quality": output.quality, "subsampling": 0, "exif": exif, "xmp": packet}
 
 
 def check_folder(folder: Path) -> None:
@@ -222,11 +241,12 @@ def read_settings(path: Path) -> Layer:
     What could not be carried over from another tool is in the layer's notes. Raises MissingInputError, InputError.
     """
     image = images.decode(images.read_bytes(str(path), "picture")[0], str(path), "picture")
-    if CHUNK in image.info:
+    if _record(image) is not None:
         return to_layer(_content(image, path)["job"], path)
     found = read_foreign(image.info, infotext.exif_comment(image))
     if found is None:
-        return to_layer(_content(image, path)["job"], path)  # which says that there is no record
+        raise InputError(f"{path}: has no sdapp record inside, nor settings of another tool; take the file as it was painted: "
+                         "editors and messengers leave them out")  # fmt: skip
     tool, values, left_out = found
     if not {"width", "height"} & values.keys() and not (image.width % 8 or image.height % 8):
         values |= {"width": image.width, "height": image.height}
@@ -237,16 +257,31 @@ def read_settings(path: Path) -> Layer:
 def read_header(path: Path) -> dict[str, Any]:
     """The same without the pixels, for folders of thousands: sdapp writes its record before them. Raises InputError."""
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with Image.open(path, formats=tuple(SUFFIXES)) as image:
             return _content(image, path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         raise InputError(f"{path}: broken: {exc}") from exc
 
 
-def _content(image: Image.Image, path: Path) -> dict[str, Any]:
+def is_lossy(data: bytes) -> bool:
+    """Whether the format of a picture's file has changed its pixels: JPEG, and WebP of the lossy kind."""
+    if data[:4] != b"RIFF":
+        return data[:2] == b"\xff\xd8"
+    place = 12
+    while place < len(data) and data[place : place + 4] != b"VP8 ":
+        place += 8 + (size := int.from_bytes(data[place + 4 : place + 8], "little")) + size % 2
+    return place < len(data)
+
+
+def _record(image: Image.Image) -> str | None:
     text = image.info.get(CHUNK)
+    return text if isinstance(text, str) else infotext.record_in(image.info.get("xmp"))
+
+
+def _content(image: Image.Image, path: Path) -> dict[str, Any]:
+    text = _record(image)
     try:
-        content = json.loads(text) if isinstance(text, str) else None
+        content = json.loads(text) if text is not None else None
     except (ValueError, RecursionError) as exc:
         raise InputError(f"{path}: its record is broken: {exc}") from exc
     if not isinstance(content, dict) or not isinstance(content.get("job"), dict):

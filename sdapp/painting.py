@@ -1,8 +1,11 @@
 """What every command that paints does: say what should be known, load the model, paint, save, print."""
 
+import gc
 import os
 import warnings
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +13,25 @@ from sdapp.config import RunConfig, validate
 from sdapp.console import announce, interruptible, progress, tell
 from sdapp.errors import JobsFailedError
 from sdapp.flags import all_layers
+from sdapp.history import History
 from sdapp.jobs import Job, plan
 from sdapp.layers import Layer, merge
 from sdapp.models import BUILT_IN, Model, locate, unknown_words
-from sdapp.outputs import check_folder
+from sdapp.outputs import Result, check_folder
 
 if TYPE_CHECKING:
-    from sdapp.pipelines import Painter
+    from sdapp.pipelines import OnStep, Painter
+
+KEPT = "finished pictures are kept"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one load of a model paints."""
+
+    model: Model
+    config: RunConfig
+    jobs: Sequence[Job]
 
 
 def paint(flags: dict[str, Any], own: list[Layer]) -> None:
@@ -28,44 +43,69 @@ def paint(flags: dict[str, Any], own: list[Layer]) -> None:
     model = locate(config.model, config.revision)
     jobs = plan(config, model)
     check_folder(Path(config.output.dir))
-    say_first(config, model, jobs[0])
-    failed: list[str] = []
-    with (
-        interruptible(lambda: "finished pictures are kept") as check,
-        progress(len(jobs), model.name) as on_step,
-    ):
-        painter = load_painter(model, config, flags["verbose"])
-        check()
-
-        def step(*where: int) -> None:
-            check()
-            on_step(*where)
-
-        for result in painter.paint(jobs, config.batch_size, step):
-            announce(replace(result, path=result.save(config.output) if result.picture else None), flags["json"])
+    for note in worth_knowing(config, model, jobs[0]):
+        tell(note)
+    failed, history = list[str](), History(config.device)
+    with closing(paint_loads([Load(model, config, jobs)], flags["verbose"])) as results:
+        for result in results:
+            done = replace(result, path=result.save(config.output) if result.picture else None)
+            announce(done, flags["json"])
+            history.add(done)
             failed += [f"seed {result.job.seed}: {result.error}"] if result.error else []
+    history.save()
     if failed:
         raise JobsFailedError(f"{len(failed)} of {len(jobs)} pictures failed:\n" + "\n".join(failed))
 
 
-def say_first(config: RunConfig, model: Model, job: Job) -> None:
+def paint_loads(
+    loads: Sequence[Load], verbose: bool, keep_going: bool = False, told: str = KEPT
+) -> Generator[Result, None, None]:
+    """Paint the jobs of one load after the other, with a bar; the indices of the results count through them all.
+
+    A signal ends it at the next step with InterruptedRunError. Close it when done, which takes the bar away.
+    """
+    painted = 0
+    with (
+        interruptible(lambda: told) as check,
+        progress(sum(len(load.jobs) for load in loads), loads[0].model.name) as on_step,
+    ):
+
+        def step(first: int, *rest: int) -> None:
+            check()
+            on_step(painted + first, *rest)
+
+        for load in loads:
+            for result in _paint_load(load, verbose, step, check, keep_going):
+                yield replace(result, index=painted + result.index)
+            painted += len(load.jobs)
+            gc.collect()  # or two models are held at a time
+
+
+def _paint_load(load: Load, verbose: bool, step: "OnStep", check: Callable[[], None], keep_going: bool) -> Iterator[Result]:
+    painter = load_painter(load.model, load.config, verbose)
+    check()
+    yield from painter.paint(load.jobs, load.config.batch_size, step, keep_going)
+
+
+def worth_knowing(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     """What the user should know before the first picture."""
     if words := unknown_words(model, f"{job.prompt} {job.negative_prompt}"):
-        tell(
+        yield (
             f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world (in its MODEL_CARD.md); "
             "for anything else use a real checkpoint: --model stable-diffusion-v1-5/stable-diffusion-v1-5"
         )
-    for note in config.scheduler.resolve().told:
-        tell(note)
+    yield from config.scheduler.resolve().told
     if job.negative_prompt and job.guidance_scale <= 1:
-        tell("the negative prompt has no effect at a guidance_scale of 1 or below")
+        yield "the negative prompt has no effect at a guidance_scale of 1 or below"
     if job.width * job.height > 4 * model.size**2:
-        tell(
+        yield (
             f"{job.width}x{job.height} is far more than the {model.size}x{model.size} that {model.name} was trained on: it "
             "takes long, and things repeat; --size makes it smaller"
         )
     if job.task.kind != "txt2img":
-        tell(f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}")
+        yield f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}"
+    if config.output.format == "png" and "quality" in config.output.model_fields_set:
+        yield "output.quality has no effect on PNG, which is lossless"
 
 
 def load_painter(model: Model, config: RunConfig, verbose: bool) -> "Painter":

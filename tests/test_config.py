@@ -51,7 +51,7 @@ def lines(text: str) -> list[str]:
         ("eta: 1.5\nscheduler: ddim", "f:1:1: eta: ", "less than or equal to 1, not 1.5"),
         ("clip_skip: 12", "f:1:1: clip_skip: ", "less than or equal to 11"),
         ("count: 0", "f:1:1: count: ", "greater than or equal to 1"),
-        ("batch_size: 257", "f:1:1: batch_size: ", "less than or equal to 256"),
+        ("batch_size: 257", "f:1:1: batch_size: ", "a number from 1 to 256, or auto"),
         ("seed: -1", "f:1:1: seed: ", "greater than or equal to 0"),
         ("seed: 9223372036854775808", "f:1:1: seed: ", f"less than or equal to {MAX_SEED}"),
         (f"seed: {MAX_SEED}\ncount: 2", "f:1:1: seed: ", f"seed + count goes past {MAX_SEED}"),
@@ -99,7 +99,7 @@ def lines(text: str) -> list[str]:
         ("output: {name: 'a\\b'}", "f:1:10: output.name: ", "without folders"),
         ('output: {name: "a\\0b"}', "f:1:10: output.name: ", "without folders"),
         ("output: {name: '..'}", "f:1:10: output.name: ", "a file name"),
-        ("output: {format: jpg}", "f:1:10: output.format: ", "'png', not 'jpg'"),
+        ("output: {format: jpg}", "f:1:10: output.format: ", "'png', 'jpeg' or 'webp', not 'jpg'"),
     ],
 )  # fmt: skip
 def test_a_bad_setting_is_refused_at_its_place(text: str, place: str, fragment: str) -> None:
