@@ -113,7 +113,7 @@ def base_seed(folder: Path, asked: int | None, keep: bool = True) -> int:
 
 def append(folder: Path, line: Line) -> None:
     """Add a line in one write, so that two runs do not mix theirs."""
-    with _writing(folder):
+    with _writing(folder / LEDGER):
         handle = os.open(folder / LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(handle, _text(line))
@@ -134,22 +134,30 @@ def read(folder: Path) -> Iterator[Line]:
 
 def rewrite(folder: Path, lines: Iterable[Line]) -> None:
     """Replace the ledger: one line a job, in the order given."""
-    temporary = unfinished(folder)
-    with _writing(folder):
-        with temporary.open("xb") as file:
-            file.writelines(_text(line) for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / LEDGER)
+    overwrite(folder / LEDGER, (_text(line) for line in lines))
+
+
+def overwrite(path: Path, chunks: Iterable[bytes]) -> None:
+    """Make or replace a file beside the pictures, whole or not at all. Raises OutputError."""
+    temporary = unfinished(path.parent)
+    with _writing(path):
+        try:
+            with temporary.open("xb") as file:
+                file.writelines(chunks)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
         error = DiskFullError if exc.errno in FULL else OutputError
-        raise error(f"{folder / LEDGER}: cannot be written: {exc.strerror}; the pictures are safe, run again") from exc
+        raise error(f"{path}: cannot be written: {exc.strerror}; the pictures are safe, run again") from exc
 
 
 def _text(line: Line) -> bytes:
