@@ -9,7 +9,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "sdapp"
 ROOMS = [
     "errors", "scheduler_table", "schedulers", "layers", "config", "models", "images", "dialects", "infotext", "foreign",
-    "jobs", "fields", "lines", "prompt_line", "prompts", "templates", "variants", "outputs", "ledger", "batch", "results",
+    "jobs", "fields", "lines", "prompt_line", "prompts", "templates", "variants", "outputs", "ledger", "batch",
+    "results", "figures", "plots", "report", "sheets",
     "canvas", "text", "pipelines", "loading", "doctor", "flags", "console", "painting", "cli_config", "cli_batch", "cli",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.glob("*.py"))
