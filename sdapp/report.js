@@ -321,6 +321,8 @@
     kept.set(root.dataset.theme);
   });
 
+  // The pictures of the first combination are in the page already, and not in the data a second time.
+  for (const button of $$(".cell")) shownAt(spotOf(button)).src = $("img", button).getAttribute("src");
   choose(0, 0);
   stay(home);
 })();

@@ -27,13 +27,14 @@ SHOWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} |
 Shown = dict[str, Any]
 
 
-def build(folder: Path) -> Path:
+def build(folder: Path, max_inline: int = MAX_INLINE) -> Path:
     """Write report.html into the folder of a comparison, finished or not, and return its path.
 
+    Pictures are inside the file up to about `max_inline` bytes; beyond that the file links to those beside it.
     Raises MissingInputError and InputError for result files that cannot be read, OutputError.
     """
     comparison = results.read(folder)
-    page = _render(comparison, _View(comparison, _Pictures(folder)))
+    page = _render(comparison, _View(comparison, _Pictures(folder, max_inline)))
     overwrite(folder / NAME, [page.encode()])
     return folder / NAME
 
@@ -42,9 +43,11 @@ def _render(comparison: Comparison, view: "_View") -> str:
     room = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     room.filters["shown"] = lambda text: str(text).translate(SHOWN)
     style, script = ((HERE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    data = view.data()
     return room.get_template("report.html.jinja").render(
         comparison=comparison,
-        data=view.data(),
+        data=data,
+        rest=data | {"views": [_bare(data["views"][0]), *data["views"][1:]]},
         plots=[plots.convergence(comparison, axis) for axis in ("unet_calls", "seconds")],
         frame=plots,
         styles=plots.styles(comparison.schedulers),
@@ -58,6 +61,15 @@ def _render(comparison: Comparison, view: "_View") -> str:
         style_hash=_hash(style),
         script_hash=_hash(script),
     )
+
+
+def _bare(view: Shown) -> Shown:
+    """A combination without its pictures, for the page has them already."""
+
+    def without(shown: Shown) -> Shown:
+        return {key: value for key, value in shown.items() if key != "src"}
+
+    return {"reference": without(view["reference"]), "cells": [[*map(without, row)] for row in view["cells"]]}
 
 
 def _said(comparison: Comparison) -> str:
@@ -76,7 +88,7 @@ class _Pictures:
     """Addresses of the pictures of a folder: inside the file as WebP while there is room, else links."""
 
     folder: Path
-    room: int = MAX_INLINE
+    room: int  # bytes
     known: dict[str, str] = field(default_factory=dict)
 
     def address(self, file: str) -> str:
