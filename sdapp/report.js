@@ -49,6 +49,7 @@
     for (const button of $$(".cell", grid)) {
       const shown = cells[button.dataset.scheduler][button.dataset.column];
       fill(button, shown);
+      button.toggleAttribute("data-below", Boolean(shown.below));
       const bar = $("rect", button);
       bar.setAttribute("width", 100 * (shown.bar ?? 0));
       bar.setAttribute("fill", shown.colour ?? "none");
@@ -131,12 +132,12 @@
   $("#prompt")?.addEventListener("change", (event) => choose(0, Number(event.target.value)));
   for (const field of $$("fieldset")) field.addEventListener("change", (event) => choose(Number(field.dataset.axis), Number(event.target.value)));
 
-  // Pictures are as large as the room allows; small ones only at whole multiples, with every pixel to be seen.
+  // Pictures are as large as the room allows with five rows in sight; small ones only at whole multiples, with every pixel to be seen.
   const main = $("main");
   function fit() {
     if (matchMedia("(width <= 900px)").matches || matchMedia("print").matches) return grid.style.removeProperty("--cell");
     const names = $("thead th", grid).offsetWidth, gaps = 12 * data.columns.length + 30;
-    let size = clamp(Math.floor((main.clientWidth - names - gaps) / data.columns.length), 88, 144);
+    let size = clamp(Math.floor((main.clientWidth - names - gaps) / data.columns.length), 88, Math.max(144, Math.floor(innerHeight / 5.6)));
     const natural = $$("img", grid).find((picture) => picture.naturalWidth)?.naturalWidth;
     const whole = natural && size >= 2 * natural;
     if (whole) size -= size % natural;

@@ -119,6 +119,7 @@ class _View:
         self.comparison, self.pictures = comparison, pictures
         self.cells = {(*_key(cell), cell.scheduler, cell.column): cell for cell in comparison.cells}
         self.references = {_key(reference): reference for reference in comparison.references}
+        self.floor = results.band(comparison) or 0.0
         self.scale = figures.LogScale.over(cell.solver_error for cell in comparison.cells)
 
     def data(self) -> Shown:
@@ -188,18 +189,19 @@ class _View:
         if cell.solver_error is not None:
             place = self.scale.at(cell.solver_error)
             shown |= {"error": figures.number(cell.solver_error), "bar": round(0.04 + 0.96 * place, 3)}
-            shown["colour"] = figures.viridis(place)
+            shown |= {"colour": figures.viridis(place), "below": cell.solver_error < self.floor}
         calls = f"{cell.unet_calls:,} call{'' if cell.unet_calls == 1 else 's'}" if cell.unet_calls is not None else ""
         time = figures.seconds(cell.seconds) if cell.seconds is not None else ""
         shown["note"] = " · ".join(filter(None, (calls, time)))
+        psnr = f"PSNR {figures.decibels(cell.psnr)}" if cell.psnr is not None else ""
+        ssim = f"SSIM {cell.ssim:.3f}" if cell.ssim is not None else ""
         facts = [
             ("solver error ", shown["error"]),
             ("", figures.counted(cell.steps, "step")),
             ("", figures.counted(cell.unet_calls, "UNet call") if cell.unet_calls is not None else ""),
             ("", time),
+            ("distance to the reference: ", ", ".join(filter(None, (psnr, ssim)))),
             ("", f"{cell.peak_memory / 2**30:.2f} GiB at peak" if cell.peak_memory else ""),
-            ("PSNR ", figures.decibels(cell.psnr) if cell.psnr is not None else ""),
-            ("SSIM ", f"{cell.ssim:.3f}" if cell.ssim is not None else ""),
         ]
         return shown | {"facts": [name + value for name, value in facts if value], "id": cell.id}
 
@@ -217,7 +219,7 @@ def _told(shown: Shown, cell: Cell) -> str:
     if shown["status"] != "done":
         return str(shown["says"])
     if shown["error"]:
-        return f"solver error {shown['error']}"
+        return f"solver error {shown['error']}{', too small to say anything' if shown['below'] else ''}"
     return "stochastic" if cell.stochastic else "not compared with a reference"
 
 

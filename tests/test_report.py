@@ -137,6 +137,21 @@ def test_the_band_lies_where_the_references_differ(tmp_path: Path) -> None:
     assert plots.convergence(replace(made, references=()), "seconds").band is None
 
 
+def test_errors_below_the_band_are_set_apart(tmp_path: Path) -> None:
+    made = make(tmp_path, ("ddim",), (5, 20), (1,), ("a house",), size=8)
+    small = replace(made.cells[1], solver_error=1e-4)
+    results.write(replace(made, cells=(made.cells[0], small)), tmp_path)
+    assert ["data-below" in cell for cell in Page(report.build(tmp_path)).cells] == [False, True]
+
+
+def test_distances_are_not_called_quality(tmp_path: Path) -> None:
+    make(tmp_path, ("ddim",), (5,), (1,), ("a house",), size=8)
+    page = Page(report.build(tmp_path))
+    facts = page.data["views"][0]["cells"][0][0]["facts"]
+    assert any(re.fullmatch(r"distance to the reference: PSNR [\d.]+ dB, SSIM [\d.]+", fact) for fact in facts)
+    assert [text for text in page.texts if "quality" in text and "never quality" not in text] == []
+
+
 def test_points_stand_in_the_frame_whatever_the_errors(tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim", "unipc"), (5, 20), (1,), ("a house",), size=8)
     wild = [0.0, math.inf, math.nan, 1e-12]
