@@ -10,8 +10,9 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from sdapp.errors import OutputError
 from sdapp.jobs import Job
-from sdapp.outputs import Result, unfinished
+from sdapp.outputs import Result, overwrite
 
 KEPT = 64  # figures of a kind
 
@@ -44,14 +45,9 @@ class History:
 
     def save(self) -> None:
         """Keep the figures; that they cannot be kept stops nobody."""
-        with suppress(OSError):
+        with suppress(OSError, OutputError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = unfinished(self.path.parent)
-            try:
-                temporary.write_text(json.dumps(self._known))
-                temporary.replace(self.path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            overwrite(self.path, [json.dumps(self._known).encode()])
 
     def seconds(self, job: Job) -> float | None:
         """What a picture will take, by the median of those before; None if there were none of its kind."""

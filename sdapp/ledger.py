@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sdapp.errors import InputError, OutputError
-from sdapp.outputs import Result, publish, read_header, unfinished, writing
+from sdapp.outputs import Result, overwrite, publish, read_header, writing
 from sdapp.variants import Seeds
 
 LEDGER = "ledger.jsonl"
@@ -147,16 +147,7 @@ def read(folder: Path) -> Iterator[Line]:
 
 def rewrite(folder: Path, lines: Iterable[Line]) -> None:
     """Replace the ledger: one line a job, in the order given."""
-    temporary = unfinished(folder)
-    with writing(folder / LEDGER):
-        try:
-            with temporary.open("xb") as file:
-                file.writelines(_text(line) for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(folder / LEDGER)
-        finally:
-            temporary.unlink(missing_ok=True)
+    overwrite(folder / LEDGER, (_text(line) for line in lines))
 
 
 def _lines(text: bytes) -> Iterator[Line]:

@@ -7,7 +7,7 @@ import re
 import secrets
 import socket
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -137,6 +137,20 @@ def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     raise AssertionError("unreachable")
+
+
+def overwrite(path: Path, chunks: Iterable[bytes]) -> None:
+    """Make or replace a file, whole or not at all. Raises OutputError."""
+    temporary = unfinished(path.parent)
+    with writing(path):
+        try:
+            with temporary.open("xb") as file:
+                file.writelines(chunks)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
