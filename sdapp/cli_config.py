@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sdapp import config as configs
+from sdapp.config_text import json_schema, show
 from sdapp.console import Commands
 from sdapp.errors import SdappError, gathered
 from sdapp.flags import ConfigFiles, Overrides, file_layers
@@ -18,7 +19,7 @@ config_app = typer.Typer(cls=Commands, help="Show, check and describe configs.",
 def config_show(config: ConfigFiles = None, overrides: Overrides = None) -> None:
     """Print the settings that a run would have, and where each comes from."""
     merged = merge([*file_layers(config), together([parse_override(text) for text in overrides or []])])
-    typer.echo(configs.show(configs.validate(merged), merged))
+    typer.echo(show(configs.validate(merged), merged))
 
 
 @config_app.command("check")
@@ -38,4 +39,4 @@ def config_check(files: Annotated[list[Path], typer.Argument(help="YAML configs.
 @config_app.command("schema")
 def config_schema() -> None:
     """Print the JSON Schema of a config."""
-    typer.echo(configs.json_schema(), nl=False)
+    typer.echo(json_schema(), nl=False)

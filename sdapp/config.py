@@ -1,41 +1,22 @@
 """What a run is asked to do: every setting, its bounds, and the errors that name the place."""
 
-import json
 import re
 import reprlib
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from sdapp import layers, schedulers
 from sdapp.errors import ConfigError
+from sdapp.grid import Grid
 from sdapp.scheduler_table import Option
+from sdapp.strict import FilePath, Frozen, Text
 
 MAX_SEED = 2**63 - 1
 
 
-class Frozen(BaseModel):
-    """Checked once, strictly, and never changed; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-def _writable(text: str) -> str:
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError("half a character (a lone surrogate) cannot be written as UTF-8")
-    return text
-
-
-def _no_nul(path: str) -> str:
-    if "\0" in path:
-        raise ValueError("a path cannot hold a NUL")
-    return path
-
-
-Text = Annotated[str, AfterValidator(_writable)]
-FilePath = Annotated[str, Field(min_length=1), AfterValidator(_writable), AfterValidator(_no_nul)]
 Strength = Annotated[
     float, Field(ge=0, le=1, description="How much of the picture is painted anew: int(steps × strength) steps run.")
 ]
@@ -181,6 +162,7 @@ class RunConfig(Frozen):
     clip_skip: Annotated[int, Field(ge=0, le=11, description="Layers of the text encoder to leave out at its end.")] = 0
     memory: Memory = Memory()
     output: Output = Output()
+    compare: Annotated[Grid | None, Field(description="The grid of `sdapp compare`.")] = None
 
 
 def validate(merged: layers.Layer) -> RunConfig:
@@ -248,7 +230,7 @@ def _explain(error: Any, merged: layers.Layer) -> str:
 
 
 def _fields(path: Sequence[str], merged: layers.Layer) -> list[str]:
-    models: dict[str, type[BaseModel]] = {"scheduler": SchedulerChoice, "memory": Memory, "output": Output}
+    models: dict[str, type[BaseModel]] = {"scheduler": SchedulerChoice, "memory": Memory, "output": Output, "compare": Grid}
     tasks: dict[str, type[BaseModel]] = {"txt2img": Txt2Img, "img2img": Img2Img, "inpaint": Inpaint}
     if path == ["task"]:
         return list(tasks[merged.values["task"].get("kind", "txt2img")].model_fields)
@@ -259,45 +241,3 @@ def _origin(dotted: str, merged: layers.Layer) -> str:
     while dotted and dotted not in merged.origins:
         dotted = dotted.rpartition(".")[0]
     return merged.origins.get(dotted, "settings")
-
-
-# What YAML readers refuse or take for a line break.
-UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
-
-
-def show(config: RunConfig, merged: layers.Layer) -> str:
-    """The resolved settings as YAML, each line with where its value came from."""
-    lines = []
-    for key, value in config.model_dump(mode="json").items():
-        grouped = isinstance(value, dict) and value
-        lines += [f"{key}:"] if grouped else []
-        for name, item in value.items() if grouped else [(key, value)]:
-            line = f"{'  ' if grouped else ''}{name}: {_scalar(item)}"
-            lines.append(f"{line:<44}  # {_said(f'{key}.{name}' if grouped else key, merged)}")
-    return "\n".join(lines)
-
-
-def _scalar(value: object) -> str:
-    """Plain where no reader could take it for anything but this text, else JSON, which is YAML too."""
-    is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w+./-]*", value) is not None
-    if is_plain and value not in ("null", "true", "false"):
-        return str(value)
-    return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
-
-
-def _said(dotted: str, merged: layers.Layer) -> str:
-    if dotted in merged.origins:
-        return merged.origins[dotted]
-    parent = dotted.rpartition(".")[0]
-    # `scheduler: ddim` says scheduler.name; a mapping says only the keys that stand in it.
-    return merged.origins[parent] if parent in merged.origins and dotted == "scheduler.name" else "default"
-
-
-def json_schema() -> str:
-    """The JSON Schema of a config file, for editors and for `configs/sdapp.schema.json`."""
-    schema = RunConfig.model_json_schema(mode="validation")
-    schema["title"] = "sdapp config"
-    schema["properties"] = {
-        "extends": {"type": "string", "description": "Another config, relative to this one, that this one is laid over."}
-    } | schema["properties"]
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

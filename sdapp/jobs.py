@@ -7,12 +7,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sdapp import images, layers
-from sdapp.config import Frozen, Inpaint, Memory, RunConfig, SchedulerChoice, Task, Txt2Img
+from sdapp.config import Inpaint, Memory, RunConfig, SchedulerChoice, Task, Txt2Img
 from sdapp.errors import ConfigError, InputError
 from sdapp.models import BUILT_IN, Model, check_task
+from sdapp.strict import Frozen
 
 # The record of a JPEG has 65,504 bytes. A byte of a prompt takes up to 12.1 of them: 6 in the job (a control character in
 # JSON) and as many in the note of what the text encoder does not read, or 3 and 9. So a quarter is left for all the rest.
@@ -51,6 +52,13 @@ class Job(Frozen):
         """Equal for jobs that can share UNet calls: only their prompts and seeds differ."""
         return _canonical(self.model_dump(mode="json", exclude={"prompt", "negative_prompt", "seed"}))
 
+    def __copy__(self) -> Self:
+        """Without what was worked out of the fields, which `model_copy` may change."""
+        copied = super().__copy__()
+        for name in ("id", "pack"):
+            copied.__dict__.pop(name, None)
+        return copied
+
     @property
     def steps_to_run(self) -> int:
         """Of `steps`, those that run at this strength."""
@@ -72,6 +80,8 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     Raises ConfigError without a prompt, for prompts that the format cannot carry or for a task that the model cannot do;
     InputError for files that cannot be used.
     """
+    if config.compare is not None:
+        raise ConfigError("compare: this is a config for `sdapp compare`, which paints every picture of its grid")
     if config.prompt is None:
         raise ConfigError("prompt: there is none; give one on the command line, or as `prompt:` in the config")
     check_task(model, config.task.kind)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdapp import config as configs
-from sdapp.config import MAX_SEED, RunConfig, json_schema, show, validate
+from sdapp.config import MAX_SEED, RunConfig, validate
+from sdapp.config_text import json_schema, show
 from sdapp.errors import ConfigError
 from sdapp.layers import Layer, merge, parse_override, parse_yaml, read_config_file
 
