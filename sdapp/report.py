@@ -75,7 +75,7 @@ def _bare(view: Shown) -> Shown:
 def _said(comparison: Comparison) -> str:
     """What the medians are taken over, such as `3 prompts × 4 seeds`."""
     axes = {"prompt": len(comparison.prompts), "seed": len(comparison.seeds)}
-    axes |= {f"{key} value": len(values) for key, values in comparison.varied.items() if len(values) > 1}
+    axes |= {f"{key} value".replace("_", " "): len(values) for key, values in comparison.varied.items() if len(values) > 1}
     return " × ".join(figures.counted(size, name) for name, size in axes.items())
 
 

@@ -46,7 +46,7 @@ class _Layout:
     @cached_property
     def step(self) -> Size:
         """From one cell to the next."""
-        return self.cell[0] + self.text // 2, self.cell[1] + round(2.6 * self.text)
+        return self.cell[0] + self.text, self.cell[1] + round(2.6 * self.text)
 
     @cached_property
     def names(self) -> int:
@@ -62,7 +62,7 @@ class _Layout:
     @cached_property
     def block(self) -> Size:
         return (
-            self.cells[0] + self.columns * self.step[0] - self.text // 2,
+            self.cells[0] + self.columns * self.step[0] - self.text,
             self.cells[1] + len(self.schedulers) * self.step[1],
         )
 
@@ -247,7 +247,9 @@ class _Artist:
         self._picture(image, corner, cell.file, "failed: its picture cannot be read", BAD)
         pen, text, (left, top) = ImageDraw.Draw(image), self.layout.text, corner
         top += self.layout.cell[1] + text // 4
-        said = [figures.seconds(cell.seconds)] if cell.seconds is not None else []
+        time = figures.seconds(cell.seconds) if cell.seconds is not None else ""
+        right = left + self.layout.cell[0] - math.ceil(_font(max(11, round(0.85 * text))).getlength(time))
+        self._write(pen, (right, top + text // 2), time, self.layout.cell[0], SOFT, 0.85)
         if cell.solver_error is not None:
             place = self.scale.at(cell.solver_error)
             width, height = self.layout.cell[0], max(2, text // 5)
@@ -255,8 +257,7 @@ class _Artist:
             pen.rectangle(
                 (left, top, left + max(1, round(width * (0.04 + 0.96 * place))) - 1, top + height - 1), figures.viridis(place)
             )
-            said.insert(0, figures.number(cell.solver_error))
-        self._write(pen, (left, top + text // 2), "   ".join(said), self.layout.cell[0], SOFT, 0.85)
+            self._write(pen, (left, top + text // 2), figures.number(cell.solver_error), right - left, INK, 0.85)
 
     def _picture(self, image: Image.Image, corner: Size, file: str | None, otherwise: str, colour: str) -> None:
         """The picture at the size of a cell, or a frame with words in it."""
