@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sdapp.cli_batch import batch
+from sdapp.cli_compare import compare, report_again
 from sdapp.cli_config import config_app
 from sdapp.cli_replay import replay
 from sdapp.console import Commands, explain_scheduler, scheduler_table
@@ -101,6 +102,8 @@ def _task_layers(kind: str, prompt: str | None, strength: float | None, **files:
 
 app.command()(batch)
 app.command()(replay)
+app.command()(compare)
+app.command("report")(report_again)
 
 
 # --- everything else -----------------------------------------------------------------------------------------------

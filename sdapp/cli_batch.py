@@ -1,21 +1,21 @@
 """The command `sdapp batch`: prompt files that finish, however often they are stopped."""
 
 import sys
-import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sdapp.batch import Batch, Survey
-from sdapp.console import announce, interruptible, progress, tell
+from sdapp.console import announce, tell
 from sdapp.errors import ConfigError, JobsFailedError, OutputError
 from sdapp.flags import all_layers, with_flags
 from sdapp.history import Estimate, History
 from sdapp.ledger import LEDGER, STATE
 from sdapp.models import Model
 from sdapp.orders import Order, PromptFile, Shard
-from sdapp.painting import load_painter
+from sdapp.painting import paint_batch
 from sdapp.tokens import cut
 from sdapp.variants import Seeds
 
@@ -62,7 +62,9 @@ def batch(  # noqa: PLR0913 - a flag is an argument
     night.begin()
     prompts.keep()
     if found.left:
-        paint_batch(night, prompts.model, flags, found.left, history)
+        with closing(paint_batch(night, prompts.model, flags["verbose"], found.left)) as results:
+            for result in results:
+                announce(result, flags["json"])
     else:
         night.tidy()
     if broken := night.failures():
@@ -95,42 +97,6 @@ def _survey(night: Batch, model: Model, history: History, dry_run: bool) -> Surv
     told += [estimate.told(night.folder)] if found.left else []
     tell("; ".join(told))
     return found
-
-
-def paint_batch(night: Batch, model: Model, flags: dict[str, Any], left: int, history: History) -> None:
-    """Paint what is left of a batch; a signal ends it between two steps."""
-    painted, before, waited = 0, len(night.past.done), ""
-
-    def over() -> int:
-        """Painted here, and by other runs since this one began."""
-        return max(painted, len(night.past.done) - before)
-
-    def told() -> str:
-        return f"{over()} done, {left - over()} left; run the same command again to go on"
-
-    with interruptible(told) as check, progress(left, model.name) as on_step:
-        painter = load_painter(model, night.config, flags["verbose"])
-        check()
-
-        def step(_first: int, together: int, number: int, of: int) -> None:
-            check()
-            on_step(over(), together, number, of)
-
-        def wait(who: str) -> None:
-            nonlocal waited
-            check()
-            if who != waited:
-                tell(who)
-            waited = who
-            time.sleep(0.5)
-
-        try:
-            for result in night.paint(painter, step, wait):
-                painted += 1
-                history.add(result)
-                announce(result, flags["json"])
-        finally:
-            history.save()
 
 
 def _prune(night: Batch, prompts: PromptFile, remove: bool) -> None:

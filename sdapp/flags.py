@@ -53,19 +53,32 @@ Strength = Annotated[float | None, typer.Option("--strength", help="How much is 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command every flag of FLAGS; it gets them as one dictionary, its first argument."""
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    shared = [
-        inspect.Parameter(name.replace(".", "_"), inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=DEFAULTS.get(name))
-        for name, hint in FLAGS.items()
-    ]
+    return without()(command)
 
-    def run(**values: Any) -> None:
-        command({name: values.pop(name.replace(".", "_")) for name in FLAGS}, **values)
 
-    run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    return run
+def without(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The same but for some flags, which are None in the dictionary."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+        shared = [
+            inspect.Parameter(
+                name.replace(".", "_"), inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=DEFAULTS.get(name)
+            )
+            for name, hint in FLAGS.items()
+            if name not in flags
+        ]
+
+        def run(**values: Any) -> None:
+            said = {name: None if name in flags else values.pop(name.replace(".", "_")) for name in FLAGS}
+            command(said, **values)
+
+        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+
+    return decorate
 
 
 def file_layers(files: list[Path] | None) -> list[Layer]:

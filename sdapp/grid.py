@@ -46,6 +46,7 @@ def _reference(text: str) -> str:
     return f"{name}@{steps}"
 
 
+Match = Literal["unet-calls", "steps", "seconds"]
 Ranges = BeforeValidator(_listed, json_schema_input_type=str | list[int | float | str])
 Schedulers = Annotated[
     list[str], BeforeValidator(_named, json_schema_input_type=str | list[str]), AfterValidator(_known_schedulers)
@@ -62,7 +63,7 @@ class Grid(Frozen):
         Field(min_length=1, description="Budgets, in what `match` says; 5-50:5 is a range."),
     ] = [5, 10, 20, 50]
     match: Annotated[
-        Literal["unet-calls", "steps", "seconds"],
+        Match,
         Field(description="What is equal within a column: the calls of the UNet, the steps, or the seconds a picture."),
     ] = "unet-calls"
     seeds: Annotated[list[int], Ranges, Field(min_length=1)] = [1, 2, 3]

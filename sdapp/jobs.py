@@ -62,12 +62,17 @@ class Job(Frozen):
     @property
     def steps_to_run(self) -> int:
         """Of `steps`, those that run at this strength."""
-        return self.steps if isinstance(self.task, Txt2Img) else min(int(self.steps * self.task.strength), self.steps)
+        return steps_to_run(self.task, self.steps)
 
     @property
     def unet_calls(self) -> int:
         """How often the UNet will be called for this picture."""
         return self.scheduler.resolve().unet_calls(self.steps_to_run)
+
+
+def steps_to_run(task: Task, steps: int) -> int:
+    """Of so many steps, those that run for a task, by its strength."""
+    return steps if isinstance(task, Txt2Img) else min(int(steps * task.strength), steps)
 
 
 def _canonical(content: Mapping[str, Any]) -> str:

@@ -49,6 +49,7 @@ class Record:
     seconds: float  # of the batch, shared out among its pictures
     created: str  # ISO 8601, with the time zone
     versions: Mapping[str, str]
+    peak_memory: int | None = None  # bytes on a GPU, of the batch
     notes: tuple[str, ...] = ()  # what the user should know, such as a decode repeated in float32
 
 
@@ -63,6 +64,7 @@ class Result:
     error: str | None = None
     choices: Mapping[str, str] = field(default_factory=dict)  # of `{a|b}` and `__words__` in the prompt that it came from
     path: Path | None = None  # where it was published
+    latents: Any = None  # the end of the denoising, float32 on the CPU, [4, h, w]
 
     def save(self, output: Output) -> Path:
         """Publish the picture under a name of its own, with job and record inside; no file is ever overwritten.

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdapp.batch import Batch
 from sdapp.config import RunConfig, validate
 from sdapp.console import announce, interruptible, progress, tell
 from sdapp.errors import JobsFailedError
@@ -85,6 +87,49 @@ def _paint_load(load: Load, verbose: bool, step: "OnStep", check: Callable[[], N
     painter = load_painter(load.model, load.config, verbose)
     check()
     yield from painter.paint(load.jobs, load.config.batch_size, step, keep_going)
+
+
+def paint_batch(
+    batch: Batch, model: Model, verbose: bool, left: int, prepare: Callable[["Painter"], None] | None = None
+) -> Generator[Result, None, None]:
+    """Paint what is left of a batch, with a bar, and remember how long it took; a signal ends it between two steps.
+
+    `prepare` sees the painter before the first picture.
+    """
+    painted, before, waited, history = 0, len(batch.past.done), "", History(batch.config.device)
+
+    def over() -> int:
+        """Painted here, and by other runs since this one began."""
+        return max(painted, len(batch.past.done) - before)
+
+    def told() -> str:
+        return f"{over()} done, {left - over()} left; run the same command again to go on"
+
+    with interruptible(told) as check, progress(left, model.name) as on_step:
+        painter = load_painter(model, batch.config, verbose)
+        check()
+
+        def step(_first: int, together: int, number: int, of: int) -> None:
+            check()
+            on_step(over(), together, number, of)
+
+        def wait(who: str) -> None:
+            nonlocal waited
+            check()
+            if who != waited:
+                tell(who)
+            waited = who
+            time.sleep(0.5)
+
+        try:
+            if prepare:
+                prepare(painter)
+            for result in batch.paint(painter, step, wait):
+                painted += 1
+                history.add(result)
+                yield result
+        finally:
+            history.save()
 
 
 def worth_knowing(config: RunConfig, model: Model, job: Job) -> Iterator[str]:

@@ -16,7 +16,7 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipe
 from PIL import Image
 
 from sdapp import schedulers
-from sdapp.batch_sizes import BatchSizes, in_use
+from sdapp.batch_sizes import BatchSizes, in_use, taken
 from sdapp.canvas import arguments, finish, prepare
 from sdapp.config import BatchSize, Memory
 from sdapp.errors import ConfigError, InputError
@@ -173,6 +173,7 @@ class Painter:
             unet_calls=len(calls),
             batch_size=len(batch),
             seconds=round(seconds, 3),
+            peak_memory=before + taken(self.device, before) if self.device.type == "cuda" else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions={package: version(package) for package in VERSIONED},
         )
@@ -181,7 +182,8 @@ class Painter:
             notes = (*cut_by(self._text.tokenizer, job), *self._economies, *([MENDED] if mended[i] else []))
             error = self._not_finite(latents[i], pixels[i])
             picture = None if error else finish(canvas, _to_image(pixels[i]))
-            results.append(Result(job, index + i, replace(what_ran, job_id=job.id, notes=notes), picture, error))
+            record = replace(what_ran, job_id=job.id, notes=notes)
+            results.append(Result(job, index + i, record, picture, error, latents=latents[i].float().cpu()))
         return results
 
     def _scheduler(self, batch: tuple[Job, ...]) -> Any:

@@ -11,11 +11,11 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sdapp.errors import InputError, MissingInputError
+from sdapp.grid import Match
 from sdapp.outputs import overwrite
 
 COMPARISON, CELLS, REFERENCES, TABLE = "comparison.json", "results.jsonl", "references.jsonl", "results.csv"
 Value = str | int | float | bool
-Match = Literal["unet-calls", "steps", "seconds"]
 STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")  # JSON has no NaN; "NaN" and "Infinity" are read back
 
 
@@ -51,6 +51,8 @@ class Reference:
 
     __pydantic_config__ = STRICT
 
+    id: str  # of its job
+    other_id: str  # of the job of another, independent solution
     seed: int
     prompt: str
     varied: Mapping[str, Value]

@@ -48,7 +48,18 @@ def make(
         file = f"pictures/reference-{number}.png"
         Image.fromarray(picture).save(folder / file)
         references.append(
-            Reference(seed, prompt, chosen, "DDIM, 999 steps", file, 999, 0.003 + 0.001 * (number % 3), "DPM++ 2M, 200 steps")
+            Reference(
+                "0" * 12,
+                "1" * 12,
+                seed,
+                prompt,
+                chosen,
+                "DDIM, 999 steps",
+                file,
+                999,
+                0.003 + 0.001 * (number % 3),
+                "DPM++ 2M, 200 steps",
+            )
         )
         for scheduler, column in product(schedulers, columns):
             cells.append(_cell(folder, picture, Cell(

@@ -1,0 +1,202 @@
+"""The commands `sdapp compare` and `sdapp report`: schedulers held against each other, to look at and to compute with."""
+
+import json
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from sdapp import measuring, report, results, sheets
+from sdapp.batch import Batch
+from sdapp.comparing import Contest
+from sdapp.config import validate
+from sdapp.console import tell
+from sdapp.errors import ConfigError, JobsFailedError
+from sdapp.flags import all_layers, without
+from sdapp.grid import Match
+from sdapp.history import Estimate, History
+from sdapp.layers import Layer, merge, override
+from sdapp.outputs import Result, check_folder
+from sdapp.painting import load_painter, paint_batch, worth_knowing
+from sdapp.ranges import numbers
+from sdapp.results import Comparison, band, rank, summarise
+
+if TYPE_CHECKING:
+    from sdapp.pipelines import Painter
+
+PACES = "paces.json"
+
+
+@without("steps", "scheduler", "seed", "count")
+def compare(  # noqa: PLR0913 - a flag is an argument
+    flags: dict[str, Any],
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to paint.", show_default=False)] = None,
+    schedulers: Annotated[
+        str | None, typer.Option("--schedulers", metavar="LIST", help="Names, such as pndm,ddim,dpm++2m.", show_default=False)
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option("--steps", metavar="LIST", help="Budgets, such as 5,10,20-50:10.", show_default=False)
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="LIST", help="Seeds, such as 1,2,3 or 1-8.", show_default=False)
+    ] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option("--vary", metavar="KEY=LIST", help="Another key, such as guidance_scale=3,5,7.5.")
+    ] = None,
+    match: Annotated[
+        Match | None, typer.Option("--match", help="What is equal within a column.", show_default="unet-calls")
+    ] = None,
+    timings: Annotated[int | None, typer.Option("--timings", help="Time each picture so often; the median counts.")] = None,
+    truth: Annotated[bool, typer.Option("--truth", help="Without a model: errors where the exact end is known.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what it would take, and stop.")] = False,
+) -> None:
+    """Compare schedulers: a report to look at, contact sheets to paste, tables to compute with.
+
+    Stop it whenever you like and run it again: it goes on with what is not done.
+
+    Examples:
+
+    sdapp compare "a castle on a beach at night" --schedulers pndm,ddim,lms,dpm++2m --steps 5,10,20,50 --seeds 1,2,3
+
+    sdapp compare --config configs/compare-schedulers.yaml
+
+    sdapp compare --truth
+    """
+    said = {"schedulers": schedulers, "steps": steps, "seeds": seeds, "match": match, "timings": timings}
+    own = [override(f"compare.{key}", value, f"--{key}") for key, value in said.items() if value is not None]
+    own += [override("compare.prompts", prompts, "PROMPT")] if prompts else []
+    own += [override("compare.vary", dict(map(_varied, vary)), "--vary")] if vary else []
+    layers = all_layers(flags, own)
+    if truth:
+        typer.echo(_truth(layers))
+        return
+    contest = Contest(layers)
+    _tell_first(contest)
+    if dry_run:
+        return
+    check_folder(contest.folder)
+    if contest.grid.match == "seconds" and not contest.paces:
+        tell("measuring how long each scheduler takes")
+        contest.measure_paces(load_painter(contest.model, contest.config, flags["verbose"]))
+        contest = Contest(layers)
+    results.write(contest.comparison, contest.folder)
+    _paint(contest, flags["verbose"])
+    comparison = measuring.measure(contest.folder)
+    _show(contest.folder, comparison, flags["json"])
+    if failed := [cell for cell in comparison.cells if cell.status == "failed"]:
+        raise JobsFailedError(f"{len(failed)} of {len(comparison.cells)} pictures failed; the report says why")
+
+
+def report_again(
+    folder: Annotated[Path, typer.Argument(help="The folder of a comparison, finished or not.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout.")] = False,
+) -> None:
+    """Make the report and the contact sheets of a comparison anew, from what is in its folder.
+
+    Example:
+
+    sdapp report comparison
+    """
+    _show(folder, measuring.measure(folder), as_json)
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+def _varied(text: str) -> tuple[str, list[Any]]:
+    key, equals, values = text.partition("=")
+    if not equals or not key or not values:
+        raise ConfigError(f"--vary: write it as KEY=VALUE,VALUE, such as guidance_scale=3,5,7.5, not {text!r}")
+    try:
+        return key, list(numbers(values))
+    except ValueError:  # no numbers
+        return key, [yaml.safe_load(value) for value in values.split(",")]
+
+
+def _truth(layers: list[Layer]) -> str:
+    """The truth bench for the schedulers that were asked for, or for all."""
+    from sdapp import truth
+
+    merged = merge(layers)
+    asked = merged.values.get("compare") or {}
+    asked.setdefault("schedulers", list(truth.deterministic()))
+    grid = validate(merge([Layer({"compare": asked}, merged.origins)])).compare
+    if grid is None or grid.match == "seconds":
+        raise ConfigError("--truth: there are no seconds on the truth bench; match unet-calls or steps")
+    columns = {}
+    for budget in map(int, grid.steps):
+        steps = ((name, Contest.steps_of(grid, name, budget)) for name in grid.schedulers)
+        columns[budget] = truth.table((name, count) for name, count in steps if count)
+    return truth.render(columns)
+
+
+# --- painting -----------------------------------------------------------------------------------------------------
+
+
+def _tell_first(contest: Contest) -> None:
+    """What it will take, before anything heavy: pictures, UNet calls, time, disk, sheets."""
+    comparison = contest.comparison
+    orders = list(contest.orders())
+    for note in worth_knowing(contest.config, contest.model, orders[0].job):
+        tell(note)
+    night, estimate = Batch(lambda: orders, contest.config), Estimate(History(contest.config.device))
+    found = night.survey(lambda order: estimate.add(order.job))
+    size = (orders[0].job.width, orders[0].job.height)
+    planned = sheets.plan_sheets(size, comparison.schedulers, len(comparison.columns), len(comparison.references))
+    sizes = ", ".join(f"{width}x{height}" for width, height in planned)
+    tell(
+        f"{len(comparison.cells)} cells and {len(comparison.references)} references: {found.pictures} pictures, "
+        f"{found.done} done, {found.left} to paint with {found.unet_calls} UNet calls; {estimate.told(contest.folder)}; "
+        f"contact sheet{'s' if len(planned) > 1 else ''} of {sizes}"
+    )
+
+
+def _paint(contest: Contest, verbose: bool) -> None:
+    orders = list(contest.orders())
+    painter: list[Painter] = []
+
+    def prepare(loaded: "Painter") -> None:
+        """Warm up: what is done once, such as encoding the prompts, is in no picture's time."""
+        painter.append(loaded)
+        for job in {order.job.prompt: order.job for order in orders}.values():
+            list(loaded.paint([contest.warm_up(job)], contest.config.batch_size))
+
+    def keep(result: Result) -> None:
+        again = [next(painter[0].paint([result.job])).record for _ in range(contest.grid.timings - 1)]
+        measuring.keep(contest.folder, result, [record.seconds for record in again if record])
+
+    night = Batch(lambda: orders, contest.config, retry_failed=True, keep=keep)
+    night.begin()
+    if left := night.survey().left:
+        with closing(paint_batch(night, contest.model, verbose, left, prepare)) as painted:
+            for result in painted:
+                for note in result.record.notes if result.record else ():
+                    tell(note)
+
+
+# --- showing ------------------------------------------------------------------------------------------------------
+
+
+def _show(folder: Path, comparison: Comparison, as_json: bool) -> None:
+    """Build report and sheets, print their paths (or each cell), and say who came nearest."""
+    made = [report.build(folder), *sheets.build(folder), folder / results.TABLE]
+    for line in [json.dumps(asdict(cell), ensure_ascii=False) for cell in comparison.cells] if as_json else made:
+        typer.echo(line)
+    typer.echo(_ranking(comparison), err=True)
+
+
+def _ranking(comparison: Comparison) -> str:
+    """The schedulers at the last budget, nearest to the reference first."""
+    column = comparison.columns[-1]
+    summaries = {summary.scheduler: summary for summary in summarise(comparison) if summary.column == column}
+    unit = {"unet-calls": "UNet calls", "steps": "steps", "seconds": "seconds"}[comparison.match]
+    below = band(comparison)
+    lines = [f"at {column:g} {unit}" + (f" (errors below {below:.3g} say nothing)" if below else "") + ":"]
+    for place, name in enumerate(rank(comparison, column), 1):
+        error, seconds = summaries[name].solver_error, summaries[name].seconds
+        far = "stochastic" if summaries[name].stochastic else f"error {error.median:.4f}" if error else "nothing measured"
+        lines.append(f"{place:3} {name:<22}{far:<18}" + (f"{seconds.median:.2f} s" if seconds else ""))
+    return "\n".join(lines)
