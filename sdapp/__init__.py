@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from sdapp.models import Model
     from sdapp.outputs import Result
     from sdapp.pipelines import Painter
+    from sdapp.results import Comparison
     from sdapp.variants import Seeds
+
+
+__all__ = ["compare", "paint", "paint_file"]
 
 
 def paint(**settings: Any) -> Iterator["Result"]:
@@ -47,6 +51,38 @@ def paint_file(
     night.begin()
     prompts.keep()
     return night.paint(_load(prompts.model, prompts.config)) if found.left else iter(())
+
+
+def compare(*prompts: str, out: str | Path = "comparison", **settings: Any) -> "Comparison":
+    """Compare schedulers, with the settings of `compare:` in a config and those of the pictures, and return the results.
+
+    `compare("a castle", schedulers=["ddim", "dpm++2m"], steps=[10, 20], seeds=[1, 2])` fills the folder `out` with report,
+    sheets and tables; what is there already is not painted again. Raises SdappError.
+    """
+    from sdapp import measuring, report, results, sheets
+    from sdapp.comparing import Contest
+    from sdapp.grid import Grid
+    from sdapp.layers import Layer
+    from sdapp.outputs import check_folder
+
+    grid = {key: settings.pop(key) for key in list(settings) if key in Grid.model_fields}
+    grid |= {"prompts": list(prompts)} if prompts else {}
+    contest = Contest([Layer(settings | {"compare": grid, "output": {"dir": str(out)}})])
+    check_folder(contest.folder)
+    painter = _load(contest.model, contest.config)
+    if contest.grid.match == "seconds" and not contest.paces:
+        contest.measure_paces(painter)
+        contest = Contest([Layer(settings | {"compare": grid, "output": {"dir": str(out)}})])
+    results.write(contest.comparison, contest.folder)
+    night = contest.batch(lambda: painter)
+    night.begin()
+    contest.warm_up(painter)
+    for _ in night.paint(painter):
+        pass
+    comparison = measuring.measure(contest.folder)
+    report.build(contest.folder)
+    sheets.build(contest.folder)
+    return comparison
 
 
 def _load(model: "Model", config: "RunConfig") -> "Painter":

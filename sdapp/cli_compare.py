@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from sdapp import measuring, report, results, sheets
 from sdapp.batch import Batch
-from sdapp.comparing import Contest
 from sdapp.config import validate
 from sdapp.console import tell
 from sdapp.errors import ConfigError, JobsFailedError
@@ -19,13 +17,14 @@ from sdapp.flags import all_layers, without
 from sdapp.grid import Match
 from sdapp.history import Estimate, History
 from sdapp.layers import Layer, merge, override
-from sdapp.outputs import Result, check_folder
+from sdapp.outputs import check_folder
 from sdapp.painting import load_painter, paint_batch, worth_knowing
 from sdapp.ranges import numbers
-from sdapp.results import Comparison, band, rank, summarise
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what imports numpy and more
+    from sdapp.comparing import Contest
     from sdapp.pipelines import Painter
+    from sdapp.results import Comparison
 
 PACES = "paces.json"
 
@@ -73,6 +72,9 @@ def compare(  # noqa: PLR0913 - a flag is an argument
     if truth:
         typer.echo(_truth(layers))
         return
+    from sdapp import measuring, results
+    from sdapp.comparing import Contest
+
     contest = Contest(layers)
     _tell_first(contest)
     if dry_run:
@@ -100,6 +102,8 @@ def report_again(
 
     sdapp report comparison
     """
+    from sdapp import measuring
+
     _show(folder, measuring.measure(folder), as_json)
 
 
@@ -119,6 +123,7 @@ def _varied(text: str) -> tuple[str, list[Any]]:
 def _truth(layers: list[Layer]) -> str:
     """The truth bench for the schedulers that were asked for, or for all."""
     from sdapp import truth
+    from sdapp.comparing import Contest
 
     merged = merge(layers)
     asked = merged.values.get("compare") or {}
@@ -136,8 +141,10 @@ def _truth(layers: list[Layer]) -> str:
 # --- painting -----------------------------------------------------------------------------------------------------
 
 
-def _tell_first(contest: Contest) -> None:
-    """What it will take, before anything heavy: pictures, UNet calls, time, disk, sheets."""
+def _tell_first(contest: "Contest") -> None:
+    """What it will take, before torch is imported: pictures, UNet calls, time, disk, sheets."""
+    from sdapp import sheets
+
     comparison = contest.comparison
     orders = list(contest.orders())
     for note in worth_knowing(contest.config, contest.model, orders[0].job):
@@ -154,21 +161,14 @@ def _tell_first(contest: Contest) -> None:
     )
 
 
-def _paint(contest: Contest, verbose: bool) -> None:
-    orders = list(contest.orders())
+def _paint(contest: "Contest", verbose: bool) -> None:
     painter: list[Painter] = []
 
     def prepare(loaded: "Painter") -> None:
-        """Warm up: what is done once, such as encoding the prompts, is in no picture's time."""
         painter.append(loaded)
-        for job in {order.job.prompt: order.job for order in orders}.values():
-            list(loaded.paint([contest.warm_up(job)], contest.config.batch_size))
+        contest.warm_up(loaded)
 
-    def keep(result: Result) -> None:
-        again = [next(painter[0].paint([result.job])).record for _ in range(contest.grid.timings - 1)]
-        measuring.keep(contest.folder, result, [record.seconds for record in again if record])
-
-    night = Batch(lambda: orders, contest.config, retry_failed=True, keep=keep)
+    night = contest.batch(lambda: painter[0])
     night.begin()
     if left := night.survey().left:
         with closing(paint_batch(night, contest.model, verbose, left, prepare)) as painted:
@@ -180,16 +180,20 @@ def _paint(contest: Contest, verbose: bool) -> None:
 # --- showing ------------------------------------------------------------------------------------------------------
 
 
-def _show(folder: Path, comparison: Comparison, as_json: bool) -> None:
+def _show(folder: Path, comparison: "Comparison", as_json: bool) -> None:
     """Build report and sheets, print their paths (or each cell), and say who came nearest."""
+    from sdapp import report, results, sheets
+
     made = [report.build(folder), *sheets.build(folder), folder / results.TABLE]
     for line in [json.dumps(asdict(cell), ensure_ascii=False) for cell in comparison.cells] if as_json else made:
         typer.echo(line)
     typer.echo(_ranking(comparison), err=True)
 
 
-def _ranking(comparison: Comparison) -> str:
+def _ranking(comparison: "Comparison") -> str:
     """The schedulers at the last budget, nearest to the reference first."""
+    from sdapp.results import band, rank, summarise
+
     column = comparison.columns[-1]
     summaries = {summary.scheduler: summary for summary in summarise(comparison) if summary.column == column}
     unit = {"unet-calls": "UNet calls", "steps": "steps", "seconds": "seconds"}[comparison.match]

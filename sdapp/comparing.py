@@ -3,26 +3,27 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from sdapp.batch import Paints
+from sdapp.batch import Batch, Paints
 from sdapp.config import RunConfig, SchedulerChoice, Task, Txt2Img, validate
 from sdapp.errors import ConfigError, SdappError, gathered
 from sdapp.grid import Grid
 from sdapp.jobs import Job, plan, steps_to_run
+from sdapp.latents import PICTURES, keep_latents
 from sdapp.layers import Layer, merge, override, parse_override
 from sdapp.models import locate
 from sdapp.orders import Order
-from sdapp.outputs import SUFFIXES, overwrite
+from sdapp.outputs import Result, overwrite
 from sdapp.results import Cell, Comparison, Reference, Value
 from sdapp.schedulers import resolve
 
-PICTURES, LATENTS, PACES = "pictures", "latents", "paces.json"
+PACES = "paces.json"
 TXT2IMG = Txt2Img()
 DEFAULTS = {"output.dir": "comparison"}
 MOST_STEPS = 1000
@@ -133,11 +134,6 @@ class Contest:
         most = max((count for count in calls.values() if count <= budget), default=0)
         return next((steps for steps, count in calls.items() if count == most), 0)
 
-    def warm_up(self, job: Job) -> Job:
-        """A picture of the same prompt, size and task in as few steps as there can be."""
-        task = job.task if isinstance(job.task, Txt2Img) else job.task.model_copy(update={"strength": 1.0})
-        return job.model_copy(update={"scheduler": SchedulerChoice(name="euler"), "steps": 1, "eta": None, "task": task})
-
     def measure_paces(self, painter: Paints) -> None:
         """How long each scheduler takes for a step and for the rest, kept in the folder: columns of seconds must not change."""
         where = next(self.combinations)
@@ -159,6 +155,25 @@ class Contest:
         config = self._configs[name, steps, tuple(where.varied.values())]
         [job] = plan(config.model_copy(update={"prompt": where.prompt}), self.model, [where.seed])
         return job
+
+    # --- painting -------------------------------------------------------------------------------------------------
+
+    def batch(self, painter: Callable[[], Paints]) -> Batch:
+        """The pictures as a batch, which keeps the latents of each, and times it as often as asked for."""
+        orders = list(self.orders())
+
+        def keep(result: Result) -> None:
+            again = [next(painter().paint([result.job], 1, None, False)).record for _ in range(self.grid.timings - 1)]
+            keep_latents(self.folder, result, [record.seconds for record in again if record])
+
+        return Batch(lambda: orders, self.config, retry_failed=True, keep=keep)
+
+    def warm_up(self, painter: Paints) -> None:
+        """Do what is done once, such as encoding the prompts, so that it is in no picture's time."""
+        for job in {order.job.prompt: order.job for order in self.orders()}.values():
+            task = job.task if isinstance(job.task, Txt2Img) else job.task.model_copy(update={"strength": 1.0})
+            change = {"scheduler": SchedulerChoice(name="euler"), "steps": 1, "eta": None, "task": task}
+            list(painter.paint([job.model_copy(update=change)], 1, None, keep_going=True))
 
     # --- the whole ------------------------------------------------------------------------------------------------
 
@@ -226,8 +241,3 @@ def _read_paces(folder: Path) -> dict[str, Pace]:
 def _parse_reference(text: str) -> tuple[str, int]:
     name, _, steps = text.rpartition("@")
     return name, int(steps)
-
-
-def picture(job: str) -> str:
-    """The file of a job's picture, from the folder of the comparison downwards."""
-    return f"{PICTURES}/{job}{SUFFIXES['png']}"
