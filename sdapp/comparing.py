@@ -110,7 +110,7 @@ class Contest:
         found = []
         for key, value in varied.items():
             if key.split(".")[0] in FIXED:
-                raise ConfigError(f"compare.vary: {key} cannot vary ; what can are keys such as guidance_scale")
+                raise ConfigError(f"compare.vary: {key} cannot vary; what can are keys such as guidance_scale")
             found.append(parse_override(f"{key}={value}") if isinstance(value, str) else override(key, value, f"vary {key}"))
         return found
 
@@ -193,7 +193,7 @@ class Contest:
     def comparison(self) -> Comparison:
         """The comparison before anything is painted."""
         return Comparison(
-            title=", ".join(self.prompts)[:200],
+            title=f"{len(self.grid.schedulers)} schedulers compared",
             match=self.grid.match,
             schedulers=tuple(self.grid.schedulers),
             columns=tuple(self.grid.steps),

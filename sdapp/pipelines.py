@@ -2,6 +2,8 @@
 
 import gc
 import math
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -256,7 +258,9 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _device_name(device: torch.device) -> str:
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()}, {os.cpu_count()} cores)"
 
 
 def _eta(job: Job) -> float:
