@@ -171,7 +171,7 @@ def validate(merged: layers.Layer) -> RunConfig:
         config = RunConfig.model_validate(merged.values)
     except ValidationError as exc:
         raise ConfigError("\n".join(dict.fromkeys(_explain(error, merged) for error in exc.errors()))) from None
-    errors = [f"{_origin(key, merged)}: {message}" for key, message in _cross_checks(config)]
+    errors = [_at(key, message.removeprefix(f"{key}: "), merged) for key, message in _cross_checks(config)]
     if errors:
         raise ConfigError("\n".join(errors))
     return config
@@ -219,6 +219,8 @@ def _explain(error: Any, merged: layers.Layer) -> str:
             path, message = ["task", "kind"], "is required here: txt2img, img2img or inpaint"
         case "value_error":
             message = error["msg"].removeprefix("Value error, ")
+        case "string_pattern_mismatch":  # there is one pattern
+            message = f"should be auto, cpu, cuda, cuda:N or mps, not {reprlib.repr(error['input'])}"
         case _ if path[0] == "batch_size":
             path, message = path[:1], f"should be a number from 1 to 256, or auto, not {reprlib.repr(error['input'])}"
         case _ if path[:2] == ["scheduler", "options"] and len(path) > 2:
@@ -226,7 +228,14 @@ def _explain(error: Any, merged: layers.Layer) -> str:
         case _:
             message += f", not {reprlib.repr(error['input'])}"
     dotted = ".".join(path) or "config"
-    return f"{_origin(dotted, merged)}: {dotted}: {message}"
+    return _at(dotted, message, merged)
+
+
+def _at(dotted: str, message: str, merged: layers.Layer) -> str:
+    """`origin: key: message`; where the origin is a flag of that name, it says the key already."""
+    origin = _origin(dotted, merged)
+    is_said = origin == f"--{dotted.rpartition('.')[2].replace('_', '-')}" or origin.startswith(f"--set {dotted}=")
+    return f"{origin}: {message}" if is_said else f"{origin}: {dotted}: {message}"
 
 
 def _fields(path: Sequence[str], merged: layers.Layer) -> list[str]:

@@ -183,7 +183,7 @@ BAD_INPUT = {
     "an unknown key": (2, "did you mean 'steps'", f"{SAY} --set stpes=3"),
     "an unknown key in a file": (2, "bad.yaml:1:1: stpes: unknown key", f"{SAY} --config bad.yaml"),
     "no such config": (66, "nowhere.yaml", f"{SAY} --config nowhere.yaml"),
-    "an unknown device": (2, "--device: device", f"{SAY} --device tpu"),
+    "an unknown device": (2, "--device: should be auto, cpu", f"{SAY} --device tpu"),
     "CUDA asked for and absent": (69, "no CUDA GPU", f"{SAY} --device cuda"),
     "more steps than LCM has": (2, "at most 50", f"{SAY} --scheduler lcm --steps 60"),
     "steps that begin too low": (2, "333 and 441", f"{SAY} --scheduler ddim --steps 400"),

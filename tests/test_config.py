@@ -115,7 +115,7 @@ def test_every_bad_setting_is_told_at_once() -> None:
 
 
 def test_a_bad_flag_is_named_as_it_was_given() -> None:
-    with pytest.raises(ConfigError, match=r"^--set steps=0: steps: "):
+    with pytest.raises(ConfigError, match=r"^--set steps=0: input should be "):
         validate(merge([parse_yaml("steps: 5", "f"), parse_override("steps=0")]))
 
 
