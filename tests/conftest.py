@@ -2,13 +2,17 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
+from sd_parsers import ParserManager
 from typer.testing import CliRunner, Result
+
+from sdapp.errors import InputError
+from sdapp.outputs import SUFFIXES, read_header
 
 # Read when torch and huggingface_hub are imported: no test may reach a model hub, nor find a GPU that it did not ask for.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -18,7 +22,7 @@ POSTCARDS = Path(__file__).parents[1] / "sdapp" / "postcards"
 
 
 @pytest.fixture
-def sdapp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def sdapp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
     """The real command line, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # no estimates from what this machine did before
@@ -28,7 +32,25 @@ def sdapp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
 
         return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
 
-    return run
+    yield run
+    for path in tmp_path.rglob("*"):
+        if path.suffix in SUFFIXES.values():
+            read_by_others(path)
+
+
+def read_by_others(path: Path) -> None:
+    """Every picture of a test run is one that another project's reader understands."""
+    try:
+        job = read_header(path)["job"]
+    except InputError:  # no picture of ours
+        return
+    with Image.open(path) as image:
+        if image.format == "PNG" and "parameters" not in image.info:  # made by the test itself
+            return
+    parsed = ParserManager().parse(path)
+    assert parsed is not None
+    assert parsed.samplers[0].parameters["seed"] == str(job["seed"])
+    assert parsed.samplers[0].parameters["steps"] == str(job["steps"])
 
 
 @pytest.fixture
