@@ -1,8 +1,8 @@
-# make demo: install and paint the README's pictures · make test · make check: what a change must pass · make fix · make train
+# make demo: install and paint the README's pictures · make test · make test-gpu · make check: what a change must pass · make fix · make train
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check fix train
+.PHONY: demo test test-gpu check fix train
 .DEFAULT_GOAL := demo
 
 .venv/installed: pyproject.toml constraints.txt
@@ -15,6 +15,10 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# With a Python of your own that has torch for CUDA: make test-gpu PYTHON=…
+test-gpu:
+	PYTHONPATH="$(CURDIR)" SDAPP_TEST_GPU=1 $(PYTHON) -m pytest -m gpu -rs
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -16,7 +16,8 @@ from sdapp.outputs import SUFFIXES, read_header
 
 # Read when torch and huggingface_hub are imported: no test may reach a model hub, nor find a GPU that it did not ask for.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if os.environ.get("SDAPP_TEST_GPU") != "1":  # make test-gpu
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 POSTCARDS = Path(__file__).parents[1] / "sdapp" / "postcards"
 

@@ -1,0 +1,177 @@
+"""What only a GPU can show: float16, offloading, memory. `make test-gpu`; where there is no CUDA device these are skipped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sdapp.config import Memory, validate
+from sdapp.jobs import plan
+from sdapp.layers import Layer
+from sdapp.models import POSTCARDS, locate
+from sdapp.outputs import Result
+from sdapp.pipelines import Painter
+from sdapp.scheduler_table import TABLE
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device; `make test-gpu` on a machine that has one"),
+]
+TOLERANCE = 6.0  # of 255: the mean distance of a float16 picture from the float32 one of the same seed
+NAMES = [name for row in TABLE for name in (row.name, *(f"{row.name}-{sigmas}" for sigmas in row.sigmas))]
+Make = Callable[..., Painter]
+
+
+def tasks(house: Path, mask: Path) -> dict[str, dict[str, Any]]:
+    return {
+        "txt2img": {"kind": "txt2img"},
+        "img2img": {"kind": "img2img", "image": str(house), "strength": 0.6},
+        "inpaint": {"kind": "inpaint", "image": str(house), "mask": str(mask)},
+    }
+
+
+@pytest.fixture(scope="module")
+def make() -> Make:
+    """A painter on the GPU for a dtype, loaded once."""
+    from sdapp.loading import load
+
+    made: dict[str, Painter] = {}
+
+    def build(dtype: str = "float16", fresh: bool = False, **memory: Any) -> Painter:
+        key = f"{dtype} {memory}"
+        if fresh or key not in made:
+            config = validate(Layer({"device": "cuda", "dtype": dtype, "memory": memory}))
+            made[key] = load(locate(config.model), config)
+        return made[key]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def sd15() -> Iterator[dict[torch.dtype, Painter]]:
+    """Stable Diffusion 1.5's shape with random weights, in float16 and float32."""
+    yield {dtype: Painter(random_sd15().to(dtype), torch.device("cuda"), Memory()) for dtype in (torch.float16, torch.float32)}
+    torch.cuda.empty_cache()
+
+
+def random_sd15() -> Any:
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(POSTCARDS / "tokenizer", local_files_only=True)
+    with torch.device("cuda"):
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            )
+        )  # fmt: skip
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        )  # fmt: skip
+    schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+    return StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=PNDMScheduler(skip_prk_steps=True, **schedule),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def paint(painter: Painter, batch_size: int = 1, **settings: Any) -> list[Result]:
+    config = validate(Layer({"prompt": "a red house on a beach", "seed": 7, "steps": 20} | settings))
+    return list(painter.paint(plan(config, locate(config.model)), batch_size))
+
+
+def apart(one: Result, other: Result) -> float:
+    """The mean distance of two pictures, of 255."""
+    assert one.error is None, one.error
+    assert other.error is None, other.error
+    return float(np.abs(np.asarray(one.picture).astype(int) - np.asarray(other.picture)).mean())
+
+
+@pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
+@pytest.mark.parametrize("name", NAMES)
+def test_float16_paints_what_float32_does(name: str, kind: str, make: Make, house: Path, mask: Path) -> None:
+    settings = {"scheduler": name, "task": tasks(house, mask)[kind]}
+    [half], [full] = (paint(make(dtype), **settings) for dtype in ("float16", "float32"))
+    assert half.record.dtype == "float16"
+    assert apart(half, full) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float16_is_finite_at_the_size_of_stable_diffusion(name: str, sd15: dict[torch.dtype, Painter]) -> None:
+    size = {"width": 512, "height": 512}
+    [half], [full] = (paint(painter, scheduler=name, steps=4, **size) for painter in sd15.values())
+    assert apart(half, full) <= TOLERANCE
+    assert half.record.peak_memory
+
+
+def test_the_noise_is_that_of_the_cpu_bit_for_bit(make: Make) -> None:
+    seen = []
+    painter = make("float32")
+    hook = painter._unet.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].cpu()))
+    paint(painter, scheduler="ddim", steps=2)
+    hook.remove()
+    assert torch.equal(seen[0][0], torch.randn(seen[0][:1].shape, generator=torch.Generator().manual_seed(7))[0])
+
+
+@pytest.mark.parametrize("batch_size", [3, 8])
+def test_a_batch_paints_what_single_pictures_are(batch_size: int, make: Make) -> None:
+    alone = paint(make(), count=8)
+    together = paint(make(), batch_size, count=8)
+    assert max(apart(one, other) for one, other in zip(alone, together, strict=True)) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "memory", [{"offload": "model"}, {"offload": "sequential"}, {"vae_slicing": True}, {"vae_tiling": True}]
+)
+def test_saving_memory_changes_no_picture(memory: dict[str, Any], make: Make) -> None:
+    [plain] = paint(make())
+    [saved] = paint(make(**memory))
+    assert apart(plain, saved) <= TOLERANCE
+
+
+def test_memory_that_runs_out_for_real_is_survived(sd15: dict[torch.dtype, Painter]) -> None:
+    painter = sd15[torch.float16]
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 3 * 2**30) / total)
+    try:
+        results = paint(painter, 16, count=16, steps=2, width=512, height=512)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert [result.error for result in results] == [None] * 16
+    assert any("memory ran out" in note for note in results[-1].record.notes)
+
+
+def test_a_vae_that_overflows_in_float16_decodes_again_in_float32(make: Make) -> None:
+    painter = make("float16", fresh=True)
+    [plain] = paint(painter)
+    painter._vae.decoder.conv_in.weight.data *= 4096.0  # the normalisations take it out again, where it is finite
+    painter._vae.decoder.conv_in.bias.data *= 4096.0
+    [mended] = paint(painter)
+    assert any("float32" in note for note in mended.record.notes)
+    assert apart(plain, mended) <= 2 * TOLERANCE
+
+
+def test_an_interrupt_ends_a_run_at_the_next_step(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sdapp.cli", "generate", "a cat", "--count", "500", "--device", "cuda", "--out", "night"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    run = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not list(tmp_path.glob("night/*.png")):
+        time.sleep(0.05)
+        assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    stderr = run.communicate(timeout=60)[1].decode()
+    assert run.returncode == 130, stderr
+    assert "finished pictures are kept" in stderr
