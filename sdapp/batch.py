@@ -118,9 +118,13 @@ class Batch:
             self.past.refresh()  # whoever had one of these before has published it before giving it back
             batch = [order for order in ours if order.job.id not in self.past]
             for result in painter.paint([order.job for order in batch], self.config.batch_size, on_step, keep_going=True):
-                if leases.holds(result.job.id) or not self._is_done(result.job.id):
+                job = result.job.id
+                # A machine that slept has lost its lease: who took it over may have painted the picture, or be at it.
+                if leases.holds(job) or (leases.claim(job) and not self._is_done(job)):
                     yield self._publish(result, batch[result.index])
-                leases.release(result.job.id)
+                else:
+                    held.append(batch[result.index])
+                leases.release(job)
             for order in ours:
                 leases.release(order.job.id)
             if not ours:
@@ -136,7 +140,6 @@ class Batch:
                 held.append(order)
 
     def _is_done(self, job: str) -> bool:
-        """Asked where a lease was lost, as of a machine that slept: whoever took it over may have painted the picture."""
         self.past.refresh()
         return job in self.past.done
 

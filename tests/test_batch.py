@@ -327,6 +327,29 @@ def test_a_job_that_another_run_holds_is_waited_for_and_taken_over_when_it_dies(
     assert waits == [f"1 are being painted by process {os.getpid()} on {this_host()}"]
 
 
+def test_a_run_that_lost_its_lease_leaves_the_picture_to_who_took_it_over(sdapp: Run) -> None:
+    night, painter = open_batch(PROMPTS[:3], batch_size=1)
+    [first, *_] = night.orders()
+    other = Leases(night.folder)
+    at_the_end: list[int] = []
+
+    def sleep(*_: int) -> None:
+        """As a machine does that is suspended; the first job's lease is old by then."""
+        lease = night.folder / f".sdapp-{first.job.id}.lease"
+        if lease.exists() and not other.holds(first.job.id) and not at_the_end:
+            os.utime(lease, (0, 0))
+            assert other.claim(first.job.id)
+
+    def wait(_: str) -> None:
+        at_the_end.append(len(pictures()))
+        other.release(first.job.id)  # it died
+
+    painted = [result.job.id for result in night.paint(painter, sleep, wait)]
+    assert at_the_end == [2]
+    assert painted[-1] == first.job.id
+    assert len(pictures()) == len(painted) == 3
+
+
 def test_prune_lists_what_no_line_asks_for_and_removes_it_only_when_told(sdapp: Run) -> None:
     sdapp("batch", write(PROMPTS[:4]), *FAST)
     gone = {str(Path("night") / row["file"]) for row in ledger()[2:]}
