@@ -9,6 +9,7 @@ from typing import Protocol
 
 from sdapp import ledger
 from sdapp.config import BatchSize, RunConfig
+from sdapp.errors import ConfigError
 from sdapp.jobs import Job
 from sdapp.leases import Leases, sweep
 from sdapp.ledger import Line, Past
@@ -166,8 +167,10 @@ class Batch:
         ledger.rewrite(self.folder, [*lines, *others])
 
     def strays(self) -> list[Path]:
-        """The pictures of sdapp in the folder that nobody ordered. Raises what `asked` raises."""
+        """The pictures of sdapp in the folder that nobody ordered. Raises what `asked` raises, ConfigError if it gives none."""
         asked = {order.job.id for order in self._asked()}
+        if not asked:
+            raise ConfigError("--prune: the prompt file asks for no picture, so all would go; is it the right one?")
         pasts = [Past(self.folder, suffix) for suffix in SUFFIXES.values()]
         return sorted(path for past in pasts for job, path in past.done.items() if job not in asked)
 

@@ -53,7 +53,7 @@ def batch(  # noqa: PLR0913 - a flag is an argument
     prompts = PromptFile.open(content, all_layers(flags, []), seeds)
     night = Batch(prompts.orders, prompts.config, Shard.parse(shard), retry_failed)
     if prune:
-        _prune(night, prompts, yes)
+        _prune(night, prompts, yes and not dry_run)
         return
     history = History(night.config.device)
     found = _survey(night, prompts.model, history, dry_run)

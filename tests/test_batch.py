@@ -361,6 +361,18 @@ def test_prune_lists_what_no_line_asks_for_and_removes_it_only_when_told(sdapp: 
     assert sdapp("batch", write(PROMPTS[:2]), *FAST, "--yes").exit_code == 2
 
 
+def test_a_dry_run_or_an_empty_prompt_file_prunes_nothing(sdapp: Run) -> None:
+    sdapp("batch", write(PROMPTS[:2]), *FAST)
+    told = sdapp("batch", write(PROMPTS[:1]), *FAST, "--prune", "--yes", "--dry-run")
+    assert len(told.stdout.splitlines()) == 1
+    assert "--prune --yes removes them" in told.stderr
+    assert len(pictures()) == 2
+    empty = sdapp("batch", write(["# all of them are comments"]), *FAST, "--prune", "--yes")
+    assert empty.exit_code == 2
+    assert "asks for no picture" in empty.stderr
+    assert len(pictures()) == 2
+
+
 def test_without_its_base_seed_a_folder_is_not_pruned(sdapp: Run) -> None:
     sdapp("batch", write(PROMPTS[:2]), "--set", "steps=1", "--out", "night")
     (Path("night") / "batch.json").unlink()
