@@ -159,9 +159,9 @@ class Batch:
         lines = []
         for order in once(self._asked()):
             path, line = pictures.pop(order.job.id, None), last.get(order.job.id)
-            if path is not None and (line is None or line.status != "done"):
-                line = Line(order.job.id, "done", path.name, order.line, order.job.seed, None, None, None)
-            if line is not None:
+            if path is not None and (line is None or line.file != path.name):
+                line = Line.found(path, order.line)
+            if line is not None and (path is not None or line.status == "failed"):
                 lines.append(replace(line, prompt_line=order.line))
         others = [last[job] for job in pictures if job in last]  # painted for another prompt file
         ledger.rewrite(self.folder, [*lines, *others])

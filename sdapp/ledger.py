@@ -44,6 +44,13 @@ class Line:
             error=result.error,
         )
 
+    @classmethod
+    def found(cls, path: Path, prompt_line: int) -> "Line":
+        """The line of a picture that has none, by the record inside it. Raises InputError."""
+        content = read_header(path)
+        record, seed = content["record"], content["job"].get("seed")
+        return cls(record["job_id"], "done", path.name, prompt_line, seed, record.get("seconds"), record.get("unet_calls"), None)
+
 
 class Past:
     """What is over in a folder: jobs done, by the pictures, and jobs failed, by the ledger. Other runs add to both.

@@ -144,9 +144,20 @@ def test_the_ledger_can_be_lost_and_is_made_anew(sdapp: Run) -> None:
     before = ledger()
     (Path("night") / LEDGER).unlink()
     assert "3 done" in sdapp("batch", write(PROMPTS[:3]), *FAST).stderr
-    assert [(row["id"], row["file"], row["status"]) for row in ledger()] == [
-        (row["id"], row["file"], row["status"]) for row in before
-    ]  # fmt: skip
+    assert ledger() == before
+
+
+def test_the_ledger_names_the_files_that_are_there(sdapp: Run) -> None:
+    sdapp("batch", write(PROMPTS[:2]), *FAST)
+    (Path("night") / ledger()[0]["file"]).unlink()
+    sdapp("batch", write(PROMPTS[:2]), *FAST, "--prune", "--yes")
+    sdapp("batch", write([*PROMPTS[:2], "a castle"]), *FAST, "--set", "output.format=webp")
+    assert [Path(row["file"]).suffix for row in ledger()] == [".webp"] * 3
+    sdapp("batch", write(PROMPTS[1:2]), *FAST)
+    [row, *others] = ledger()
+    assert (Path(row["file"]).suffix, row["unet_calls"], others) == (".png", 1, [])
+    sdapp("batch", write([*PROMPTS[:2], "a castle"]), *FAST, "--shard", "1/999983")
+    assert [(row["prompt_line"], Path(row["file"]).suffix) for row in ledger()] == [(2, ".png")]
 
 
 def test_a_job_that_fails_is_kept_with_its_reason_and_the_rest_go_on(sdapp: Run) -> None:
