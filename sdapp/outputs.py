@@ -31,6 +31,7 @@ SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 MAX_SEGMENT = 65_504  # bytes of an XMP packet in a JPEG
 MAX_NAME_BYTES = 200
 FULL = (errno.ENOSPC, errno.EDQUOT)
+HOST_PROCESSES = 0xEFFFFFFC  # PROC_PID_INIT_INO of Linux: the processes of the machine itself
 NO_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
 
@@ -172,8 +173,10 @@ def unfinished(folder: Path) -> Path:
 
 
 def this_host() -> str:
-    """The name of this machine, as far as it fits into a file name."""
-    return re.sub(r"[^\w.]", "_", socket.gethostname())[:60]
+    """The name of this machine, as far as it fits into a file name; of a container, which may share it, with a number."""
+    name, processes = re.sub(r"[^\w.]", "_", socket.gethostname())[:60], Path("/proc/self/ns/pid")
+    number = processes.stat().st_ino if processes.exists() else HOST_PROCESSES
+    return name if number == HOST_PROCESSES else f"{name}.{number}"
 
 
 def claim_name(temporary: Path, final: Path) -> bool:
@@ -277,16 +280,6 @@ def read_header(path: Path) -> dict[str, Any]:
             return _content(image, path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         raise InputError(f"{path}: broken: {exc}") from exc
-
-
-def is_lossy(data: bytes) -> bool:
-    """Whether the format of a picture's file has changed its pixels: JPEG, and WebP of the lossy kind."""
-    if data[:4] != b"RIFF":
-        return data[:2] == b"\xff\xd8"
-    place = 12
-    while place < len(data) and data[place : place + 4] != b"VP8 ":
-        place += 8 + (size := int.from_bytes(data[place + 4 : place + 8], "little")) + size % 2
-    return place < len(data)
 
 
 def _record(image: Image.Image) -> str | None:
