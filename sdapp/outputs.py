@@ -116,7 +116,8 @@ def check_folder(folder: Path) -> None:
             f"output.dir: cannot write to {folder}: it is a file, not a folder; choose another with --out"
         ) from exc
     except OSError as exc:
-        raise OutputError(f"output.dir: cannot write to {folder}: {exc.strerror}; choose another with --out") from exc
+        error = DiskFullError if exc.errno in FULL else OutputError
+        raise error(f"output.dir: cannot write to {folder}: {exc.strerror}; choose another with --out") from exc
 
 
 def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
