@@ -1,5 +1,6 @@
 """The folder of a batch: which pictures are done, what became of each job, and the base seed that it was begun with."""
 
+import errno
 import json
 import os
 import secrets
@@ -77,6 +78,8 @@ class Past:
                 names = {entry.name for entry in entries if entry.name.endswith(self.suffix)}
         except (FileNotFoundError, NotADirectoryError):  # who paints says so
             return
+        except OSError as exc:
+            raise OutputError(f"output.dir: cannot read {self.folder}: {exc.strerror}") from exc
         fresh = sorted(names - self._seen)
         self._seen |= names
         for name in fresh:
@@ -96,6 +99,8 @@ class Past:
                 text = file.read()
         except FileNotFoundError:
             return
+        except OSError as exc:
+            raise OutputError(f"cannot read {self.folder / LEDGER}: {exc.strerror}; it can be deleted") from exc
         whole = text[: text.rfind(b"\n") + 1]
         self._read_to += len(whole)
         yield from _lines(whole)
@@ -129,7 +134,7 @@ def begin(folder: Path, seed: int | None, seeds: Seeds | None, keep: bool = True
         if begun.seeds not in get_args(Seeds):
             raise ValueError(begun.seeds)
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise OutputError(f"{state}: broken; delete it, or restore it, or say --seed") from exc
+        raise OutputError(f"{state}: broken; restore it, or delete it and say --seed") from exc
     for flag, asked, was in (("--seed", seed, begun.base_seed), ("--seeds", seeds, begun.seeds)):
         if asked is not None and asked != was:
             raise OutputError(f"{folder} was begun with {flag} {was}, not {asked}; leave {flag} out, or choose another folder")
@@ -137,11 +142,15 @@ def begin(folder: Path, seed: int | None, seeds: Seeds | None, keep: bool = True
 
 
 def append(folder: Path, line: Line) -> None:
-    """Add a line in one write, so that two runs do not mix theirs."""
+    """Add a line in one write, so that two runs do not mix theirs; one that a full disk cut off is ended before it."""
     with writing(folder / LEDGER):
-        handle = os.open(folder / LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        handle = os.open(folder / LEDGER, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(handle, _text(line))
+            if end := os.fstat(handle).st_size:
+                os.lseek(handle, end - 1, os.SEEK_SET)
+            text = _text(line) if os.read(handle, 1) in (b"", b"\n") else b"\n" + _text(line)
+            if os.write(handle, text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(handle)
 

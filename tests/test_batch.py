@@ -147,6 +147,35 @@ def test_the_ledger_can_be_lost_and_is_made_anew(sdapp: Run) -> None:
     assert ledger() == before
 
 
+def test_a_line_that_a_full_disk_cut_off_spoils_no_other(sdapp: Run) -> None:
+    lines = [PROMPTS[0], "a tree --set clip_skip=9", "a ship --set clip_skip=9"]
+    assert sdapp("batch", write(lines[:2]), *FAST).exit_code == 3
+    path = Path("night") / LEDGER
+    path.write_bytes(path.read_bytes()[:-9])
+    assert sdapp("batch", write(lines), *FAST).exit_code == 3
+    assert [row["status"] for row in ledger()] == ["done", "failed", "failed"]
+    assert sdapp("batch", write(lines), *FAST, "--dry-run").stderr.count("1 done, 2 failed before, 0 to paint") == 1
+
+
+def test_a_ledger_that_cannot_be_read_is_told(sdapp: Run) -> None:
+    (Path("night") / LEDGER).mkdir(parents=True)
+    result = sdapp("batch", write(PROMPTS[:1]), *FAST)
+    assert result.exit_code == 73
+    assert LEDGER in result.stderr
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"base_seed": 7}', '{"base_seed": 7, "seeds": "none"}'])
+def test_a_broken_state_is_told_with_a_mend_that_mends(text: str, sdapp: Run) -> None:
+    Path("night").mkdir()
+    state = Path("night") / "batch.json"
+    state.write_text(text)
+    result = sdapp("batch", write(PROMPTS[:1]), *FAST)
+    assert result.exit_code == 73
+    assert "delete it and say --seed" in result.stderr
+    state.unlink()
+    assert sdapp("batch", write(PROMPTS[:1]), *FAST).exit_code == 0
+
+
 def test_the_ledger_names_the_files_that_are_there(sdapp: Run) -> None:
     sdapp("batch", write(PROMPTS[:2]), *FAST)
     (Path("night") / ledger()[0]["file"]).unlink()
