@@ -148,7 +148,11 @@ class Batch:
         result = replace(result, index=order.index, choices=order.choices)
         if self._keep:
             self._keep(result)
-        path = result.save(self.config.output) if result.picture else None
+        path = None
+        try:
+            path = result.save(self.config.output) if result.picture else None
+        except ConfigError as exc:  # its format has no room for its record
+            result = replace(result, picture=None, error=str(exc))
         ledger.append(self.folder, Line.of(result, order.line, path))
         return replace(result, path=path)
 

@@ -49,8 +49,9 @@ class Line:
     def found(cls, path: Path, prompt_line: int) -> "Line":
         """The line of a picture that has none, by the record inside it. Raises InputError."""
         content = read_header(path)
-        record, seed = content["record"], content["job"].get("seed")
-        return cls(record["job_id"], "done", path.name, prompt_line, seed, record.get("seconds"), record.get("unet_calls"), None)
+        seed, record = content["job"].get("seed"), content["record"]
+        what_ran = record.get("seconds"), record.get("unet_calls")
+        return cls(record["job_id"], "done", path.name, prompt_line, seed, *what_ran, None)
 
 
 class Past:

@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sdapp import images, infotext
 from sdapp.config import Output
-from sdapp.errors import DiskFullError, InputError, JobsFailedError, OutputError
+from sdapp.errors import ConfigError, DiskFullError, InputError, JobsFailedError, OutputError
 from sdapp.foreign import read_foreign
 from sdapp.jobs import Job, dotted_keys, to_layer, to_portable
 from sdapp.layers import Layer
@@ -70,7 +70,8 @@ class Result:
     def save(self, output: Output) -> Path:
         """Publish the picture under a name of its own, with job and record inside; no file is ever overwritten.
 
-        Raises JobsFailedError where there is no picture, OutputError where the folder cannot be written.
+        Raises JobsFailedError where there is no picture, ConfigError where the format has no room for the record, OutputError
+        where the folder cannot be written.
         """
         if self.picture is None or self.record is None:
             raise JobsFailedError(f"seed {self.job.seed}: {self.error}")
@@ -95,12 +96,12 @@ def _for_png(content: dict[str, Any], parameters: str) -> dict[str, Any]:
 
 
 def _for_others(content: dict[str, Any], parameters: str, output: Output) -> dict[str, Any]:
-    """What Pillow needs to save a JPEG or WebP with its metadata. Raises OutputError where that is too long for a JPEG."""
+    """What Pillow needs to save a JPEG or WebP with its metadata. Raises ConfigError where that is too long for a JPEG."""
     exif, packet = infotext.exif_bytes(parameters), infotext.xmp(content["job"]["task"]["kind"], json.dumps(content)).encode()
     if output.format == "webp":
         return {"quality": output.quality, "lossless": output.quality == 100, "exif": exif, "xmp": packet}
     if max(len(exif), len(packet)) > MAX_SEGMENT:  # prompts are refused before; paths may be as long
-        raise OutputError(f"output.format: the record of {len(packet):,} bytes does not fit into a JPEG; use png or webp")
+        raise ConfigError(f"output.format: the record of {len(packet):,} bytes does not fit into a JPEG; use png or webp")
     return {"quality": output.quality, "subsampling": 0, "exif": exif, "xmp": packet}
 
 

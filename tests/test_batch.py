@@ -28,6 +28,7 @@ from sdapp.ledger import LEDGER
 from sdapp.orders import PromptFile
 from sdapp.outputs import read_picture, this_host
 from sdapp.pipelines import Painter
+from sdapp.templates import choose
 
 Run = Callable[..., Result]
 PROMPTS = [f"a {colour} {thing}" for colour in ("red", "blue", "white", "black") for thing in ("cat", "house", "ship")]
@@ -202,6 +203,15 @@ def test_a_job_that_fails_is_kept_with_its_reason_and_the_rest_go_on(sdapp: Run)
     mended = sdapp("batch", write(["a cat", "a tree", "a ship"]), *FAST)
     assert mended.exit_code == 0
     assert [row["status"] for row in ledger()] == ["done"] * 3
+
+
+def test_a_picture_whose_record_does_not_fit_its_format_fails_alone(sdapp: Run) -> None:
+    choice = "{a cat|" + "a dog " * 12_000 + "}"  # recorded as it stands in the file, which a JPEG has no room for
+    seed = next(seed for seed in range(99) if choose(choice, seed, None)[0] == "a cat")
+    result = sdapp("batch", write(["a ship", f"{choice} --d {seed}", "a tree"]), *FAST, "--set", "output.format=jpeg")
+    assert result.exit_code == 3, result.stderr
+    assert [row["status"] for row in ledger()] == ["done", "failed", "done"]
+    assert "use png or webp" in ledger()[1]["error"]
 
 
 def test_prompts_may_come_from_standard_input(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typer.testing import Result as Run
 
 from sdapp import infotext
 from sdapp.config import Memory, Output, SchedulerChoice, Txt2Img
-from sdapp.errors import InputError, OutputError
+from sdapp.errors import ConfigError, InputError
 from sdapp.images import is_lossy
 from sdapp.jobs import MAX_JPEG_PROMPTS, Job
 from sdapp.ledger import Past
@@ -171,7 +171,7 @@ def test_longer_prompts_are_refused_before_anything_is_painted(prompt: str, nega
 def test_a_record_that_a_jpeg_has_no_room_for_is_told(tmp_path: Path) -> None:
     record = replace(RECORD, scheduler_config={"trained_betas": [0.00085] * 8000})
     result = Result(job(), 0, record, NOISE)
-    with pytest.raises(OutputError, match="does not fit into a JPEG; use png or webp"):
+    with pytest.raises(ConfigError, match="does not fit into a JPEG; use png or webp"):
         result.save(Output(dir=str(tmp_path), format="jpeg"))
     assert list(tmp_path.iterdir()) == []
     assert len(read_picture(result.save(Output(dir=str(tmp_path), format="webp")))["record"]["scheduler_config"]) == 1

@@ -120,9 +120,10 @@ def test_a_disk_that_is_full_from_the_start_is_told_as_such(tmp_path: Path, monk
     def no_room(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(DiskFullError, match="No space left on device"):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "open", no_room)
-        check_folder(tmp_path)
+        with pytest.raises(DiskFullError, match="No space left on device"):
+            check_folder(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
