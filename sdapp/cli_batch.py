@@ -60,7 +60,9 @@ def batch(  # noqa: PLR0913 - a flag is an argument
     if dry_run:
         return
     night.begin()
-    prompts.keep()
+    if (kept := prompts.keep()) != prompts:  # another run has just begun the folder, with another base seed
+        prompts, night = kept, Batch(kept.orders, kept.config, night.shard, retry_failed)
+        found = _survey(night, prompts.model, history, dry_run)
     if found.left:
         with closing(paint_batch(night, prompts.model, flags["verbose"], found.left)) as results:
             for result in results:

@@ -115,20 +115,20 @@ class Begun:
     seeds: Seeds
 
 
-def begin(folder: Path, seed: int | None, seeds: Seeds | None, keep: bool = True) -> Begun:
-    """What a batch was begun with; drawn once and kept in the folder, so that the next run goes on with it.
+def begin(folder: Path, seed: int | None, seeds: Seeds | None, keep: Begun | None = None) -> Begun:
+    """What a batch was begun with, as the folder has it; else `keep` is kept there, so that the next run goes on with it.
 
+    Without either, a base seed is drawn if none is asked for.
     Raises OutputError where the folder was begun with something else than what is asked for, or its state is broken.
     """
     state = folder / STATE
     if not state.exists():
-        begun = Begun(secrets.randbelow(2**32) if seed is None else seed, seeds or "derived")
-        if keep:
-            made = publish(json.dumps(asdict(begun)).encode(), folder, state.stem, state.suffix)
-            if made != state:  # another run was quicker
-                made.unlink()
-                return begin(folder, seed, seeds)
-        return begun
+        if keep is None:
+            return Begun(secrets.randbelow(2**32) if seed is None else seed, seeds or "derived")
+        made = publish(json.dumps(asdict(keep)).encode(), folder, state.stem, state.suffix)
+        if made == state:
+            return keep
+        made.unlink()  # another run was quicker
     try:
         kept = json.loads(state.read_bytes())
         begun = Begun(int(kept["base_seed"]), kept["seeds"])

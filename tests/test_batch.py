@@ -165,6 +165,18 @@ def test_a_ledger_that_cannot_be_read_is_told(sdapp: Run) -> None:
     assert LEDGER in result.stderr
 
 
+def test_two_runs_that_begin_a_folder_at_once_without_a_seed_have_the_same(tmp_path: Path, sdapp: Run) -> None:
+    file, layers = write(PROMPTS[:3]), [Layer({"output": {"dir": "other"}})]
+    one, other = (PromptFile.open(file, layers) for _ in range(2))
+    assert one.begun != other.begun
+    assert one.keep() == one
+    assert other.keep() == one
+    command = [sys.executable, "-m", "sdapp.cli", "batch", "prompts.txt", "--out", "night", "--set", "steps=1"]
+    runs = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(3)]
+    assert [(run.communicate()[1].count(b"error"), run.returncode) for run in runs] == [(0, 0)] * 3
+    assert len(pictures()) == len(ledger()) == 3
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"base_seed": 7}', '{"base_seed": 7, "seeds": "none"}'])
 def test_a_broken_state_is_told_with_a_mend_that_mends(text: str, sdapp: Run) -> None:
     Path("night").mkdir()
