@@ -76,7 +76,7 @@ class Past:
         """Take in what was added since; a picture is opened once."""
         try:
             with os.scandir(self.folder) as entries:
-                names = {entry.name for entry in entries if entry.name.endswith(self.suffix)}
+                names = {entry.name for entry in entries if entry.name.endswith(self.suffix) and entry.is_file()}
         except (FileNotFoundError, NotADirectoryError):  # who paints says so
             return
         except OSError as exc:

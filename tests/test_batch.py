@@ -158,6 +158,19 @@ def test_a_line_that_a_full_disk_cut_off_spoils_no_other(sdapp: Run) -> None:
     assert sdapp("batch", write(lines), *FAST, "--dry-run").stderr.count("1 done, 2 failed before, 0 to paint") == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe with a name")
+def test_what_only_has_the_name_of_a_picture_stops_nothing(tmp_path: Path) -> None:
+    night = tmp_path / "night"
+    (night / "folder.png").mkdir(parents=True)
+    (night / "link.png").symlink_to("nowhere")
+    (night / "text.png").write_text("no picture")
+    os.mkfifo(night / "pipe.png")  # opening it would wait for ever
+    write(PROMPTS[:1], str(tmp_path / "prompts.txt"))
+    code = "from sdapp.cli import app; app(['batch', 'prompts.txt', '--out', 'night', '--dry-run'])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert "0 done, 0 failed before, 1 to paint" in run.stderr
+
+
 def test_a_ledger_that_cannot_be_read_is_told(sdapp: Run) -> None:
     (Path("night") / LEDGER).mkdir(parents=True)
     result = sdapp("batch", write(PROMPTS[:1]), *FAST)
