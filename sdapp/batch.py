@@ -105,6 +105,7 @@ class Batch:
                 again, held = held, []
                 for pack in _packs(again, self.past):
                     yield from self._paint_pack(pack, leases, painter, on_step, held)
+            sweep(self.folder)  # after those that died meanwhile
             if leases.is_alone():
                 self.tidy()
 

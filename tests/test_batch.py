@@ -425,6 +425,23 @@ def test_a_run_that_lost_its_lease_leaves_the_picture_to_who_took_it_over(sdapp:
     assert len(pictures()) == len(painted) == 3
 
 
+def test_the_last_of_several_runs_clears_up_after_those_that_died_meanwhile(sdapp: Run) -> None:
+    night, painter = open_batch(PROMPTS[:2], batch_size=1)
+    died = subprocess.Popen([sys.executable, "-c", ""])
+    died.wait()
+    holder = json.dumps({"host": this_host(), "process": died.pid, "started": 1.0})
+
+    def leave() -> None:
+        """As a run does that is killed between publishing a picture and giving its lease back."""
+        (night.folder / ".sdapp-0123456789ab.lease").write_text(holder)
+        (night.folder / f".sdapp-{this_host()}-{died.pid}-ab.part").touch()
+
+    for _ in night.paint(painter):
+        leave()
+    assert not list(night.folder.glob(".*"))
+    assert [row["prompt_line"] for row in ledger()] == [1, 2]
+
+
 def test_prune_lists_what_no_line_asks_for_and_removes_it_only_when_told(sdapp: Run) -> None:
     sdapp("batch", write(PROMPTS[:4]), *FAST)
     gone = {str(Path("night") / row["file"]) for row in ledger()[2:]}
