@@ -129,8 +129,8 @@ def begin(root: Path, name: str, jobs: int) -> Path:
 
 def check(folder: Path, calm: Path, kills: int) -> int:
     """See that a folder is what an undisturbed run left; gives how many pictures were begun more than once."""
-    names = {path.name for path in (folder / "night").iterdir()}
-    assert names == {path.name for path in (calm / "night").iterdir()}, "other files than those of an undisturbed run"
+    names, those = ({path.name for path in (place / "night").iterdir()} for place in (folder, calm))
+    assert names == those, f"other files than those of an undisturbed run: {sorted(names ^ those)}"
     for path in (folder / "night").glob("*.png"):
         other = calm / "night" / path.name
         assert read_picture(path)["job"] == read_picture(other)["job"], f"{path.name}: another job"
@@ -165,7 +165,7 @@ def main(kills: int, jobs: int, together: int, seed: int) -> None:
                 died.update(str(point) for point, code in zip(points, codes, strict=True) if code)
                 for path in (folder / "night").glob("*.png") if (folder / "night").exists() else ():
                     read_picture(path)  # under its name every picture is whole
-                if 0 in codes:
+                if not any(codes):  # after one that died last, another clears up
                     break
             again += check(folder, calm, died.total() - before)
             shutil.rmtree(folder)

@@ -49,7 +49,8 @@ def paint_file(
     night = Batch(prompts.orders, prompts.config, Shard.parse(shard), retry_failed)
     found = night.survey()
     night.begin()
-    prompts.keep()
+    if prompts.keep() != prompts:  # another run has just begun the folder, with another base seed
+        return paint_file(file, seeds=seeds, shard=shard, retry_failed=retry_failed, **settings)
     return night.paint(_load(prompts.model, prompts.config)) if found.left else iter(())
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from sdapp import ledger
 from sdapp.config import BatchSize, RunConfig
+from sdapp.errors import ConfigError
 from sdapp.jobs import Job
 from sdapp.leases import Leases, sweep
 from sdapp.ledger import Line, Past
@@ -104,6 +105,7 @@ class Batch:
                 again, held = held, []
                 for pack in _packs(again, self.past):
                     yield from self._paint_pack(pack, leases, painter, on_step, held)
+            sweep(self.folder)  # after those that died meanwhile
             if leases.is_alone():
                 self.tidy()
 
@@ -118,9 +120,13 @@ class Batch:
             self.past.refresh()  # whoever had one of these before has published it before giving it back
             batch = [order for order in ours if order.job.id not in self.past]
             for result in painter.paint([order.job for order in batch], self.config.batch_size, on_step, keep_going=True):
-                if leases.holds(result.job.id) or not self._is_done(result.job.id):
+                job = result.job.id
+                # A machine that slept has lost its lease: who took it over may have painted the picture, or be at it.
+                if leases.holds(job) or (leases.claim(job) and not self._is_done(job)):
                     yield self._publish(result, batch[result.index])
-                leases.release(result.job.id)
+                else:
+                    held.append(batch[result.index])
+                leases.release(job)
             for order in ours:
                 leases.release(order.job.id)
             if not ours:
@@ -136,7 +142,6 @@ class Batch:
                 held.append(order)
 
     def _is_done(self, job: str) -> bool:
-        """Asked where a lease was lost, as of a machine that slept: whoever took it over may have painted the picture."""
         self.past.refresh()
         return job in self.past.done
 
@@ -144,7 +149,11 @@ class Batch:
         result = replace(result, index=order.index, choices=order.choices)
         if self._keep:
             self._keep(result)
-        path = result.save(self.config.output) if result.picture else None
+        path = None
+        try:
+            path = result.save(self.config.output) if result.picture else None
+        except ConfigError as exc:  # its format has no room for its record
+            result = replace(result, picture=None, error=str(exc))
         ledger.append(self.folder, Line.of(result, order.line, path))
         return replace(result, path=path)
 
@@ -155,16 +164,18 @@ class Batch:
         lines = []
         for order in once(self._asked()):
             path, line = pictures.pop(order.job.id, None), last.get(order.job.id)
-            if path is not None and (line is None or line.status != "done"):
-                line = Line(order.job.id, "done", path.name, order.line, order.job.seed, None, None, None)
-            if line is not None:
+            if path is not None and (line is None or line.file != path.name):
+                line = Line.found(path, order.line)
+            if line is not None and (path is not None or line.status == "failed"):
                 lines.append(replace(line, prompt_line=order.line))
         others = [last[job] for job in pictures if job in last]  # painted for another prompt file
         ledger.rewrite(self.folder, [*lines, *others])
 
     def strays(self) -> list[Path]:
-        """The pictures of sdapp in the folder that nobody ordered. Raises what `asked` raises."""
+        """The pictures of sdapp in the folder that nobody ordered. Raises what `asked` raises, ConfigError if it gives none."""
         asked = {order.job.id for order in self._asked()}
+        if not asked:
+            raise ConfigError("--prune: the prompt file asks for no picture, so all would go; is it the right one?")
         pasts = [Past(self.folder, suffix) for suffix in SUFFIXES.values()]
         return sorted(path for past in pasts for job, path in past.done.items() if job not in asked)
 

@@ -53,14 +53,16 @@ def batch(  # noqa: PLR0913 - a flag is an argument
     prompts = PromptFile.open(content, all_layers(flags, []), seeds)
     night = Batch(prompts.orders, prompts.config, Shard.parse(shard), retry_failed)
     if prune:
-        _prune(night, prompts, yes)
+        _prune(night, prompts, yes and not dry_run)
         return
     history = History(night.config.device)
     found = _survey(night, prompts.model, history, dry_run)
     if dry_run:
         return
     night.begin()
-    prompts.keep()
+    if (kept := prompts.keep()) != prompts:  # another run has just begun the folder, with another base seed
+        prompts, night = kept, Batch(kept.orders, kept.config, night.shard, retry_failed)
+        found = _survey(night, prompts.model, history, dry_run)
     if found.left:
         with closing(paint_batch(night, prompts.model, flags["verbose"], found.left)) as results:
             for result in results:

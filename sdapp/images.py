@@ -103,3 +103,13 @@ def load_mask(data: bytes, path: str, image_data: bytes, size: Size) -> Image.Im
     if binary.getbbox() is None:
         raise InputError(f"mask: {path} is all black, so nothing would be painted; white is painted anew")
     return binary
+
+
+def is_lossy(data: bytes) -> bool:
+    """Whether the format of a picture's file has changed its pixels: JPEG, and WebP of the lossy kind."""
+    if data[:4] != b"RIFF":
+        return data[:2] == b"\xff\xd8"
+    place = 12
+    while place < len(data) and data[place : place + 4] != b"VP8 ":
+        place += 8 + (size := int.from_bytes(data[place + 4 : place + 8], "little")) + size % 2
+    return place < len(data)

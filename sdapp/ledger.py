@@ -1,5 +1,6 @@
 """The folder of a batch: which pictures are done, what became of each job, and the base seed that it was begun with."""
 
+import errno
 import json
 import os
 import secrets
@@ -44,6 +45,14 @@ class Line:
             error=result.error,
         )
 
+    @classmethod
+    def found(cls, path: Path, prompt_line: int) -> "Line":
+        """The line of a picture that has none, by the record inside it. Raises InputError."""
+        content = read_header(path)
+        seed, record = content["job"].get("seed"), content["record"]
+        what_ran = record.get("seconds"), record.get("unet_calls")
+        return cls(record["job_id"], "done", path.name, prompt_line, seed, *what_ran, None)
+
 
 class Past:
     """What is over in a folder: jobs done, by the pictures, and jobs failed, by the ledger. Other runs add to both.
@@ -67,9 +76,11 @@ class Past:
         """Take in what was added since; a picture is opened once."""
         try:
             with os.scandir(self.folder) as entries:
-                names = {entry.name for entry in entries if entry.name.endswith(self.suffix)}
+                names = {entry.name for entry in entries if entry.name.endswith(self.suffix) and entry.is_file()}
         except (FileNotFoundError, NotADirectoryError):  # who paints says so
             return
+        except OSError as exc:
+            raise OutputError(f"output.dir: cannot read {self.folder}: {exc.strerror}") from exc
         fresh = sorted(names - self._seen)
         self._seen |= names
         for name in fresh:
@@ -89,6 +100,8 @@ class Past:
                 text = file.read()
         except FileNotFoundError:
             return
+        except OSError as exc:
+            raise OutputError(f"cannot read {self.folder / LEDGER}: {exc.strerror}; it can be deleted") from exc
         whole = text[: text.rfind(b"\n") + 1]
         self._read_to += len(whole)
         yield from _lines(whole)
@@ -102,27 +115,27 @@ class Begun:
     seeds: Seeds
 
 
-def begin(folder: Path, seed: int | None, seeds: Seeds | None, keep: bool = True) -> Begun:
-    """What a batch was begun with; drawn once and kept in the folder, so that the next run goes on with it.
+def begin(folder: Path, seed: int | None, seeds: Seeds | None, keep: Begun | None = None) -> Begun:
+    """What a batch was begun with, as the folder has it; else `keep` is kept there, so that the next run goes on with it.
 
+    Without either, a base seed is drawn if none is asked for.
     Raises OutputError where the folder was begun with something else than what is asked for, or its state is broken.
     """
     state = folder / STATE
     if not state.exists():
-        begun = Begun(secrets.randbelow(2**32) if seed is None else seed, seeds or "derived")
-        if keep:
-            made = publish(json.dumps(asdict(begun)).encode(), folder, state.stem, state.suffix)
-            if made != state:  # another run was quicker
-                made.unlink()
-                return begin(folder, seed, seeds)
-        return begun
+        if keep is None:
+            return Begun(secrets.randbelow(2**32) if seed is None else seed, seeds or "derived")
+        made = publish(json.dumps(asdict(keep)).encode(), folder, state.stem, state.suffix)
+        if made == state:
+            return keep
+        made.unlink()  # another run was quicker
     try:
         kept = json.loads(state.read_bytes())
         begun = Begun(int(kept["base_seed"]), kept["seeds"])
         if begun.seeds not in get_args(Seeds):
             raise ValueError(begun.seeds)
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise OutputError(f"{state}: broken; delete it, or restore it, or say --seed") from exc
+        raise OutputError(f"{state}: broken; restore it, or delete it and say --seed") from exc
     for flag, asked, was in (("--seed", seed, begun.base_seed), ("--seeds", seeds, begun.seeds)):
         if asked is not None and asked != was:
             raise OutputError(f"{folder} was begun with {flag} {was}, not {asked}; leave {flag} out, or choose another folder")
@@ -130,11 +143,15 @@ def begin(folder: Path, seed: int | None, seeds: Seeds | None, keep: bool = True
 
 
 def append(folder: Path, line: Line) -> None:
-    """Add a line in one write, so that two runs do not mix theirs."""
+    """Add a line in one write, so that two runs do not mix theirs; one that a full disk cut off is ended before it."""
     with writing(folder / LEDGER):
-        handle = os.open(folder / LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        handle = os.open(folder / LEDGER, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(handle, _text(line))
+            if end := os.fstat(handle).st_size:
+                os.lseek(handle, end - 1, os.SEEK_SET)
+            text = _text(line) if os.read(handle, 1) in (b"", b"\n") else b"\n" + _text(line)
+            if os.write(handle, text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(handle)
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Self
@@ -46,16 +46,19 @@ class PromptFile:
         """Look at the settings, the model and the folder; nothing is written, nor is the file read. Raises SdappError."""
         base = [*(override(key, value, "sdapp batch") for key, value in DEFAULTS.items()), *layers]
         config = validate(merge(base))
-        begun = begin(Path(config.output.dir), config.seed, seeds, keep=False)
+        begun = begin(Path(config.output.dir), config.seed, seeds)
         return cls(path, base, config, locate(config.model, config.revision), begun)
 
     @property
     def folder(self) -> Path:
         return self.path.parent if isinstance(self.path, Path) else Path()
 
-    def keep(self) -> None:
-        """Keep in the folder of the pictures how the file was begun. Raises OutputError."""
-        begin(Path(self.config.output.dir), self.begun.base_seed, self.begun.seeds)
+    def keep(self) -> Self:
+        """Keep in the folder of the pictures how the file was begun. Raises OutputError.
+
+        Where another run began there meanwhile, it is begun as that one: then its pictures are others than before.
+        """
+        return replace(self, begun=begin(Path(self.config.output.dir), self.config.seed, self.begun.seeds, self.begun))
 
     def is_begun(self) -> bool:
         """Whether the next run will draw the same seeds."""

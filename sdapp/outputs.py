@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sdapp import images, infotext
 from sdapp.config import Output
-from sdapp.errors import DiskFullError, InputError, JobsFailedError, OutputError
+from sdapp.errors import ConfigError, DiskFullError, InputError, JobsFailedError, OutputError
 from sdapp.foreign import read_foreign
 from sdapp.jobs import Job, dotted_keys, to_layer, to_portable
 from sdapp.layers import Layer
@@ -31,6 +31,7 @@ SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 MAX_SEGMENT = 65_504  # bytes of an XMP packet in a JPEG
 MAX_NAME_BYTES = 200
 FULL = (errno.ENOSPC, errno.EDQUOT)
+HOST_PROCESSES = 0xEFFFFFFC  # PROC_PID_INIT_INO of Linux: the processes of the machine itself
 NO_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
 
@@ -69,7 +70,8 @@ class Result:
     def save(self, output: Output) -> Path:
         """Publish the picture under a name of its own, with job and record inside; no file is ever overwritten.
 
-        Raises JobsFailedError where there is no picture, OutputError where the folder cannot be written.
+        Raises JobsFailedError where there is no picture, ConfigError where the format has no room for the record, OutputError
+        where the folder cannot be written.
         """
         if self.picture is None or self.record is None:
             raise JobsFailedError(f"seed {self.job.seed}: {self.error}")
@@ -94,12 +96,12 @@ def _for_png(content: dict[str, Any], parameters: str) -> dict[str, Any]:
 
 
 def _for_others(content: dict[str, Any], parameters: str, output: Output) -> dict[str, Any]:
-    """What Pillow needs to save a JPEG or WebP with its metadata. Raises OutputError where that is too long for a JPEG."""
+    """What Pillow needs to save a JPEG or WebP with its metadata. Raises ConfigError where that is too long for a JPEG."""
     exif, packet = infotext.exif_bytes(parameters), infotext.xmp(content["job"]["task"]["kind"], json.dumps(content)).encode()
     if output.format == "webp":
         return {"quality": output.quality, "lossless": output.quality == 100, "exif": exif, "xmp": packet}
     if max(len(exif), len(packet)) > MAX_SEGMENT:  # prompts are refused before; paths may be as long
-        raise OutputError(f"output.format: the record of {len(packet):,} bytes does not fit into a JPEG; use png or webp")
+        raise ConfigError(f"output.format: the record of {len(packet):,} bytes does not fit into a JPEG; use png or webp")
     return {"quality": output.quality, "subsampling": 0, "exif": exif, "xmp": packet}
 
 
@@ -115,7 +117,8 @@ def check_folder(folder: Path) -> None:
             f"output.dir: cannot write to {folder}: it is a file, not a folder; choose another with --out"
         ) from exc
     except OSError as exc:
-        raise OutputError(f"output.dir: cannot write to {folder}: {exc.strerror}; choose another with --out") from exc
+        error = DiskFullError if exc.errno in FULL else OutputError
+        raise error(f"output.dir: cannot write to {folder}: {exc.strerror}; choose another with --out") from exc
 
 
 def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
@@ -172,8 +175,10 @@ def unfinished(folder: Path) -> Path:
 
 
 def this_host() -> str:
-    """The name of this machine, as far as it fits into a file name."""
-    return re.sub(r"[^\w.]", "_", socket.gethostname())[:60]
+    """The name of this machine, as far as it fits into a file name; of a container, which may share it, with a number."""
+    name, processes = re.sub(r"[^\w.]", "_", socket.gethostname())[:60], Path("/proc/self/ns/pid")
+    number = processes.stat().st_ino if processes.exists() else HOST_PROCESSES
+    return name if number == HOST_PROCESSES else f"{name}.{number}"
 
 
 def claim_name(temporary: Path, final: Path) -> bool:
@@ -277,16 +282,6 @@ def read_header(path: Path) -> dict[str, Any]:
             return _content(image, path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         raise InputError(f"{path}: broken: {exc}") from exc
-
-
-def is_lossy(data: bytes) -> bool:
-    """Whether the format of a picture's file has changed its pixels: JPEG, and WebP of the lossy kind."""
-    if data[:4] != b"RIFF":
-        return data[:2] == b"\xff\xd8"
-    place = 12
-    while place < len(data) and data[place : place + 4] != b"VP8 ":
-        place += 8 + (size := int.from_bytes(data[place + 4 : place + 8], "little")) + size % 2
-    return place < len(data)
 
 
 def _record(image: Image.Image) -> str | None:

@@ -13,7 +13,7 @@ from sdapp.errors import InputError, SdappError, gathered
 from sdapp.jobs import Job, plan
 from sdapp.layers import Layer, merge
 from sdapp.models import Model, locate
-from sdapp.outputs import Record, Result, is_lossy, read_header, read_settings
+from sdapp.outputs import Record, Result, read_header, read_settings
 
 TOLERANCE = 2  # of 255; what another batch size may change
 
@@ -99,7 +99,7 @@ def compare(path: Path, result: Result) -> Comparison:
     error, lossy, largest = result.error, False, None
     try:
         data, _ = images.read_bytes(str(path), "picture")
-        lossy, before = is_lossy(data), images.load_image(data, str(path), None, any_size=True)
+        lossy, before = images.is_lossy(data), images.load_image(data, str(path), None, any_size=True)
     except InputError as exc:
         return Comparison(path, result.job.seed, None, False, str(exc))
     if result.picture is not None and before.size != result.picture.size:

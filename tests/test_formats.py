@@ -17,10 +17,11 @@ from typer.testing import Result as Run
 
 from sdapp import infotext
 from sdapp.config import Memory, Output, SchedulerChoice, Txt2Img
-from sdapp.errors import InputError, OutputError
+from sdapp.errors import ConfigError, InputError
+from sdapp.images import is_lossy
 from sdapp.jobs import MAX_JPEG_PROMPTS, Job
 from sdapp.ledger import Past
-from sdapp.outputs import SUFFIXES, Record, Result, is_lossy, read_header, read_picture, read_settings
+from sdapp.outputs import SUFFIXES, Record, Result, read_header, read_picture, read_settings
 
 Sdapp = Callable[..., Run]
 RECORD = Record("0" * 12, "DDIMScheduler", {"steps_offset": 1}, "cpu", "float32", 20, 1, 0.5, "2026-01-01T00:00:00+00:00", {})
@@ -170,7 +171,7 @@ def test_longer_prompts_are_refused_before_anything_is_painted(prompt: str, nega
 def test_a_record_that_a_jpeg_has_no_room_for_is_told(tmp_path: Path) -> None:
     record = replace(RECORD, scheduler_config={"trained_betas": [0.00085] * 8000})
     result = Result(job(), 0, record, NOISE)
-    with pytest.raises(OutputError, match="does not fit into a JPEG; use png or webp"):
+    with pytest.raises(ConfigError, match="does not fit into a JPEG; use png or webp"):
         result.save(Output(dir=str(tmp_path), format="jpeg"))
     assert list(tmp_path.iterdir()) == []
     assert len(read_picture(result.save(Output(dir=str(tmp_path), format="webp")))["record"]["scheduler_config"]) == 1

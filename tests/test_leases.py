@@ -82,3 +82,13 @@ def test_only_what_no_living_run_uses_is_swept_away(dead: int, tmp_path: Path) -
         assert leases.claim("def")
         sweep(tmp_path)
         assert sorted(tmp_path.iterdir()) == sorted([ours, theirs, tmp_path / ".sdapp-def.lease"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="containers are Linux")
+def test_a_container_with_the_name_of_its_host_is_another_host() -> None:
+    say = [sys.executable, "-c", "from sdapp.outputs import this_host; print(this_host())"]
+    inside = subprocess.run(["unshare", "--user", "--pid", "--fork", *say], capture_output=True, text=True, check=False)
+    if inside.returncode:
+        pytest.skip(f"no containers here: {inside.stderr}")
+    assert inside.stdout.strip() != this_host()
+    assert len({subprocess.run(say, capture_output=True, text=True, check=True).stdout.strip(), this_host()}) == 1

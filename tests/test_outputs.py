@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
 from sdapp.config import TOKENS, Memory, Output, SchedulerChoice, Txt2Img
-from sdapp.errors import InputError, JobsFailedError, MissingInputError, OutputError
+from sdapp.errors import DiskFullError, InputError, JobsFailedError, MissingInputError, OutputError
 from sdapp.jobs import Job
 from sdapp.outputs import RESERVED, Record, Result, check_folder, file_stem, publish, read_picture
 
@@ -90,7 +90,7 @@ def test_eight_processes_with_one_name_lose_nothing(tmp_path: Path) -> None:
 FILE_TOO_LARGE = """
 import resource, sys
 from pathlib import Path
-from sdapp.errors import OutputError
+from sdapp.errors import DiskFullError, OutputError
 from sdapp.outputs import publish
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -114,6 +114,16 @@ def test_a_folder_that_cannot_be_is_refused_before_and_while_publishing(folder: 
     with pytest.raises(OutputError, match=r"^cannot write "):
         publish(b"1", tmp_path / folder, "cat", ".png")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "mine")]
+
+
+def test_a_disk_that_is_full_from_the_start_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", no_room)
+        with pytest.raises(DiskFullError, match="No space left on device"):
+            check_folder(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
