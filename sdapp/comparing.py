@@ -28,6 +28,8 @@ from sdapp.schedulers import check_run, resolve
 PACES = "paces.json"
 TXT2IMG = Txt2Img()
 DEFAULTS = {"output.dir": "comparison"}
+# What suits every task, for checks that come before those of each cell.
+NEUTRAL = (override("scheduler", "euler", ""), override("steps", MOST_STEPS, ""), override("eta", None, ""))
 FEW, MANY = 4, 12  # steps by which a scheduler's pace is measured
 FIXED = (
     "prompt", "seed", "count", "steps", "scheduler", "compare", "output", "batch_size",
@@ -65,7 +67,7 @@ class Contest:
         self._base = merge([*(override(key, value, "sdapp compare") for key, value in DEFAULTS.items()), *layers])
         if "schedulers" not in (self._base.values.get("compare") or {}):
             raise ConfigError("compare.schedulers: there is nothing to compare; give --schedulers, or a config with `compare:`")
-        asked = validate(self._base)
+        asked = validate(merge([self._base, *NEUTRAL]))
         assert asked.compare is not None
         if asked.output.format != "png":
             raise ConfigError(f"output.format: pictures are compared without loss, as png, not {asked.output.format}")
@@ -111,13 +113,13 @@ class Contest:
                     found[name, budget, values] = self._config(name, self.steps(name, budget, varied), varied)
             for name, steps in map(_parse_reference, self.grid.references):
                 with _kept(errors):
-                    found[name, None, values] = self._config(name, steps, varied)
+                    found[name, None, values] = self._config(name, steps, varied, override("eta", None, "reference"))
         if errors:
             raise gathered(errors)
         return found
 
-    def _config(self, name: str, steps: int, varied: Mapping[str, Value]) -> RunConfig:
-        return self._asked(varied, override("scheduler", name, name), override("steps", steps, name))
+    def _config(self, name: str, steps: int, varied: Mapping[str, Value], *more: Layer) -> RunConfig:
+        return self._asked(varied, override("scheduler", name, name), override("steps", steps, name), *more)
 
     def _asked(self, varied: Mapping[str, Value], *layers: Layer) -> RunConfig:
         over = [override(key, value, f"vary {key}") for key, value in varied.items()]
@@ -128,7 +130,7 @@ class Contest:
         limit = int(budget)
         if self.grid.match == "seconds":
             limit = self.paces[name].steps(budget) if name in self.paces else 1  # until it is measured
-        steps = self.steps_of(self.grid, name, limit, self._asked(varied).task)
+        steps = self.steps_of(self.grid, name, limit, self._asked(varied, *NEUTRAL).task)
         if not steps:
             unit = "s" if self.grid.match == "seconds" else "UNet calls"
             raise ConfigError(f"compare.steps: {budget:g} {unit} are too few for a single step of {name}")
@@ -155,7 +157,7 @@ class Contest:
     def measure_paces(self, painter: Paints) -> None:
         """How long each scheduler takes for a step and for the rest, kept in the folder: columns of seconds must not change."""
         where = next(self.combinations)
-        plain = self._asked(where.varied)
+        plain = self._asked(where.varied, *NEUTRAL)
         for name in self.unpaced:
             seconds = {}
             for steps in (FEW, FEW, MANY):  # the first is the warm-up
