@@ -48,7 +48,7 @@ def test_the_strength_of_img2img_is_reckoned_with(house: Path) -> None:
     task = {"kind": "img2img", "image": str(house), "strength": 0.5}
     found = planned(contest({"task": task}, schedulers=["ddim", "heun"], steps=[10]))
     assert found == {("ddim", 10): (20, 10), ("heun", 10): (10, 9)}
-    with pytest.raises(ConfigError, match="0.0001 of 1000 steps leaves none to run"):
+    with pytest.raises(ConfigError, match=r"0\.0001 of 1000 steps leaves none to run"):
         planned(contest({"task": task}, steps=[10], vary={"task.strength": [0.0001]}))
 
 
@@ -113,7 +113,7 @@ def test_eta_makes_a_scheduler_stochastic() -> None:
         ({}, {"vary": {"scheduler.options.order": [1]}}, "compare.vary: scheduler.options.order cannot vary"),
         ({}, {"vary": {"guidance": [1]}}, "guidance cannot vary, did you mean 'guidance_scale'? what can:"),
         ({"task": {"kind": "txt2img"}}, {"vary": {"task.colour": ["red"]}}, "vary task.colour: task.colour: unknown key"),
-        ({}, {"vary": {"guidance_scale": [200]}}, "vary guidance_scale: guidance_scale: input should be less than or equal to 100"),
+        ({}, {"vary": {"guidance_scale": [200]}}, "vary guidance_scale: guidance_scale: input should be less than"),
         ({"output": {"format": "jpeg"}}, {}, "output.format: pictures are compared without loss, as png, not jpeg"),
         ({"batch_size": 4}, {"timings": 3}, "compare.timings: a picture can be timed several times only alone"),
         ({"eta": 0.5}, {"schedulers": ["lms"]}, "eta: lms has no eta; the schedulers that have it: ddim, tcd"),
@@ -148,7 +148,8 @@ def test_an_image_that_is_missing_is_an_input_error() -> None:
 def test_planning_imports_no_torch() -> None:
     script = (
         "import sys; from sdapp.comparing import Contest; from sdapp.layers import Layer;"
-        "Contest([Layer({'prompt': 'a', 'compare': {'schedulers': ['ddim', 'heun']}})]).comparison; print('torch' in sys.modules)"
+        "Contest([Layer({'prompt': 'a', 'compare': {'schedulers': ['ddim', 'heun']}})]).comparison;"
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n", done.stderr
