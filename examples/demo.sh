@@ -15,3 +15,8 @@ echo "  $painting"
 echo "inpainting:"
 mended=$(sdapp inpaint "$house" docs/mask.png "a blue castle on a beach at sunset" --seed 2 --out "$out")
 echo "  $mended"
+
+echo "comparing schedulers:"
+sdapp compare "a castle on a beach at night" --schedulers ddim,dpm++2m-karras --steps 5,10 --seeds 1 \
+    --set 'compare.references=[dpm++2m-karras@40, heun@20]' --out "$out/comparison" > "$out/comparison.txt"
+echo "  $(head -n 1 "$out/comparison.txt")"

@@ -68,18 +68,20 @@ def compare(*prompts: str, out: str | Path = "comparison", **settings: Any) -> "
 
     grid = {key: settings.pop(key) for key in list(settings) if key in Grid.model_fields}
     grid |= {"prompts": list(prompts)} if prompts else {}
-    contest = Contest([Layer(settings | {"compare": grid, "output": {"dir": str(out)}})])
+    layers = [Layer(settings | {"compare": grid, "output": {"dir": str(out)}})]
+    contest = Contest(layers)
     check_folder(contest.folder)
-    painter = _load(contest.model, contest.config)
-    if contest.grid.match == "seconds" and not contest.paces:
-        contest.measure_paces(painter)
-        contest = Contest([Layer(settings | {"compare": grid, "output": {"dir": str(out)}})])
+    if contest.unpaced:
+        contest.measure_paces(_load(contest.model, contest.config))
+        contest = Contest(layers)
     results.write(contest.comparison, contest.folder)
     night = contest.batch(lambda: painter)
     night.begin()
-    contest.warm_up(painter)
-    for _ in night.paint(painter):
-        pass
+    if night.survey().left:
+        painter = _load(contest.model, contest.config)
+        contest.warm_up(painter)
+        for _ in night.paint(painter):
+            pass
     comparison = measuring.measure(contest.folder)
     report.build(contest.folder)
     sheets.build(contest.folder)

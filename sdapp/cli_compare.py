@@ -1,13 +1,10 @@
 """The commands `sdapp compare` and `sdapp report`: schedulers held against each other, to look at and to compute with."""
 
-import json
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from sdapp.batch import Batch
 from sdapp.config import validate
@@ -16,17 +13,16 @@ from sdapp.errors import ConfigError, JobsFailedError
 from sdapp.flags import all_layers, without
 from sdapp.grid import Match
 from sdapp.history import Estimate, History
-from sdapp.layers import Layer, merge, override
+from sdapp.layers import Layer, merge, override, parse_override
 from sdapp.outputs import check_folder
 from sdapp.painting import load_painter, paint_batch, worth_knowing
 from sdapp.ranges import numbers
+from sdapp.schedulers import resolve
 
 if TYPE_CHECKING:  # what imports numpy and more
     from sdapp.comparing import Contest
     from sdapp.pipelines import Painter
     from sdapp.results import Comparison
-
-PACES = "paces.json"
 
 
 @without("steps", "scheduler", "seed", "count")
@@ -67,7 +63,7 @@ def compare(  # noqa: PLR0913 - a flag is an argument
     said = {"schedulers": schedulers, "steps": steps, "seeds": seeds, "match": match, "timings": timings}
     own = [override(f"compare.{key}", value, f"--{key}") for key, value in said.items() if value is not None]
     own += [override("compare.prompts", prompts, "PROMPT")] if prompts else []
-    own += [override("compare.vary", dict(map(_varied, vary)), "--vary")] if vary else []
+    own += [_vary(vary)] if vary else []
     layers = all_layers(flags, own)
     if truth:
         typer.echo(_truth(layers))
@@ -76,14 +72,16 @@ def compare(  # noqa: PLR0913 - a flag is an argument
     from sdapp.comparing import Contest
 
     contest = Contest(layers)
-    _tell_first(contest)
+    for note in worth_knowing(contest.config, contest.model, next(contest.orders()).job):
+        tell(note)
+    tell(_size(contest))
     if dry_run:
         return
     check_folder(contest.folder)
-    if contest.grid.match == "seconds" and not contest.paces:
-        tell("measuring how long each scheduler takes")
+    if contest.unpaced:
         contest.measure_paces(load_painter(contest.model, contest.config, flags["verbose"]))
         contest = Contest(layers)
+        tell(_size(contest))
     results.write(contest.comparison, contest.folder)
     _paint(contest, flags["verbose"])
     comparison = measuring.measure(contest.folder)
@@ -110,14 +108,19 @@ def report_again(
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
-def _varied(text: str) -> tuple[str, list[Any]]:
-    key, equals, values = text.partition("=")
-    if not equals or not key or not values:
-        raise ConfigError(f"--vary: write it as KEY=VALUE,VALUE, such as guidance_scale=3,5,7.5, not {text!r}")
-    try:
-        return key, list(numbers(values))
-    except ValueError:  # no numbers
-        return key, [yaml.safe_load(value) for value in values.split(",")]
+def _vary(texts: list[str]) -> Layer:
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        if not equals or not key or not values:
+            raise ConfigError(f"--vary: write it as KEY=VALUE,VALUE, such as guidance_scale=3,5,7.5, not {text!r}")
+        if key in found:
+            raise ConfigError(f"--vary: {key} is given twice; put all of its values behind one --vary {key}=")
+        try:
+            found[key] = list(numbers(values))
+        except ValueError:  # no numbers
+            found[key] = [parse_override(f"value={value.strip()}").values["value"] for value in values.split(",")]
+    return override("compare.vary", found, "--vary")
 
 
 def _truth(layers: list[Layer]) -> str:
@@ -131,6 +134,10 @@ def _truth(layers: list[Layer]) -> str:
     grid = validate(merge([Layer({"compare": asked}, merged.origins)])).compare
     if grid is None or grid.match == "seconds":
         raise ConfigError("--truth: there are no seconds on the truth bench; match unet-calls or steps")
+    if random := [name for name in grid.schedulers if resolve(name).stochastic]:
+        steady = ",".join(name for name in grid.schedulers if name not in random)
+        mend = f"--schedulers {steady}" if steady else "leave --schedulers out to see all that have one"
+        raise ConfigError(f"--truth: {', '.join(random)}: new noise in every step leads to no exact end, so no error; {mend}")
     columns = {}
     for budget in map(int, grid.steps):
         steps = ((name, Contest.steps_of(grid, name, budget)) for name in grid.schedulers)
@@ -141,22 +148,26 @@ def _truth(layers: list[Layer]) -> str:
 # --- painting -----------------------------------------------------------------------------------------------------
 
 
-def _tell_first(contest: "Contest") -> None:
-    """What it will take, before torch is imported: pictures, UNet calls, time, disk, sheets."""
+def _size(contest: "Contest") -> str:
+    """What it will take, before torch is imported: pictures, UNet calls, time, disk, sheets. Raises ConfigError."""
     from sdapp import sheets
 
-    comparison = contest.comparison
+    comparison, times = contest.comparison, contest.grid.timings
     orders = list(contest.orders())
-    for note in worth_knowing(contest.config, contest.model, orders[0].job):
-        tell(note)
     night, estimate = Batch(lambda: orders, contest.config), Estimate(History(contest.config.device))
-    found = night.survey(lambda order: estimate.add(order.job))
+    found = night.survey(lambda order: estimate.add(order.job, times))
     size = (orders[0].job.width, orders[0].job.height)
     planned = sheets.plan_sheets(size, comparison.schedulers, len(comparison.columns), len(comparison.references))
     sizes = ", ".join(f"{width}x{height}" for width, height in planned)
-    tell(
-        f"{len(comparison.cells)} cells and {len(comparison.references)} references: {found.pictures} pictures, "
-        f"{found.done} done, {found.left} to paint with {found.unet_calls} UNet calls; {estimate.told(contest.folder)}; "
+    if contest.unpaced:
+        work = "how many steps fit into the seconds, and what that takes, is known when each scheduler was timed"
+    else:
+        work = (
+            f"{found.pictures} pictures, {found.done} done, {found.left} to paint with {times * found.unet_calls} UNet calls; "
+            f"{estimate.told(contest.folder)}"
+        )
+    return (
+        f"{len(comparison.cells)} cells and {len(comparison.references)} references: {work}; "
         f"contact sheet{'s' if len(planned) > 1 else ''} of {sizes}"
     )
 
@@ -185,7 +196,7 @@ def _show(folder: Path, comparison: "Comparison", as_json: bool) -> None:
     from sdapp import report, results, sheets
 
     made = [report.build(folder), *sheets.build(folder), folder / results.TABLE]
-    for line in [json.dumps(asdict(cell), ensure_ascii=False) for cell in comparison.cells] if as_json else made:
+    for line in map(results.to_json, comparison.cells) if as_json else made:
         typer.echo(line)
     typer.echo(_ranking(comparison), err=True)
 

@@ -12,10 +12,7 @@ from sdapp import layers, schedulers
 from sdapp.errors import ConfigError
 from sdapp.grid import Grid
 from sdapp.scheduler_table import Option
-from sdapp.strict import FilePath, Frozen, Text
-
-MAX_SEED = 2**63 - 1
-
+from sdapp.strict import MAX_SEED, FilePath, Frozen, Text
 
 Strength = Annotated[
     float, Field(ge=0, le=1, description="How much of the picture is painted anew: int(steps × strength) steps run.")

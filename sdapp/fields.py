@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdapp import layers
-from sdapp.config import MAX_SEED, RunConfig
+from sdapp.config import RunConfig
 from sdapp.errors import ConfigError
+from sdapp.strict import MAX_SEED
 
 WHOLE_RUN = ("model", "revision", "device", "dtype", "batch_size", "memory", "output")  # one load of the model paints the file
 FIELDS = tuple(name for name in RunConfig.model_fields if name not in WHOLE_RUN)

@@ -73,9 +73,10 @@ class Estimate:
         self.seconds: float | None = 0.0
         self.bytes: float | None = 0.0
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Job, times: int = 1) -> None:
+        """Take in a picture that is painted so many times, and kept once."""
         seconds, size = self._history.seconds(job), self._history.bytes(job)
-        self.seconds = None if self.seconds is None or seconds is None else self.seconds + seconds
+        self.seconds = None if self.seconds is None or seconds is None else self.seconds + times * seconds
         self.bytes = None if self.bytes is None or size is None else self.bytes + size
 
     def told(self, folder: Path) -> str:

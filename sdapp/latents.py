@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from sdapp.errors import InputError
 from sdapp.outputs import SUFFIXES, Result, overwrite
 
 PICTURES, LATENTS = "pictures", "latents"
@@ -28,9 +29,12 @@ def keep_latents(folder: Path, result: Result, timings: Iterable[float] = ()) ->
 
 
 def read_latents(folder: Path, job: str) -> tuple[np.ndarray[Any, Any] | None, list[float]]:
-    """The latents of a job, [4, h, w] in float32, and its further timings in seconds, if they are there."""
+    """The latents of a job, [4, h, w] in float32, and its further timings in seconds, if they are there. Raises InputError."""
     path = folder / LATENTS / f"{job}.safetensors"
     if not path.exists():
         return None, []
-    with safe_open(path, "np") as file:
-        return file.get_tensor("latents"), json.loads(file.metadata()["timings"])
+    try:
+        with safe_open(path, "np") as file:
+            return file.get_tensor("latents"), json.loads(file.metadata()["timings"])
+    except (OSError, SafetensorError) as exc:
+        raise InputError(f"cannot read {path}: {exc}") from exc

@@ -178,10 +178,7 @@ class _View:
             shown |= {"status": "failed", "says": (cell.reason or "no reason was noted").translate(SHOWN)}
         else:
             shown |= self._picture(cell.file)
-        told = (
-            shown["says"] if shown["status"] != "done" else f"solver error {shown['error']}" if shown["error"] else "stochastic"
-        )
-        return shown | {"alt": f"{scheduler}, {budget}, seed {seed}: {told}"}
+        return shown | {"alt": f"{scheduler}, {budget}, seed {seed}: {_told(shown, cell)}"}
 
     def _measured(self, cell: Cell) -> Shown:
         """The numbers of a cell: the large one, the small line, and all of them for the viewer."""

@@ -102,7 +102,13 @@ def write(comparison: Comparison, folder: Path) -> None:
 
 
 def _lines(items: Iterable[Cell | Reference]) -> Iterable[bytes]:
-    return (CODECS[type(item)].dump_json(item) + b"\n" for item in items)
+    return (f"{to_json(item)}\n".encode() for item in items)
+
+
+def to_json(item: Cell | Reference) -> str:
+    """A line of results.jsonl or references.jsonl; NaN and infinities are text in it."""
+    line: bytes = CODECS[type(item)].dump_json(item)
+    return line.decode()
 
 
 def _table(comparison: Comparison) -> str:

@@ -234,8 +234,9 @@ class _Artist:
         below = corner[1] + self.layout.cell[1] + self.layout.text // 2
         pen = ImageDraw.Draw(image)
         self._write(pen, (corner[0], below), "reference", self.layout.cell[0], SOFT, 0.85)
-        label = reference.label if reference else ""
-        self._write(pen, (corner[0], below + round(1.2 * self.layout.text)), label, self.layout.cell[0], INK, 0.85)
+        for line in (reference.label if reference else "").split(", "):  # the scheduler, its steps
+            below += round(1.2 * self.layout.text)
+            self._write(pen, (corner[0], below), line, self.layout.cell[0], INK, 0.85)
 
     def _cell(self, image: Image.Image, corner: Size, cell: Cell | None) -> None:
         if cell is None or cell.status != "done":

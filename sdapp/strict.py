@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+MAX_SEED = 2**63 - 1
+
 
 class Frozen(BaseModel):
     """Checked once, strictly, and never changed; an unknown key is an error."""

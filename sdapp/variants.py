@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdapp import layers
-from sdapp.config import MAX_SEED, validate
+from sdapp.config import validate
 from sdapp.errors import ConfigError
 from sdapp.lines import PromptFileError
 from sdapp.prompts import Entry
+from sdapp.strict import MAX_SEED
 from sdapp.templates import MAX_VARIANTS, TOO_MANY, every, most_choices, parse
 
 # --- combinations -------------------------------------------------------------------------------------------------

@@ -66,3 +66,16 @@ def test_the_readmes_yaml_is_a_good_config(sdapp: Callable[..., Result]) -> None
     [text] = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     Path("mine.yaml").write_text(text, encoding="utf-8")
     assert sdapp("config", "check", "mine.yaml").exit_code == 0
+
+
+@pytest.mark.usefixtures("sdapp")  # for its empty folder
+def test_the_example_ranks_schedulers_in_under_15_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = ROOT / "examples" / "compare_schedulers.py"
+    code = path.read_text(encoding="utf-8")
+    assert len(code.splitlines()) < 15
+    monkeypatch.setattr("sys.argv", [path.name, "ddim,euler-a,dpm++2m-karras", "dpm++2m-karras@40", "heun@20"])
+    exec(compile(code, path.name, "exec"), {})
+    ranked = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert ranked == ["dpm++2m-karras", "ddim", "euler-a"]

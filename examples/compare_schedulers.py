@@ -1,0 +1,13 @@
+"""Rank schedulers at 20 UNet calls: python examples/compare_schedulers.py pndm,ddim,unipc [REFERENCE REFERENCE]"""
+
+import sys
+
+import sdapp
+from sdapp import results
+
+names, *references = sys.argv[1:]
+more = {"references": references} if references else {}
+found = sdapp.compare("a castle on a beach at night", schedulers=names, steps=[20], seeds=[1, 2], out="ranking", **more)
+errors = {item.scheduler: item.solver_error for item in results.summarise(found)}
+for place, name in enumerate(results.rank(found, 20), 1):
+    print(place, name, errors[name].median if errors[name] else "is stochastic")
