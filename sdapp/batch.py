@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Protocol
 
 from sdapp import ledger
 from sdapp.config import BatchSize, RunConfig
-from sdapp.errors import ConfigError
+from sdapp.errors import ConfigError, InputError
 from sdapp.jobs import Job
 from sdapp.leases import Leases, sweep
 from sdapp.ledger import Line, Past
@@ -107,7 +108,10 @@ class Batch:
                     yield from self._paint_pack(pack, leases, painter, on_step, held)
             sweep(self.folder)  # after those that died meanwhile
             if leases.is_alone():
-                self.tidy()
+                with suppress(
+                    ConfigError, InputError
+                ):  # the prompt file is gone by now: all is painted even so
+                    self.tidy()
 
     def _paint_pack(
         self, pack: Sequence[Order], leases: Leases, painter: Paints, on_step: OnStep | None, held: list[Order]

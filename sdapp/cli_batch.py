@@ -58,6 +58,8 @@ def batch(  # noqa: PLR0913 - a flag is an argument
     history = History(night.config.device)
     found = _survey(night, prompts.model, history, dry_run)
     if dry_run:
+        if found.left and not prompts.is_begun():
+            tell("seeds, and what follows from them, will be drawn anew; --seed fixes them")
         return
     night.begin()
     if (kept := prompts.keep()) != prompts:  # another run has just begun the folder, with another base seed

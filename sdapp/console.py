@@ -52,16 +52,23 @@ def tell(message: str) -> None:
 def interruptible(told: Callable[[], str]) -> Iterator[Callable[[], None]]:
     """Let the first SIGINT or SIGTERM end the run at the next step, with what `told` says; a second one at once.
 
-    Yields the function to call at each step, which raises InterruptedRunError.
+    Yields the function to call at each step, which raises InterruptedRunError. Until its first call, while a model is loaded,
+    nothing is under way: then the first signal ends the run at once.
     """
     caught: list[int] = []
+    under_way = False
 
     def handle(number: int, _frame: object) -> None:
         caught.append(number)
-        if len(caught) > 1:
+        if not under_way:
+            typer.echo(f"stopped: {told()}", err=True)
+        if len(caught) > 1 or not under_way:
+            sys.stdout.flush()
             os._exit(128 + number)
 
     def check() -> None:
+        nonlocal under_way
+        under_way = True
         if caught:
             raise InterruptedRunError(told(), caught[0])
 

@@ -89,9 +89,13 @@ class Painter:
                 raise
             yield from (Result(job, index + i, None, None, str(exc)) for i, job in enumerate(batch))
             return
-        except RuntimeError as exc:
+        except (RuntimeError, ValueError, MemoryError) as exc:
             if not _is_shortage(exc):
-                raise
+                if not keep_going:
+                    raise
+                reason = f"{type(exc).__name__}: {' '.join(str(exc).split())[:500]}"
+                yield from (Result(job, index + i, None, None, reason) for i, job in enumerate(batch))
+                return
             results, shortage = [], " ".join(str(exc).split())[:200]
         # Only here is the traceback gone, which held the tensors.
         if not shortage:
@@ -244,8 +248,8 @@ class Painter:
         return pixels, [False] * len(mended)
 
 
-def _is_shortage(exc: RuntimeError) -> bool:
-    return isinstance(exc, torch.OutOfMemoryError) or any(sign in str(exc).lower() for sign in SHORTAGES)
+def _is_shortage(exc: Exception) -> bool:
+    return isinstance(exc, torch.OutOfMemoryError | MemoryError) or any(sign in str(exc).lower() for sign in SHORTAGES)
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

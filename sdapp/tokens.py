@@ -7,6 +7,8 @@ from typing import Any
 from sdapp.jobs import Job
 from sdapp.models import Model
 
+MOST_SHOWN = 300  # characters
+
 
 @lru_cache(maxsize=1)
 def _tokenizer(folder: Path) -> Any:
@@ -29,7 +31,8 @@ def cut_by(tokenizer: Any, job: Job) -> tuple[str, ...]:
         ids = tokenizer(text, truncation=False, verbose=False).input_ids
         if len(ids) > limit:
             lost = tokenizer.decode(ids[limit - 1 : -1])
-            notes.append(f"{name}: the text encoder reads {limit} tokens; not read: {lost!r}")
+            shown = lost if len(lost) <= MOST_SHOWN else f"{lost[:MOST_SHOWN]} …"
+            notes.append(f"{name}: the text encoder reads {limit} tokens; not read: {shown!r}")
     return tuple(notes)
 
 

@@ -256,6 +256,18 @@ def start(folder: Path, out: str, *more: str) -> subprocess.Popen[bytes]:
 KILLS = Path(__file__).parents[1] / "benchmarks" / "kills.py"
 
 
+def test_a_signal_while_the_model_is_loaded_ends_a_batch_at_once(sdapp: Run) -> None:
+    write(PROMPTS)
+    run = start(Path(), "night")
+    assert run.stderr is not None
+    assert b"to paint with" in run.stderr.readline()
+    time.sleep(0.3)
+    run.send_signal(signal.SIGINT)
+    assert b"stopped: 0 done, 12 left" in run.communicate(timeout=60)[1]
+    assert run.returncode == 130
+    assert not list(Path("night").glob(".*"))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs are forks")
 @pytest.mark.parametrize("options", [("--kills", "30", "--jobs", "200"), ("--kills", "0", "--jobs", "64", "--together", "8"),
                                      ("--kills", "6", "--jobs", "40", "--together", "3", "--seed", "1")])  # fmt: skip
@@ -364,6 +376,29 @@ def test_a_disk_that_fills_up_ends_the_batch_with_74_and_it_goes_on_later(
     assert sdapp("batch", write(PROMPTS[:6]), *FAST).exit_code == 0
     sdapp("batch", write(PROMPTS[:6]), *FAST, "--out", "calm")
     assert alike(pictures("night"), pictures("calm"))
+
+
+@pytest.mark.parametrize("error", [ValueError("what upstream says"), RuntimeError("CUDA error: an illegal instruction")])
+def test_whatever_goes_wrong_in_a_pipeline_fails_one_job_and_the_rest_go_on(error: Exception, sdapp: Run) -> None:
+    night, painter = open_batch(PROMPTS[:3], batch_size=1)
+
+    def fail(_module: Any, _arguments: Any) -> None:
+        hook.remove()
+        raise error
+
+    hook = painter._unet.register_forward_pre_hook(fail)
+    results = list(night.paint(painter))
+    assert [result.error is None for result in results] == [False, True, True]
+    assert results[0].error == f"{type(error).__name__}: {error}"
+    assert ledger()[0]["status"] == "failed"
+
+
+def test_a_prompt_file_that_is_deleted_while_it_is_painted_is_painted_to_its_end(sdapp: Run) -> None:
+    night, painter = open_batch(PROMPTS[:3], batch_size=1)
+    painted = night.paint(painter)
+    next(painted)
+    Path("prompts.txt").unlink()
+    assert len(list(painted)) == 2
 
 
 # --- folders that are shared or cleared ---------------------------------------------------------------------------
