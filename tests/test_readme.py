@@ -38,7 +38,7 @@ def test_every_command_is_named_in_the_readme() -> None:
     from sdapp.cli_config import config_app
 
     for command in app.registered_commands:
-        assert f"sdapp {command.callback.__name__}" in README, command.callback
+        assert f"sdapp {command.name or command.callback.__name__}" in README, command.callback
     for command in config_app.registered_commands:
         assert f"config {command.name}" in README
 
