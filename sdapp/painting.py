@@ -20,6 +20,7 @@ from sdapp.jobs import Job, plan
 from sdapp.layers import Layer, merge
 from sdapp.models import BUILT_IN, Model, locate, unknown_words
 from sdapp.outputs import Result, check_folder
+from sdapp.starting import importing
 
 if TYPE_CHECKING:
     from sdapp.pipelines import OnStep, Painter
@@ -77,10 +78,11 @@ def paint_loads(
             on_step(painted + first, *rest)
 
         for load in loads:
+            if painted:
+                gc.collect()  # or two models are held at a time
             for result in _paint_load(load, verbose, step, check, keep_going):
                 yield replace(result, index=painted + result.index)
             painted += len(load.jobs)
-            gc.collect()  # or two models are held at a time
 
 
 def _paint_load(load: Load, verbose: bool, step: "OnStep", check: Callable[[], None], keep_going: bool) -> Iterator[Result]:
@@ -158,7 +160,8 @@ def load_painter(model: Model, config: RunConfig, verbose: bool) -> "Painter":
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")  # read while it is imported
     if not verbose:
         warnings.simplefilter("ignore")  # upstream's own
-    from sdapp.loading import load, quiet
+    with importing(model, ours=True):
+        from sdapp.loading import load, quiet
 
     quiet(verbose)
     return load(model, config)
