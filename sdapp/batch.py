@@ -14,6 +14,7 @@ from sdapp.leases import Leases, sweep
 from sdapp.ledger import Line, Past
 from sdapp.orders import WHOLE, Order, Shard, is_new, once
 from sdapp.outputs import SUFFIXES, Result, check_folder
+from sdapp.publishing import published
 
 WINDOW = 512  # pictures planned ahead, so that those that can share UNet calls meet
 Orders = Callable[[], Iterable[Order]]
@@ -55,6 +56,7 @@ class Batch:
         self._asked, self._keep, self.shard = asked, keep, shard
         self.config, self.folder = config, Path(config.output.dir)
         self.past = Past(self.folder, SUFFIXES[config.output.format], retry_failed)
+        self.painted = 0  # in this run: published, or about to be
 
     def orders(self) -> Iterator[Order]:
         """What this shard has to see to, each picture once. Raises what `asked` raises."""
@@ -95,17 +97,22 @@ class Batch:
         and taken over. Job ids that came to be done meanwhile are in `past`.
         """
         with Leases(self.folder) as leases:
-            held: list[Order] = []
-            for pack in _packs(self.orders(), self.past):
-                yield from self._paint_pack(pack, leases, painter, on_step, held)
-            while held := [order for order in held if order.job.id not in self.past]:
-                wait(f"{len(held)} are being painted by {leases.holder(held[0].job.id)}")
-                self.past.refresh()
-                again, held = held, []
-                for pack in _packs(again, self.past):
-                    yield from self._paint_pack(pack, leases, painter, on_step, held)
+            yield from published(self._paint_all(leases, painter, on_step, wait), lambda result: self._publish(result, leases))
             if leases.is_alone():
                 self.tidy()
+
+    def _paint_all(
+        self, leases: Leases, painter: Paints, on_step: OnStep | None, wait: Callable[[str], None]
+    ) -> Iterator[Result]:
+        held: list[Order] = []
+        for pack in _packs(self.orders(), self.past):
+            yield from self._paint_pack(pack, leases, painter, on_step, held)
+        while held := [order for order in held if order.job.id not in self.past]:
+            wait(f"{len(held)} are being painted by {leases.holder(held[0].job.id)}")
+            self.past.refresh()
+            again, held = held, []
+            for pack in _packs(again, self.past):
+                yield from self._paint_pack(pack, leases, painter, on_step, held)
 
     def _paint_pack(
         self, pack: Sequence[Order], leases: Leases, painter: Paints, on_step: OnStep | None, held: list[Order]
@@ -117,12 +124,14 @@ class Batch:
             ours = list(islice(self._claimed(queue, leases, held), size))
             self.past.refresh()  # whoever had one of these before has published it before giving it back
             batch = [order for order in ours if order.job.id not in self.past]
+            for order in ours:
+                if order.job.id in self.past:
+                    leases.release(order.job.id)
             for result in painter.paint([order.job for order in batch], self.config.batch_size, on_step, keep_going=True):
                 if leases.holds(result.job.id) or not self._is_done(result.job.id):
-                    yield self._publish(result, batch[result.index])
-                leases.release(result.job.id)
-            for order in ours:
-                leases.release(order.job.id)
+                    yield self._handed_over(result, batch[result.index])
+                else:
+                    leases.release(result.job.id)
             if not ours:
                 return
 
@@ -140,12 +149,17 @@ class Batch:
         self.past.refresh()
         return job in self.past.done
 
-    def _publish(self, result: Result, order: Order) -> Result:
-        result = replace(result, index=order.index, choices=order.choices)
+    def _handed_over(self, result: Result, order: Order) -> Result:
+        self.painted += 1
+        result = replace(result, index=order.index, choices=order.choices, line=order.line)
         if self._keep:
             self._keep(result)
+        return result
+
+    def _publish(self, result: Result, leases: Leases) -> Result:
         path = result.save(self.config.output) if result.picture else None
-        ledger.append(self.folder, Line.of(result, order.line, path))
+        ledger.append(self.folder, Line.of(result, path))
+        leases.release(result.job.id)
         return replace(result, path=path)
 
     def tidy(self) -> None:

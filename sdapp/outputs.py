@@ -63,6 +63,7 @@ class Result:
     picture: Image.Image | None
     error: str | None = None
     choices: Mapping[str, str] = field(default_factory=dict)  # of `{a|b}` and `__words__` in the prompt that it came from
+    line: int = 0  # of the prompt file that asked for it
     path: Path | None = None  # where it was published
     latents: Any = None  # the end of the denoising, float32 on the CPU, [4, h, w]
 
@@ -90,7 +91,7 @@ def _for_png(content: dict[str, Any], parameters: str) -> dict[str, Any]:
     info.add_itxt(CHUNK, json.dumps(content, ensure_ascii=False))
     info.add_itxt("parameters", parameters)
     info.add_itxt("XML:com.adobe.xmp", infotext.xmp(content["job"]["task"]["kind"]))
-    return {"pnginfo": info}
+    return {"pnginfo": info, "compress_level": 1}  # a third of the time of Pillow's 6, for files a tenth larger
 
 
 def _for_others(content: dict[str, Any], parameters: str, output: Output) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from sdapp.jobs import Job, plan
 from sdapp.layers import Layer, merge
 from sdapp.models import BUILT_IN, Model, locate, unknown_words
 from sdapp.outputs import Result, check_folder
+from sdapp.publishing import published, saved
 from sdapp.starting import importing
 
 if TYPE_CHECKING:
@@ -50,10 +51,9 @@ def paint(flags: dict[str, Any], own: list[Layer]) -> None:
         tell(note)
     failed, history = list[str](), History(config.device)
     with closing(paint_loads([Load(model, config, jobs)], flags["verbose"])) as results:
-        for result in results:
-            done = replace(result, path=result.save(config.output) if result.picture else None)
-            announce(done, flags["json"])
-            history.add(done)
+        for result in published(results, lambda result: saved(result, config.output)):
+            announce(result, flags["json"])
+            history.add(result)
             failed += [f"seed {result.job.seed}: {result.error}"] if result.error else []
     history.save()
     if failed:
@@ -98,11 +98,11 @@ def paint_batch(
 
     `prepare` sees the painter before the first picture.
     """
-    painted, before, waited, history = 0, len(batch.past.done), "", History(batch.config.device)
+    before, waited, history = len(batch.past.done), "", History(batch.config.device)
 
     def over() -> int:
         """Painted here, and by other runs since this one began."""
-        return max(painted, len(batch.past.done) - before)
+        return max(batch.painted, len(batch.past.done) - before)
 
     def told() -> str:
         return f"{over()} done, {left - over()} left; run the same command again to go on"
@@ -127,7 +127,6 @@ def paint_batch(
             if prepare:
                 prepare(painter)
             for result in batch.paint(painter, step, wait):
-                painted += 1
                 history.add(result)
                 yield result
         finally:
