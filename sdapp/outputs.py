@@ -25,6 +25,7 @@ from sdapp.errors import DiskFullError, InputError, JobsFailedError, OutputError
 from sdapp.foreign import read_foreign
 from sdapp.jobs import Job, dotted_keys, to_layer, to_portable
 from sdapp.layers import Layer
+from sdapp.stopwatch import timed
 
 CHUNK = "sdapp"  # the PNG text chunk that holds job and record; other formats have them in the XMP packet
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -81,8 +82,9 @@ class Result:
         parameters = infotext.write(self.job.model_dump(), name, self.record.versions.get("sdapp", ""))
         options = _for_png(content, parameters) if output.format == "png" else _for_others(content, parameters, output)
         buffer = BytesIO()
-        self.picture.save(buffer, output.format, **options)
-        return publish(buffer.getvalue(), folder, file_stem(output.name, self.job, self.index), SUFFIXES[output.format])
+        with timed("save"):
+            self.picture.save(buffer, output.format, **options)
+            return publish(buffer.getvalue(), folder, file_stem(output.name, self.job, self.index), SUFFIXES[output.format])
 
 
 def _for_png(content: dict[str, Any], parameters: str) -> dict[str, Any]:

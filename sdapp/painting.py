@@ -22,6 +22,7 @@ from sdapp.models import BUILT_IN, Model, locate, unknown_words
 from sdapp.outputs import Result, check_folder
 from sdapp.publishing import published, saved
 from sdapp.starting import importing
+from sdapp.stopwatch import timed
 
 if TYPE_CHECKING:
     from sdapp.pipelines import OnStep, Painter
@@ -159,8 +160,9 @@ def load_painter(model: Model, config: RunConfig, verbose: bool) -> "Painter":
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")  # read while it is imported
     if not verbose:
         warnings.simplefilter("ignore")  # upstream's own
-    with importing(model, ours=True):
+    with timed("import"), importing(model, ours=True):
         from sdapp.loading import load, quiet
 
     quiet(verbose)
-    return load(model, config)
+    with timed("load"):
+        return load(model, config)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from sdapp.config import Output
 from sdapp.errors import SdappError
 from sdapp.outputs import Result
+from sdapp.stopwatch import timed
 
 
 def published(results: Iterable[Result], publish: Callable[[Result], Result]) -> Iterator[Result]:
@@ -24,7 +25,7 @@ def published(results: Iterable[Result], publish: Callable[[Result], Result]) ->
                 waiting.append(writer.submit(publish, result))
                 together = result.record.batch_size if result.record else 1
                 while waiting and (waiting[0].done() or len(waiting) > (together if together > 1 else 0)):
-                    yield waiting.popleft().result()
+                    yield _next(waiting)
         except SdappError:
             yield from _rest(waiting)
             raise
@@ -38,4 +39,9 @@ def saved(result: Result, output: Output) -> Result:
 
 def _rest(waiting: deque[Future[Result]]) -> Iterator[Result]:
     while waiting:
-        yield waiting.popleft().result()
+        yield _next(waiting)
+
+
+def _next(waiting: deque[Future[Result]]) -> Result:
+    with timed("waiting"):
+        return waiting.popleft().result()
