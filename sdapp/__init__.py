@@ -90,7 +90,10 @@ def compare(*prompts: str, out: str | Path = "comparison", **settings: Any) -> "
 
 def _load(model: "Model", config: "RunConfig") -> "Painter":
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read while it is imported
-    from sdapp.loading import load, quiet  # only now torch and diffusers
+    from sdapp.starting import importing
+
+    with importing(model):
+        from sdapp.loading import load, quiet  # only now torch and diffusers
 
     quiet(verbose=False)
     return load(model, config)

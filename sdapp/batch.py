@@ -16,6 +16,7 @@ from sdapp.leases import Leases, sweep
 from sdapp.ledger import Line, Past
 from sdapp.orders import WHOLE, Order, Shard, is_new, once
 from sdapp.outputs import SUFFIXES, Result, check_folder
+from sdapp.publishing import published
 
 WINDOW = 512  # pictures planned ahead, so that those that can share UNet calls meet
 Orders = Callable[[], Iterable[Order]]
@@ -57,6 +58,7 @@ class Batch:
         self._asked, self._keep, self.shard = asked, keep, shard
         self.config, self.folder = config, Path(config.output.dir)
         self.past = Past(self.folder, SUFFIXES[config.output.format], retry_failed)
+        self.painted = 0  # in this run: published, or about to be
 
     def orders(self) -> Iterator[Order]:
         """What this shard has to see to, each picture once. Raises what `asked` raises."""
@@ -97,21 +99,24 @@ class Batch:
         and taken over. Job ids that came to be done meanwhile are in `past`.
         """
         with Leases(self.folder) as leases:
-            held: list[Order] = []
-            for pack in _packs(self.orders(), self.past):
-                yield from self._paint_pack(pack, leases, painter, on_step, held)
-            while held := [order for order in held if order.job.id not in self.past]:
-                wait(f"{len(held)} are being painted by {leases.holder(held[0].job.id)}")
-                self.past.refresh()
-                again, held = held, []
-                for pack in _packs(again, self.past):
-                    yield from self._paint_pack(pack, leases, painter, on_step, held)
+            yield from published(self._paint_all(leases, painter, on_step, wait), lambda result: self._publish(result, leases))
             sweep(self.folder)  # after those that died meanwhile
             if leases.is_alone():
-                with suppress(
-                    ConfigError, InputError
-                ):  # the prompt file is gone by now: all is painted even so
+                with suppress(ConfigError, InputError):  # the prompt file is gone by now: all is painted even so
                     self.tidy()
+
+    def _paint_all(
+        self, leases: Leases, painter: Paints, on_step: OnStep | None, wait: Callable[[str], None]
+    ) -> Iterator[Result]:
+        held: list[Order] = []
+        for pack in _packs(self.orders(), self.past):
+            yield from self._paint_pack(pack, leases, painter, on_step, held)
+        while held := [order for order in held if order.job.id not in self.past]:
+            wait(f"{len(held)} are being painted by {leases.holder(held[0].job.id)}")
+            self.past.refresh()
+            again, held = held, []
+            for pack in _packs(again, self.past):
+                yield from self._paint_pack(pack, leases, painter, on_step, held)
 
     def _paint_pack(
         self, pack: Sequence[Order], leases: Leases, painter: Paints, on_step: OnStep | None, held: list[Order]
@@ -123,16 +128,17 @@ class Batch:
             ours = list(islice(self._claimed(queue, leases, held), size))
             self.past.refresh()  # whoever had one of these before has published it before giving it back
             batch = [order for order in ours if order.job.id not in self.past]
+            for order in ours:
+                if order.job.id in self.past:
+                    leases.release(order.job.id)
             for result in painter.paint([order.job for order in batch], self.config.batch_size, on_step, keep_going=True):
                 job = result.job.id
                 # A machine that slept has lost its lease: who took it over may have painted the picture, or be at it.
                 if leases.holds(job) or (leases.claim(job) and not self._is_done(job)):
-                    yield self._publish(result, batch[result.index])
+                    yield self._handed_over(result, batch[result.index])
                 else:
                     held.append(batch[result.index])
-                leases.release(job)
-            for order in ours:
-                leases.release(order.job.id)
+                    leases.release(job)
             if not ours:
                 return
 
@@ -149,16 +155,21 @@ class Batch:
         self.past.refresh()
         return job in self.past.done
 
-    def _publish(self, result: Result, order: Order) -> Result:
-        result = replace(result, index=order.index, choices=order.choices)
+    def _handed_over(self, result: Result, order: Order) -> Result:
+        self.painted += 1
+        result = replace(result, index=order.index, choices=order.choices, line=order.line)
         if self._keep:
             self._keep(result)
+        return result
+
+    def _publish(self, result: Result, leases: Leases) -> Result:
         path = None
         try:
             path = result.save(self.config.output) if result.picture else None
         except ConfigError as exc:  # its format has no room for its record
             result = replace(result, picture=None, error=str(exc))
-        ledger.append(self.folder, Line.of(result, order.line, path))
+        ledger.append(self.folder, Line.of(result, path))
+        leases.release(result.job.id)
         return replace(result, path=path)
 
     def tidy(self) -> None:

@@ -1,6 +1,7 @@
 """The command line: parse flags, call, print, exit code."""
 
 import json
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from sdapp.flags import Prompt, Strength, with_flags
 from sdapp.layers import Layer, override
 from sdapp.outputs import read_picture
 from sdapp.painting import paint
+from sdapp.starting import leave
 
 EXIT_CODES = (
     "Exit codes: 0 done · 1 a bug · 2 settings or usage · 3 some pictures failed or differ · 65 an input file cannot be used · "
@@ -143,5 +145,15 @@ def doctor() -> None:
     typer.echo("nothing is wrong" if not problems else f"{len(problems)} to mend")
 
 
+def run() -> None:
+    """The command line as a process of its own: what `sdapp` is in a shell."""
+    try:
+        app()
+    except SystemExit as exc:
+        if "torch" in sys.modules and isinstance(exc.code, int):
+            leave(exc.code)
+        raise
+
+
 if __name__ == "__main__":
-    app()
+    run()

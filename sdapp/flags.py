@@ -3,6 +3,8 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ from sdapp.errors import ConfigError
 from sdapp.layers import Layer, override, parse_override, read_config_file, together
 from sdapp.models import BUILT_IN
 from sdapp.outputs import read_settings
+from sdapp.stopwatch import profiled
 
 ConfigFiles = Annotated[
     list[Path] | None,
@@ -42,11 +45,12 @@ FLAGS: dict[str, Any] = {
     "output.dir": Annotated[Path | None, typer.Option("--out", "-o", help="The folder for the pictures.")],
     "json": Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout, not its path.")],
     "set": Overrides,
+    "profile": Annotated[bool, typer.Option("--profile", help="Say in the end where the time went.")],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Let diffusers and transformers speak.")],
 }
-DEFAULTS = {"json": False, "verbose": False}
+DEFAULTS = {"json": False, "profile": False, "verbose": False}
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-NOT_SETTINGS = ("config", "json", "set", "verbose", "size")
+NOT_SETTINGS = ("config", "json", "set", "profile", "verbose", "size")
 Prompt = Annotated[str | None, typer.Argument(help="What to paint; else the config's prompt.", show_default=False)]
 Strength = Annotated[float | None, typer.Option("--strength", help="How much is painted anew: 0 to 1.")]
 
@@ -71,7 +75,8 @@ def without(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]
 
         def run(**values: Any) -> None:
             said = {name: None if name in flags else values.pop(name.replace(".", "_")) for name in FLAGS}
-            command(said, **values)
+            with profiled(partial(typer.echo, err=True)) if said["profile"] else nullcontext():
+                command(said, **values)
 
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}

@@ -32,13 +32,13 @@ class Line:
     error: str | None
 
     @classmethod
-    def of(cls, result: Result, prompt_line: int, path: Path | None) -> "Line":
+    def of(cls, result: Result, path: Path | None) -> "Line":
         """The line of a result; `path` is where its picture was published."""
         return cls(
             id=result.job.id,
             status="done" if path else "failed",
             file=path.name if path else None,
-            prompt_line=prompt_line,
+            prompt_line=result.line,
             seed=result.job.seed,
             seconds=result.record.seconds if result.record else None,
             unet_calls=result.record.unet_calls if result.record else None,

@@ -25,6 +25,7 @@ from sdapp.errors import ConfigError, DiskFullError, InputError, JobsFailedError
 from sdapp.foreign import read_foreign
 from sdapp.jobs import Job, dotted_keys, to_layer, to_portable
 from sdapp.layers import Layer
+from sdapp.stopwatch import timed
 
 CHUNK = "sdapp"  # the PNG text chunk that holds job and record; other formats have them in the XMP packet
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -64,6 +65,7 @@ class Result:
     picture: Image.Image | None
     error: str | None = None
     choices: Mapping[str, str] = field(default_factory=dict)  # of `{a|b}` and `__words__` in the prompt that it came from
+    line: int = 0  # of the prompt file that asked for it
     path: Path | None = None  # where it was published
     latents: Any = None  # the end of the denoising, float32 on the CPU, [4, h, w]
 
@@ -82,8 +84,9 @@ class Result:
         parameters = infotext.write(self.job.model_dump(), name, self.record.versions.get("sdapp", ""))
         options = _for_png(content, parameters) if output.format == "png" else _for_others(content, parameters, output)
         buffer = BytesIO()
-        self.picture.save(buffer, output.format, **options)
-        return publish(buffer.getvalue(), folder, file_stem(output.name, self.job, self.index), SUFFIXES[output.format])
+        with timed("save"):
+            self.picture.save(buffer, output.format, **options)
+            return publish(buffer.getvalue(), folder, file_stem(output.name, self.job, self.index), SUFFIXES[output.format])
 
 
 def _for_png(content: dict[str, Any], parameters: str) -> dict[str, Any]:
@@ -92,7 +95,7 @@ def _for_png(content: dict[str, Any], parameters: str) -> dict[str, Any]:
     info.add_itxt(CHUNK, json.dumps(content, ensure_ascii=False))
     info.add_itxt("parameters", parameters)
     info.add_itxt("XML:com.adobe.xmp", infotext.xmp(content["job"]["task"]["kind"]))
-    return {"pnginfo": info}
+    return {"pnginfo": info, "compress_level": 1}  # a third of the time of Pillow's 6, for files a tenth larger
 
 
 def _for_others(content: dict[str, Any], parameters: str, output: Output) -> dict[str, Any]:

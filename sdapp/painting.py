@@ -20,6 +20,9 @@ from sdapp.jobs import Job, plan
 from sdapp.layers import Layer, merge
 from sdapp.models import BUILT_IN, Model, locate, unknown_words
 from sdapp.outputs import Result, check_folder
+from sdapp.publishing import published, saved
+from sdapp.starting import importing
+from sdapp.stopwatch import timed
 
 if TYPE_CHECKING:
     from sdapp.pipelines import OnStep, Painter
@@ -49,10 +52,9 @@ def paint(flags: dict[str, Any], own: list[Layer]) -> None:
         tell(note)
     failed, history = list[str](), History(config.device)
     with closing(paint_loads([Load(model, config, jobs)], flags["verbose"])) as results:
-        for result in results:
-            done = replace(result, path=result.save(config.output) if result.picture else None)
-            announce(done, flags["json"])
-            history.add(done)
+        for result in published(results, lambda result: saved(result, config.output)):
+            announce(result, flags["json"])
+            history.add(result)
             failed += [f"seed {result.job.seed}: {result.error}"] if result.error else []
     history.save()
     if failed:
@@ -77,10 +79,11 @@ def paint_loads(
             on_step(painted + first, *rest)
 
         for load in loads:
+            if painted:
+                gc.collect()  # or two models are held at a time
             for result in _paint_load(load, verbose, step, check, keep_going):
                 yield replace(result, index=painted + result.index)
             painted += len(load.jobs)
-            gc.collect()  # or two models are held at a time
 
 
 def _paint_load(load: Load, verbose: bool, step: "OnStep", check: Callable[[], None], keep_going: bool) -> Iterator[Result]:
@@ -96,11 +99,11 @@ def paint_batch(
 
     `prepare` sees the painter before the first picture.
     """
-    painted, before, waited, history = 0, len(batch.past.done), "", History(batch.config.device)
+    before, waited, history = len(batch.past.done), "", History(batch.config.device)
 
     def over() -> int:
         """Painted here, and by other runs since this one began."""
-        return max(painted, len(batch.past.done) - before)
+        return max(batch.painted, len(batch.past.done) - before)
 
     def told() -> str:
         return f"{over()} done, {left - over()} left; run the same command again to go on"
@@ -125,7 +128,6 @@ def paint_batch(
             if prepare:
                 prepare(painter)
             for result in batch.paint(painter, step, wait):
-                painted += 1
                 history.add(result)
                 yield result
         finally:
@@ -158,7 +160,9 @@ def load_painter(model: Model, config: RunConfig, verbose: bool) -> "Painter":
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")  # read while it is imported
     if not verbose:
         warnings.simplefilter("ignore")  # upstream's own
-    from sdapp.loading import load, quiet
+    with timed("import"), importing(model, ours=True):
+        from sdapp.loading import load, quiet
 
     quiet(verbose)
-    return load(model, config)
+    with timed("load"):
+        return load(model, config)

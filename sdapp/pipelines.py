@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from sdapp.config import BatchSize, Memory
 from sdapp.errors import ConfigError, InputError
 from sdapp.jobs import Job
 from sdapp.outputs import Record, Result
+from sdapp.stopwatch import timed
 from sdapp.text import Text
 from sdapp.tokens import cut_by
 
@@ -155,8 +156,10 @@ class Painter:
         pipe.scheduler = self._scheduler(batch)
         canvas = prepare(job)
         with torch.no_grad(), self._count_calls() as calls:
+            with timed("encode", self._settle):
+                prompts = self._prompts(batch)
             latents = pipe(
-                **self._prompts(batch),
+                **prompts,
                 **arguments(job, canvas, len(batch)),
                 # On the CPU, one an image: the noise of a picture depends on its own seed alone.
                 generator=[torch.Generator("cpu").manual_seed(job.seed) for job in batch],
@@ -166,7 +169,8 @@ class Painter:
                 output_type="latent",
                 callback_on_step_end=_reporter(on_step, index, len(batch)),
             ).images
-            pixels, mended = self._decode(latents)
+            with timed("decode", self._settle):
+                pixels, mended = self._decode(latents)
             pipe.maybe_free_model_hooks()
         seconds = (time.perf_counter() - started) / len(batch)
         self._sizes.learn(job, len(batch), seconds, before)
@@ -186,10 +190,11 @@ class Painter:
         results = []
         for i, job in enumerate(batch):
             notes = (*cut_by(self._text.tokenizer, job), *self._economies, *([MENDED] if mended[i] else []))
-            error = self._not_finite(latents[i], pixels[i])
-            picture = None if error else finish(canvas, _to_image(pixels[i]))
             record = replace(what_ran, job_id=job.id, notes=notes)
-            results.append(Result(job, index + i, record, picture, error, latents=latents[i].float().cpu()))
+            with timed("convert"):
+                error = self._not_finite(latents[i], pixels[i])
+                picture = None if error else finish(canvas, _to_image(pixels[i]))
+                results.append(Result(job, index + i, record, picture, error, latents=latents[i].float().cpu()))
         return results
 
     def _scheduler(self, batch: tuple[Job, ...]) -> Any:
@@ -212,12 +217,24 @@ class Painter:
     @contextmanager
     def _count_calls(self) -> Iterator[list[int]]:
         """The batch size of each UNet call, counted where it happens."""
-        calls: list[int] = []
-        hook = self._unet.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+        calls, one = list[int](), ExitStack()
+
+        def begin(_: object, args: tuple[torch.Tensor, ...]) -> None:
+            calls.append(len(args[0]))
+            one.enter_context(timed("UNet", self._settle))
+
+        before = self._unet.register_forward_pre_hook(begin)
+        after = self._unet.register_forward_hook(lambda *_: one.close(), always_call=True)
         try:
             yield calls
         finally:
-            hook.remove()
+            before.remove()
+            after.remove()
+
+    def _settle(self) -> None:
+        """Wait for the device; only where time is measured."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _prompts(self, batch: tuple[Job, ...]) -> dict[str, torch.Tensor]:
         """Embeddings [B, 77, D]; the negative half only where guidance uses it (scale > 1)."""

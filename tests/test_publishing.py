@@ -1,0 +1,122 @@
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sdapp.config import validate
+from sdapp.errors import DiskFullError, InterruptedRunError
+from sdapp.jobs import Job, plan
+from sdapp.layers import Layer
+from sdapp.models import locate
+from sdapp.outputs import Record, Result
+from sdapp.publishing import published
+
+CONFIG = validate(Layer({"prompt": "a cat", "seed": 7, "count": 9}))
+
+
+def painted(job: Job, index: int, together: int) -> Result:
+    record = Record(job.id, "", {}, "cpu", "float32", 1, together, 0.1, "", {})
+    return Result(job, index, record, Image.new("RGB", (8, 8)))
+
+
+def results(*batches: int) -> Iterator[Result]:
+    jobs = iter(enumerate(plan(CONFIG, locate("postcards"))))
+    for together in batches:
+        yield from [painted(job, index, together) for index, job in islice(jobs, together)]
+
+
+def named(result: Result) -> Result:
+    return replace(result, path=Path(f"{result.index}.png"))
+
+
+def test_a_batch_is_published_while_the_next_is_painted() -> None:
+    begun = threading.Event()
+
+    def paint() -> Iterator[Result]:
+        for result in results(3, 3):
+            if result.index == 3:
+                begun.set()
+            yield result
+
+    def publish(result: Result) -> Result:
+        assert begun.wait(60)
+        return named(result)
+
+    assert [str(result.path) for result in published(paint(), publish)] == [f"{index}.png" for index in range(6)]
+
+
+def test_of_two_batches_the_first_is_published_before_a_third_is_painted() -> None:
+    done: list[int] = []
+
+    def paint() -> Iterator[Result]:
+        for result in results(2, 2, 2):
+            assert len(done) >= result.index - 3
+            yield result
+
+    def publish(result: Result) -> Result:
+        done.append(result.index)
+        return result
+
+    assert [result.index for result in published(paint(), publish)] == done == list(range(6))
+
+
+def test_a_picture_painted_alone_is_published_before_the_next_is_painted() -> None:
+    done: list[int] = []
+
+    def paint() -> Iterator[Result]:
+        for result in results(1, 1, 1, 2):
+            assert len(done) >= min(result.index, 3)
+            yield result
+
+    for result in published(paint(), named):
+        done.append(result.index)
+    assert done == [0, 1, 2, 3, 4]
+
+
+def test_a_full_disk_comes_to_light_and_later_pictures_are_tried() -> None:
+    tried: list[int] = []
+
+    def publish(result: Result) -> Result:
+        tried.append(result.index)
+        if result.index == 1:
+            raise DiskFullError("no room")
+        return result
+
+    seen = published(results(4), publish)
+    assert next(seen).index == 0
+    with pytest.raises(DiskFullError):
+        next(seen)
+    assert tried == [0, 1, 2, 3]
+
+
+def test_what_was_painted_before_an_interruption_is_published_and_given_out() -> None:
+    def paint() -> Iterator[Result]:
+        yield from results(3)
+        raise InterruptedRunError("stopped", 2)
+
+    seen = published(paint(), named)
+    assert [str(next(seen).path) for _ in range(3)] == ["0.png", "1.png", "2.png"]
+    with pytest.raises(InterruptedRunError):
+        next(seen)
+
+
+def test_what_was_painted_is_published_though_nobody_looks_any_more() -> None:
+    all_there, done = threading.Event(), list[int]()
+
+    def paint() -> Iterator[Result]:
+        yield from results(4)
+        all_there.set()
+
+    def publish(result: Result) -> Result:
+        assert all_there.wait(60)
+        done.append(result.index)
+        return result
+
+    seen = published(paint(), publish)
+    assert next(seen).index == 0
+    seen.close()
+    assert done == [0, 1, 2, 3]
