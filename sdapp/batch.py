@@ -100,6 +100,7 @@ class Batch:
         """
         with Leases(self.folder) as leases:
             yield from published(self._paint_all(leases, painter, on_step, wait), lambda result: self._publish(result, leases))
+            self.past.refresh()
             sweep(self.folder)  # after those that died meanwhile
             if leases.is_alone():
                 with suppress(ConfigError, InputError):  # the prompt file is gone by now: all is painted even so
