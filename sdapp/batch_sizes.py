@@ -10,6 +10,7 @@ from sdapp.jobs import Job
 
 MOST = 32
 GAIN = 0.97  # what twice as many must cut a picture's time to
+SHORTAGES = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
 SHARE = 0.8  # of the free memory; the rest is for what grows otherwise
 
 
@@ -76,3 +77,8 @@ def _free(device: torch.device) -> int:
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return int(psutil.virtual_memory().available)
+
+
+def is_shortage(exc: Exception) -> bool:
+    """Whether an error says that memory ran out, as the devices say it."""
+    return isinstance(exc, torch.OutOfMemoryError | MemoryError) or any(sign in str(exc).lower() for sign in SHORTAGES)

@@ -6,11 +6,9 @@ import os
 import re
 import secrets
 import socket
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -25,16 +23,15 @@ from sdapp.errors import ConfigError, DiskFullError, InputError, JobsFailedError
 from sdapp.foreign import read_foreign
 from sdapp.jobs import Job, dotted_keys, to_layer, to_portable
 from sdapp.layers import Layer
+from sdapp.names import file_stem
 from sdapp.stopwatch import timed
 
 CHUNK = "sdapp"  # the PNG text chunk that holds job and record; other formats have them in the XMP packet
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 MAX_SEGMENT = 65_504  # bytes of an XMP packet in a JPEG
-MAX_NAME_BYTES = 200
 FULL = (errno.ENOSPC, errno.EDQUOT)
 HOST_PROCESSES = 0xEFFFFFFC  # PROC_PID_INIT_INO of Linux: the processes of the machine itself
 NO_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
 
 
 @dataclass(frozen=True)
@@ -216,39 +213,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-# --- names --------------------------------------------------------------------------------------------------------
-
-
-def file_stem(template: str, job: Job, index: int) -> str:
-    """Fill a template's tokens; the result is one safe file name without suffix, of at most 200 bytes."""
-    now = datetime.now().astimezone()
-    tokens = {
-        "prompt": _slug(job.prompt, 80) or "empty",
-        "index": f"{index:04d}",
-        "scheduler": job.scheduler.name,
-        "guidance_scale": f"{job.guidance_scale:g}",
-        "model": _slug(Path(job.model).name.removesuffix(".safetensors"), 60),
-        "task": job.task.kind,
-        "id": job.id,
-        "date": f"{now:%Y-%m-%d}",
-        "time": f"{now:%H%M%S}",
-    } | {key: str(getattr(job, key)) for key in ("seed", "steps", "width", "height")}
-    stem = re.sub(r"\{(\w+)\}", lambda match: tokens[match[1]], unicodedata.normalize("NFC", template))
-    stem = _cut(stem, MAX_NAME_BYTES).rstrip(" .").lstrip(" .-~") or "picture"
-    base, dot, rest = stem.partition(".")
-    return f"{base.rstrip()}_{dot}{rest}" if base.strip().lower() in RESERVED else stem
-
-
-def _slug(text: str, size: int) -> str:
-    """Letters, marks and digits of any script, the rest as single dashes; at most `size` bytes."""
-    kept = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in unicodedata.normalize("NFC", text))
-    return _cut("-".join(kept.split()), size).strip("-")
-
-
-def _cut(text: str, size: int) -> str:
-    return text.encode()[:size].decode(errors="ignore")
 
 
 # --- reading back -------------------------------------------------------------------------------------------------

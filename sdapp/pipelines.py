@@ -18,7 +18,7 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipe
 from PIL import Image
 
 from sdapp import schedulers
-from sdapp.batch_sizes import BatchSizes, in_use, taken
+from sdapp.batch_sizes import BatchSizes, in_use, is_shortage, taken
 from sdapp.canvas import arguments, finish, prepare
 from sdapp.config import BatchSize, Memory
 from sdapp.errors import ConfigError, InputError
@@ -30,7 +30,6 @@ from sdapp.tokens import cut_by
 
 VERSIONED = ("sdapp", "diffusers", "transformers", "torch")
 MENDED = "decoded again in float32: the first pixels were not finite"
-SHORTAGES = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
 OnStep = Callable[[int, int, int, int], None]  # index of the first picture, pictures in the batch, step, of how many
 
 
@@ -91,7 +90,7 @@ class Painter:
             yield from (Result(job, index + i, None, None, str(exc)) for i, job in enumerate(batch))
             return
         except (RuntimeError, ValueError, MemoryError) as exc:
-            if not _is_shortage(exc):
+            if not is_shortage(exc):
                 if not keep_going:
                     raise
                 reason = f"{type(exc).__name__}: {' '.join(str(exc).split())[:500]}"
@@ -263,10 +262,6 @@ class Painter:
                 self._vae.to(dtype)
             return pixels, mended
         return pixels, [False] * len(mended)
-
-
-def _is_shortage(exc: Exception) -> bool:
-    return isinstance(exc, torch.OutOfMemoryError | MemoryError) or any(sign in str(exc).lower() for sign in SHORTAGES)
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

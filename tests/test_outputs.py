@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from sdapp.config import TOKENS, Memory, Output, SchedulerChoice, Txt2Img
 from sdapp.errors import DiskFullError, InputError, JobsFailedError, MissingInputError, OutputError
 from sdapp.jobs import Job
-from sdapp.outputs import RESERVED, Record, Result, check_folder, file_stem, publish, read_picture
+from sdapp.names import RESERVED, file_stem
+from sdapp.outputs import Record, Result, check_folder, publish, read_picture
 
 
 def job(**changes: Any) -> Job:
