@@ -21,7 +21,7 @@ from sdapp import schedulers
 from sdapp.batch_sizes import BatchSizes, in_use, is_shortage, taken
 from sdapp.canvas import arguments, finish, prepare
 from sdapp.config import BatchSize, Memory
-from sdapp.errors import ConfigError, InputError
+from sdapp.errors import ConfigError, InputError, SdappError, UnavailableError
 from sdapp.jobs import Job
 from sdapp.outputs import Record, Result
 from sdapp.stopwatch import timed
@@ -84,19 +84,15 @@ class Painter:
         """Paint; where memory runs out, halve the batch, then slice and tile the VAE, then offload, and try again."""
         try:
             results, shortage = self._paint_batch(batch, index, on_step), ""
-        except (ConfigError, InputError) as exc:
-            if not keep_going:
-                raise
-            yield from (Result(job, index + i, None, None, str(exc)) for i, job in enumerate(batch))
-            return
-        except (RuntimeError, ValueError, MemoryError) as exc:
+        except (ConfigError, InputError, UnavailableError, RuntimeError, ValueError, MemoryError) as exc:
+            said = " ".join(str(exc).split())[:400]
             if not is_shortage(exc):
                 if not keep_going:
                     raise
-                reason = f"{type(exc).__name__}: {' '.join(str(exc).split())[:500]}"
+                reason = str(exc) if isinstance(exc, SdappError) else f"{type(exc).__name__}: {said}"
                 yield from (Result(job, index + i, None, None, reason) for i, job in enumerate(batch))
                 return
-            results, shortage = [], " ".join(str(exc).split())[:200]
+            results, shortage = [], said
         # Only here is the traceback gone, which held the tensors.
         if not shortage:
             yield from results
