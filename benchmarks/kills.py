@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -84,6 +85,7 @@ def run(folder: Path, point: str | None, nth: int, more: list[str]) -> int:
     process = os.fork()
     if process:
         return process
+    torch.set_num_threads(1)  # or several runs wait for each other's threads most of the time
     os.chdir(folder)
     log, begun = (os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT) for name in ("log", BEGUN))
     for stream in (1, 2):
