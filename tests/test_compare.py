@@ -339,9 +339,9 @@ def test_the_truth_bench_needs_no_model(sdapp: Run) -> None:
     ("arguments", "message"),
     [
         ([PROMPT], "compare.schedulers: there is nothing to compare; give --schedulers"),
-        ([PROMPT, "--schedulers", "ddin"], "--schedulers: compare.schedulers: no scheduler 'ddin', did you mean 'ddim'?"),
-        ([PROMPT, "--schedulers", "ddim", "--steps", "0"], "--steps: compare.steps: budgets are above 0, which 0 is not"),
-        ([PROMPT, "--schedulers", "ddim", "--seeds", "1,1"], "--seeds: compare.seeds: 1 stands there more than once"),
+        ([PROMPT, "--schedulers", "ddin"], "--schedulers: no scheduler 'ddin', did you mean 'ddim'?"),
+        ([PROMPT, "--schedulers", "ddim", "--steps", "0"], "--steps: budgets are above 0, which 0 is not"),
+        ([PROMPT, "--schedulers", "ddim", "--seeds", "1,1"], "--seeds: 1 stands there more than once"),
         (
             [PROMPT, "--schedulers", "ddim", "--vary", "foo=1"],
             "--vary: compare.vary: foo cannot vary; what can: guidance_scale",
