@@ -168,7 +168,10 @@ def validate(merged: layers.Layer) -> RunConfig:
         config = RunConfig.model_validate(merged.values)
     except ValidationError as exc:
         raise ConfigError("\n".join(dict.fromkeys(_explain(error, merged) for error in exc.errors()))) from None
-    errors = [_at(key, message.removeprefix(f"{key}: "), merged) for key, message in _cross_checks(config)]
+    errors = []
+    for key, message in _cross_checks(config):
+        rest = message.removeprefix(f"{key}: ")  # of some, the message names two keys
+        errors.append(_at(key, rest, merged) if rest != message else f"{_origin(key, merged)}: {message}")
     if errors:
         raise ConfigError("\n".join(errors))
     return config
