@@ -70,7 +70,7 @@ def _around(name: str, after: bool, ending: str = "") -> Callable[[Callable[[], 
 
 POINTS: dict[str, Callable[[Callable[[], None]], None]] = {
     "the lease is taken": _around("link", after=True, ending=".lease"),
-    "before the temporary file": _on_audit("open", lambda call: str(call[0]).endswith(".part") and call[1] == "xb"),
+    "before the temporary file": _on_audit("open", lambda call: str(call[0]).endswith(".part") and call[1] == "x"),
     "before fsync": _around("fsync", after=False),
     "after fsync": _around("fsync", after=True),
     "before the picture has its name": _around("link", after=False, ending=".png"),
@@ -171,6 +171,7 @@ def main(kills: int, jobs: int, together: int, seed: int) -> None:
                     break
             again += check(folder, calm, died.total() - before)
             shutil.rmtree(folder)
+            print(f"round {rounds}: {died.total()} kills, {again} pictures begun again", flush=True)
     print(f"{died.total()} kills in {rounds} rounds of {jobs} pictures, {together} runs at a time")
     print("every picture is there, none twice, none broken, all as in an undisturbed run")
     print(f"{again} pictures begun again, {time.perf_counter() - started:.0f} s")
