@@ -261,7 +261,7 @@ def test_a_signal_while_the_model_is_loaded_ends_a_batch_at_once(sdapp: Run) -> 
     run = start(Path(), "night")
     assert run.stderr is not None
     assert b"to paint with" in run.stderr.readline()
-    time.sleep(0.3)
+    time.sleep(0.8)  # it imports torch now
     run.send_signal(signal.SIGINT)
     assert b"stopped: 0 done, 12 left" in run.communicate(timeout=60)[1]
     assert run.returncode == 130
