@@ -67,7 +67,11 @@ def compare(  # noqa: PLR0913 - a flag is an argument
     layers = all_layers(flags, own)
     if truth:
         typer.echo(_truth(layers))
-        return
+    else:
+        _compare(layers, dry_run, flags["verbose"], flags["json"])
+
+
+def _compare(layers: list[Layer], dry_run: bool, verbose: bool, as_json: bool) -> None:
     from sdapp import measuring, results
     from sdapp.comparing import Contest
 
@@ -79,13 +83,13 @@ def compare(  # noqa: PLR0913 - a flag is an argument
         return
     check_folder(contest.folder)
     if contest.unpaced:
-        contest.measure_paces(load_painter(contest.model, contest.config, flags["verbose"]))
+        contest.measure_paces(load_painter(contest.model, contest.config, verbose))
         contest = Contest(layers)
         tell(_size(contest))
     results.write(contest.comparison, contest.folder)
-    _paint(contest, flags["verbose"])
+    _paint(contest, verbose)
     comparison = measuring.measure(contest.folder)
-    _show(contest.folder, comparison, flags["json"])
+    _show(contest.folder, comparison, as_json)
     if failed := [cell for cell in comparison.cells if cell.status == "failed"]:
         raise JobsFailedError(f"{len(failed)} of {len(comparison.cells)} pictures failed; the report says why")
 
@@ -151,6 +155,7 @@ def _truth(layers: list[Layer]) -> str:
 def _size(contest: "Contest") -> str:
     """What it will take, before torch is imported: pictures, UNet calls, time, disk, sheets. Raises ConfigError."""
     from sdapp import sheets
+    from sdapp.figures import counted
 
     comparison, times = contest.comparison, contest.grid.timings
     orders = list(contest.orders())
@@ -167,7 +172,7 @@ def _size(contest: "Contest") -> str:
             f"{estimate.told(contest.folder)}"
         )
     return (
-        f"{len(comparison.cells)} cells and {len(comparison.references)} references: {work}; "
+        f"{counted(len(comparison.cells), 'cell')} and {counted(len(comparison.references), 'reference')}: {work}; "
         f"contact sheet{'s' if len(planned) > 1 else ''} of {sizes}"
     )
 
@@ -203,13 +208,13 @@ def _show(folder: Path, comparison: "Comparison", as_json: bool) -> None:
 
 def _ranking(comparison: "Comparison") -> str:
     """The schedulers at the last budget, nearest to the reference first."""
+    from sdapp.figures import budget
     from sdapp.results import band, rank, summarise
 
     column = comparison.columns[-1]
     summaries = {summary.scheduler: summary for summary in summarise(comparison) if summary.column == column}
-    unit = {"unet-calls": "UNet calls", "steps": "steps", "seconds": "seconds"}[comparison.match]
     below = band(comparison)
-    lines = [f"at {column:g} {unit}" + (f" (errors below {below:.3g} say nothing)" if below else "") + ":"]
+    lines = [f"at {budget(column, comparison.match)}" + (f" (errors below {below:.3g} say nothing)" if below else "") + ":"]
     for place, name in enumerate(rank(comparison, column), 1):
         error, seconds = summaries[name].solver_error, summaries[name].seconds
         far = "stochastic" if summaries[name].stochastic else f"error {error.median:.4f}" if error else "nothing measured"

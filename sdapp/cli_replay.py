@@ -3,7 +3,7 @@
 import json
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from sdapp.errors import ConfigError, JobsFailedError
 from sdapp.flags import all_layers, with_flags
 from sdapp.outputs import Result, check_folder
 from sdapp.painting import KEPT, Load, paint_loads, worth_knowing
+from sdapp.publishing import saved
 from sdapp.replay import TOLERANCE, Comparison, Replay, by_load, compare, elsewhere, plan_replays
 
 
@@ -71,7 +72,7 @@ def _save_all(results: Iterable[tuple[Replay, Result]], as_json: bool) -> None:
     painted, failed = 0, list[str]()
     for asked, result in results:
         painted += 1
-        announce(replace(result, path=result.save(asked.config.output) if result.picture else None), as_json)
+        announce(saved(result, asked.config.output), as_json)
         failed += [f"{asked.path}: {result.error}"] if result.error else []
     if failed:
         raise JobsFailedError(f"{len(failed)} of {painted} pictures failed:\n" + "\n".join(failed))

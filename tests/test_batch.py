@@ -598,7 +598,7 @@ def test_one_json_line_a_picture_says_everything(sdapp: Run) -> None:
     assert all(Path(row["path"]).exists() and row["record"]["unet_calls"] == 1 for row in rows)
 
 
-def test_auto_takes_more_pictures_at_a_time_while_that_is_faster(sdapp: Run) -> None:
+def test_auto_paints_several_pictures_at_a_time(sdapp: Run) -> None:
     sdapp("batch", write([f"{prompt} --count 3" for prompt in PROMPTS]), *FAST, "--set", "batch_size=auto")
     sizes = [read_picture(path)["record"]["batch_size"] for path in Path("night").glob("*.png")]
     assert len(sizes) == 36
