@@ -1,6 +1,8 @@
 """`batch_size: auto`: how many pictures at a time are fast, and fit."""
 
+import re
 import sys
+from pathlib import Path
 
 import psutil
 import torch
@@ -63,12 +65,20 @@ def taken(device: torch.device, before: int) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     if device.type == "mps":
         return torch.mps.driver_allocated_memory() - before
+    return _peak() - before
+
+
+def _peak() -> int:
+    """The most memory in bytes that this process has had."""
     if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset) - before
+        return int(psutil.Process().memory_info().peak_wset)
+    if sys.platform == "linux":  # where ru_maxrss has in it what the process that started this one had
+        high = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+        if high:
+            return int(high[1]) * 1024
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (peak if sys.platform == "darwin" else peak * 1024) - before
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _free(device: torch.device) -> int:
