@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
@@ -50,8 +51,8 @@ def prepare(job: Job) -> Canvas | None:
             return Canvas(image, mask, (left, top, right, bottom))
 
 
-def arguments(job: Job, canvas: Canvas | None, batch: int) -> dict[str, Any]:
-    """What the pipeline of the task takes beside prompts, seeds and steps."""
+def arguments(job: Job, canvas: Canvas | None, batch: int, channels: int) -> dict[str, Any]:
+    """What the pipeline of the task takes beside prompts, seeds and steps, for a UNet of so many input channels."""
     size = {"width": job.width, "height": job.height}
     if canvas is None or isinstance(job.task, Txt2Img):
         return size
@@ -61,7 +62,11 @@ def arguments(job: Job, canvas: Canvas | None, batch: int) -> dict[str, Any]:
         mask = mask and mask.crop(canvas.box).resize((job.width, job.height), Image.Resampling.NEAREST)
     # One copy an image: given a single one, inpainting draws all of its noise from the first generator.
     shared = {"image": [image] * batch, "strength": job.task.strength}
-    return shared | (size | {"mask_image": [mask] * batch} if mask else {})
+    if not mask:
+        return shared
+    # A UNet of 4 channels never sees the masked picture, which would be encoded nevertheless.
+    unseen = {"masked_image_latents": torch.zeros(1, 4, 1, 1)} if channels == 4 else {}
+    return shared | size | {"mask_image": [mask] * batch} | unseen
 
 
 def finish(canvas: Canvas | None, painted: Image.Image) -> Image.Image:

@@ -6,7 +6,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,6 +20,8 @@ from sdapp import schedulers
 from sdapp.batch_sizes import BatchSizes, in_use, is_shortage, taken
 from sdapp.canvas import arguments, finish, prepare
 from sdapp.config import BatchSize, Memory
+from sdapp.decoding import decode
+from sdapp.denoiser import Denoiser
 from sdapp.errors import ConfigError, InputError, SdappError, UnavailableError
 from sdapp.jobs import Job
 from sdapp.outputs import Record, Result
@@ -29,7 +30,6 @@ from sdapp.text import Text
 from sdapp.tokens import cut_by
 
 VERSIONED = ("sdapp", "diffusers", "transformers", "torch")
-MENDED = "decoded again in float32: the first pixels were not finite"
 OnStep = Callable[[int, int, int, int], None]  # index of the first picture, pictures in the batch, step, of how many
 
 
@@ -43,7 +43,7 @@ class Painter:
     def __init__(self, pipe: Any, device: torch.device, memory: Memory) -> None:
         self.device, self.dtype = device, pipe.unet.dtype
         self.scheduler_config: dict[str, Any] = dict(pipe.scheduler.config)
-        self._unet, self._vae, self._text = pipe.unet, pipe.vae, Text(pipe)
+        self._denoiser, self._vae, self._text = Denoiser(pipe.unet, device, self._settle), pipe.vae, Text(pipe)
         # Siblings are built from the components: from_pipe() would cast the shared weights to float32.
         self._pipes: dict[str, Any] = {
             "txt2img": pipe,
@@ -150,12 +150,12 @@ class Painter:
         pipe = self._pipes[job.task.kind]
         pipe.scheduler = self._scheduler(batch)
         canvas = prepare(job)
-        with torch.no_grad(), self._count_calls() as calls:
+        with torch.no_grad(), self._denoiser.watched(pipe.scheduler) as calls:
             with timed("encode", self._settle):
                 prompts = self._prompts(batch)
             latents = pipe(
                 **prompts,
-                **arguments(job, canvas, len(batch)),
+                **arguments(job, canvas, len(batch), pipe.unet.config.in_channels),
                 # On the CPU, one an image: the noise of a picture depends on its own seed alone.
                 generator=[torch.Generator("cpu").manual_seed(job.seed) for job in batch],
                 num_inference_steps=job.steps,
@@ -165,7 +165,7 @@ class Painter:
                 callback_on_step_end=_reporter(on_step, index, len(batch)),
             ).images
             with timed("decode", self._settle):
-                pixels, mended = self._decode(latents)
+                decoded = decode(self._vae, latents)
             pipe.maybe_free_model_hooks()
         seconds = (time.perf_counter() - started) / len(batch)
         self._sizes.learn(job, len(batch), seconds, before)
@@ -183,13 +183,13 @@ class Painter:
             versions={package: version(package) for package in VERSIONED},
         )
         results = []
-        for i, job in enumerate(batch):
-            notes = (*cut_by(self._text.tokenizer, job), *self._economies, *([MENDED] if mended[i] else []))
-            record = replace(what_ran, job_id=job.id, notes=notes)
-            with timed("convert"):
-                error = self._not_finite(latents[i], pixels[i])
-                picture = None if error else finish(canvas, _to_image(pixels[i]))
-                results.append(Result(job, index + i, record, picture, error, latents=latents[i].float().cpu()))
+        with timed("convert"):
+            for i, job in enumerate(batch):
+                notes = (*cut_by(self._text.tokenizer, job), *self._economies, *decoded.notes[i])
+                record = replace(what_ran, job_id=job.id, notes=notes)
+                error = decoded.errors[i]
+                picture = None if error else finish(canvas, Image.fromarray(decoded.levels[i]))
+                results.append(Result(job, index + i, record, picture, error, latents=decoded.latents[i]))
         return results
 
     def _scheduler(self, batch: tuple[Job, ...]) -> Any:
@@ -202,30 +202,6 @@ class Painter:
             raise ConfigError(f"scheduler: {resolved.name} with {steps} steps: {exc}") from exc
         return scheduler
 
-    def _not_finite(self, latents: torch.Tensor, pixels: torch.Tensor) -> str | None:
-        for what, values in (("latents", latents), ("pixels", pixels)):
-            if not values.isfinite().all():
-                hint = "; try --dtype float32" if self.dtype != torch.float32 else ""
-                return f"the {what} are not finite, so there is no picture{hint}"
-        return None
-
-    @contextmanager
-    def _count_calls(self) -> Iterator[list[int]]:
-        """The batch size of each UNet call, counted where it happens."""
-        calls, one = list[int](), ExitStack()
-
-        def begin(_: object, args: tuple[torch.Tensor, ...]) -> None:
-            calls.append(len(args[0]))
-            one.enter_context(timed("UNet", self._settle))
-
-        before = self._unet.register_forward_pre_hook(begin)
-        after = self._unet.register_forward_hook(lambda *_: one.close(), always_call=True)
-        try:
-            yield calls
-        finally:
-            before.remove()
-            after.remove()
-
     def _settle(self) -> None:
         """Wait for the device; only where time is measured."""
         if self.device.type == "cuda":
@@ -233,31 +209,11 @@ class Painter:
 
     def _prompts(self, batch: tuple[Job, ...]) -> dict[str, torch.Tensor]:
         """Embeddings [B, 77, D]; the negative half only where guidance uses it (scale > 1)."""
-        skip = batch[0].clip_skip
-        found = {"prompt_embeds": self._text.embed([job.prompt for job in batch], skip)}
-        if batch[0].guidance_scale > 1:
-            found["negative_prompt_embeds"] = self._text.embed([job.negative_prompt for job in batch], skip)
-        return found
-
-    # --- pixels ---------------------------------------------------------------------------------------------------
-
-    def _decode(self, latents: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
-        """Latents [B, 4, h, w] → pixels [B, 3, H, W] in -1 … 1; what overflows is decoded again in float32."""
-        scaled = latents / self._vae.config.scaling_factor
-        pixels = self._vae.decode(scaled.to(self._vae.dtype)).sample.float()
-        broken = [not image.isfinite().all() for image in pixels]
-        mended = [bad and bool(latent.isfinite().all()) for bad, latent in zip(broken, latents, strict=True)]
-        if any(mended) and self._vae.dtype != torch.float32:
-            dtype = self._vae.dtype
-            self._vae.to(torch.float32)
-            try:
-                for i, wanted in enumerate(mended):
-                    if wanted:
-                        pixels[i] = self._vae.decode(scaled[i : i + 1].float()).sample[0]
-            finally:
-                self._vae.to(dtype)
-            return pixels, mended
-        return pixels, [False] * len(mended)
+        texts, skip = [job.prompt for job in batch], batch[0].clip_skip
+        if batch[0].guidance_scale <= 1:
+            return {"prompt_embeds": self._text.embed(texts, skip)}
+        both = self._text.embed(texts + [job.negative_prompt for job in batch], skip)
+        return {"prompt_embeds": both[: len(batch)], "negative_prompt_embeds": both[len(batch) :]}
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
@@ -290,9 +246,3 @@ def _reporter(on_step: OnStep | None, index: int, pictures: int) -> Callable[...
         return tensors
 
     return report
-
-
-def _to_image(pixels: torch.Tensor) -> Image.Image:
-    """[3, H, W] in -1 … 1 → RGB."""
-    levels = (pixels * 0.5 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

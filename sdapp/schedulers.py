@@ -235,7 +235,7 @@ def build(resolved: Resolved, model_config: Mapping[str, Any], seeds: Sequence[i
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the deprecation of algorithm_type dpmsolver, which was asked for by name
-            return _from_the_first_step(cls(**options))
+            return _set_our_way(cls(**options))
     except ImportError as exc:
         package = resolved.scheduler.needs or "scipy"
         raise UnavailableError(f"{resolved.name} needs {package}; mend it with: pip install {package}") from exc
@@ -243,19 +243,41 @@ def build(resolved: Resolved, model_config: Mapping[str, Any], seeds: Sequence[i
         raise ConfigError(f"{resolved.name}: {exc}") from exc
 
 
-def _from_the_first_step(scheduler: Any) -> Any:
-    """Let every run begin at its first sigma.
+def _set_our_way(scheduler: Any) -> Any:
+    """Let every run begin at its first sigma, and keep the timesteps on the CPU.
 
     diffusers looks up where a run begins by its first timestep. Whole timesteps of beta sigmas begin with the same one twice
     from about 30 steps on; it then takes the second, skips a sigma, and runs off the end of the list at the last step.
+    And it reads the timestep several times a step, each of which would have a GPU waited for.
     """
-    if hasattr(scheduler, "set_begin_index"):
-        plain = scheduler.set_timesteps
+    set_plainly = scheduler.set_timesteps
 
-        @wraps(plain)  # the pipelines look at its signature
-        def set_timesteps(*args: Any, **kwargs: Any) -> None:
-            plain(*args, **kwargs)
+    @wraps(set_plainly)  # the pipelines look at its signature
+    def set_timesteps(*args: Any, **kwargs: Any) -> None:
+        kwargs.pop("device", None)
+        set_plainly(*args, **kwargs)
+        if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)  # img2img and inpaint set theirs afterwards
 
-        scheduler.set_timesteps = set_timesteps
+    scheduler.set_timesteps = set_timesteps
+    if hasattr(scheduler, "noise_sampler"):
+        _draw_on_the_cpu(scheduler)
     return scheduler
+
+
+def _draw_on_the_cpu(scheduler: Any) -> None:
+    """Let DPM++ SDE draw its noise in float32 on the CPU, so that it is the same for every device and dtype."""
+    from diffusers.schedulers.scheduling_dpmsolver_sde import BrownianTreeNoiseSampler
+    from torch import empty
+
+    step_plainly = scheduler.step
+
+    @wraps(step_plainly)
+    def step(model_output: Any, timestep: Any, sample: Any, **kwargs: Any) -> Any:
+        if scheduler.noise_sampler is None:
+            least, most = scheduler.sigmas[scheduler.sigmas > 0].min().item(), scheduler.sigmas.max().item()
+            tree = BrownianTreeNoiseSampler(empty(sample.shape), least, most, scheduler.noise_sampler_seed)
+            scheduler.noise_sampler = lambda *sigmas: tree(*sigmas).to(sample)
+        return step_plainly(model_output, timestep, sample, **kwargs)
+
+    scheduler.step = step

@@ -21,6 +21,8 @@ class Text:
         fresh = [text for text in dict.fromkeys(texts) if (text, clip_skip) not in self._embeds]
         if fresh:
             self._embeds |= {(text, clip_skip): row for text, row in zip(fresh, self._encode(fresh, clip_skip), strict=True)}
+        for text in dict.fromkeys(texts):  # what is used stays longest, such as a negative prompt
+            self._embeds[text, clip_skip] = self._embeds.pop((text, clip_skip))
         found = torch.stack([self._embeds[text, clip_skip] for text in texts])
         for old in list(self._embeds)[:-KEPT_EMBEDS]:
             del self._embeds[old]

@@ -119,6 +119,19 @@ def test_only_the_stochastic_draw_noise_within_their_steps(name: str, tiny_paint
     assert torch.equal(run(1), run(2)) == (not schedulers.resolve(name).stochastic)
 
 
+@pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
+def test_no_step_of_a_scheduler_waits_for_the_device(name: str, tiny_painter: Painter) -> None:
+    """On the meta device there is nothing to read: what would wait for a GPU is an error there."""
+    scheduler = schedulers.build(schedulers.resolve(name), tiny_painter.scheduler_config, [7])
+    scheduler.set_timesteps(6, device="meta")
+    sample = torch.empty(1, 4, 8, 8, device="meta")
+    taken = inspect.signature(scheduler.step).parameters
+    extra = {"generator": torch.Generator().manual_seed(7)} if "generator" in taken else {}
+    for time in scheduler.timesteps:
+        sample = scheduler.step(scheduler.scale_model_input(sample, time), time, sample, **extra).prev_sample
+    assert sample.device.type == "meta"
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 20])
 @pytest.mark.parametrize("name", ["pndm", "heun", "ddim", "dpm++sde"])
 def test_unet_calls_are_predicted_at_any_number_of_steps(
@@ -185,7 +198,7 @@ def test_the_unet_sees_two_halves_only_above_a_guidance_scale_of_one(
     scale: float, halves: int, tiny: Callable[..., Path], tiny_painter: Painter
 ) -> None:
     seen: list[int] = []
-    hook = tiny_painter._unet.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    hook = tiny_painter._denoiser.unet.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     paint(settings(tiny(), guidance_scale=scale, count=2, batch_size=2), tiny_painter)
     hook.remove()
     assert seen == [2 * halves] * 4
@@ -200,9 +213,9 @@ def test_guidance_is_the_papers(tiny: Callable[..., Path], tiny_painter: Painter
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         prompt, negative = (tiny_painter._text.embed([text], 0) for text in ("a red house", "a tree"))
-        towards, away = (tiny_painter._unet(noise, scheduler.timesteps[0], text).sample for text in (prompt, negative))
+        towards, away = (tiny_painter._denoiser.unet(noise, scheduler.timesteps[0], text).sample for text in (prompt, negative))
         latents = scheduler.step(away + 3.0 * (towards - away), scheduler.timesteps[0], noise).prev_sample
-        decoded, _ = tiny_painter._decode(latents)
+        decoded = tiny_painter._vae.decode(latents / tiny_painter._vae.config.scaling_factor).sample
     by_hand = (decoded[0] * 0.5 + 0.5).clamp(0, 1).mul(255).round().permute(1, 2, 0).numpy()
     assert np.abs(by_hand - pixels(result)).max() <= 1
 
@@ -221,7 +234,7 @@ def test_a_text_is_encoded_once_however_often_it_is_asked_for(tiny: Callable[...
     )
     first = paint(settings(tiny(), count=3, batch_size=3), painter)
     again = paint(settings(tiny(), count=3), painter)
-    assert rows == [1, 1]  # the prompt, and the empty negative prompt
+    assert rows == [2]  # the prompt and the empty negative prompt
     assert furthest(first[2], again[2]) <= 2
 
 
@@ -256,6 +269,29 @@ def test_inpainting_leaves_every_pixel_outside_the_mask_as_it_is(
         assert (pixels(result)[~inside] == before[~inside]).all()
         assert (pixels(result)[inside] != before[inside]).mean() > 0.5
     assert furthest(*results) > 2
+
+
+@pytest.mark.parametrize("channels", [4, 9])
+def test_inpainting_is_the_pipelines_own_and_encodes_only_what_the_unet_sees(
+    channels: int, tiny: Callable[..., Path], house: Path, mask: Path
+) -> None:
+    from PIL import Image
+
+    asked = settings(tiny(in_channels=channels), task=tasks(house, mask)["inpaint"])
+    painter, encoded = painter_of(asked), []
+    hook = painter._vae.encoder.register_forward_hook(lambda *_: encoded.append(1))
+    [result] = paint(asked, painter)
+    hook.remove()
+    assert len(encoded) == 1  # with 4 channels the picture, with 9 the masked one
+    pipe = painter._pipes["inpaint"]
+    pipe.scheduler = schedulers.build(result.job.scheduler.resolve(), painter.scheduler_config, [result.job.seed])
+    plain = pipe(
+        prompt=result.job.prompt, image=Image.open(house), mask_image=Image.open(mask), strength=result.job.task.strength,
+        width=result.job.width, height=result.job.height, num_inference_steps=result.job.steps,
+        guidance_scale=result.job.guidance_scale, generator=torch.Generator().manual_seed(result.job.seed),
+    ).images[0]  # fmt: skip
+    inside = np.asarray(Image.open(mask)) > 127
+    assert np.abs(np.asarray(plain).astype(int) - pixels(result))[inside].max() <= 2
 
 
 def test_inpainting_with_padding_takes_pictures_of_any_size(tiny: Callable[..., Path], tmp_path: Path) -> None:
@@ -308,7 +344,7 @@ def break_unet(painter: Painter, row: int) -> Any:
         output[0][row::2] = float("nan")  # both halves of guidance: rows are uncond 0, 1, cond 0, 1
         return output
 
-    return painter._unet.register_forward_hook(poison)
+    return painter._denoiser.unet.register_forward_hook(poison)
 
 
 def test_latents_that_are_not_finite_fail_by_name_and_leave_the_others_alone(tiny: Callable[..., Path]) -> None:
@@ -360,7 +396,7 @@ def short_of_memory(module: Any, above: int) -> Any:
     return module.register_forward_pre_hook(fail)
 
 
-@pytest.mark.parametrize(("part", "above"), [("_text.encoder", 2), ("_unet", 4), ("_unet", 2)])
+@pytest.mark.parametrize(("part", "above"), [("_text.encoder", 2), ("_denoiser.unet", 4), ("_denoiser.unet", 2)])
 def test_where_memory_runs_out_the_batch_is_halved_until_it_fits(part: str, above: int, tiny: Callable[..., Path]) -> None:
     model = locate(str(tiny()))
     cats = [validate(Layer(settings(tiny(), prompt=f"a {colour} cat"))) for colour in ("red", "blue", "white", "black", "pink")]
@@ -391,7 +427,7 @@ def test_a_vae_that_does_not_fit_is_sliced_and_tiled(tiny: Callable[..., Path]) 
 def test_a_job_that_never_fits_fails_by_name_and_the_next_is_tried(tiny: Callable[..., Path]) -> None:
     asked = settings(tiny(), count=2)
     painter = painter_of(asked)
-    hook = short_of_memory(painter._unet, 0)
+    hook = short_of_memory(painter._denoiser.unet, 0)
     results = painter.paint(plan(validate(Layer(asked)), locate(asked["model"])))
     first = next(results)
     hook.remove()
@@ -410,7 +446,7 @@ def test_weights_are_shared_by_the_three_pipelines_and_keep_their_dtype(tiny: Ca
     task = {"kind": "img2img", "image": str(house)}
     [result] = paint(settings(tiny(), dtype="bfloat16", task=task), painter)
     assert result.record.dtype == "bfloat16"
-    assert painter._unet.dtype == torch.bfloat16
+    assert painter._denoiser.unet.dtype == torch.bfloat16
 
 
 def test_an_fp16_variant_alone_is_enough(tiny: Callable[..., Path]) -> None:
