@@ -30,10 +30,11 @@ def main(jobs: int, batch_size: int, device: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = validate(Layer({"prompt": "a cat", "seed": 1, "steps": 1, "device": device, "output": {"dir": folder}}))
         model = locate(config.model)
-        first, painter = plan(config, model)[0], load(model, config)
+        first, painter, output = plan(config, model)[0], load(model, config), config.output
         for done in range(0, jobs, FIRST):  # a prompt of its own each, as in a prompt file
             some = [first.model_copy(update={"prompt": f"a cat {done + i}", "seed": done + i}) for i in range(FIRST)]
-            for result in published(painter.paint(some, batch_size), lambda result: saved(result, config.output)):
+            painted = painter.paint(some, batch_size)
+            for result in published(painted, lambda result: result.encoded(output), lambda result: saved(result, output)):
                 assert result.path is not None
                 result.path.unlink()
             gc.collect()

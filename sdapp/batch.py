@@ -99,7 +99,8 @@ class Batch:
         and taken over. Job ids that came to be done meanwhile are in `past`.
         """
         with Leases(self.folder) as leases:
-            yield from published(self._paint_all(leases, painter, on_step, wait), lambda result: self._publish(result, leases))
+            painted = self._paint_all(leases, painter, on_step, wait)
+            yield from published(painted, self._encode, lambda result: self._publish(result, leases))
             self.past.refresh()
             sweep(self.folder)  # after those that died meanwhile
             if leases.is_alone():
@@ -163,15 +164,17 @@ class Batch:
             self._keep(result)
         return result
 
-    def _publish(self, result: Result, leases: Leases) -> Result:
-        path = None
+    def _encode(self, result: Result) -> Result:
         try:
-            path = result.save(self.config.output) if result.picture else None
+            return result.encoded(self.config.output)
         except ConfigError as exc:  # its format has no room for its record
-            result = replace(result, picture=None, error=str(exc))
+            return replace(result, picture=None, error=str(exc))
+
+    def _publish(self, result: Result, leases: Leases) -> Result:
+        path = result.save(self.config.output) if result.picture else None
         ledger.append(self.folder, Line.of(result, path))
         leases.release(result.job.id)
-        return replace(result, path=path)
+        return replace(result, path=path, file=None)
 
     def tidy(self) -> None:
         """Write the ledger anew: a line for each picture that is there or failed, in the order of the prompt file."""

@@ -8,11 +8,11 @@ import secrets
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -65,6 +65,7 @@ class Result:
     line: int = 0  # of the prompt file that asked for it
     path: Path | None = None  # where it was published
     latents: Any = None  # the end of the denoising, float32 on the CPU, [4, h, w]
+    file: bytes | None = None  # the picture as a file with job and record inside, once it is encoded
 
     def save(self, output: Output) -> Path:
         """Publish the picture under a name of its own, with job and record inside; no file is ever overwritten.
@@ -72,8 +73,16 @@ class Result:
         Raises JobsFailedError where there is no picture, ConfigError where the format has no room for the record, OutputError
         where the folder cannot be written.
         """
-        if self.picture is None or self.record is None:
+        file = self.file or self.encoded(output).file
+        if file is None:
             raise JobsFailedError(f"seed {self.job.seed}: {self.error}")
+        with timed("save"):
+            return publish(file, Path(output.dir), file_stem(output.name, self.job, self.index), SUFFIXES[output.format])
+
+    def encoded(self, output: Output) -> Self:
+        """With its `file`, if it has a picture. Raises ConfigError where the format has no room for the record."""
+        if self.picture is None or self.record is None:
+            return self
         folder = Path(output.dir)
         content = {"job": to_portable(self.job, folder), "record": asdict(self.record)}
         content |= {"choices": dict(self.choices)} if self.choices else {}
@@ -83,7 +92,7 @@ class Result:
         buffer = BytesIO()
         with timed("save"):
             self.picture.save(buffer, output.format, **options)
-            return publish(buffer.getvalue(), folder, file_stem(output.name, self.job, self.index), SUFFIXES[output.format])
+        return replace(self, file=buffer.getvalue())
 
 
 def _for_png(content: dict[str, Any], parameters: str) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def paint(flags: dict[str, Any], own: list[Layer]) -> None:
         tell(note)
     failed, history = list[str](), History(config.device)
     with closing(paint_loads([Load(model, config, jobs)], flags["verbose"])) as results:
-        for result in published(results, lambda result: saved(result, config.output)):
+        output = config.output
+        for result in published(results, lambda result: result.encoded(output), lambda result: saved(result, output)):
             announce(result, flags["json"])
             history.add(result)
             failed += [f"seed {result.job.seed}: {result.error}"] if result.error else []

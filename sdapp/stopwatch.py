@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 PARTS = ("import", "load", "encode", "UNet", "decode", "convert", "save", "waiting")
 Seconds = dict[str, float]
+_lock = threading.Lock()
 _spent: dict[bool, Seconds] = {}  # by whether it was the main thread; empty while nothing is measured
 
 
@@ -36,7 +37,8 @@ def timed(part: str, settle: Callable[[], object] = lambda: None) -> Iterator[No
         yield
         settle()
     finally:
-        seconds[part] += time.perf_counter() - started
+        with _lock:
+            seconds[part] += time.perf_counter() - started
 
 
 def _table(total: float, main: Seconds, beside: Seconds) -> str:
