@@ -30,7 +30,7 @@ def paint(**settings: Any) -> Iterator["Result"]:
     config = validate(Layer(settings))
     model = locate(config.model, config.revision)
     jobs = plan(config, model)
-    return _load(model, config).paint(jobs, config.batch_size)
+    return _load(model, config, sum(job.unet_calls for job in jobs)).paint(jobs, config.batch_size)
 
 
 def paint_file(
@@ -51,7 +51,7 @@ def paint_file(
     night.begin()
     if prompts.keep() != prompts:  # another run has just begun the folder, with another base seed
         return paint_file(file, seeds=seeds, shard=shard, retry_failed=retry_failed, **settings)
-    return night.paint(_load(prompts.model, prompts.config)) if found.left else iter(())
+    return night.paint(_load(prompts.model, prompts.config, found.unet_calls)) if found.left else iter(())
 
 
 def compare(*prompts: str, out: str | Path = "comparison", **settings: Any) -> "Comparison":
@@ -77,8 +77,9 @@ def compare(*prompts: str, out: str | Path = "comparison", **settings: Any) -> "
     results.write(contest.comparison, contest.folder)
     night = contest.batch(lambda: painter)
     night.begin()
-    if night.survey().left:
-        painter = _load(contest.model, contest.config)
+    found = night.survey()
+    if found.left:
+        painter = _load(contest.model, contest.config, found.unet_calls)
         contest.warm_up(painter)
         for _ in night.paint(painter):
             pass
@@ -88,7 +89,7 @@ def compare(*prompts: str, out: str | Path = "comparison", **settings: Any) -> "
     return comparison
 
 
-def _load(model: "Model", config: "RunConfig") -> "Painter":
+def _load(model: "Model", config: "RunConfig", unet_calls: int = 0) -> "Painter":
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read while it is imported
     from sdapp.starting import importing
 
@@ -96,4 +97,4 @@ def _load(model: "Model", config: "RunConfig") -> "Painter":
         from sdapp.loading import load, quiet  # only now torch and diffusers
 
     quiet(verbose=False)
-    return load(model, config)
+    return load(model, config, unet_calls)

@@ -66,7 +66,7 @@ def batch(  # noqa: PLR0913 - a flag is an argument
         prompts, night = kept, Batch(kept.orders, kept.config, night.shard, retry_failed)
         found = _survey(night, prompts.model, history, dry_run)
     if found.left:
-        with closing(paint_batch(night, prompts.model, flags["verbose"], found.left)) as results:
+        with closing(paint_batch(night, prompts.model, flags["verbose"], found)) as results:
             for result in results:
                 announce(result, flags["json"])
     else:

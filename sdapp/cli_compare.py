@@ -186,8 +186,9 @@ def _paint(contest: "Contest", verbose: bool) -> None:
 
     night = contest.batch(lambda: painter[0])
     night.begin()
-    if left := night.survey().left:
-        with closing(paint_batch(night, contest.model, verbose, left, prepare)) as painted:
+    found = night.survey()
+    if found.left:
+        with closing(paint_batch(night, contest.model, verbose, found, prepare)) as painted:
             for result in painted:
                 for note in result.record.notes if result.record else ():
                     tell(note)

@@ -27,13 +27,13 @@ from sdapp.schedulers import check_run, resolve
 
 PACES = "paces.json"
 TXT2IMG = Txt2Img()
-DEFAULTS = {"output.dir": "comparison"}
+DEFAULTS = {"output.dir": "comparison", "compile": "off"}  # compiling would count as the time of some pictures
 # What suits every task, for checks that come before those of each cell.
 NEUTRAL = (override("scheduler", "euler", ""), override("steps", MOST_STEPS, ""), override("eta", None, ""))
 FEW, MANY = 4, 12  # steps by which a scheduler's pace is measured
 FIXED = (
     "prompt", "seed", "count", "steps", "scheduler", "compare", "output", "batch_size",
-    "model", "revision", "device", "dtype", "memory",
+    "model", "revision", "device", "dtype", "memory", "compile", "channels_last",
 )  # fmt: skip
 VARIABLE = tuple(key for key in RunConfig.model_fields if key not in FIXED)
 

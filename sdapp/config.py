@@ -108,6 +108,7 @@ class Output(Frozen):
     quality: Annotated[int, Field(ge=1, le=100, description="Of JPEG and WebP; WebP is lossless at 100.")] = 95
 
 
+Switch = Literal["auto", "on", "off"]
 BatchSize = Annotated[int, Field(ge=1, le=256)] | Literal["auto"]
 
 
@@ -158,6 +159,10 @@ class RunConfig(Frozen):
     eta: Annotated[float | None, Field(ge=0, le=1, description="Share of fresh noise in DDIM and TCD.")] = None
     clip_skip: Annotated[int, Field(ge=0, le=11, description="Layers of the text encoder to leave out at its end.")] = 0
     memory: Memory = Memory()
+    compile: Annotated[
+        Switch, Field(description="torch.compile of the UNet; auto: on CUDA, where the run is long enough to repay it.")
+    ] = "auto"
+    channels_last: Annotated[Switch, Field(description="Memory layout of the weights; auto: on CUDA.")] = "auto"
     output: Output = Output()
     compare: Annotated[Grid | None, Field(description="The grid of `sdapp compare`.")] = None
 
@@ -193,6 +198,8 @@ def _cross_checks(config: RunConfig) -> list[tuple[str, str]]:
         found.append(("seed", f"seed: seed + count goes past {MAX_SEED}"))
     if config.dtype == "float16" and config.device == "cpu":
         found.append(("dtype", "dtype: float16 cannot run on a CPU; use float32, or bfloat16 where the CPU has it"))
+    if config.compile == "on" and config.memory.offload != "none":
+        found.append(("compile", "compile: a UNet that is offloaded cannot be compiled; choose one of the two"))
     return found
 
 

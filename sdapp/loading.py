@@ -1,5 +1,7 @@
 """Devices, dtypes and weights: a model on disk becomes a Painter."""
 
+from importlib.util import find_spec
+
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
@@ -13,6 +15,9 @@ from sdapp.models import Model
 from sdapp.pipelines import Painter
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+REPAID = 7_500  # calls of the UNet: a minute of compiling, and 8 ms that each is faster then (published, not measured here)
+SETTLED = 200  # calls after which a size of batches is not one that `auto` only tries
+USUAL_BATCH = 8
 WITHOUT_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
@@ -40,8 +45,11 @@ def choose_dtype(asked: str, device: torch.device) -> torch.dtype:
     return DTYPES[asked]
 
 
-def load(model: Model, config: RunConfig) -> Painter:
-    """Load the weights, straight in the dtype asked for. Raises UnavailableError, ConfigError."""
+def load(model: Model, config: RunConfig, unet_calls: int = 0) -> Painter:
+    """Load the weights, straight in the dtype asked for; `unet_calls` are those that all pictures to be painted need.
+
+    Raises UnavailableError, ConfigError.
+    """
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     if config.memory.offload != "none" and device.type == "cpu":
@@ -70,7 +78,20 @@ def load(model: Model, config: RunConfig) -> Painter:
         raise UnavailableError(f"model: {model.path}: its tokenizer cannot be read; download the model again")
     if pipe.unet.config.addition_embed_type is not None:
         raise UnavailableError(f"model: {model.path} is no Stable Diffusion 1.x or 2.x; sdapp paints with those alone")
-    return Painter(pipe, device, config.memory)
+    if config.channels_last == "on" or (config.channels_last == "auto" and device.type == "cuda"):
+        for part in (pipe.unet, pipe.vae):
+            part.to(memory_format=torch.channels_last)
+    painter = Painter(pipe, device, config.memory)
+    if config.compile == "on" or (config.compile == "auto" and _repays(config, device, unet_calls)):
+        painter.denoiser.compile(after=0 if config.compile == "on" else SETTLED)
+    return painter
+
+
+def _repays(config: RunConfig, device: torch.device, unet_calls: int) -> bool:
+    """Whether a run is long enough for compiling the UNet, on the hardware where that is known to help."""
+    at_a_time = USUAL_BATCH if config.batch_size == "auto" else config.batch_size
+    is_possible = device.type == "cuda" and config.memory.offload == "none" and find_spec("triton") is not None
+    return is_possible and unet_calls / at_a_time >= REPAID
 
 
 def quiet(verbose: bool) -> None:

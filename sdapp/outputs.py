@@ -49,6 +49,7 @@ class Record:
     created: str  # ISO 8601, with the time zone
     versions: Mapping[str, str]
     peak_memory: int | None = None  # bytes on a GPU, of the batch
+    optimizations: tuple[str, ...] = ()  # what made it faster than the plain pipeline call would be
     notes: tuple[str, ...] = ()  # what the user should know, such as a decode repeated in float32
 
 

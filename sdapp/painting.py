@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdapp.batch import Batch
+from sdapp.batch import Batch, Survey
 from sdapp.config import RunConfig, validate
 from sdapp.console import announce, interruptible, progress, tell
 from sdapp.errors import JobsFailedError
@@ -88,13 +88,13 @@ def paint_loads(
 
 
 def _paint_load(load: Load, verbose: bool, step: "OnStep", check: Callable[[], None], keep_going: bool) -> Iterator[Result]:
-    painter = load_painter(load.model, load.config, verbose)
+    painter = load_painter(load.model, load.config, verbose, sum(job.unet_calls for job in load.jobs))
     check()
     yield from painter.paint(load.jobs, load.config.batch_size, step, keep_going)
 
 
 def paint_batch(
-    batch: Batch, model: Model, verbose: bool, left: int, prepare: Callable[["Painter"], None] | None = None
+    batch: Batch, model: Model, verbose: bool, found: Survey, prepare: Callable[["Painter"], None] | None = None
 ) -> Generator[Result, None, None]:
     """Paint what is left of a batch, with a bar, and remember how long it took; a signal ends it between two steps.
 
@@ -107,10 +107,10 @@ def paint_batch(
         return max(batch.painted, len(batch.past.done) - before)
 
     def told() -> str:
-        return f"{over()} done, {left - over()} left; run the same command again to go on"
+        return f"{over()} done, {found.left - over()} left; run the same command again to go on"
 
-    with interruptible(told) as check, progress(left, model.name) as on_step:
-        painter = load_painter(model, batch.config, verbose)
+    with interruptible(told) as check, progress(found.left, model.name) as on_step:
+        painter = load_painter(model, batch.config, verbose, found.unet_calls)
         check()
 
         def step(_first: int, together: int, number: int, of: int) -> None:
@@ -152,11 +152,13 @@ def worth_knowing(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
         )
     if job.task.kind != "txt2img":
         yield f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}"
+    if config.compile == "on":
+        yield "the UNet is compiled at the first step of each size, which can take minutes"
     if config.output.format == "png" and "quality" in config.output.model_fields_set:
         yield "output.quality has no effect on PNG, which is lossless"
 
 
-def load_painter(model: Model, config: RunConfig, verbose: bool) -> "Painter":
+def load_painter(model: Model, config: RunConfig, verbose: bool, unet_calls: int = 0) -> "Painter":
     """Load the weights; torch and diffusers are imported here and not before."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")  # read while it is imported
     if not verbose:
@@ -166,4 +168,4 @@ def load_painter(model: Model, config: RunConfig, verbose: bool) -> "Painter":
 
     quiet(verbose)
     with timed("load"):
-        return load(model, config)
+        return load(model, config, unet_calls)

@@ -43,7 +43,7 @@ class Painter:
     def __init__(self, pipe: Any, device: torch.device, memory: Memory) -> None:
         self.device, self.dtype = device, pipe.unet.dtype
         self.scheduler_config: dict[str, Any] = dict(pipe.scheduler.config)
-        self._denoiser, self._vae, self._text = Denoiser(pipe.unet, device, self._settle), pipe.vae, Text(pipe)
+        self.denoiser, self._vae, self._text = Denoiser(pipe.unet, device, self._settle), pipe.vae, Text(pipe)
         # Siblings are built from the components: from_pipe() would cast the shared weights to float32.
         self._pipes: dict[str, Any] = {
             "txt2img": pipe,
@@ -150,7 +150,7 @@ class Painter:
         pipe = self._pipes[job.task.kind]
         pipe.scheduler = self._scheduler(batch)
         canvas = prepare(job)
-        with torch.no_grad(), self._denoiser.watched(pipe.scheduler) as calls:
+        with torch.no_grad(), self.denoiser.watched(pipe.scheduler) as calls:
             with timed("encode", self._settle):
                 prompts = self._prompts(batch)
             latents = pipe(
@@ -181,11 +181,13 @@ class Painter:
             peak_memory=before + taken(self.device, before) if self.device.type == "cuda" else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions={package: version(package) for package in VERSIONED},
+            optimizations=self.denoiser.optimizations,
         )
+        said = [*self._economies, *([self.denoiser.failure] if self.denoiser.failure else [])]
         results = []
         with timed("convert"):
             for i, job in enumerate(batch):
-                notes = (*cut_by(self._text.tokenizer, job), *self._economies, *decoded.notes[i])
+                notes = (*cut_by(self._text.tokenizer, job), *said, *decoded.notes[i])
                 record = replace(what_ran, job_id=job.id, notes=notes)
                 error = decoded.errors[i]
                 picture = None if error else finish(canvas, Image.fromarray(decoded.levels[i]))

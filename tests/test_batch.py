@@ -310,7 +310,7 @@ def open_batch(lines: list[str], keep: Keep | None = None, **settings: Any) -> t
 
 
 @pytest.mark.parametrize(
-    ("part", "call"), [("_text.encoder", 2), ("_denoiser.unet", 3), ("_denoiser.unet", 4), ("_vae.decoder", 2)]
+    ("part", "call"), [("_text.encoder", 2), ("denoiser.unet", 3), ("denoiser.unet", 4), ("_vae.decoder", 2)]
 )
 def test_memory_that_runs_out_within_a_job_leaves_the_others_as_they_are(part: str, call: int, sdapp: Run) -> None:
     lines = [f"{prompt} --n a dog" for prompt in PROMPTS[:4]]
@@ -330,7 +330,7 @@ def test_memory_that_runs_out_within_a_job_leaves_the_others_as_they_are(part: s
     assert alike(pictures("night"), pictures("calm"))
 
 
-@pytest.mark.parametrize("part", ["_denoiser.unet", "_vae.decoder"])
+@pytest.mark.parametrize("part", ["denoiser.unet", "_vae.decoder"])
 def test_numbers_that_are_not_finite_fail_one_job_and_leave_the_others_as_they_are(part: str, sdapp: Run) -> None:
     sdapp("batch", write(PROMPTS[:4]), "--set", "steps=2", "--seed", 7, "--out", "calm")
     night, painter = open_batch(PROMPTS[:4], keep=lambda _: hook.remove(), batch_size=2)  # when the first batch is painted
@@ -387,7 +387,7 @@ def test_whatever_goes_wrong_in_a_pipeline_fails_one_job_and_the_rest_go_on(erro
         hook.remove()
         raise error
 
-    hook = painter._denoiser.unet.register_forward_pre_hook(fail)
+    hook = painter.denoiser.unet.register_forward_pre_hook(fail)
     results = list(night.paint(painter))
     assert [result.error is None for result in results] == [False, True, True]
     assert results[0].error == f"{type(error).__name__}: {error}"

@@ -119,7 +119,7 @@ def test_float16_is_finite_at_the_size_of_stable_diffusion(name: str, sd15: dict
 def test_the_noise_is_that_of_the_cpu_bit_for_bit(make: Make) -> None:
     seen = []
     painter = make("float32")
-    hook = painter._denoiser.unet.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].cpu()))
+    hook = painter.denoiser.unet.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].cpu()))
     paint(painter, scheduler="ddim", steps=2)
     hook.remove()
     assert torch.equal(seen[0][0], torch.randn(seen[0][:1].shape, generator=torch.Generator().manual_seed(7))[0])

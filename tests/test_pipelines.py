@@ -198,7 +198,7 @@ def test_the_unet_sees_two_halves_only_above_a_guidance_scale_of_one(
     scale: float, halves: int, tiny: Callable[..., Path], tiny_painter: Painter
 ) -> None:
     seen: list[int] = []
-    hook = tiny_painter._denoiser.unet.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    hook = tiny_painter.denoiser.unet.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     paint(settings(tiny(), guidance_scale=scale, count=2, batch_size=2), tiny_painter)
     hook.remove()
     assert seen == [2 * halves] * 4
@@ -213,7 +213,7 @@ def test_guidance_is_the_papers(tiny: Callable[..., Path], tiny_painter: Painter
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         prompt, negative = (tiny_painter._text.embed([text], 0) for text in ("a red house", "a tree"))
-        towards, away = (tiny_painter._denoiser.unet(noise, scheduler.timesteps[0], text).sample for text in (prompt, negative))
+        towards, away = (tiny_painter.denoiser.unet(noise, scheduler.timesteps[0], text).sample for text in (prompt, negative))
         latents = scheduler.step(away + 3.0 * (towards - away), scheduler.timesteps[0], noise).prev_sample
         decoded = tiny_painter._vae.decode(latents / tiny_painter._vae.config.scaling_factor).sample
     by_hand = (decoded[0] * 0.5 + 0.5).clamp(0, 1).mul(255).round().permute(1, 2, 0).numpy()
@@ -344,7 +344,7 @@ def break_unet(painter: Painter, row: int) -> Any:
         output[0][row::2] = float("nan")  # both halves of guidance: rows are uncond 0, 1, cond 0, 1
         return output
 
-    return painter._denoiser.unet.register_forward_hook(poison)
+    return painter.denoiser.unet.register_forward_hook(poison)
 
 
 def test_latents_that_are_not_finite_fail_by_name_and_leave_the_others_alone(tiny: Callable[..., Path]) -> None:
@@ -396,7 +396,7 @@ def short_of_memory(module: Any, above: int) -> Any:
     return module.register_forward_pre_hook(fail)
 
 
-@pytest.mark.parametrize(("part", "above"), [("_text.encoder", 2), ("_denoiser.unet", 4), ("_denoiser.unet", 2)])
+@pytest.mark.parametrize(("part", "above"), [("_text.encoder", 2), ("denoiser.unet", 4), ("denoiser.unet", 2)])
 def test_where_memory_runs_out_the_batch_is_halved_until_it_fits(part: str, above: int, tiny: Callable[..., Path]) -> None:
     model = locate(str(tiny()))
     cats = [validate(Layer(settings(tiny(), prompt=f"a {colour} cat"))) for colour in ("red", "blue", "white", "black", "pink")]
@@ -427,7 +427,7 @@ def test_a_vae_that_does_not_fit_is_sliced_and_tiled(tiny: Callable[..., Path]) 
 def test_a_job_that_never_fits_fails_by_name_and_the_next_is_tried(tiny: Callable[..., Path]) -> None:
     asked = settings(tiny(), count=2)
     painter = painter_of(asked)
-    hook = short_of_memory(painter._denoiser.unet, 0)
+    hook = short_of_memory(painter.denoiser.unet, 0)
     results = painter.paint(plan(validate(Layer(asked)), locate(asked["model"])))
     first = next(results)
     hook.remove()
@@ -446,7 +446,7 @@ def test_weights_are_shared_by_the_three_pipelines_and_keep_their_dtype(tiny: Ca
     task = {"kind": "img2img", "image": str(house)}
     [result] = paint(settings(tiny(), dtype="bfloat16", task=task), painter)
     assert result.record.dtype == "bfloat16"
-    assert painter._denoiser.unet.dtype == torch.bfloat16
+    assert painter.denoiser.unet.dtype == torch.bfloat16
 
 
 def test_an_fp16_variant_alone_is_enough(tiny: Callable[..., Path]) -> None:
