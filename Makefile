@@ -16,9 +16,9 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest
 
-# With a Python of your own that has torch for CUDA: make test-gpu PYTHON=…
+# With a Python of your own that has torch for CUDA: make test-gpu PYTHON=… (peak memory is in build/test-gpu.xml)
 test-gpu:
-	PYTHONPATH="$(CURDIR)" SDAPP_TEST_GPU=1 $(PYTHON) -m pytest -m gpu -rs
+	PYTHONPATH="$(CURDIR)" SDAPP_TEST_GPU=1 $(PYTHON) -m pytest -m gpu -rs --junitxml=build/test-gpu.xml
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -75,8 +75,11 @@ class Memory(Frozen):
     """What to trade for memory on the device."""
 
     offload: Annotated[
-        Literal["none", "model", "sequential"],
-        Field(description="Keep on the device only the part of the model (model) or the layer (sequential) that works."),
+        Literal["none", "model", "group", "sequential"],
+        Field(
+            description="Keep on the device only the part of the model (model) or the layer (sequential) that works; "
+            "group: the layer, while the next is on its way."
+        ),
     ] = "none"
     vae_slicing: Annotated[bool, Field(description="Decode one picture of a batch after the other.")] = False
     vae_tiling: Annotated[bool, Field(description="Decode large pictures in tiles; changes pixels near the seams.")] = False

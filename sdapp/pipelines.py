@@ -125,6 +125,10 @@ class Painter:
     def _place(self, offload: str) -> None:
         """Put the weights on the device, or let accelerate's hooks put them there in turn."""
         self._offload = offload
+        if offload == "group":  # of the parts, which the pipelines share
+            stream = self.device.type == "cuda"
+            self._pipes["txt2img"].enable_group_offload(self.device, offload_type="leaf_level", use_stream=stream)
+            return
         for pipe in self._pipes.values():
             match offload:
                 case "none":

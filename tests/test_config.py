@@ -66,7 +66,7 @@ def lines(text: str) -> list[str]:
         ('output: {dir: "a\\0b"}', "f:1:10: output.dir: ", ""),
         ("output: {dir: ''}", "f:1:10: output.dir: ", "at least 1 character"),
         ("memory: {vae_tiling: yes}", "f:1:10: memory.vae_tiling: ", "valid boolean, not 'yes'"),
-        ("memory: {offload: disk}", "f:1:10: memory.offload: ", "'none', 'model' or 'sequential', not 'disk'"),
+        ("memory: {offload: disk}", "f:1:10: memory.offload: ", "'none', 'model', 'group' or 'sequential', not 'disk'"),
         ("memory: none", "f:1:1: memory: ", "not 'none'"),
         ("device: tpu", "f:1:1: device: ", "not 'tpu'"),
         ("dtype: half", "f:1:1: dtype: ", "'auto', 'float16', 'bfloat16' or 'float32', not 'half'"),

@@ -133,12 +133,41 @@ def test_a_batch_paints_what_single_pictures_are(batch_size: int, make: Make) ->
 
 
 @pytest.mark.parametrize(
-    "memory", [{"offload": "model"}, {"offload": "sequential"}, {"vae_slicing": True}, {"vae_tiling": True}]
+    "memory",
+    [{"offload": "model"}, {"offload": "group"}, {"offload": "sequential"}, {"vae_slicing": True}, {"vae_tiling": True}],
 )
-def test_saving_memory_changes_no_picture(memory: dict[str, Any], make: Make) -> None:
+def test_saving_memory_changes_no_picture(memory: dict[str, Any], make: Make, record_property: Callable[..., None]) -> None:
     [plain] = paint(make())
     [saved] = paint(make(**memory))
     assert apart(plain, saved) <= TOLERANCE
+    for name, result in (("plain", plain), ("saved", saved)):
+        record_property(f"peak_memory_{name}", result.record.peak_memory)
+
+
+@pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
+def test_compiled_graphs_paint_the_same_pictures(kind: str, make: Make, house: Path, mask: Path) -> None:
+    settings = {"task": tasks(house, mask)[kind], "count": 4}
+    plain = paint(make(), 2, **settings)
+    painter = make("float16", fresh=True)
+    painter.denoiser.compile(after=0)
+    compiled = paint(painter, 2, **settings)
+    assert compiled[-1].record.optimizations[-1] == "compiled UNet with CUDA graphs", compiled[-1].record.notes
+    assert max(apart(one, other) for one, other in zip(plain, compiled, strict=True)) <= TOLERANCE
+
+
+def test_a_size_that_comes_anew_is_compiled_too_and_memory_that_runs_out_in_a_graph_is_survived(make: Make) -> None:
+    painter = make("float16", fresh=True)
+    painter.denoiser.compile(after=0)
+    for size in (64, 96):
+        [compiled], [plain] = (paint(each, width=size, height=size, steps=4) for each in (painter, make()))
+        assert apart(compiled, plain) <= TOLERANCE
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 2**30) / total)
+    try:
+        results = paint(painter, 64, count=64, steps=2, width=512, height=512)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert [result.error for result in results] == [None] * 64
 
 
 def test_memory_that_runs_out_for_real_is_survived(sd15: dict[torch.dtype, Painter]) -> None:

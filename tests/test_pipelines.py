@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sdapp import schedulers
-from sdapp.config import validate
+from sdapp.config import Memory, validate
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.jobs import plan
 from sdapp.layers import Layer
@@ -447,6 +447,14 @@ def test_weights_are_shared_by_the_three_pipelines_and_keep_their_dtype(tiny: Ca
     [result] = paint(settings(tiny(), dtype="bfloat16", task=task), painter)
     assert result.record.dtype == "bfloat16"
     assert painter.denoiser.unet.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
+def test_offloading_in_groups_changes_no_pixel(kind: str, tiny: Callable[..., Path], house: Path, mask: Path) -> None:
+    asked = settings(tiny(), task=tasks(house, mask)[kind])
+    [plain] = paint(asked)
+    in_groups = Painter(painter_of(asked)._pipes["txt2img"], torch.device("cpu"), Memory(offload="group"))
+    assert furthest(plain, paint(asked, in_groups)[0]) == 0
 
 
 def test_an_fp16_variant_alone_is_enough(tiny: Callable[..., Path]) -> None:
