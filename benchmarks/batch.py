@@ -1,7 +1,7 @@
 """A prompt file beside a loop that calls the diffusers pipeline for each prompt: python benchmarks/batch.py [--prompts 64]
 
 sdapp's side is a whole batch: the file is read, pictures are leased, synced to the disk and noted in the ledger. With
-`--batch-size auto` the round that does not count finds the size. `--processes` is `sdapp batch` beside `diffusers-cli run`, which
+`--batch-size auto` the round that does not count finds the size. `--processes`: `sdapp batch` beside `diffusers-cli run`, which
 is given all prompts at once and paints them in one call (from one seed, so other pictures); both load the model.
 """
 

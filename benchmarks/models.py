@@ -3,6 +3,7 @@
 import math
 import tempfile
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -45,14 +46,18 @@ def folder(name: str, dtype: torch.dtype, cache: Path = CACHE) -> Path:
 
 
 def build(shape: Shape, device: str = "cpu") -> StableDiffusionPipeline:
-    """A pipeline of this shape in float32: every weight drawn from a normal distribution of 0.02, norms and biases as new."""
+    """A pipeline of this shape in float32: weights from a normal distribution of 0.02, norms and biases as they begin."""
     torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(POSTCARDS / "tokenizer", local_files_only=True)
+    ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
+    words = CLIPTextConfig(
+        hidden_size=shape.text, intermediate_size=4 * shape.text, num_attention_heads=shape.text // 64, **ends
+    )
+    groups = math.gcd(32, *shape.unet)
     with torch.device(device):
+        text_encoder = CLIPTextModel(words)
         unet = UNet2DConditionModel(
-            sample_size=64,
-            block_out_channels=shape.unet,
-            cross_attention_dim=shape.text,
-            norm_num_groups=math.gcd(32, *shape.unet),
+            sample_size=64, block_out_channels=shape.unet, cross_attention_dim=shape.text, norm_num_groups=groups
         )
         vae = AutoencoderKL(
             sample_size=512,
@@ -61,34 +66,15 @@ def build(shape: Shape, device: str = "cpu") -> StableDiffusionPipeline:
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
         )
-        pipe = assemble(unet, vae, shape.text, intermediate_size=4 * shape.text, num_attention_heads=shape.text // 64)
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-        for weight in part.parameters():
-            if weight.dim() > 1:
-                torch.nn.init.normal_(weight, std=0.02)
-    return pipe
-
-
-def assemble(
-    unet: UNet2DConditionModel, vae: AutoencoderKL, width: int, prediction_type: str = "epsilon", **text: int
-) -> StableDiffusionPipeline:
-    """UNet and VAE as a pipeline, with a new text encoder, the tokens of postcards and the schedule of Stable Diffusion."""
-    tokenizer = CLIPTokenizer.from_pretrained(POSTCARDS / "tokenizer", local_files_only=True)
-    encoder = CLIPTextModel(
-        CLIPTextConfig(
-            hidden_size=width,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            **text,
-        )
-    )
+    for weight in chain(unet.parameters(), vae.parameters(), text_encoder.parameters()):
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.02)
     return StableDiffusionPipeline(
         vae=vae,
-        text_encoder=encoder,
+        text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=PNDMScheduler(skip_prk_steps=True, prediction_type=prediction_type, **SCHEDULE),
+        scheduler=PNDMScheduler(skip_prk_steps=True, **SCHEDULE),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
