@@ -1,6 +1,6 @@
-"""Whole commands from nothing, beside what diffusers brings along: python benchmarks/cold.py [--rounds 5]
+"""Whole commands from nothing, beside what diffusers brings along: python benchmarks/cold.py words, or picture
 
-Help, schedulers and the check of a config beside `diffusers-cli --help`; one picture beside the shortest script.
+Words: help, schedulers and the check of a config beside `diffusers-cli --help`. Picture: one, beside the shortest script.
 """
 
 import argparse
@@ -23,16 +23,21 @@ image.save("script.png")
 """
 SDAPP, DIFFUSERS = "sdapp.cli", "diffusers.commands.diffusers_cli"
 SD15 = Path(__file__).parents[1] / "configs" / "sd15.yaml"
-WORDS = {
-    "diffusers-cli --help": [DIFFUSERS, "--help"],
-    "sdapp --help": [SDAPP, "--help"],
-    "sdapp schedulers": [SDAPP, "schedulers"],
-    "sdapp config check": [SDAPP, "config", "check", str(SD15)],
-}
 
 
 def process(arguments: list[str], folder: Path) -> None:
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True, cwd=folder)
+
+
+def words(_: Settings) -> dict[str, Side]:
+    """What paints nothing."""
+    commands = {
+        "diffusers-cli --help": [DIFFUSERS, "--help"],
+        "sdapp --help": [SDAPP, "--help"],
+        "sdapp schedulers": [SDAPP, "schedulers"],
+        "sdapp config check": [SDAPP, "config", "check", str(SD15)],
+    }
+    return {name: partial(process, ["-m", *command]) for name, command in commands.items()}
 
 
 def picture(both: Settings) -> dict[str, Side]:
@@ -42,17 +47,19 @@ def picture(both: Settings) -> dict[str, Side]:
     return {"script": partial(process, ["-c", SCRIPT.format(**both)]), "sdapp generate": partial(process, ["-m", *ours])}
 
 
+WHAT = {"words": words, "picture": picture}
+
+
 def main(asked: argparse.Namespace) -> None:
     both = settings(asked) | {"steps": asked.steps}
-    words: dict[str, Side] = {name: partial(process, ["-m", *command]) for name, command in WORDS.items()}
-    for sides in (words, picture(both)):
-        with tempfile.TemporaryDirectory() as temporary:
-            report(in_turns(sides, asked.rounds, Path(temporary)))
+    with tempfile.TemporaryDirectory() as temporary:
+        report(in_turns(WHAT[asked.what](both), asked.rounds, Path(temporary)))
     tell_machine(both)
 
 
 if __name__ == "__main__":
     parser = flags(__doc__)
+    parser.add_argument("what", choices=WHAT)
     parser.add_argument("--steps", type=int, default=20)
     rounds(parser, default=5)
     main(parser.parse_args())
