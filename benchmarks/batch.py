@@ -1,87 +1,111 @@
-"""64 prompts beside a loop that calls the diffusers pipeline for each: python benchmarks/batch.py [BATCH_SIZE]"""
+"""A prompt file beside a loop that calls the diffusers pipeline for each prompt: python benchmarks/batch.py [--prompts 64]
 
-import os
-import platform
+sdapp's side is a whole batch: the file is read, pictures are leased, synced to the disk and noted in the ledger. With
+`--batch-size auto` the round that does not count finds the size. `--processes`: `sdapp batch` beside `diffusers-cli run`, which
+is given all prompts at once and paints them in one call (from one seed, so other pictures); both load the model.
+"""
+
+import argparse
+import json
+import subprocess
 import sys
 import tempfile
-import time
-from importlib.metadata import version
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from diffusers import StableDiffusionPipeline
-from PIL import Image
+from sides import (
+    Settings,
+    Side,
+    batch_size,
+    begin,
+    by_hand,
+    flags,
+    furthest,
+    in_turns,
+    prompt_file,
+    prompts,
+    report,
+    rounds,
+    settings,
+    tell_machine,
+)
 
-from sdapp import schedulers
-from sdapp.config import RunConfig, validate
-from sdapp.jobs import Job, plan
-from sdapp.layers import Layer
-from sdapp.loading import load, quiet
-from sdapp.models import POSTCARDS, locate
-from sdapp.pipelines import Painter
+from sdapp.batch_sizes import in_use, taken
+from sdapp.jobs import Job
+from sdapp.loading import load
+from sdapp.models import locate
 
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
-THINGS = ("house on a beach", "cat in a meadow", "ship on the ocean", "tree in the snow")
-SKIES = ("at sunset", "at night")
-PROMPTS = [f"a {colour} {thing} {sky}" for colour in COLOURS for thing in THINGS for sky in SKIES]
-ROUNDS = 3
-
-
-def loop(pipe: StableDiffusionPipeline, config: RunConfig, folder: Path) -> None:
-    """What one would write by hand."""
-    for seed, prompt in enumerate(PROMPTS):
-        generator = torch.Generator("cpu").manual_seed(seed)
-        image = pipe(
-            prompt,
-            num_inference_steps=config.steps,
-            guidance_scale=config.guidance_scale,
-            generator=generator,
-            height=64,
-            width=64,
-        ).images[0]
-        image.save(folder / f"{seed}.png")
+UNET, DECODE = 0.803, 2.515  # TFLOP of sd15 at 512x512: a call for one sample, of which a guided step has two; a picture
 
 
-def batch(painter: Painter, jobs: list[Job], config: RunConfig, folder: Path) -> None:
-    output = config.output.model_copy(update={"dir": str(folder), "name": "{seed}"})
-    for result in painter.paint(jobs, config.batch_size):
-        result.save(output)
+def in_process(asked: argparse.Namespace, both: Settings, root: Path) -> None:
+    """The loop beside a batch of each size, all on warm models."""
+    file = prompt_file(root / "prompts.txt", asked.prompts)
+    asked_for = begin(file, both | {"compile": asked.compile}, root / "jobs")
+    jobs = [order.job for order in asked_for.orders()]
+    painter, bare, peaks = load(locate(both["model"]), asked_for.config), by_hand(both), dict[str, int]()
+
+    def loop(folder: Path) -> None:
+        in_use(painter.device)  # the peak counts from now on
+        for job in jobs:
+            bare(job, folder)
+        peaks["loop"] = taken(painter.device, 0)
+
+    def ours(name: str, size: int | str, folder: Path) -> None:
+        batch = begin(file, both | {"batch_size": size}, folder)
+        records = [result.record for result in batch.paint(painter)]
+        peaks[name] = max(record.peak_memory or 0 for record in records if record)
+
+    names = {f"sdapp, batch_size {size}": size for size in asked.batch_size}
+    sides: Mapping[str, Side] = {"loop": loop} | {name: partial(ours, name, size) for name, size in names.items()}
+    seconds = report(in_turns(sides, asked.rounds, root), asked.prompts)
+    for name in names:
+        apart = furthest(root / name / str(asked.rounds), root / "loop" / str(asked.rounds))
+        print(f"{name}: pixels at most {apart} of 255 apart from those of the loop")
+    if both["device"].startswith("cuda"):
+        for name, wall in seconds.items():
+            print(f"{name}: peak memory {peaks[name] / 1e9:.2f} GB, the weights of both sides in it{limit(asked, jobs, wall)}")
 
 
-def main(batch_size: int) -> None:
-    quiet(verbose=False)
-    config = validate(Layer({"batch_size": batch_size, "prompt": "a cat"}))
-    model = locate(config.model)
-    painter = load(model, config)
-    jobs = [plan(config.model_copy(update={"prompt": text}), model, [seed])[0] for seed, text in enumerate(PROMPTS)]
-    pipe = StableDiffusionPipeline.from_pretrained(POSTCARDS, dtype=painter.dtype, safety_checker=None).to(painter.device)
-    pipe.scheduler = schedulers.build(config.scheduler.resolve(), painter.scheduler_config, [0])
-    pipe.set_progress_bar_config(disable=True)
-    seconds: dict[str, list[float]] = {"loop": [], "sdapp": []}
-    with tempfile.TemporaryDirectory() as temporary:
-        for number in range(ROUNDS + 1):  # the first is not counted
-            for name in seconds:
-                folder = Path(temporary) / f"{name}-{number}"
-                folder.mkdir()
-                started = time.perf_counter()
-                loop(pipe, config, folder) if name == "loop" else batch(painter, jobs, config, folder)
-                seconds[name] += [time.perf_counter() - started] if number else []
-        folders = [Path(temporary) / f"{name}-1" for name in seconds]
-        furthest = max(distance(*(folder / f"{seed}.png" for folder in folders)) for seed in range(len(PROMPTS)))
-    medians = {name: sorted(times)[ROUNDS // 2] for name, times in seconds.items()}
-    for name, median in medians.items():
-        every = ", ".join(f"{taken:.2f}" for taken in seconds[name])
-        print(f"{name:<8}{median:7.2f} s  {len(PROMPTS) / median:6.2f} pictures a second  ({every})")
-    print(f"ratio   {medians['loop'] / medians['sdapp']:7.2f}")
-    print(f"batch_size {batch_size}; pixels at most {furthest} of 255 apart")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {painter.device}, ", end="")
-    print(f"torch {version('torch')}, diffusers {version('diffusers')}")
+def limit(asked: argparse.Namespace, jobs: list[Job], seconds: float) -> str:
+    """Which share of what the GPU could compute was computed, where the work is known."""
+    if asked.model != "sd15" or jobs[0].width != 512:
+        return ""
+    work = sum(2 * UNET * job.unet_calls + DECODE for job in jobs)
+    return f", {work / seconds / asked.peak_tflops:.1%} of {asked.peak_tflops:g} TFLOP/s"
 
 
-def distance(one: Path, other: Path) -> int:
-    return int(np.abs(np.asarray(Image.open(one)).astype(int) - np.asarray(Image.open(other))).max())
+def as_processes(asked: argparse.Namespace, both: Settings, root: Path) -> None:
+    """`sdapp batch` beside `diffusers-cli run`, both with the model's own scheduler."""
+    file = prompt_file(root / "prompts.txt", asked.prompts)
+    size, dtype, device = both["width"], both["dtype"], both["device"]
+    call = {"prompt": prompts(asked.prompts), "num_inference_steps": asked.steps, "width": size, "height": size}
+    theirs = [*f"diffusers.commands.diffusers_cli run --device-map {device} --dtype {dtype} --seed 0".split(),
+              "--model", both["model"], "--pipeline-kwargs", json.dumps(call), "--output", "./"]  # fmt: skip
+    ours = [*f"sdapp.cli batch {file} --size {size}x{size} --device {device} --dtype {dtype} --steps {asked.steps}".split(),
+            "--model", both["model"], "--scheduler", "pndm", "--set", f"batch_size={asked.batch_size[0]}"]  # fmt: skip
+
+    def run(command: list[str], folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True, cwd=folder)
+
+    sides = {"diffusers-cli run": partial(run, theirs), "sdapp batch": partial(run, ours)}
+    report(in_turns(sides, asked.rounds, root), asked.prompts)
+    painted = [len(list((root / name / str(asked.rounds)).rglob("*.png"))) for name in sides]
+    assert painted == [asked.prompts] * 2, f"{painted} pictures"
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 8)
+    parser = flags(__doc__)
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch-size", type=batch_size, nargs="+", default=["auto"], metavar="N", help="one or several")
+    parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="of sdapp's side")
+    parser.add_argument("--peak-tflops", type=float, default=990, help="of the GPU; else that of an H100 in float16, dense")
+    parser.add_argument("--processes", action="store_true", help="whole commands, beside `diffusers-cli run`")
+    rounds(parser)
+    asked = parser.parse_args()
+    both = settings(asked) | {"steps": asked.steps}
+    with tempfile.TemporaryDirectory() as temporary:
+        (as_processes if asked.processes else in_process)(asked, both, Path(temporary))
+    tell_machine(both)

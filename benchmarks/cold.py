@@ -1,63 +1,65 @@
-"""One picture from nothing, beside the shortest diffusers script: python benchmarks/cold.py [RUNS] [--device cuda]
+"""Whole commands from nothing, beside what diffusers brings along: python benchmarks/cold.py words, or picture
 
-Wall time and processor time; the second is what other work on the machine disturbs less.
+Words: help, schedulers and the check of a config beside `diffusers-cli --help`. Picture: one, beside the shortest script.
 """
 
 import argparse
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from importlib.metadata import version
+from functools import partial
+from pathlib import Path
 
-from sdapp.models import POSTCARDS
+from sides import Settings, Side, flags, in_turns, report, rounds, settings, tell_machine
 
 SCRIPT = """
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 pipe = StableDiffusionPipeline.from_pretrained({model!r}, dtype=torch.{dtype}, safety_checker=None).to({device!r})
 pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
-generator = torch.Generator("cpu").manual_seed(7)
-image = pipe("a red house on a beach", num_inference_steps=20, height=64, width=64, generator=generator).images[0]
+size, generator = {{"width": {width}, "height": {height}}}, torch.Generator("cpu").manual_seed(7)
+image = pipe("a red house on a beach", num_inference_steps={steps}, generator=generator, **size).images[0]
 image.save("script.png")
 """
-SDAPP = "import sys\nfrom sdapp.cli import run\nsys.argv[0] = 'sdapp'\nrun()"
+SDAPP, DIFFUSERS = "sdapp.cli", "diffusers.commands.diffusers_cli"
+SD15 = Path(__file__).parents[1] / "configs" / "sd15.yaml"
 
 
-def seconds(command: list[str], folder: str) -> tuple[float, float]:
-    """Wall time and processor time of a process."""
-    before, started = os.times(), time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, cwd=folder)
-    wall, after = time.perf_counter() - started, os.times()
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
-    return wall, spent
+def process(arguments: list[str], folder: Path) -> None:
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True, cwd=folder)
 
 
-def main(runs: int, device: str) -> None:
-    dtype = "float32" if device == "cpu" else "float16"
-    script = SCRIPT.format(model=str(POSTCARDS), dtype=dtype, device=device)
-    asked = ["generate", "a red house on a beach", "--seed", "7", "--device", device, "--dtype", dtype]
-    commands = {"sdapp": [sys.executable, "-c", SDAPP, *asked], "script": [sys.executable, "-c", script]}
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(runs + 1):  # the first fills the page cache, and is not counted
-            for name, command in commands.items():
-                measured = seconds(command, folder)
-                taken[name] += [measured] if number else []
-    medians = {name: [statistics.median(column) for column in zip(*times, strict=True)] for name, times in taken.items()}
-    for name, (wall, processor) in medians.items():
-        print(f"{name:<8}{wall:7.2f} s  {processor:7.2f} s of processors")
-    wall, processor = (ours / theirs for ours, theirs in zip(medians["sdapp"], medians["script"], strict=True))
-    print(f"{'ratio':<8}{wall:7.2f}    {processor:7.2f}")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {device}, Python {platform.python_version()}, ", end="")
-    print(f"torch {version('torch')}, diffusers {version('diffusers')}")
+def words(_: Settings) -> dict[str, Side]:
+    """What paints nothing."""
+    commands = {
+        "diffusers-cli --help": [DIFFUSERS, "--help"],
+        "sdapp --help": [SDAPP, "--help"],
+        "sdapp schedulers": [SDAPP, "schedulers"],
+        "sdapp config check": [SDAPP, "config", "check", str(SD15)],
+    }
+    return {name: partial(process, ["-m", *command]) for name, command in commands.items()}
+
+
+def picture(both: Settings) -> dict[str, Side]:
+    """One picture, by a script and by sdapp."""
+    keys = [f"--{key}={both[key]}" for key in ("model", "device", "dtype", "steps")]
+    ours = [SDAPP, "generate", "a red house on a beach", "--seed=7", f"--size={both['width']}x{both['height']}", *keys]
+    return {"script": partial(process, ["-c", SCRIPT.format(**both)]), "sdapp generate": partial(process, ["-m", *ours])}
+
+
+WHAT = {"words": words, "picture": picture}
+
+
+def main(asked: argparse.Namespace) -> None:
+    both = settings(asked) | {"steps": asked.steps}
+    with tempfile.TemporaryDirectory() as temporary:
+        report(in_turns(WHAT[asked.what](both), asked.rounds, Path(temporary)))
+    tell_machine(both)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("runs", type=int, nargs="?", default=5)
-    parser.add_argument("--device", default="cpu")
-    main(**vars(parser.parse_args()))
+    parser = flags(__doc__)
+    parser.add_argument("what", choices=WHAT)
+    parser.add_argument("--steps", type=int, default=20)
+    rounds(parser, default=5)
+    main(parser.parse_args())

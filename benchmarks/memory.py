@@ -1,4 +1,4 @@
-"""How the memory of a process grows over many jobs: python benchmarks/memory.py [JOBS] [--batch-size 8] [--device cuda]
+"""How the memory of a process grows over many jobs, and its peak: python benchmarks/memory.py [--jobs 10000] [--batch-size 8]
 
 In hundreds, one step a picture: what is looked for stays behind once a job, not once a step.
 Growth counts from the first hundred on.
@@ -6,36 +6,39 @@ Growth counts from the first hundred on.
 
 import argparse
 import gc
-import os
-import platform
 import tempfile
 import time
-from importlib.metadata import version
 
 import psutil
+import torch
+from sides import flags, settings, tell_machine
 
+from sdapp.batch_sizes import taken
 from sdapp.config import validate
 from sdapp.jobs import plan
 from sdapp.layers import Layer
-from sdapp.loading import load, quiet
+from sdapp.loading import load
 from sdapp.models import locate
 from sdapp.publishing import published, saved
 
 FIRST = 100
 
 
-def main(jobs: int, batch_size: int, device: str) -> None:
-    quiet(verbose=False)
-    process, started, held = psutil.Process(), time.perf_counter(), dict[int, float]()
+def main(asked: argparse.Namespace) -> None:
+    both = settings(asked) | {"steps": 1, "batch_size": asked.batch_size}
+    process, held, on_gpu = psutil.Process(), dict[int, float](), 0
     with tempfile.TemporaryDirectory() as folder:
-        config = validate(Layer({"prompt": "a cat", "seed": 1, "steps": 1, "device": device, "output": {"dir": folder}}))
+        config = validate(Layer(both | {"prompt": "a cat", "seed": 1, "output": {"dir": folder}}))
         model = locate(config.model)
-        first, painter, output = plan(config, model)[0], load(model, config), config.output
-        for done in range(0, jobs, FIRST):  # a prompt of its own each, as in a prompt file
+        first, output, painter = plan(config, model)[0], config.output, load(model, config)
+        started = time.perf_counter()
+        for done in range(0, asked.jobs, FIRST):  # a prompt of its own each, as in a prompt file
             some = [first.model_copy(update={"prompt": f"a cat {done + i}", "seed": done + i}) for i in range(FIRST)]
-            painted = painter.paint(some, batch_size)
+            painted = painter.paint(some, asked.batch_size)
             for result in published(painted, lambda result: result.encoded(output), lambda result: saved(result, output)):
-                assert result.path is not None
+                assert result.path, result.error
+                assert result.record
+                on_gpu = max(on_gpu, result.record.peak_memory or 0)
                 result.path.unlink()
             gc.collect()
             held[done + FIRST] = process.memory_info().rss / 1e6
@@ -43,12 +46,12 @@ def main(jobs: int, batch_size: int, device: str) -> None:
         print(f"{done:7} jobs {held[done]:8.0f} MB")
     pace = max(held) / (time.perf_counter() - started)
     print(f"growth since the first {FIRST}: {held[max(held)] - held[min(held)]:.1f} MB, at {pace:.1f} jobs a second")
-    print(f"{painter.device}, batches of {batch_size}, {platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}")
+    print(f"peak: {taken(torch.device('cpu'), 0) / 1e6:.0f} MB" + (f", on the GPU {on_gpu / 1e6:.0f} MB" if on_gpu else ""))
+    tell_machine(both)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("jobs", type=int, nargs="?", default=10_000)
+    parser = flags(__doc__)
+    parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--device", default="auto")
-    main(**vars(parser.parse_args()))
+    main(parser.parse_args())

@@ -1,51 +1,61 @@
-"""Pictures a second that are published (encoded, on the disk, renamed): python benchmarks/publish.py [PICTURES] [--size 512]
+"""Pictures a second that are published (encoded, on the disk, renamed), beside a bare save: python benchmarks/publish.py
 
 Noise over a gradient stands in for a picture, so that a PNG of it is about as large as one of a photograph.
 """
 
 import argparse
-import os
-import platform
 import tempfile
-import time
-from importlib.metadata import version
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from sides import Side, in_turns, report, rounds, tell_machine
 
-from sdapp.config import validate
-from sdapp.jobs import plan
+from sdapp.config import Output, validate
+from sdapp.jobs import Job, plan
 from sdapp.layers import Layer
 from sdapp.models import locate
-from sdapp.outputs import Record, Result
+from sdapp.outputs import SUFFIXES, Record, Result
 from sdapp.publishing import saved
 
 
-def picture(size: int) -> Image.Image:
+def noise(size: int) -> Image.Image:
     slope = np.linspace(0, 200, size)
     values = slope[:, None, None] + np.random.default_rng(0).normal(20, 6, (size, size, 3))
     return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
-def main(pictures: int, size: int) -> None:
-    for name in ("png", "jpeg", "webp"):
-        with tempfile.TemporaryDirectory() as folder:
-            config = validate(
-                Layer({"prompt": "a cat", "seed": 1, "count": pictures, "output": {"dir": folder, "format": name}})
-            )
-            record = Record("", "", {}, "cpu", "float32", 20, 8, 0.1, "", {})
-            jobs, image = plan(config, locate(config.model)), picture(size)
-            started, before = time.perf_counter(), time.process_time()
-            paths = [saved(Result(job, index, record, image), config.output).path for index, job in enumerate(jobs)]
-            wall, spent = time.perf_counter() - started, time.process_time() - before
-            mean = sum(path.stat().st_size for path in paths if path) / pictures
-        each = f"{1000 * wall / pictures:6.1f} ms each, {1000 * spent / pictures:6.1f} ms of processors"
-        print(f"{name:<6}{pictures / wall:7.1f} pictures a second, {each}, {mean / 1000:6.0f} kB")
-    print(f"{size}x{size}, one writer; {platform.machine()}, {os.cpu_count()} cores, Pillow {version('pillow')}")
+def bare(jobs: list[Job], picture: Image.Image, output: Output, folder: Path) -> None:
+    options: dict[str, Any] = {} if output.format == "png" else {"quality": output.quality}
+    for job in jobs:
+        picture.save(folder / f"{job.id}{SUFFIXES[output.format]}", **options)
+
+
+def ours(jobs: list[Job], picture: Image.Image, output: Output, folder: Path) -> None:
+    record = Record("", "", {}, "cpu", "float32", 20, 8, 0.1, "", {})
+    for index, job in enumerate(jobs):
+        saved(Result(job, index, record, picture), output.model_copy(update={"dir": str(folder)}))
+
+
+def main(asked: argparse.Namespace) -> None:
+    config = validate(Layer({"prompt": "a cat", "seed": 1, "count": asked.pictures}))
+    jobs, picture = plan(config, locate(config.model)), noise(asked.size)
+    for name in SUFFIXES:
+        output = validate(Layer({"output": {"format": name}})).output
+        sides: dict[str, Side] = {"save": partial(bare, jobs, picture, output), "sdapp": partial(ours, jobs, picture, output)}
+        with tempfile.TemporaryDirectory() as temporary:
+            taken = in_turns(sides, asked.rounds, Path(temporary))
+            paths = list((Path(temporary) / "sdapp").rglob(f"*{SUFFIXES[name]}"))
+            print(f"{name}, {sum(path.stat().st_size for path in paths) / len(paths) / 1000:.0f} kB each:")
+        report(taken, asked.pictures)
+    tell_machine({"size": asked.size, "writers": 1})
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("pictures", type=int, nargs="?", default=50)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=50)
     parser.add_argument("--size", type=int, default=512)
-    main(**vars(parser.parse_args()))
+    rounds(parser)
+    main(parser.parse_args())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ if os.environ.get("SDAPP_TEST_GPU") != "1":  # make test-gpu
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 POSTCARDS = Path(__file__).parents[1] / "sdapp" / "postcards"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))  # whose models of random weights are tested, and tested with
 
 
 @pytest.fixture

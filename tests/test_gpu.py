@@ -16,7 +16,7 @@ import torch
 from sdapp.config import Memory, validate
 from sdapp.jobs import plan
 from sdapp.layers import Layer
-from sdapp.models import POSTCARDS, locate
+from sdapp.models import locate
 from sdapp.outputs import Result
 from sdapp.pipelines import Painter
 from sdapp.scheduler_table import TABLE
@@ -58,33 +58,11 @@ def make() -> Make:
 @pytest.fixture(scope="module")
 def sd15() -> Iterator[dict[torch.dtype, Painter]]:
     """Stable Diffusion 1.5's shape with random weights, in float16 and float32."""
-    yield {dtype: Painter(random_sd15().to(dtype), torch.device("cuda"), Memory()) for dtype in (torch.float16, torch.float32)}
+    from models import SHAPES, build
+
+    cuda = torch.device("cuda")
+    yield {dtype: Painter(build(SHAPES["sd15"], "cuda").to(dtype), cuda, Memory()) for dtype in (torch.float16, torch.float32)}
     torch.cuda.empty_cache()
-
-
-def random_sd15() -> Any:
-    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    torch.manual_seed(0)
-    tokenizer = CLIPTokenizer.from_pretrained(POSTCARDS / "tokenizer", local_files_only=True)
-    with torch.device("cuda"):
-        text = CLIPTextModel(
-            CLIPTextConfig(
-                hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-            )
-        )  # fmt: skip
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-        vae = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512,
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        )  # fmt: skip
-    schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
-    return StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=PNDMScheduler(skip_prk_steps=True, **schedule),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
 
 
 def paint(painter: Painter, batch_size: int = 1, **settings: Any) -> list[Result]:

@@ -1,0 +1,69 @@
+"""Schedulers x steps x seeds as `sdapp compare` paints them, beside a loop over the pipeline: python benchmarks/grid.py
+
+Both sides paint the cells alone, on warm models; sdapp keeps the latents of each, too. `--whole` is `sdapp.compare` as it is,
+with the loading of the model, the pictures to hold the cells against, report and sheets, beside the same loop.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from sides import Settings, Side, batch_size, by_hand, flags, furthest, in_turns, report, rounds, settings, tell_machine
+
+import sdapp
+from sdapp.batch import Batch
+from sdapp.comparing import Contest
+from sdapp.latents import keep_latents
+from sdapp.layers import Layer
+from sdapp.loading import load
+
+PROMPT = "a castle on a beach at night"
+
+
+def contest(both: Settings, grid: Settings, folder: Path) -> tuple[Contest, Batch]:
+    """A comparison, and its cells as a batch."""
+    settings = both | {"compare": grid | {"prompts": [PROMPT]}, "output": {"dir": str(folder)}}
+    held = Contest([Layer(settings)])
+    cells = {cell.id for cell in held.comparison.cells}
+    orders = [order for order in held.orders() if order.job.id in cells]
+    return held, Batch(lambda: orders, held.config, keep=lambda result: keep_latents(held.folder, result))
+
+
+def main(asked: argparse.Namespace) -> None:
+    both = settings(asked) | {"batch_size": asked.batch_size}
+    grid = {"schedulers": asked.schedulers, "steps": asked.steps, "seeds": asked.seeds, "match": "steps"}
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        held, cells = contest(both, grid, root / "jobs")
+        jobs = [order.job for order in cells.orders()]
+        bare, painter = by_hand(both), None if asked.whole else load(held.model, held.config)
+
+        def loop(folder: Path) -> None:
+            for job in sorted(jobs, key=lambda job: job.scheduler.name):
+                bare(job, folder)
+
+        def ours(folder: Path) -> None:
+            if painter is None:
+                sdapp.compare(PROMPT, out=folder, **both, **grid)
+                return
+            batch = contest(both, grid, folder)[1]
+            batch.begin()
+            for result in batch.paint(painter):
+                assert result.path, result.error
+
+        sides: dict[str, Side] = {"loop": loop, "sdapp.compare" if asked.whole else "sdapp": ours}
+        report(in_turns(sides, asked.rounds, root), len(jobs))
+        theirs, mine = (root / name / str(asked.rounds) for name in sides)
+        print(f"{len(jobs)} cells, pixels at most {furthest(mine, theirs)} of 255 apart")
+    tell_machine(both)
+
+
+if __name__ == "__main__":
+    parser = flags(__doc__)
+    parser.add_argument("--schedulers", nargs="+", default=["pndm", "ddim", "euler", "dpm++2m"])
+    parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 50])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--batch-size", type=batch_size, default=4)
+    parser.add_argument("--whole", action="store_true")
+    rounds(parser)
+    main(parser.parse_args())

@@ -1,0 +1,181 @@
+"""What the benchmarks share: flags, the pipeline called by hand, sides measured in turns, and the line about the machine."""
+
+import argparse
+import os
+import platform
+import re
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from models import MODELS, folder
+from PIL import Image
+
+from sdapp import schedulers
+from sdapp.batch import Batch
+from sdapp.jobs import Job
+from sdapp.layers import Layer
+from sdapp.loading import DTYPES, choose_device, choose_dtype, quiet
+from sdapp.models import BUILT_IN
+from sdapp.orders import PromptFile
+
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
+THINGS = ("house on a beach", "cat in a meadow", "ship on the ocean", "tree in the snow")
+SKIES = ("at sunset", "at night")
+Settings = dict[str, Any]
+Side = Callable[[Path], object]  # is given an empty folder
+Spent = tuple[float, float]  # seconds on the wall, and of processors
+
+
+def flags(doc: str | None, model: str = BUILT_IN) -> argparse.ArgumentParser:
+    """The flags of every benchmark that paints."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--model", choices=MODELS, default=model)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto")
+    parser.add_argument("--size", type=int, help="else 64 for postcards, 256 for quarter on a CPU, 512 for all others")
+    return parser
+
+
+def rounds(parser: argparse.ArgumentParser, default: int = 3) -> None:
+    """Add the flag that says how often each side has its turn."""
+    parser.add_argument("--rounds", type=int, default=default, help="after one that does not count; with 0 that one counts")
+
+
+def batch_size(text: str) -> int | str:
+    """As on a command line."""
+    return text if text == "auto" else int(text)
+
+
+def settings(asked: argparse.Namespace) -> Settings:
+    """The settings of both sides, with nothing left open; the model is built if it is not there."""
+    quiet(verbose=False)
+    device = choose_device(asked.device)
+    dtype = choose_dtype(asked.dtype, device)
+    size = asked.size or (64 if asked.model == BUILT_IN else 256 if (asked.model, device.type) == ("quarter", "cpu") else 512)
+    name = str(dtype).removeprefix("torch.")
+    return {"model": str(folder(asked.model, dtype)), "device": str(device), "dtype": name, "width": size, "height": size}
+
+
+def by_hand(settings: Settings) -> Callable[[Job, Path], None]:
+    """The pipeline as one calls it without sdapp, on weights of its own; a picture is saved under the id of its job."""
+    pipe = StableDiffusionPipeline.from_pretrained(settings["model"], dtype=DTYPES[settings["dtype"]], safety_checker=None)
+    pipe.to(settings["device"]).set_progress_bar_config(disable=True)
+    config, current = dict(pipe.scheduler.config), None
+
+    def paint(job: Job, folder: Path) -> None:
+        nonlocal current
+        if job.scheduler != current:  # built as in sdapp, so that the pictures are the same
+            pipe.scheduler, current = schedulers.build(job.scheduler.resolve(), config, [job.seed]), job.scheduler
+        image = pipe(
+            job.prompt,
+            num_inference_steps=job.steps,
+            guidance_scale=job.guidance_scale,
+            width=job.width,
+            height=job.height,
+            generator=torch.Generator("cpu").manual_seed(job.seed),
+        ).images[0]
+        image.save(folder / f"{job.id}.png")
+
+    return paint
+
+
+# --- batches ------------------------------------------------------------------------------------------------------
+
+
+def prompts(count: int) -> list[str]:
+    """So many prompts, each another."""
+    those = [f"a {colour} {thing} {sky}" for colour, thing, sky in product(COLOURS, THINGS, SKIES)]
+    return [those[i % len(those)] + (f" {i // len(those)}" if i >= len(those) else "") for i in range(count)]
+
+
+def prompt_file(path: Path, count: int) -> Path:
+    """A file of so many prompts, each with a seed of its own."""
+    path.write_text("".join(f"{prompt} --d {seed}\n" for seed, prompt in enumerate(prompts(count))))
+    return path
+
+
+def begin(file: Path, settings: Settings, folder: Path) -> Batch:
+    """A prompt file as `sdapp batch` begins it, with pictures named after their jobs."""
+    opened = PromptFile.open(file, [Layer(settings | {"output": {"dir": str(folder), "name": "{id}"}})])
+    batch = Batch(opened.orders, opened.config)
+    batch.survey()
+    batch.begin()
+    opened.keep()
+    return batch
+
+
+def furthest(ours: Path, theirs: Path) -> int:
+    """How far, of 255, the pixels of two folders are apart at the most; what they have is the same jobs."""
+    found = {path.name: path for path in ours.rglob("*.png")}
+    apart = [np.asarray(Image.open(path)).astype(int) - np.asarray(Image.open(found[path.name])) for path in theirs.iterdir()]
+    return max(int(np.abs(difference).max()) for difference in apart)
+
+
+# --- turns --------------------------------------------------------------------------------------------------------
+
+
+def in_turns(sides: Mapping[str, Side], rounds: int, root: Path) -> dict[str, list[Spent]]:
+    """What each side takes each time. The last run of a side leaves its files in `root/SIDE/ROUNDS`."""
+    taken: dict[str, list[Spent]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        # Every other time the other way round: a slow moment of the machine falls on all.
+        for name in list(sides)[:: 1 if number % 2 else -1]:
+            (where := root / name / str(number)).mkdir(parents=True)
+            measured = _spent(sides[name], where)
+            taken[name] += [measured] if number or not rounds else []
+    return taken
+
+
+def _spent(side: Side, where: Path) -> Spent:
+    before, started = _processors(), time.perf_counter()
+    side(where)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started, _processors() - before
+
+
+def _processors() -> float:
+    """Seconds of processors that this process has had, and those that it waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def report(taken: Mapping[str, list[Spent]], pictures: int = 0) -> dict[str, float]:
+    """Print the medians of each side, and their ratio to the first, round by round; gives the seconds on the wall."""
+    medians = {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in taken.items()}
+    for name, (wall, processors) in medians.items():
+        pace = f"{pictures / wall:9.2f} pictures a second" if pictures else ""
+        print(f"{name:<24}{wall:9.3f} s{processors:9.3f} s of processors{pace}")
+    (first, those), *others = taken.items()
+    for name, runs in others:
+        ratios = [(wall / theirs[0], processors / theirs[1]) for (wall, processors), theirs in zip(runs, those, strict=True)]
+        wall, processors = map(_middle, zip(*ratios, strict=True))
+        print(f"{name} / {first}: {wall} of the time, {processors} of the processors")
+    return {name: wall for name, (wall, _) in medians.items()}
+
+
+def _middle(ratios: tuple[float, ...]) -> str:
+    if len(ratios) == 1:
+        return f"{ratios[0]:.3f}"
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{middle:.3f} (quartiles {low:.3f} to {high:.3f})"
+
+
+def tell_machine(settings: Settings) -> None:
+    """Print what was used: the settings of both sides, the hardware, the versions."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    said = [f"{key} {Path(value).name if key == 'model' else value}" for key, value in settings.items()]
+    said += [torch.cuda.get_device_name(settings["device"])] if settings.get("device", "").startswith("cuda") else []
+    said += [found[1] if found else platform.machine(), f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"]
+    said += [f"{package} {version(package)}" for package in ("torch", "diffusers", "transformers", "pillow")]
+    print(", ".join([*said, f"Python {platform.python_version()}"]))

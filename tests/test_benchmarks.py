@@ -1,0 +1,66 @@
+"""Each benchmark runs from end to end at its smallest. What it measures is no test's business."""
+
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import BENCHMARKS
+
+RUNS = {
+    "overhead.py": "--rounds 2 --steps 1",
+    "batch.py": "--rounds 1 --steps 1 --prompts 3 --batch-size 2 auto",
+    "cold.py": "picture --rounds 0 --steps 1",
+    "grid.py": "--rounds 0 --schedulers ddim euler --steps 1 --seeds 1 2 --batch-size 2",
+    "busy.py": "--model postcards --steps 1 --prompts 2",
+    "memory.py": "--jobs 100 --size 16",
+    "publish.py": "--rounds 0 --pictures 2 --size 16",
+}
+SIDED = RUNS.keys() - {"busy.py", "memory.py"}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_benchmark_says_what_both_sides_took_and_on_which_machine(
+    run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, *more = run.split()
+    monkeypatch.setattr(sys, "argv", [script, *more, *RUNS[run].split()])
+    runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert f"torch {torch.__version__.split('+')[0]}" in lines[-1]
+    assert any(" / " in line and "of the time" in line for line in lines) == (run in SIDED)
+    for line in lines:
+        if "pixels at most" in line:
+            assert int(line.split("at most ")[1].split()[0]) <= 2
+
+
+def test_every_benchmark_is_run() -> None:
+    scripts = {path.name for path in BENCHMARKS.glob("*.py")} - {"models.py", "sides.py"}
+    assert scripts == {run.split()[0] for run in RUNS} | {"kills.py"}  # whose run is in test_batch.py
+
+
+def test_sd15_is_as_large_as_the_real_one() -> None:
+    from models import SHAPES, build
+
+    pipe = build(SHAPES["sd15"], "meta")
+    sizes = [sum(weight.numel() for weight in part.parameters()) for part in (pipe.unet, pipe.vae, pipe.text_encoder)]
+    assert sizes == [859_520_964, 83_653_863, 123_060_480]
+
+
+def test_a_quarter_is_built_once_and_paints() -> None:
+    from models import folder
+
+    from sdapp import paint
+
+    with tempfile.TemporaryDirectory() as temporary:
+        cache = Path(temporary)
+        made = folder("quarter", torch.bfloat16, cache)
+        assert [path.name for path in cache.iterdir()] == ["quarter-bfloat16"]
+        assert folder("quarter", torch.bfloat16, cache) == made
+        settings = {"model": str(made), "dtype": "float32", "width": 64, "height": 64, "steps": 2}
+        [result] = paint(prompt="a cat", seed=7, **settings)
+    assert result.error is None
+    assert np.asarray(result.picture).std() > 10
