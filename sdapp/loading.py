@@ -1,7 +1,9 @@
 """Devices, dtypes and weights: a model on disk becomes a Painter."""
 
+from typing import Any
+
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -9,10 +11,11 @@ from transformers.utils import logging as transformers_logging
 
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, UnavailableError
-from sdapp.models import Model
+from sdapp.models import Model, read_json
 from sdapp.pipelines import Painter
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+BROKEN = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError)
 WITHOUT_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
@@ -46,9 +49,10 @@ def load(model: Model, config: RunConfig) -> Painter:
     dtype = choose_dtype(config.dtype, device)
     if config.memory.offload != "none" and device.type == "cpu":
         raise ConfigError("memory.offload: there is nothing to offload from on a CPU; leave it at none")
+    own = load_vae(model, dtype)
     try:
         if model.is_file:
-            pipe = StableDiffusionPipeline.from_single_file(str(model.path), dtype=dtype, **WITHOUT_CHECKER)
+            pipe = StableDiffusionPipeline.from_single_file(str(model.path), dtype=dtype, **WITHOUT_CHECKER, **own)
         else:
             pipe = StableDiffusionPipeline.from_pretrained(
                 model.path,
@@ -57,13 +61,14 @@ def load(model: Model, config: RunConfig) -> Painter:
                 use_safetensors=True,
                 local_files_only=True,
                 **WITHOUT_CHECKER,
+                **own,
             )
     except LocalEntryNotFoundError as exc:
         raise UnavailableError(
             f"model: {model.path}: the configuration that belongs to a single file comes from the Hub, once, and it cannot be "
             "reached; run it once with a network"
         ) from exc
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError) as exc:
+    except BROKEN as exc:
         reason = " ".join(str(exc).split())[:300]
         raise UnavailableError(f"model: {model.path} cannot be loaded: {type(exc).__name__}: {reason}") from exc
     if pipe.tokenizer.model_max_length > 100_000:  # transformers' word for a tokenizer without files
@@ -71,6 +76,22 @@ def load(model: Model, config: RunConfig) -> Painter:
     if pipe.unet.config.addition_embed_type is not None:
         raise UnavailableError(f"model: {model.path} is no Stable Diffusion 1.x or 2.x; sdapp paints with those alone")
     return Painter(pipe, device, config.memory)
+
+
+def load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
+    """The autoencoder that stands in for the model's own, as a part for its pipeline. Raises UnavailableError."""
+    if model.vae is None:
+        return {}
+    try:
+        if model.vae.is_file():
+            layout = {} if model.is_file else {"config": str(model.path), "subfolder": "vae"}
+            return {"vae": AutoencoderKL.from_single_file(str(model.vae), dtype=dtype, **layout)}
+        kind = read_json(model.vae / "config.json", "vae")["_class_name"]
+        part = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}[kind]
+        return {"vae": part.from_pretrained(model.vae, dtype=dtype, use_safetensors=True, local_files_only=True)}
+    except BROKEN as exc:
+        reason = " ".join(str(exc).split())[:300]
+        raise UnavailableError(f"vae: {model.vae} cannot be loaded: {type(exc).__name__}: {reason}") from exc
 
 
 def quiet(verbose: bool) -> None:

@@ -49,6 +49,8 @@ class Record:
     created: str  # ISO 8601, with the time zone
     versions: Mapping[str, str]
     peak_memory: int | None = None  # bytes on a GPU, of the batch
+    unguided_calls: int = 0  # of the UNet calls, those outside the guidance_interval
+    cached_calls: int = 0  # of the UNet calls, those whose deep part came from one before, by the cache_interval
     notes: tuple[str, ...] = ()  # what the user should know, such as a decode repeated in float32
 
 
