@@ -1,4 +1,4 @@
-"""Lists of numbers as people type them: 5,10,20-50:10 or 3-7.5[4]; and parts of a run: 0.1-0.8."""
+"""Lists of numbers as people type them: 5,10,20-50:10 or 3-7.5[4]; and parts of a run: 0.1..0.8."""
 
 import re
 import reprlib
@@ -20,9 +20,9 @@ def numbers(text: str) -> list[int | float]:
 
 
 def interval(value: object) -> list[float]:
-    """Two fractions of a run, the first below the second; as text `0.1-0.8`. Raises ValueError, in words."""
+    """Two fractions of a run, the first below the second; as text `0.1..0.8`. Raises ValueError, in words."""
     ends: object = value
-    if isinstance(value, str) and (found := re.fullmatch(rf"({NUMBER})\s*-\s*({NUMBER})", value)):
+    if isinstance(value, str) and (found := re.fullmatch(rf"({NUMBER})\s*\.\.\s*({NUMBER})", value)):
         ends = [float(end) for end in found.groups()]
     match ends:
         case [int() | float() as begin, int() | float() as end] if 0 <= begin < end <= 1 and bool not in map(type, ends):
