@@ -141,6 +141,14 @@ def test_saving_memory_changes_no_picture(memory: dict[str, Any], make: Make) ->
     assert apart(plain, saved) <= TOLERANCE
 
 
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+def test_shortcuts_and_offloading_do_not_disturb_each_other(offload: str, make: Make) -> None:
+    shortcuts = {"guidance_interval": [0.2, 0.7], "cache_interval": 2}
+    for said in (shortcuts, {}):
+        [plain], [saved] = paint(make(), **said), paint(make(offload=offload), **said)
+        assert apart(plain, saved) <= TOLERANCE
+
+
 def test_memory_that_runs_out_for_real_is_survived(sd15: dict[torch.dtype, Painter]) -> None:
     painter = sd15[torch.float16]
     torch.cuda.empty_cache()
