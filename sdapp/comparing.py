@@ -32,8 +32,8 @@ DEFAULTS = {"output.dir": "comparison"}
 NEUTRAL = (override("scheduler", "euler", ""), override("steps", MOST_STEPS, ""), override("eta", None, ""))
 FEW, MANY = 4, 12  # steps by which a scheduler's pace is measured
 FIXED = (
-    "prompt", "seed", "count", "steps", "scheduler", "compare", "output", "batch_size",
-    "model", "revision", "vae", "device", "dtype", "memory",
+    "prompt", "seed", "count", "steps", "scheduler", "compare", "output", "batch_size", "vae",
+    "model", "revision", "device", "dtype", "memory",
 )  # fmt: skip
 VARIABLE = tuple(key for key in RunConfig.model_fields if key not in FIXED)
 

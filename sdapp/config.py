@@ -108,14 +108,6 @@ class Output(Frozen):
     quality: Annotated[int, Field(ge=1, le=100, description="Of JPEG and WebP; WebP is lossless at 100.")] = 95
 
 
-WHOLE = [0.0, 1.0]
-Interval = Annotated[
-    list[float],
-    BeforeValidator(
-        ranges.interval,
-        json_schema_input_type=str | Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)],
-    ),
-]
 BatchSize = Annotated[int, Field(ge=1, le=256)] | Literal["auto"]
 
 
@@ -128,6 +120,16 @@ def _multiple_of_8(pixels: int) -> int:
 Side = Annotated[
     Annotated[int, Field(ge=8, le=8192), AfterValidator(_multiple_of_8)] | None,
     Field(description="Pixels, a multiple of 8; else the input image's or the model's own."),
+]
+
+
+WHOLE = [0.0, 1.0]
+Interval = Annotated[
+    list[float],
+    BeforeValidator(
+        ranges.interval,
+        json_schema_input_type=str | Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)],
+    ),
 ]
 
 

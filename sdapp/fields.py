@@ -13,16 +13,8 @@ from sdapp.config import RunConfig
 from sdapp.errors import ConfigError
 from sdapp.strict import MAX_SEED
 
-WHOLE_RUN = (
-    "model",
-    "revision",
-    "vae",
-    "device",
-    "dtype",
-    "batch_size",
-    "memory",
-    "output",
-)  # one load of the model paints the file
+# One load of the model paints the file.
+WHOLE_RUN = ("model", "revision", "vae", "device", "dtype", "batch_size", "memory", "output")
 FIELDS = tuple(name for name in RunConfig.model_fields if name not in WHOLE_RUN)
 TEXT = ("prompt", "negative_prompt", "task.kind", "task.image", "task.mask")  # never a number, and `|` is a letter in them
 PATHS = ("task.image", "task.mask")

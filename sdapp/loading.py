@@ -14,8 +14,8 @@ from sdapp.errors import ConfigError, UnavailableError
 from sdapp.models import Model, read_json
 from sdapp.pipelines import Painter
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 BROKEN = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError)
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 WITHOUT_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
