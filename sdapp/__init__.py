@@ -22,13 +22,13 @@ def paint(**settings: Any) -> Iterator["Result"]:
 
     Checks the settings and loads the model before it returns; then each turn of the loop paints. Raises SdappError.
     """
+    from sdapp.autoencoders import located
     from sdapp.config import validate
     from sdapp.jobs import plan
     from sdapp.layers import Layer
-    from sdapp.models import locate
 
     config = validate(Layer(settings))
-    model = locate(config.model, config.revision)
+    model = located(config)
     jobs = plan(config, model)
     return _load(model, config, sum(job.unet_calls for job in jobs)).paint(jobs, config.batch_size)
 

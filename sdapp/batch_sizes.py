@@ -46,7 +46,7 @@ class BatchSizes:
 
 
 def _kind(job: Job) -> tuple[object, ...]:
-    return job.task.kind, job.width, job.height, job.guidance_scale > 1
+    return job.task.kind, job.width, job.height, job.guidance_scale > 1, *map(str, job.shortcuts.items())
 
 
 def in_use(device: torch.device) -> int:

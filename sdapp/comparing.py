@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import cycle, product
 from pathlib import Path
 
+from sdapp.autoencoders import located
 from sdapp.batch import Batch, Paints
 from sdapp.config import RunConfig, SchedulerChoice, Task, Txt2Img, validate
 from sdapp.errors import ConfigError, SdappError, UnavailableError, gathered
@@ -19,7 +20,6 @@ from sdapp.grid import MOST_STEPS, Grid
 from sdapp.jobs import Job, plan, steps_to_run
 from sdapp.latents import PICTURES, keep_latents
 from sdapp.layers import Layer, merge, override
-from sdapp.models import locate
 from sdapp.orders import Order
 from sdapp.outputs import Result, overwrite
 from sdapp.results import Cell, Comparison, Reference, Value
@@ -33,7 +33,7 @@ NEUTRAL = (override("scheduler", "euler", ""), override("steps", MOST_STEPS, "")
 FEW, MANY = 4, 12  # steps by which a scheduler's pace is measured
 FIXED = (
     "prompt", "seed", "count", "steps", "scheduler", "compare", "output", "batch_size",
-    "model", "revision", "device", "dtype", "memory", "compile", "channels_last",
+    "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last",
 )  # fmt: skip
 VARIABLE = tuple(key for key in RunConfig.model_fields if key not in FIXED)
 
@@ -74,7 +74,7 @@ class Contest:
         if asked.compare.timings > 1 and asked.batch_size != 1:
             raise ConfigError("compare.timings: a picture can be timed several times only alone; leave batch_size at 1")
         self.grid: Grid = asked.compare
-        self.folder, self.model = Path(asked.output.dir), locate(asked.model, asked.revision)
+        self.folder, self.model = Path(asked.output.dir), located(asked)
         self.paces = _read_paces(self.folder)
         output = asked.output.model_copy(update={"dir": str(self.folder / PICTURES), "name": "{id}"})
         self.config: RunConfig = asked.model_copy(update={"output": output, "compare": None})

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from sdapp import layers, schedulers
+from sdapp import layers, ranges, schedulers
 from sdapp.errors import ConfigError
 from sdapp.grid import Grid
 from sdapp.scheduler_table import Option
@@ -127,6 +127,16 @@ Side = Annotated[
 ]
 
 
+WHOLE = [0.0, 1.0]
+Interval = Annotated[
+    list[float],
+    BeforeValidator(
+        ranges.interval,
+        json_schema_input_type=str | Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)],
+    ),
+]
+
+
 class RunConfig(Frozen):
     """Every setting of a run, as asked for."""
 
@@ -134,6 +144,10 @@ class RunConfig(Frozen):
         str, Field(min_length=1, description="postcards (built in), a Hub id, a diffusers folder or a .safetensors file.")
     ] = "postcards"
     revision: Annotated[str | None, Field(description="Branch, tag or commit of a Hub id.")] = None
+    vae: Annotated[
+        Annotated[str, Field(min_length=1)] | None,
+        Field(description="Another autoencoder than the model's own: a Hub id, a diffusers folder or a .safetensors file."),
+    ] = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")] = (
         "auto"
     )
@@ -149,6 +163,9 @@ class RunConfig(Frozen):
     guidance_scale: Annotated[
         float, Field(ge=0, le=100, description="Classifier-free guidance; at 1 or below the prompt alone steers.")
     ] = 7.5
+    guidance_interval: Annotated[
+        Interval, Field(description="The part of the run that is guided, as fractions; outside it a step costs half.")
+    ] = WHOLE
     negative_prompt: Annotated[Text, Field(description="What guidance steers away from.")] = ""
     width: Side = None
     height: Side = None
@@ -161,6 +178,9 @@ class RunConfig(Frozen):
     prompt: Annotated[Text | None, Field(description="What to paint.")] = None
     eta: Annotated[float | None, Field(ge=0, le=1, description="Share of fresh noise in DDIM and TCD.")] = None
     clip_skip: Annotated[int, Field(ge=0, le=11, description="Layers of the text encoder to leave out at its end.")] = 0
+    cache_interval: Annotated[
+        int, Field(ge=1, le=1000, description="Every N-th UNet call is whole; those between take its deep part from it.")
+    ] = 1
     memory: Memory = Memory()
     compile: Annotated[
         Switch, Field(description="torch.compile of the UNet; auto: on CUDA, where the run is long enough to repay it.")

@@ -18,7 +18,7 @@ class Denoiser:
 
     def __init__(self, unet: Any, device: torch.device, settle: Callable[[], None]) -> None:
         self.unet, self._device, self._settle = unet, device, settle
-        self._plain, self._compiled_ran, self.failure = unet.forward, False, ""
+        self._plain, self._may_compile, self._compiled_ran, self.failure = unet.forward, True, False, ""
 
     @property
     def optimizations(self) -> tuple[str, ...]:
@@ -39,7 +39,7 @@ class Denoiser:
         def forward(sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             seen[sample.shape] += 1
             worth = [shape for shape, calls in seen.items() if calls > after][:MOST_SHAPES]
-            if self.failure or sample.shape not in worth:
+            if self.failure or not self._may_compile or sample.shape not in worth:
                 return self._plain(sample, *args, **kwargs)
             try:
                 torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
@@ -53,14 +53,14 @@ class Denoiser:
         self.unet.forward = forward
 
     @contextmanager
-    def watched(self, scheduler: Any) -> Iterator[list[int]]:
-        """The batch size of each UNet call, counted where it happens.
+    def watched(self, scheduler: Any, is_whole: bool) -> Iterator[list[int]]:
+        """The batch size of each UNet call, counted where it happens; one of which parts are left out is not compiled.
 
         The schedulers' timesteps are on the CPU, where reading one waits for nothing. The UNet gets its own copies from one
         transfer for the whole batch: a scalar sent at each step would have the device waited for.
         """
         calls, one, there = list[int](), ExitStack(), dict[float, torch.Tensor]()
-        self._compiled_ran = False
+        self._may_compile, self._compiled_ran = is_whole, False
 
         def begin(_: object, args: tuple[Any, ...]) -> tuple[Any, ...]:
             calls.append(len(args[0]))

@@ -14,7 +14,7 @@ from sdapp.errors import ConfigError
 from sdapp.strict import MAX_SEED
 
 # One load of the model paints the file.
-WHOLE_RUN = ("model", "revision", "device", "dtype", "batch_size", "memory", "compile", "channels_last", "output")
+WHOLE_RUN = ("model", "revision", "vae", "device", "dtype", "batch_size", "memory", "compile", "channels_last", "output")
 FIELDS = tuple(name for name in RunConfig.model_fields if name not in WHOLE_RUN)
 TEXT = ("prompt", "negative_prompt", "task.kind", "task.image", "task.mask")  # never a number, and `|` is a letter in them
 PATHS = ("task.image", "task.mask")

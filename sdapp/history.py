@@ -29,7 +29,8 @@ class History:
 
     def _kind(self, job: Job) -> str:
         guided = "guided" if job.guidance_scale > 1 else "unguided"
-        return f"{job.model} {job.width}x{job.height} {self.device} {job.dtype} {guided}"
+        short = "".join(f" {key} {value}" for key, value in job.shortcuts.items())
+        return f"{job.model} {job.width}x{job.height} {self.device} {job.dtype} {guided}{short}"
 
     def add(self, result: Result) -> None:
         """Take in a finished picture. `save` keeps it."""

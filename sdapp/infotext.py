@@ -6,6 +6,7 @@ import re
 import struct
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from PIL import ExifTags, Image
@@ -33,7 +34,9 @@ def write(values: Mapping[str, Any], model_name: str, version: str) -> str:
     fields = {
         "Steps": values["steps"], "Sampler": sampler, "Schedule type": schedule,
         "CFG scale": str(values["guidance_scale"]).removesuffix(".0"), "Seed": values["seed"],
-        "Size": f"{values['width']}x{values['height']}", "Model": model_name, "Denoising strength": task.get("strength"),
+        "Size": f"{values['width']}x{values['height']}", "Model": model_name,
+        "VAE": values["vae"] and Path(values["vae"]).name.removesuffix(".safetensors"),
+        "Denoising strength": task.get("strength"),
         "Clip skip": skip + 1 if skip else None, "RNG": "CPU",
         "Mask mode": "Inpaint masked" if task["kind"] == "inpaint" else None,
         "Emphasis": "None" if re.search(r"[()\[\]]", values["prompt"] + values["negative_prompt"]) else None,

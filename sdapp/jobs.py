@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sdapp import images, layers
-from sdapp.config import Inpaint, Memory, RunConfig, SchedulerChoice, Task, Txt2Img
+from sdapp.config import WHOLE, Inpaint, Memory, RunConfig, SchedulerChoice, Task, Txt2Img
 from sdapp.errors import ConfigError, InputError
 from sdapp.models import BUILT_IN, Model, check_task
 from sdapp.strict import Frozen
@@ -39,12 +39,17 @@ class Job(Frozen):
     clip_skip: int
     memory: Memory
     inputs: dict[str, str]  # `image`, `mask` → SHA-256 of the file
+    # Of pictures from before there were these, nothing says them.
+    vae: str | None = None
+    guidance_interval: list[float] = WHOLE
+    cache_interval: int = 1
 
     @cached_property
     def id(self) -> str:
         """12 hex digits of the SHA-256 of what decides the pixels: of input files the content, of memory the tiling."""
         content = self.model_dump(mode="json", exclude={"memory": {"offload", "vae_slicing"}})
         content["task"] = {key: value for key, value in content["task"].items() if key not in self.inputs}
+        content = {key: value for key, value in content.items() if key not in UNSAID or value != UNSAID[key]}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
 
     @cached_property
@@ -60,6 +65,12 @@ class Job(Frozen):
         return copied
 
     @property
+    def shortcuts(self) -> dict[str, Any]:
+        """What makes a UNet call cheaper than a whole one, where that is asked for."""
+        asked = {"guidance_interval": self.guidance_interval, "cache_interval": self.cache_interval}
+        return {key: value for key, value in asked.items() if value != UNSAID[key]}
+
+    @property
     def steps_to_run(self) -> int:
         """Of `steps`, those that run at this strength."""
         return steps_to_run(self.task, self.steps)
@@ -68,6 +79,9 @@ class Job(Frozen):
     def unet_calls(self) -> int:
         """How often the UNet will be called for this picture."""
         return self.scheduler.resolve().unet_calls(self.steps_to_run)
+
+
+UNSAID = {key: field.default for key, field in Job.model_fields.items() if not field.is_required()}
 
 
 def steps_to_run(task: Task, steps: int) -> int:
@@ -135,12 +149,14 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
     content["task"] |= {key: beside(content["task"][key]) for key in job.inputs}
     if Path(job.model).exists() and job.model != BUILT_IN:
         content["model"] = beside(job.model)
+    if job.vae is not None and Path(job.vae).exists():
+        content["vae"] = beside(job.vae)
     return content
 
 
 def to_layer(content: Mapping[str, Any], picture: Path) -> layers.Layer:
     """The job inside a picture as a layer of settings. Raises InputError if an input file is not what it was."""
-    values = {key: value for key, value in content.items() if key != "inputs"} | {"count": 1}
+    values = UNSAID | {key: value for key, value in content.items() if key != "inputs"} | {"count": 1}
     task, inputs = content.get("task", {}), content.get("inputs", {})
     if not (isinstance(task, dict) and isinstance(inputs, dict) and all(isinstance(task.get(key), str) for key in inputs)):
         raise InputError(f"{picture}: its record is broken: task and inputs do not fit together")
@@ -151,8 +167,9 @@ def to_layer(content: Mapping[str, Any], picture: Path) -> layers.Layer:
         path = values["task"][key]
         if images.read_bytes(path, f"{picture}: task.{key}")[1] != digest:
             raise InputError(f"{picture}: task.{key}: {path} is not the file that this picture was painted from")
-    if str(values.get("model", "")).startswith("."):
-        values["model"] = layers.anchor(values["model"], picture.parent)
+    for key in layers.MODEL_KEYS:
+        if str(values.get(key, "")).startswith("."):
+            values[key] = layers.anchor(values[key], picture.parent)
     return layers.Layer(values, {dotted: str(picture) for dotted in dotted_keys(values)})
 
 

@@ -15,6 +15,7 @@ MAX_DEPTH = 20
 MAX_EXTENDS = 10
 # Keys whose relative paths are relative to the file that names them; so is a model that begins with a dot or is one file.
 PATH_KEYS = ("task.image", "task.mask", "output.dir")
+MODEL_KEYS = ("model", "vae")
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,12 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
         if isinstance(inner, dict) and isinstance(inner.get(key), str) and inner[key]:
             path = Path(inner[key])
             inner[key] = str(path.expanduser() if path.parts[:1] == ("~",) else folder / path)
-    model = values.get("model")
-    if isinstance(model, str) and not Path(model).is_absolute() and (model.startswith(".") or model.endswith(".safetensors")):
-        values["model"] = anchor(model, folder)
+    for key in MODEL_KEYS:
+        model = values.get(key)
+        if not isinstance(model, str) or Path(model).is_absolute():
+            continue
+        if model.startswith(".") or model.endswith(".safetensors"):
+            values[key] = anchor(model, folder)
 
 
 def anchor(model: str, folder: Path) -> str:

@@ -1,9 +1,10 @@
 """Devices, dtypes and weights: a model on disk becomes a Painter."""
 
 from importlib.util import find_spec
+from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -11,9 +12,10 @@ from transformers.utils import logging as transformers_logging
 
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, UnavailableError
-from sdapp.models import Model
+from sdapp.models import Model, read_json
 from sdapp.pipelines import Painter
 
+BROKEN = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError)
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 REPAID = 7_500  # calls of the UNet: a minute of compiling, and 8 ms that each is faster then (published, not measured here)
 SETTLED = 200  # calls after which a size of batches is not one that `auto` only tries
@@ -54,9 +56,10 @@ def load(model: Model, config: RunConfig, unet_calls: int = 0) -> Painter:
     dtype = choose_dtype(config.dtype, device)
     if config.memory.offload != "none" and device.type == "cpu":
         raise ConfigError("memory.offload: there is nothing to offload from on a CPU; leave it at none")
+    own = load_vae(model, dtype)
     try:
         if model.is_file:
-            pipe = StableDiffusionPipeline.from_single_file(str(model.path), dtype=dtype, **WITHOUT_CHECKER)
+            pipe = StableDiffusionPipeline.from_single_file(str(model.path), dtype=dtype, **WITHOUT_CHECKER, **own)
         else:
             pipe = StableDiffusionPipeline.from_pretrained(
                 model.path,
@@ -65,13 +68,14 @@ def load(model: Model, config: RunConfig, unet_calls: int = 0) -> Painter:
                 use_safetensors=True,
                 local_files_only=True,
                 **WITHOUT_CHECKER,
+                **own,
             )
     except LocalEntryNotFoundError as exc:
         raise UnavailableError(
             f"model: {model.path}: the configuration that belongs to a single file comes from the Hub, once, and it cannot be "
             "reached; run it once with a network"
         ) from exc
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError) as exc:
+    except BROKEN as exc:
         reason = " ".join(str(exc).split())[:300]
         raise UnavailableError(f"model: {model.path} cannot be loaded: {type(exc).__name__}: {reason}") from exc
     if pipe.tokenizer.model_max_length > 100_000:  # transformers' word for a tokenizer without files
@@ -92,6 +96,22 @@ def _repays(config: RunConfig, device: torch.device, unet_calls: int) -> bool:
     at_a_time = USUAL_BATCH if config.batch_size == "auto" else config.batch_size
     is_possible = device.type == "cuda" and config.memory.offload == "none" and find_spec("triton") is not None
     return is_possible and unet_calls / at_a_time >= REPAID
+
+
+def load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
+    """The autoencoder that stands in for the model's own, as a part for its pipeline. Raises UnavailableError."""
+    if model.vae is None:
+        return {}
+    try:
+        if model.vae.is_file():
+            layout = {} if model.is_file else {"config": str(model.path), "subfolder": "vae"}
+            return {"vae": AutoencoderKL.from_single_file(str(model.vae), dtype=dtype, **layout)}
+        kind = read_json(model.vae / "config.json", "vae")["_class_name"]
+        part = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}[kind]
+        return {"vae": part.from_pretrained(model.vae, dtype=dtype, use_safetensors=True, local_files_only=True)}
+    except BROKEN as exc:
+        reason = " ".join(str(exc).split())[:300]
+        raise UnavailableError(f"vae: {model.vae} cannot be loaded: {type(exc).__name__}: {reason}") from exc
 
 
 def quiet(verbose: bool) -> None:

@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,7 @@ HUB_FOLDERS = ("scheduler", "tokenizer", "text_encoder", "unet", "vae")
 HUB_FILES = ("model_index.json", *(f"{folder}/*.{kind}" for folder in HUB_FOLDERS for kind in ("json", "txt", "safetensors")))
 HUB_IGNORED = ("*.non_ema.*", "*.ema.*", "*.int8.*")
 UNET_INPUTS = "model.diffusion_model.input_blocks."  # in the original layout
+FACTOR = 0.18215  # of Stable Diffusion, where a config does not say another
 MAX_HEADER = 100_000_000  # bytes; safetensors itself reads no larger one
 PARTS = ("unet", "vae", "text_encoder")
 PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
@@ -30,6 +31,7 @@ class Model:
     name: str
     path: Path
     revision: str | None = None  # the commit, for a model from the Hub
+    vae: Path | None = None  # the autoencoder that stands in for its own: a folder or a file
 
     @property
     def is_file(self) -> bool:
@@ -37,18 +39,11 @@ class Model:
 
     @cached_property
     def _configs(self) -> dict[str, Any]:
-        return {part: _read_json(self.path / part / "config.json") for part in ("unet", "vae")}
+        return {part: read_json(self.path / part / "config.json") for part in ("unet", "vae")}
 
     @cached_property
     def _shapes(self) -> dict[str, list[int]]:
-        """Tensor shapes in the header of a single file, or nothing if it has no sound header: loading says more."""
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError), self.path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size)) if size <= MAX_HEADER else {}
-            return {
-                key: value["shape"] for key, value in header.items() if key.startswith("model.diffusion_model.input_blocks.")
-            }
-        return {}
+        return tensor_shapes(self.path, UNET_INPUTS)
 
     @property
     def scale(self) -> int:
@@ -62,6 +57,11 @@ class Model:
             width = self._shapes.get(f"{UNET_INPUTS}1.1.transformer_blocks.0.attn2.to_k.weight", [0, 0])[1]
             return 768 if width == 1024 else 512
         return int(self._configs["unet"]["sample_size"]) * self.scale
+
+    @property
+    def latent_scaling(self) -> float:
+        """What the autoencoder's latents are multiplied by for the UNet."""
+        return FACTOR if self.is_file else float(self._configs["vae"].get("scaling_factor", FACTOR))
 
     @property
     def in_channels(self) -> int:
@@ -87,16 +87,12 @@ def locate(name: str, revision: str | None = None) -> Model:
     if name == BUILT_IN:
         return Model(name, POSTCARDS)
     path = Path(name) if not name.startswith("~/") else Path(name).expanduser()
-    if path.suffix in PICKLED or (path.is_file() and path.suffix != ".safetensors"):
-        raise UnavailableError(
-            f"model: {name} is not safetensors; a pickled checkpoint can run code, so it is not read. "
-            "Convert it once in a place you trust, then give the .safetensors file"
-        )
+    refuse_pickled(name, path)
     if path.is_file():
         return Model(name, path)
     if path.is_dir():
         return _check_folder(Model(name, path))
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+    if not is_hub_id(name):
         raise UnavailableError(
             f"model: no folder or file {name}; allowed: {BUILT_IN}, a diffusers folder, a .safetensors file, or a Hub id such "
             "as stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -104,7 +100,19 @@ def locate(name: str, revision: str | None = None) -> Model:
     return _check_folder(_from_hub(name, revision))
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name could be one of the Hub's: `org/name`."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")
+
+
 def _from_hub(name: str, revision: str | None) -> Model:
+    twins = ["*.fp16.*"] if _has_plain_files(name, revision) else []  # they would double the download
+    folder = download(name, revision, HUB_FILES, [*HUB_IGNORED, *twins])
+    return Model(name, folder, folder.name)
+
+
+def download(name: str, revision: str | None, wanted: Sequence[str], ignored: Sequence[str] = (), key: str = "model") -> Path:
+    """The folder in the cache with files of a Hub id, fetched if need be. Raises UnavailableError that names the key."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -115,34 +123,32 @@ def _from_hub(name: str, revision: str | None) -> Model:
     )
 
     try:
-        twins = ["*.fp16.*"] if _has_plain_files(name, revision) else []  # they would double the download
-        ignored = [*HUB_IGNORED, *twins]
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES), ignore_patterns=ignored))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(ignored)))
     except GatedRepoError as exc:
-        raise UnavailableError(f"model: {name} asks you to accept its licence on the Hub; then run `hf auth login`") from exc
+        raise UnavailableError(f"{key}: {name} asks you to accept its licence on the Hub; then run `hf auth login`") from exc
     except RepositoryNotFoundError as exc:
         raise UnavailableError(
-            f"model: the Hub has no {name}, or it is private; check the spelling, or `hf auth login`"
+            f"{key}: the Hub has no {name}, or it is private; check the spelling, or `hf auth login`"
         ) from exc
     except LocalEntryNotFoundError as exc:
-        raise UnavailableError(f"model: {name} is not in the cache and the Hub cannot be reached; check the network, or give "
-                               f"a folder. Without a network there is `--model {BUILT_IN}`") from exc  # fmt: skip
+        hint = f". Without a network there is `--model {BUILT_IN}`" if key == "model" else ""
+        raise UnavailableError(f"{key}: {name} is not in the cache and the Hub cannot be reached; check the network, or give "
+                               f"a folder{hint}") from exc  # fmt: skip
     except (HfHubHTTPError, HFValidationError, OSError, *_network_errors()) as exc:
-        raise UnavailableError(f"model: {name} cannot be fetched from the Hub: {exc}") from exc
-    return Model(name, folder, folder.name)
+        raise UnavailableError(f"{key}: {name} cannot be fetched from the Hub: {exc}") from exc
 
 
 def _has_plain_files(name: str, revision: str | None) -> bool:
     """Whether the Hub has the UNet without a variant. Without a network the cache decides, so any answer will do."""
     from huggingface_hub import HfApi
     from huggingface_hub.constants import HF_HUB_OFFLINE
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if HF_HUB_OFFLINE:
         return False
     try:
         siblings = HfApi().model_info(name, revision=revision, timeout=10).siblings or []
-    except (OSError, HfHubHTTPError, *_network_errors()):
+    except (OSError, HfHubHTTPError, HFValidationError, *_network_errors()):
         return False  # the download itself says what is wrong
     return any(file.rfilename == "unet/diffusion_pytorch_model.safetensors" for file in siblings)
 
@@ -188,13 +194,32 @@ def unknown_words(model: Model, prompt: str) -> list[str]:
     """The words of a prompt that the built-in model never saw: those that are no single token to it. Others know all."""
     if model.name != BUILT_IN:
         return []
-    vocabulary: Mapping[str, int] = _read_json(model.path / "tokenizer" / "tokenizer.json")["model"]["vocab"]
+    vocabulary: Mapping[str, int] = read_json(model.path / "tokenizer" / "tokenizer.json")["model"]["vocab"]
     words = re.findall(r"[^\W\d_]+", prompt.lower())
     return list(dict.fromkeys(word for word in words if f"{word}</w>" not in vocabulary))
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path, key: str = "model") -> Any:
+    """The content of a JSON file. Raises UnavailableError that names the key."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as exc:
-        raise UnavailableError(f"model: {path} cannot be read: {exc}") from exc
+        raise UnavailableError(f"{key}: {path} cannot be read: {exc}") from exc
+
+
+def tensor_shapes(path: Path, prefix: str = "") -> dict[str, list[int]]:
+    """Shapes in the header of a safetensors file, or nothing if it has no sound header: loading says more."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError), path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size)) if size <= MAX_HEADER else {}
+        return {key: value["shape"] for key, value in header.items() if key.startswith(prefix) and key != "__metadata__"}
+    return {}
+
+
+def refuse_pickled(name: str, path: Path, key: str = "model") -> None:
+    """Raise UnavailableError for a file that is not safetensors."""
+    if path.suffix in PICKLED or (path.is_file() and path.suffix != ".safetensors"):
+        raise UnavailableError(
+            f"{key}: {name} is not safetensors; a pickled checkpoint can run code, so it is not read. "
+            "Convert it once in a place you trust, then give the .safetensors file"
+        )

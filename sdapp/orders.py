@@ -7,13 +7,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Self
 
+from sdapp.autoencoders import located
 from sdapp.config import RunConfig, validate
 from sdapp.errors import ConfigError, InputError
 from sdapp.jobs import Job, plan
 from sdapp.layers import Layer, merge, override
 from sdapp.ledger import STATE, Begun, begin
 from sdapp.lines import PromptFileError
-from sdapp.models import Model, locate
+from sdapp.models import Model
 from sdapp.prompts import Entry, read_prompts
 from sdapp.templates import choose
 from sdapp.variants import Seeds, check, seed_of
@@ -47,7 +48,7 @@ class PromptFile:
         base = [*(override(key, value, "sdapp batch") for key, value in DEFAULTS.items()), *layers]
         config = validate(merge(base))
         begun = begin(Path(config.output.dir), config.seed, seeds)
-        return cls(path, base, config, locate(config.model, config.revision), begun)
+        return cls(path, base, config, located(config), begun)
 
     @property
     def folder(self) -> Path:

@@ -50,6 +50,8 @@ class Record:
     versions: Mapping[str, str]
     peak_memory: int | None = None  # bytes on a GPU, of the batch
     optimizations: tuple[str, ...] = ()  # what made it faster than the plain pipeline call would be
+    unguided_calls: int = 0  # of the UNet calls, those outside the guidance_interval
+    cached_calls: int = 0  # of the UNet calls, those whose deep part came from one before, by the cache_interval
     notes: tuple[str, ...] = ()  # what the user should know, such as a decode repeated in float32
 
 

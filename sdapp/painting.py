@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdapp.autoencoders import located
 from sdapp.batch import Batch, Survey
 from sdapp.config import RunConfig, validate
 from sdapp.console import announce, interruptible, progress, tell
@@ -18,7 +19,7 @@ from sdapp.flags import all_layers
 from sdapp.history import History
 from sdapp.jobs import Job, plan
 from sdapp.layers import Layer, merge
-from sdapp.models import BUILT_IN, Model, locate, unknown_words
+from sdapp.models import BUILT_IN, Model, unknown_words
 from sdapp.outputs import Result, check_folder
 from sdapp.publishing import published, saved
 from sdapp.starting import importing
@@ -45,7 +46,7 @@ def paint(flags: dict[str, Any], own: list[Layer]) -> None:
     for note in merged.notes:
         tell(note)
     config = validate(merged)
-    model = locate(config.model, config.revision)
+    model = located(config)
     jobs = plan(config, model)
     check_folder(Path(config.output.dir))
     for note in worth_knowing(config, model, jobs[0]):
@@ -145,6 +146,8 @@ def worth_knowing(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     yield from config.scheduler.resolve().told
     if job.negative_prompt and job.guidance_scale <= 1:
         yield "the negative prompt has no effect at a guidance_scale of 1 or below"
+    if job.guidance_scale <= 1 and "guidance_interval" in job.shortcuts:
+        yield "guidance_interval has no effect at a guidance_scale of 1 or below"
     if job.width * job.height > 4 * model.size**2:
         yield (
             f"{job.width}x{job.height} is far more than the {model.size}x{model.size} that {model.name} was trained on: it "

@@ -25,6 +25,7 @@ from sdapp.denoiser import Denoiser
 from sdapp.errors import ConfigError, InputError, SdappError, UnavailableError
 from sdapp.jobs import Job
 from sdapp.outputs import Record, Result
+from sdapp.shortcuts import shortened
 from sdapp.stopwatch import timed
 from sdapp.text import Text
 from sdapp.tokens import cut_by
@@ -154,7 +155,8 @@ class Painter:
         pipe = self._pipes[job.task.kind]
         pipe.scheduler = self._scheduler(batch)
         canvas = prepare(job)
-        with torch.no_grad(), self.denoiser.watched(pipe.scheduler) as calls:
+        is_whole = job.cache_interval == 1
+        with torch.no_grad(), self.denoiser.watched(pipe.scheduler, is_whole) as calls, shortened(pipe, job) as short:
             with timed("encode", self._settle):
                 prompts = self._prompts(batch)
             latents = pipe(
@@ -180,6 +182,8 @@ class Painter:
             device=_device_name(self.device),
             dtype=str(self.dtype).removeprefix("torch."),
             unet_calls=len(calls),
+            unguided_calls=short["unguided"],
+            cached_calls=short["cached"],
             batch_size=len(batch),
             seconds=round(seconds, 3),
             peak_memory=before + taken(self.device, before) if self.device.type == "cuda" else None,

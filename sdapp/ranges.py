@@ -1,6 +1,7 @@
-"""Lists of numbers as people type them: 5,10,20-50:10 or 3-7.5[4]."""
+"""Lists of numbers as people type them: 5,10,20-50:10 or 3-7.5[4]; and parts of a run: 0.1..0.8."""
 
 import re
+import reprlib
 
 MOST = 10_000
 NUMBER = r"[0-9]+(?:\.[0-9]+)?"
@@ -16,6 +17,19 @@ def numbers(text: str) -> list[int | float]:
     if len(found) > MOST:
         raise ValueError(f"{text!r} is {len(found):,} numbers; at most {MOST:,}")
     return found
+
+
+def interval(value: object) -> list[float]:
+    """Two fractions of a run, the first below the second; as text `0.1..0.8`. Raises ValueError, in words."""
+    ends: object = value
+    if isinstance(value, str) and (found := re.fullmatch(rf"({NUMBER})\s*\.\.\s*({NUMBER})", value)):
+        ends = [float(end) for end in found.groups()]
+    match ends:
+        case [int() | float() as begin, int() | float() as end] if 0 <= begin < end <= 1 and bool not in map(type, ends):
+            return [float(begin), float(end)]
+    raise ValueError(
+        f"two fractions of the run from 0 to 1, the first below the second, such as [0.0, 0.5], not {reprlib.repr(value)}"
+    )
 
 
 def _part(text: str) -> list[int | float]:

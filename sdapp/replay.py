@@ -8,11 +8,12 @@ from pathlib import Path
 from PIL import ImageChops
 
 from sdapp import images
+from sdapp.autoencoders import located
 from sdapp.config import RunConfig, validate
 from sdapp.errors import InputError, SdappError, gathered
 from sdapp.jobs import Job, plan
 from sdapp.layers import Layer, merge
-from sdapp.models import Model, locate
+from sdapp.models import Model
 from sdapp.outputs import Record, Result, read_header, read_settings
 
 TOLERANCE = 2  # of 255; what another batch size may change
@@ -31,7 +32,7 @@ class Replay:
     @property
     def load(self) -> Hashable:
         """Equal for pictures that one load of a model can paint."""
-        return self.model.path, self.model.revision, self.config.dtype, self.config.device, self.config.memory
+        return self.model.path, self.model.revision, self.model.vae, self.config.dtype, self.config.device, self.config.memory
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def plan_replays(paths: Sequence[Path], over: Sequence[Layer]) -> list[Replay]:
     """
     found: list[Replay] = []
     errors: list[SdappError] = []
-    models: dict[tuple[str, str | None], Model] = {}
+    models: dict[Hashable, Model] = {}
     for path in paths:
         try:
             found.append(_plan(path, over, models))
@@ -69,14 +70,14 @@ def plan_replays(paths: Sequence[Path], over: Sequence[Layer]) -> list[Replay]:
     return found
 
 
-def _plan(path: Path, over: Sequence[Layer], models: dict[tuple[str, str | None], Model]) -> Replay:
+def _plan(path: Path, over: Sequence[Layer], models: dict[Hashable, Model]) -> Replay:
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give the pictures in it: {path}/*.png")
     inside = read_settings(path)
     config = validate(merge([inside, *over]))
-    key = config.model, config.revision
+    key = config.model, config.revision, config.vae
     if key not in models:
-        models[key] = locate(*key)
+        models[key] = located(config)
     notes = inside.notes
     if config.seed is None:
         notes += (f"{path}: there is no seed inside, so one is drawn; --seed gives it another",)

@@ -50,8 +50,13 @@ def _axes(
             texts = [text for item in (value if isinstance(value, list) else [value]) for text in every(item, origin)]
             if texts != [value]:
                 yield path, texts
-        elif isinstance(value, list):
+        elif isinstance(value, list) and not (path == ("guidance_interval",) and _is_pair(value)):
             yield path, value
+
+
+def _is_pair(value: list[Any]) -> bool:
+    """Whether a list is one interval, and not several."""
+    return all(isinstance(end, int | float) for end in value)
 
 
 def _with(values: Mapping[str, Any], chosen: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:

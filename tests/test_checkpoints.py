@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import random_pipeline
-from original_layout import save_original
+from original_layout import save_original, vae_tensors
 from PIL import Image
+from safetensors.torch import save_file
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -46,12 +47,26 @@ def test_a_hub_model_in_the_cache_needs_no_network_and_its_commit_is_kept(cache:
     assert json.loads(Image.open(path).info["sdapp"])["job"]["revision"] == COMMIT
 
 
+def test_an_autoencoder_of_the_hub_in_the_cache_needs_no_network(cache: Path) -> None:
+    repo = cache / "models--stabilityai--sd-vae-ft-mse"
+    shutil.copytree(cache / f"models--{NAME.replace('/', '--')}" / "snapshots" / COMMIT / "vae", repo / "snapshots" / COMMIT)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(COMMIT)
+    own, same = (
+        pixels(generate(cache, "--model", NAME, *more), cache) for more in ((), ("--set", "vae=stabilityai/sd-vae-ft-mse"))
+    )
+    assert (own == same).all()
+
+
 def test_a_single_file_paints_what_its_folder_paints(cache: Path) -> None:
     save_original(random_pipeline(4, "epsilon"), cache.parent / "tiny.safetensors")
     size = ("--size", "64x64")
     single = pixels(generate(cache, "--model", "tiny.safetensors", *size), cache)
     folder = pixels(generate(cache, "--model", NAME, *size), cache)
     assert np.abs(single - folder).max() <= 1
+    save_file(vae_tensors(random_pipeline(4, "epsilon").vae), cache.parent / "vae.safetensors")
+    both = pixels(generate(cache, "--model", "tiny.safetensors", "--set", "vae=vae.safetensors", *size), cache)
+    assert (both == single).all()
 
 
 def test_a_single_file_without_its_configuration_says_what_is_missing(cache: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_eta_makes_a_scheduler_stochastic() -> None:
 @pytest.mark.parametrize(
     ("config", "grid", "message"),
     [
-        ({}, {"vary": {"seed": [1, 2]}}, "compare.vary: seed cannot vary; what can: guidance_scale, negative_prompt"),
+        ({}, {"vary": {"seed": [1, 2]}}, "compare.vary: seed cannot vary; what can: guidance_scale, guidance_interval, "),
         ({}, {"vary": {"scheduler.options.order": [1]}}, "compare.vary: scheduler.options.order cannot vary"),
         ({}, {"vary": {"guidance": [1]}}, "guidance cannot vary, did you mean 'guidance_scale'? what can:"),
         ({"task": {"kind": "txt2img"}}, {"vary": {"task.colour": ["red"]}}, "vary task.colour: task.colour: unknown key"),

@@ -81,6 +81,15 @@ def test_where_compiling_fails_the_picture_is_painted_without_and_says_so(tiny: 
     assert (pixels(result) == pixels(paint(settings)[0])).all()
 
 
+@needs_compiler
+def test_a_unet_of_which_parts_are_left_out_is_not_compiled(tiny: Tiny) -> None:
+    settings = asked(tiny(), compile="on", cache_interval=2)
+    [result] = paint(settings)
+    assert result.record is not None
+    assert (result.record.optimizations, result.record.cached_calls) == ((), 2)
+    assert (pixels(result) == pixels(paint(settings | {"compile": "off"})[0])).all()
+
+
 def test_auto_does_not_compile_on_a_cpu_however_long_the_run(tiny: Tiny) -> None:
     settings = asked(tiny())
     painter = painter_of(settings, unet_calls=10**9)

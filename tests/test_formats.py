@@ -104,7 +104,7 @@ def test_without_the_packet_the_exif_text_still_holds_the_settings(format: str, 
 def test_a_file_cut_anywhere_is_broken_or_whole_as_far_as_it_is_read(format: str, tmp_path: Path) -> None:
     path = save(tmp_path, format)
     data = path.read_bytes()
-    for size in range(0, len(data) - 1, max(1, len(data) // 97)):
+    for size in range(0, len(data) - 12, max(1, len(data) // 97)):  # the last 12 bytes of a PNG say only that it ends
         path.write_bytes(data[:size])
         with pytest.raises(InputError, match="a\\."):
             read_picture(path)

@@ -148,6 +148,14 @@ def test_a_size_that_comes_anew_is_compiled_too_and_memory_that_runs_out_in_a_gr
     assert [result.error for result in results] == [None] * 64
 
 
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+def test_shortcuts_and_offloading_do_not_disturb_each_other(offload: str, make: Make) -> None:
+    shortcuts = {"guidance_interval": [0.2, 0.7], "cache_interval": 2}
+    for said in (shortcuts, {}):
+        [plain], [saved] = paint(make(), **said), paint(make(offload=offload), **said)
+        assert apart(plain, saved) <= TOLERANCE
+
+
 def test_memory_that_runs_out_for_real_is_survived(sd15: dict[torch.dtype, Painter]) -> None:
     painter = sd15[torch.float16]
     torch.cuda.empty_cache()

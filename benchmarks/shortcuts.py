@@ -1,0 +1,79 @@
+"""What each shortcut saves and how far from the exact picture it leads: python benchmarks/shortcuts.py [--out FOLDER]
+
+Every prompt and seed is painted exactly and with each shortcut, in turns, from one load of the model. Work is the UNet's
+floating-point operations, counted; time is that of a whole picture. `--model` and `--device` as in sdapp; `--out` keeps the
+pictures.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+from importlib.metadata import version
+from pathlib import Path
+
+from torch.utils.flop_counter import FlopCounterMode
+
+from sdapp.autoencoders import located
+from sdapp.config import validate
+from sdapp.distance import psnr, ssim
+from sdapp.jobs import Job, plan
+from sdapp.layers import Layer
+from sdapp.loading import load, quiet
+from sdapp.outputs import Result
+from sdapp.pipelines import Painter
+
+PROMPTS = (
+    "a red house on a beach at sunset", "a black cat in a meadow by day", "an oil painting of a ship on the ocean",
+    "a castle in the mountains at night", "a green tree in the snow by day", "a pencil sketch of a house in the desert",
+)  # fmt: skip
+SHORTCUTS: dict[str, dict[str, object]] = {
+    "exact": {},
+    "guidance_interval [0, 0.5]": {"guidance_interval": [0.0, 0.5]},
+    "guidance_interval [0.1, 0.8]": {"guidance_interval": [0.1, 0.8]},
+    "cache_interval 2": {"cache_interval": 2},
+    "cache_interval 3": {"cache_interval": 3},
+    "[0, 0.5] and cache 2": {"guidance_interval": [0.0, 0.5], "cache_interval": 2},
+}
+
+
+def work(painter: Painter, job: Job) -> int:
+    """Floating-point operations of the UNet for a picture."""
+    with FlopCounterMode(display=False) as counter:
+        list(painter.paint([job]))
+    return sum(counter.get_flop_counts()["UNet2DConditionModel"].values())
+
+
+def main(model: str, device: str, out: str | None) -> None:
+    quiet(verbose=False)
+    config = validate(Layer({"model": model, "device": device, "prompt": PROMPTS[0], "seed": 7, "count": 2, "steps": 20}))
+    found = located(config)
+    painter, seeds = load(found, config), plan(config, found)
+    works = {name: work(painter, seeds[0].model_copy(update=change)) for name, change in SHORTCUTS.items()}
+    painted: dict[str, list[Result]] = {name: [] for name in SHORTCUTS}
+    for number, job in enumerate(job.model_copy(update={"prompt": prompt}) for prompt in PROMPTS for job in seeds):
+        names = list(SHORTCUTS)
+        for name in names[number % len(names) :] + names[: number % len(names)]:  # a slow moment falls on another each time
+            painted[name] += painter.paint([job.model_copy(update=SHORTCUTS[name])])
+    print(f"{'':<30}{'work':>6}{'time':>6}{'PSNR':>7}{'least':>7}{'SSIM':>7}{'least':>7}")
+    for name, results in painted.items():
+        pairs = list(zip(results, painted["exact"], strict=True))
+        times = statistics.median(one.record.seconds / exact.record.seconds for one, exact in pairs)
+        row = f"{name:<30}{works[name] / works['exact']:6.2f}{times:6.2f}"
+        for distance, digits in ((psnr, 1), (ssim, 3)):
+            values = [distance(one.picture, exact.picture) for one, exact in pairs]
+            row += f"{statistics.mean(values):7.{digits}f}{min(values):7.{digits}f}"
+        print(row)
+        for number, result in enumerate(results if out else ()):
+            Path(out).mkdir(parents=True, exist_ok=True)
+            result.picture.save(Path(out) / f"{number:02}-{''.join(c for c in name if c.isalnum())}.png")
+    versions = f"torch {version('torch')}, diffusers {version('diffusers')}"
+    print(f"{found.name}, {seeds[0].steps} steps, {len(painted['exact'])} pictures; ", end="")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {painter.device}, {painter.dtype}, {versions}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    for name, default in (("model", "postcards"), ("device", "auto"), ("out", None)):
+        parser.add_argument(f"--{name}", default=default)
+    main(**vars(parser.parse_args()))
