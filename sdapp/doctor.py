@@ -1,6 +1,7 @@
 """What this machine has, what is wrong with it, and how to mend it."""
 
 import os
+import re
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -41,7 +42,8 @@ def _devices(problems: list[str]) -> Facts:
     except (ImportError, OSError) as exc:
         problems.append(f"torch cannot be imported: {exc}; reinstall it")
         return []
-    facts: Facts = [("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")]
+    half = "; no bfloat16 of its own, float32 is far faster" if lacks_bfloat16() else ""
+    facts: Facts = [("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads{half}")]
     for index in range(torch.cuda.device_count()):
         try:
             free, total = torch.cuda.mem_get_info(index)
@@ -57,6 +59,12 @@ def _devices(problems: list[str]) -> Facts:
     if torch.backends.mps.is_available():
         facts.append(("mps", "available"))
     return facts
+
+
+def lacks_bfloat16(info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this machine's CPU is known to have no bfloat16 of its own, so that it is many times slower than float32."""
+    flags = re.findall(r"^(?:flags|Features)\s*:(.*)$", info.read_text(), re.MULTILINE) if info.exists() else []
+    return bool(flags) and not {"avx512_bf16", "amx_bf16", "bf16"} & set(flags[0].split())
 
 
 def _room(problems: list[str]) -> Facts:

@@ -14,6 +14,7 @@ from sdapp.autoencoders import located
 from sdapp.batch import Batch, Survey
 from sdapp.config import RunConfig, validate
 from sdapp.console import announce, interruptible, progress, tell
+from sdapp.doctor import lacks_bfloat16
 from sdapp.errors import JobsFailedError
 from sdapp.flags import all_layers
 from sdapp.history import History
@@ -171,4 +172,7 @@ def load_painter(model: Model, config: RunConfig, verbose: bool, unet_calls: int
 
     quiet(verbose)
     with timed("load"):
-        return load(model, config, unet_calls)
+        painter = load(model, config, unet_calls)
+    if painter.device.type == "cpu" and config.dtype == "bfloat16" and lacks_bfloat16():
+        tell("this CPU has no bfloat16 of its own: --dtype float32 is many times as fast")
+    return painter

@@ -19,6 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from typer.testing import Result
 
+from sdapp.doctor import lacks_bfloat16
 from sdapp.errors import ConfigError
 from sdapp.scheduler_table import TABLE
 
@@ -273,6 +274,27 @@ def test_config_check_prints_the_errors_of_all_files(sdapp: Run) -> None:
     assert result.stdout == "good.yaml: good\n"
     places = sorted(line.split(": ")[1] for line in result.stderr.splitlines())
     assert places == ["one.yaml:1:1", "one.yaml:2:1", "two.yaml:1:1"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "lacks"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16", False),
+        ("flags\t\t: fpu avx2 avx512f", True),
+        ("Features\t: fp asimd bf16", False),
+        ("vendor\t: nobody says", False),
+    ],
+)
+def test_a_cpu_without_bfloat16_is_known_by_its_flags(flags: str, lacks: bool, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n\nprocessor\t: 1\n")
+    assert lacks_bfloat16(tmp_path / "cpuinfo") == lacks
+    assert not lacks_bfloat16(tmp_path / "none")
+
+
+def test_bfloat16_on_a_cpu_that_lacks_it_is_painted_with_a_word_about_it(sdapp: Run) -> None:
+    result = sdapp("generate", "a cat", "--seed", 7, "--dtype", "bfloat16", "--device", "cpu", "--set", "steps=1")
+    assert result.exit_code == 0
+    assert ("no bfloat16 of its own" in result.stderr) == lacks_bfloat16()
 
 
 def test_doctor_names_what_is_installed(sdapp: Run) -> None:
