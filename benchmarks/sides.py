@@ -160,7 +160,7 @@ def report(taken: Mapping[str, list[Spent]], pictures: int = 0) -> dict[str, flo
         ratios = [(wall / theirs[0], processors / theirs[1]) for (wall, processors), theirs in zip(runs, those, strict=True)]
         wall, processors = map(_middle, zip(*ratios, strict=True))
         least = min(runs)[0] / min(those)[0]  # what other work on the machine disturbs least
-        print(f"{name} / {first}: {wall} of the time, {processors} of the processors; fastest / fastest {least:.3f} of the time")
+        print(f"{name} / {first}: {wall} of the time, {processors} of the processors; fastest / fastest {least:.3f}")
     return {name: wall for name, (wall, _) in medians.items()}
 
 
