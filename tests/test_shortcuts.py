@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from conftest import random_pipeline
 
 from sdapp import schedulers
 from sdapp.autoencoders import located
+from sdapp.batch_sizes import BatchSizes
 from sdapp.config import validate
 from sdapp.errors import InterruptedRunError
+from sdapp.history import History
 from sdapp.jobs import plan
 from sdapp.layers import Layer
 from sdapp.loading import load
@@ -223,6 +226,19 @@ def test_afterwards_the_unet_is_what_it_was(shortcut: Settings, tiny: Callable[.
     paint(painter, settings(tiny()) | shortcut)
     assert replaced(painter) == []
     assert furthest(before, paint(painter, settings(tiny()))[0]) == 0
+
+
+def test_times_with_a_shortcut_say_nothing_of_those_without(
+    tiny: Callable[..., Path], painter: Painter, tmp_path: Path
+) -> None:
+    history, sizes = History("cpu", tmp_path / "history.json"), BatchSizes(painter.device)
+    [result] = paint(painter, settings(tiny(), cache_interval=2))
+    exact = result.job.model_copy(update={"cache_interval": 1})
+    history.add(replace(result, path=tiny() / "model_index.json"))
+    sizes.learn(result.job, 1, 0.1, 0)
+    assert history.seconds(result.job)
+    assert history.seconds(exact) is None
+    assert (sizes.of(result.job, "auto"), sizes.of(exact, "auto")) == (2, 1)
 
 
 # --- as settings --------------------------------------------------------------------------------------------------
