@@ -14,33 +14,41 @@ Forward = Callable[..., Any]
 
 @contextmanager
 def shortened(pipe: Any, job: Job) -> Iterator[Counter[str]]:
-    """While it is open, the UNet of a pipeline takes the shortcuts of a job; counts such calls, `unguided` and `cached`."""
+    """While it is open, the UNet of a pipeline takes the shortcuts of a job; counts such calls, `unguided` and `cached`.
+
+    The UNet as a whole gets hooks, since what offloads or compiles it replaces its `forward`, in the middle of a call too.
+    """
     taken: Counter[str] = Counter()
     with ExitStack() as stack:
-        if job.cache_interval > 1:
-            _cache(pipe.unet, job.cache_interval, taken, stack)
         if "guidance_interval" in job.shortcuts:
-            _instead(pipe.unet, _guided_within(pipe, job.guidance_interval, taken), stack)
+            _guide(pipe, job.guidance_interval, taken, stack)
+        if "cache_interval" in job.shortcuts:
+            _cache(pipe.unet, job.cache_interval, taken, stack)
         yield taken
 
 
-def _guided_within(pipe: Any, interval: list[float], taken: Counter[str]) -> Forward:
+def _guide(pipe: Any, interval: list[float], taken: Counter[str], stack: ExitStack) -> None:
     """Guidance where begin ≤ i/n < end, for call i of n (Kynkäänniemi et al. 2024, arXiv:2404.07724).
 
     Elsewhere the UNet gets the half with the prompt alone, and its answer stands for both: u + w (c − u) with u = c is c.
     """
-    whole, (begin, end), calls = pipe.unet.forward, interval, 0
+    (begin, end), calls, is_halved = interval, 0, False
 
-    def forward(sample: torch.Tensor, timestep: Any, encoder_hidden_states: torch.Tensor, **named: Any) -> Any:
-        nonlocal calls
+    def halve(_unet: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        nonlocal calls, is_halved
         at, calls = calls / pipe.num_timesteps, calls + 1
-        if begin <= at < end or not pipe.do_classifier_free_guidance:
-            return whole(sample, timestep, encoder_hidden_states, **named)
+        is_halved = pipe.do_classifier_free_guidance and not begin <= at < end
+        if not is_halved:
+            return None
         taken["unguided"] += 1
-        [towards] = whole(sample.chunk(2)[1], timestep, encoder_hidden_states.chunk(2)[1], **named)
-        return (torch.cat([towards, towards]),)
+        (sample, *rest), text = args, named["encoder_hidden_states"]
+        return (sample.chunk(2)[1], *rest), named | {"encoder_hidden_states": text.chunk(2)[1]}
 
-    return forward
+    def double(_unet: Any, _args: Any, output: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+        return (torch.cat([output[0]] * 2),) if is_halved else None
+
+    stack.callback(pipe.unet.register_forward_pre_hook(halve, with_kwargs=True).remove)
+    stack.callback(pipe.unet.register_forward_hook(double).remove)
 
 
 def _cache(unet: Any, every: int, taken: Counter[str], stack: ExitStack) -> None:
@@ -49,14 +57,13 @@ def _cache(unet: Any, every: int, taken: Counter[str], stack: ExitStack) -> None
     DeepCache (Ma, Fang and Wang 2024, arXiv:2312.00858): what the inner blocks gave changes little from step to step. Where
     the number of rows changes, all is computed.
     """
-    whole, shape, left, is_whole = unet.forward, None, 0, True
+    shape, left, is_whole = None, 0, True
 
-    def forward(sample: torch.Tensor, *rest: Any, **named: Any) -> Any:
+    def decide(_unet: Any, args: tuple[Any, ...]) -> None:
         nonlocal shape, left, is_whole
-        is_whole = left == 0 or sample.shape != shape
-        shape, left = sample.shape, every - 1 if is_whole else left - 1
+        is_whole = left == 0 or args[0].shape != shape
+        shape, left = args[0].shape, every - 1 if is_whole else left - 1
         taken["cached"] += not is_whole
-        return whole(sample, *rest, **named)
 
     def remembering(plain: Forward) -> Forward:
         kept = None
@@ -69,7 +76,7 @@ def _cache(unet: Any, every: int, taken: Counter[str], stack: ExitStack) -> None
 
         return forward
 
-    _instead(unet, forward, stack)
+    stack.callback(unet.register_forward_pre_hook(decide).remove)
     for block in filter(None, [*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]]):
         _instead(block, remembering(block.forward), stack)
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from sdapp.config import RunConfig, validate
 from sdapp.errors import ConfigError, InputError, MissingInputError, SdappError
-from sdapp.jobs import Job, plan, to_layer, to_portable
-from sdapp.layers import merge, override
+from sdapp.jobs import UNSAID, Job, plan, to_layer, to_portable
+from sdapp.layers import Layer, merge, override
 from sdapp.models import Model
 
 
@@ -137,6 +137,14 @@ def test_an_id_is_twelve_hex_digits_and_the_same_every_time(model: Model) -> Non
     assert len(first) == len(f"{int(first, 16):012x}") == 12
 
 
+@pytest.mark.parametrize(
+    ("settings", "known"),
+    [({}, "3ad61158063d"), ({"steps": 30, "guidance_scale": 5.0, "scheduler": "euler-a"}, "1ad6cbcdf50f")],
+)
+def test_an_id_of_before_there_were_shortcuts_is_what_it_was(settings: dict[str, Any], known: str, model: Model) -> None:
+    assert only(config(guidance_interval=[0, 1], cache_interval=1, vae=None, **settings), model).id == known
+
+
 def test_every_spelling_of_a_scheduler_gives_one_id(model: Model) -> None:
     names = ("dpm++2m-karras", "DPM++ 2M Karras", "dpmpp_2m_k")
     assert len({only(config(scheduler=name), model).id for name in names}) == 1
@@ -146,6 +154,7 @@ CHANGES: list[dict[str, Any]] = [
     {"seed": 8}, {"prompt": "a blue house"}, {"negative_prompt": "x"}, {"steps": 21}, {"guidance_scale": 7.0}, {"clip_skip": 1},
     {"width": 64, "height": 32}, {"dtype": "float32"}, {"scheduler": "ddim"}, {"scheduler": "ddim", "eta": 0.5},
     {"scheduler": {"name": "ddim", "options": {"steps_offset": 0}}},
+    {"guidance_interval": [0, 0.5]}, {"cache_interval": 2}, {"vae": "madebyollin/taesd"},
 ]  # fmt: skip
 
 
@@ -195,6 +204,13 @@ def test_a_job_survives_its_picture(change: dict[str, Any], model: Model, tmp_pa
     job = only(config(count=1, **change), model)
     content = json.loads(json.dumps(to_portable(job, tmp_path)))
     assert plan(validate(merge([to_layer(content, tmp_path / "a.png")])), model) == [job]
+
+
+def test_a_picture_of_before_there_were_shortcuts_was_painted_without(model: Model, tmp_path: Path) -> None:
+    job = only(config(), model)
+    content = {key: value for key, value in to_portable(job, tmp_path).items() if key not in UNSAID}
+    below = Layer({"cache_interval": 3, "guidance_interval": [0, 0.5], "vae": "madebyollin/taesd"})
+    assert plan(validate(merge([below, to_layer(content, tmp_path / "a.png")])), model) == [job]
 
 
 def test_flags_lie_over_the_job_of_a_picture(model: Model, tmp_path: Path) -> None:

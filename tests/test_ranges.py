@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdapp.ranges import numbers
+from sdapp.ranges import interval, numbers
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,17 @@ def test_what_is_no_range_is_refused(text: str, message: str) -> None:
 def test_a_range_has_its_first_number_and_equal_steps(first: int, length: int, step: int) -> None:
     step = max(step, length // 5000)
     assert numbers(f"{first}-{first + length}:{step}") == list(range(first, first + length + 1, step))
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [("0..0.5", [0, 0.5]), ("0.1 .. 1", [0.1, 1]), ([0, 1], [0, 1]), (["0", "1"], None), ("0-0.5", None), ("0.5..0", None),
+     ([0.5], None), ([0, float("nan")], None), (None, None), ({"0": 1}, None)],
+)  # fmt: skip
+def test_an_interval_is_two_fractions(value: object, meant: list[float] | None) -> None:
+    if meant is None:
+        with pytest.raises(ValueError, match=r"two fractions of the run from 0 to 1"):
+            interval(value)
+    else:
+        assert interval(value) == meant
+        assert {type(end) for end in interval(value)} == {float}

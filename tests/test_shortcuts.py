@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from conftest import random_pipeline
 
 from sdapp import schedulers
 from sdapp.autoencoders import located
+from sdapp.batch_sizes import BatchSizes
 from sdapp.config import validate
 from sdapp.errors import InterruptedRunError
+from sdapp.history import History
 from sdapp.jobs import plan
 from sdapp.layers import Layer
 from sdapp.loading import load
@@ -68,9 +71,14 @@ def rows_of(module: torch.nn.Module) -> Iterator[list[int]]:
     hook.remove()
 
 
-def replaced(painter: Painter) -> list[str]:
+def touched(painter: Painter) -> list[str]:
     """The parts of the UNet that do something else than their class."""
+<<<<<<< HEAD
     return [name for name, module in painter.denoiser.unet.named_modules() if "forward" in vars(module)]
+=======
+    modules = painter.denoiser.unet.named_modules()
+    return [name for name, part in modules if "forward" in vars(part) or part._forward_pre_hooks or part._forward_hooks]
+>>>>>>> trade
 
 
 # --- guidance -----------------------------------------------------------------------------------------------------
@@ -212,17 +220,30 @@ def test_all_of_the_run_and_every_call_are_the_exact_picture(tiny: Callable[...,
 @pytest.mark.parametrize("shortcut", SHORTCUTS, ids=str)
 def test_afterwards_the_unet_is_what_it_was(shortcut: Settings, tiny: Callable[..., Path], painter: Painter) -> None:
     def stop(_first: int, _together: int, step: int, _of: int) -> None:
-        assert replaced(painter)
+        assert len(touched(painter)) == (4 if "cache_interval" in shortcut else 1)
         if step == 3:
             raise InterruptedRunError("stopped", 2)
 
     before = paint(painter, settings(tiny()))[0]
     with pytest.raises(InterruptedRunError):
         paint(painter, settings(tiny()) | shortcut, on_step=stop)
-    assert replaced(painter) == []
+    assert touched(painter) == []
     paint(painter, settings(tiny()) | shortcut)
-    assert replaced(painter) == []
+    assert touched(painter) == []
     assert furthest(before, paint(painter, settings(tiny()))[0]) == 0
+
+
+def test_times_with_a_shortcut_say_nothing_of_those_without(
+    tiny: Callable[..., Path], painter: Painter, tmp_path: Path
+) -> None:
+    history, sizes = History("cpu", tmp_path / "history.json"), BatchSizes(painter.device)
+    [result] = paint(painter, settings(tiny(), cache_interval=2))
+    exact = result.job.model_copy(update={"cache_interval": 1})
+    history.add(replace(result, path=tiny() / "model_index.json"))
+    sizes.learn(result.job, 1, 0.1, 0)
+    assert history.seconds(result.job)
+    assert history.seconds(exact) is None
+    assert (sizes.of(result.job, "auto"), sizes.of(exact, "auto")) == (2, 1)
 
 
 # --- as settings --------------------------------------------------------------------------------------------------
