@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from sdapp.stopwatch import timed
 
@@ -44,7 +44,7 @@ class Denoiser:
             try:
                 torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
                 [noise] = compiled(sample, *args, **kwargs)
-            except TorchDynamoException as exc:
+            except (TorchDynamoException, FailOnRecompileLimitHit) as exc:
                 self.failure = f"compiling the UNet failed, so it runs as it is: {str(exc).strip().splitlines()[0][:300]}"
                 return self._plain(sample, *args, **kwargs)
             self._compiled_ran = True

@@ -156,7 +156,9 @@ def worth_knowing(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
         )
     if job.task.kind != "txt2img":
         yield f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}"
-    if config.compile == "on":
+    if config.compile == "on" and "cache_interval" in job.shortcuts:
+        yield "compile has no effect with a cache_interval above 1"
+    elif config.compile == "on":
         yield "the UNet is compiled at the first step of each size, which can take minutes"
     if config.output.format == "png" and "quality" in config.output.model_fields_set:
         yield "output.quality has no effect on PNG, which is lossless"
