@@ -148,7 +148,7 @@ def test_a_size_that_comes_anew_is_compiled_too_and_memory_that_runs_out_in_a_gr
     assert [result.error for result in results] == [None] * 64
 
 
-@pytest.mark.parametrize("offload", ["model", "sequential"])
+@pytest.mark.parametrize("offload", ["model", "group", "sequential"])
 def test_shortcuts_and_offloading_do_not_disturb_each_other(offload: str, make: Make) -> None:
     shortcuts = {"guidance_interval": [0.2, 0.7], "cache_interval": 2}
     for said in (shortcuts, {}):

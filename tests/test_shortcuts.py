@@ -73,12 +73,8 @@ def rows_of(module: torch.nn.Module) -> Iterator[list[int]]:
 
 def touched(painter: Painter) -> list[str]:
     """The parts of the UNet that do something else than their class."""
-<<<<<<< HEAD
-    return [name for name, module in painter.denoiser.unet.named_modules() if "forward" in vars(module)]
-=======
     modules = painter.denoiser.unet.named_modules()
     return [name for name, part in modules if "forward" in vars(part) or part._forward_pre_hooks or part._forward_hooks]
->>>>>>> trade
 
 
 # --- guidance -----------------------------------------------------------------------------------------------------
