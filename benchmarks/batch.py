@@ -44,7 +44,8 @@ def in_process(asked: argparse.Namespace, both: Settings, root: Path) -> None:
     file = prompt_file(root / "prompts.txt", asked.prompts)
     asked_for = begin(file, both | {"compile": asked.compile}, root / "jobs")
     jobs = [order.job for order in asked_for.orders()]
-    painter, bare, peaks = load(locate(both["model"]), asked_for.config), by_hand(both), dict[str, int]()
+    calls = sum(job.unet_calls for job in jobs)
+    painter, bare, peaks = load(locate(both["model"]), asked_for.config, calls), by_hand(both), dict[str, int]()
 
     def loop(folder: Path) -> None:
         in_use(painter.device)  # the peak counts from now on

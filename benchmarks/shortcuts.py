@@ -44,14 +44,14 @@ def work(painter: Painter, job: Job) -> int:
     return sum(counter.get_flop_counts()["UNet2DConditionModel"].values())
 
 
-def main(model: str, device: str, out: str | None) -> None:
+def main(model: str, device: str, out: str | None, prompts: int, steps: int) -> None:
     quiet(verbose=False)
-    config = validate(Layer({"model": model, "device": device, "prompt": PROMPTS[0], "seed": 7, "count": 2, "steps": 20}))
+    config = validate(Layer({"model": model, "device": device, "prompt": PROMPTS[0], "seed": 7, "count": 2, "steps": steps}))
     found = located(config)
     painter, seeds = load(found, config), plan(config, found)
     works = {name: work(painter, seeds[0].model_copy(update=change)) for name, change in SHORTCUTS.items()}
     painted: dict[str, list[Result]] = {name: [] for name in SHORTCUTS}
-    for number, job in enumerate(job.model_copy(update={"prompt": prompt}) for prompt in PROMPTS for job in seeds):
+    for number, job in enumerate(job.model_copy(update={"prompt": prompt}) for prompt in PROMPTS[:prompts] for job in seeds):
         names = list(SHORTCUTS)
         for name in names[number % len(names) :] + names[: number % len(names)]:  # a slow moment falls on another each time
             painted[name] += painter.paint([job.model_copy(update=SHORTCUTS[name])])
@@ -76,4 +76,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     for name, default in (("model", "postcards"), ("device", "auto"), ("out", None)):
         parser.add_argument(f"--{name}", default=default)
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS))
+    parser.add_argument("--steps", type=int, default=20)
     main(**vars(parser.parse_args()))

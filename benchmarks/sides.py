@@ -73,8 +73,9 @@ def by_hand(settings: Settings) -> Callable[[Job, Path], None]:
 
     def paint(job: Job, folder: Path) -> None:
         nonlocal current
-        if job.scheduler != current:  # built as in sdapp, so that the pictures are the same
-            pipe.scheduler, current = schedulers.build(job.scheduler.resolve(), config, [job.seed]), job.scheduler
+        if job.scheduler != current:  # with the options that it has in sdapp, so that the pictures are the same
+            built, current = schedulers.build(job.scheduler.resolve(), config, [job.seed]), job.scheduler
+            pipe.scheduler = type(built).from_config(built.config)
         image = pipe(
             job.prompt,
             num_inference_steps=job.steps,

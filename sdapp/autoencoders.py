@@ -27,22 +27,25 @@ def located(config: RunConfig) -> Model:
     model = locate(config.model, config.revision)
     if config.vae is None:
         return model
-    path = _find(config.vae)
+    path, revision = _find(config.vae)
     _check_fit(config.vae, _facts_of_file(path) if path.is_file() else _facts_of_folder(path), model)
-    return replace(model, vae=path)
+    return replace(model, vae=path, vae_revision=revision)
 
 
-def _find(name: str) -> Path:
+def _find(name: str) -> tuple[Path, str | None]:
+    """Where it lies and, of `org/name` or `org/name@revision` from the Hub, the commit."""
     path = Path(name) if not name.startswith("~/") else Path(name).expanduser()
     refuse_pickled(name, path, "vae")
     if path.exists():
-        return path
+        return path, None
+    name, _, revision = name.partition("@")
     if not is_hub_id(name):
         raise UnavailableError(
             f"vae: no folder or file {name}; allowed: a diffusers folder, a .safetensors file, or a Hub id such as "
             "stabilityai/sd-vae-ft-mse or madebyollin/taesd"
         )
-    return download(name, None, ("config.json", WEIGHTS), key="vae")
+    folder = download(name, revision or None, ("config.json", WEIGHTS), key="vae")
+    return folder, folder.name
 
 
 def _facts_of_folder(folder: Path) -> _Facts:

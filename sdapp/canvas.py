@@ -64,8 +64,10 @@ def arguments(job: Job, canvas: Canvas | None, batch: int, channels: int) -> dic
     shared = {"image": [image] * batch, "strength": job.task.strength}
     if not mask:
         return shared
-    # A UNet of 4 channels never sees the masked picture, which would be encoded nevertheless.
-    unseen = {"masked_image_latents": torch.zeros(1, 4, 1, 1)} if channels == 4 else {}
+    # A UNet of 4 channels never sees the masked picture, which would be encoded nevertheless. It draws from the generators in
+    # between, so that it cannot be left out where the scheduler draws from them later.
+    is_drawn_later = job.scheduler.resolve().stochastic or bool(job.eta)
+    unseen = {"masked_image_latents": torch.zeros(1, 4, 1, 1)} if channels == 4 and not is_drawn_later else {}
     return shared | size | {"mask_image": [mask] * batch} | unseen
 
 

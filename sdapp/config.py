@@ -78,7 +78,7 @@ class Memory(Frozen):
         Literal["none", "model", "group", "sequential"],
         Field(
             description="Keep on the device only the part of the model (model) or the layer (sequential) that works; "
-            "group: the layer, while the next is on its way."
+            "group: the layer, while the next of the UNet is on its way."
         ),
     ] = "none"
     vae_slicing: Annotated[bool, Field(description="Decode one picture of a batch after the other.")] = False
@@ -146,7 +146,10 @@ class RunConfig(Frozen):
     revision: Annotated[str | None, Field(description="Branch, tag or commit of a Hub id.")] = None
     vae: Annotated[
         Annotated[str, Field(min_length=1)] | None,
-        Field(description="Another autoencoder than the model's own: a Hub id, a diffusers folder or a .safetensors file."),
+        Field(
+            description="An autoencoder instead of the model's own: a Hub id (org/name, org/name@revision), a diffusers folder "
+            "or a .safetensors file."
+        ),
     ] = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")] = (
         "auto"

@@ -18,7 +18,8 @@ class Denoiser:
 
     def __init__(self, unet: Any, device: torch.device, settle: Callable[[], None]) -> None:
         self.unet, self._device, self._settle = unet, device, settle
-        self._plain, self._may_compile, self._compiled_ran, self.failure = unet.forward, True, False, ""
+        self._plain, self.failure = unet.forward, ""
+        self._is_compiled = self._may_compile = self._compiled_ran = False
 
     @property
     def optimizations(self) -> tuple[str, ...]:
@@ -50,20 +51,26 @@ class Denoiser:
             self._compiled_ran = True
             return (noise.clone(),)  # the next replay of a graph writes to the same place
 
-        self.unet.forward = forward
+        self.unet.forward, self._is_compiled = forward, True
+
+    def give_up_compiling(self, why: str) -> None:
+        """Paint without from now on, and give back the memory of graphs, if anything was compiled."""
+        if self._is_compiled and not self.failure:
+            self.failure = why
+            torch.compiler.reset()
 
     @contextmanager
-    def watched(self, scheduler: Any, is_whole: bool) -> Iterator[list[int]]:
-        """The batch size of each UNet call, counted where it happens; one of which parts are left out is not compiled.
+    def watched(self, scheduler: Any, is_whole: bool) -> Iterator[Counter[str]]:
+        """Count the UNet's `calls` where they happen; a UNet of which parts are left out is not compiled.
 
         The schedulers' timesteps are on the CPU, where reading one waits for nothing. The UNet gets its own copies from one
         transfer for the whole batch: a scalar sent at each step would have the device waited for.
         """
-        calls, one, there = list[int](), ExitStack(), dict[float, torch.Tensor]()
+        counted, one, there = Counter[str](), ExitStack(), dict[float, torch.Tensor]()
         self._may_compile, self._compiled_ran = is_whole, False
 
         def begin(_: object, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            calls.append(len(args[0]))
+            counted["calls"] += 1
             if not there:
                 moved = scheduler.timesteps.to(self._device, torch.float32)  # as the UNet will have them
                 there.update(zip(map(float, scheduler.timesteps), moved, strict=True))
@@ -73,7 +80,7 @@ class Denoiser:
         before = self.unet.register_forward_pre_hook(begin)
         after = self.unet.register_forward_hook(lambda *_: one.close(), always_call=True)
         try:
-            yield calls
+            yield counted
         finally:
             before.remove()
             after.remove()

@@ -29,8 +29,10 @@ class History:
 
     def _kind(self, job: Job) -> str:
         guided = "guided" if job.guidance_scale > 1 else "unguided"
-        short = "".join(f" {key} {value}" for key, value in job.shortcuts.items())
-        return f"{job.model} {job.width}x{job.height} {self.device} {job.dtype} {guided}{short}"
+        more = job.shortcuts | ({"vae": job.vae} if job.vae else {})
+        more |= {"offload": job.memory.offload} if job.memory.offload != "none" else {}
+        said = "".join(f" {key} {value}" for key, value in more.items())
+        return f"{job.model} {job.width}x{job.height} {self.device} {job.dtype} {guided}{said}"
 
     def add(self, result: Result) -> None:
         """Take in a finished picture. `save` keeps it."""

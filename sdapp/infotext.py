@@ -35,7 +35,7 @@ def write(values: Mapping[str, Any], model_name: str, version: str) -> str:
         "Steps": values["steps"], "Sampler": sampler, "Schedule type": schedule,
         "CFG scale": str(values["guidance_scale"]).removesuffix(".0"), "Seed": values["seed"],
         "Size": f"{values['width']}x{values['height']}", "Model": model_name,
-        "VAE": values["vae"] and Path(values["vae"]).name.removesuffix(".safetensors"),
+        "VAE": values["vae"] and Path(values["vae"]).name.partition("@")[0].removesuffix(".safetensors"),
         "Denoising strength": task.get("strength"),
         "Clip skip": skip + 1 if skip else None, "RNG": "CPU",
         "Mask mode": "Inpaint masked" if task["kind"] == "inpaint" else None,

@@ -115,6 +115,8 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     scheduler = SchedulerChoice(name=config.scheduler.resolve().name, options=config.scheduler.options)
     same = {name: getattr(config, name) for name in Job.model_fields if name in RunConfig.model_fields}
     same |= {"revision": model.revision, "scheduler": scheduler, "width": width, "height": height, "inputs": inputs}
+    if config.vae is not None and model.vae_revision is not None:
+        same["vae"] = f"{config.vae.partition('@')[0]}@{model.vae_revision}"
     return [Job(**(same | {"seed": seed})) for seed in seeds]
 
 

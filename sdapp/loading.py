@@ -18,7 +18,7 @@ from sdapp.pipelines import Painter
 BROKEN = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError)
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 REPAID = 7_500  # calls of the UNet: a minute of compiling, and 8 ms that each is faster then (published, not measured here)
-SETTLED = 200  # calls after which a size of batches is not one that `auto` only tries
+SETTLED = 200  # calls after which a size of batches is not one that `batch_size: auto` only tries
 USUAL_BATCH = 8
 WITHOUT_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
@@ -87,7 +87,8 @@ def load(model: Model, config: RunConfig, unet_calls: int = 0) -> Painter:
             part.to(memory_format=torch.channels_last)
     painter = Painter(pipe, device, config.memory)
     if config.compile == "on" or (config.compile == "auto" and _repays(config, device, unet_calls)):
-        painter.denoiser.compile(after=0 if config.compile == "on" else SETTLED)
+        # What it learned from a batch that was compiled for it would mislead the search for a size.
+        painter.denoiser.compile(after=0 if config.compile == "on" and config.batch_size != "auto" else SETTLED)
     return painter
 
 

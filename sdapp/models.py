@@ -32,6 +32,7 @@ class Model:
     path: Path
     revision: str | None = None  # the commit, for a model from the Hub
     vae: Path | None = None  # the autoencoder that stands in for its own: a folder or a file
+    vae_revision: str | None = None  # its commit, if it is from the Hub
 
     @property
     def is_file(self) -> bool:

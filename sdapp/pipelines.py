@@ -127,8 +127,10 @@ class Painter:
         """Put the weights on the device, or let accelerate's hooks put them there in turn."""
         self._offload = offload
         if offload == "group":  # of the parts, which the pipelines share
-            stream = self.device.type == "cuda"
-            self._pipes["txt2img"].enable_group_offload(self.device, offload_type="leaf_level", use_stream=stream)
+            pipe, leaves = self._pipes["txt2img"], {"onload_device": self.device, "offload_type": "leaf_level"}
+            pipe.enable_group_offload(**leaves, use_stream=self.device.type == "cuda", exclude_modules="vae")
+            # With a stream it keeps copies in the dtype that it began with, and what comes next is learned in `forward` alone.
+            self._vae.enable_group_offload(**leaves)
             return
         for pipe in self._pipes.values():
             match offload:
@@ -140,6 +142,7 @@ class Painter:
                     pipe.enable_sequential_cpu_offload(device=self.device)
 
     def _free(self) -> None:
+        self.denoiser.give_up_compiling("memory ran out: the UNet is not compiled since")
         for pipe in self._pipes.values():
             pipe.maybe_free_model_hooks()  # of the pipeline that broke off
         gc.collect()
@@ -156,7 +159,7 @@ class Painter:
         pipe.scheduler = self._scheduler(batch)
         canvas = prepare(job)
         is_whole = job.cache_interval == 1
-        with torch.no_grad(), self.denoiser.watched(pipe.scheduler, is_whole) as calls, shortened(pipe, job) as short:
+        with torch.no_grad(), self.denoiser.watched(pipe.scheduler, is_whole) as counted, shortened(pipe, job) as short:
             with timed("encode", self._settle):
                 prompts = self._prompts(batch)
             latents = pipe(
@@ -181,7 +184,7 @@ class Painter:
             scheduler_config=_plain(pipe.scheduler.config),
             device=_device_name(self.device),
             dtype=str(self.dtype).removeprefix("torch."),
-            unet_calls=len(calls),
+            unet_calls=counted["calls"],
             unguided_calls=short["unguided"],
             cached_calls=short["cached"],
             batch_size=len(batch),

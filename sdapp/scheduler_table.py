@@ -77,7 +77,7 @@ TABLE: tuple[Scheduler, ...] = (
     Scheduler("dpm++2s", "DPMSolverSinglestepScheduler", ("dpm-solver++ singlestep", "dpmsolver singlestep", "dpmsingle"),
               {"algorithm_type": "dpmsolver++", "lower_order_final": True}, 2, sigmas=KEB),
     Scheduler("dpm++sde", "DPMSolverSDEScheduler", ("k_dpmpp_sde",), _LINSPACE, 2, "2N-1", stochastic=True, sigmas=KEB,
-              needs="torchsde", note="Its noise follows the seed, but differs by device: torchsde draws it there."),
+              needs="torchsde"),
     Scheduler("unipc", "UniPCMultistepScheduler", ("uni_pc_bh2",), _LINSPACE | {"solver_type": "bh2"}, 2, sigmas=KEB),
     Scheduler("deis", "DEISMultistepScheduler", (), _LINSPACE, 2, sigmas=KEB),
     Scheduler("sa-solver", "SASolverScheduler", (), _LINSPACE | {"algorithm_type": "data_prediction"}, 2,

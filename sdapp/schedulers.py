@@ -277,7 +277,8 @@ def _draw_on_the_cpu(scheduler: Any) -> None:
         if scheduler.noise_sampler is None:
             least, most = scheduler.sigmas[scheduler.sigmas > 0].min().item(), scheduler.sigmas.max().item()
             tree = BrownianTreeNoiseSampler(empty(sample.shape), least, most, scheduler.noise_sampler_seed)
-            scheduler.noise_sampler = lambda *sigmas: tree(*sigmas).to(sample)
+            place = {"device": sample.device, "dtype": sample.dtype}
+            scheduler.noise_sampler = lambda *sigmas: tree(*sigmas).to(**place)
         return step_plainly(model_output, timestep, sample, **kwargs)
 
     scheduler.step = step

@@ -1,7 +1,10 @@
 """Another autoencoder in the place of the model's own."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +102,30 @@ def test_a_picture_says_which_and_finds_it_again(
     assert Path(read_settings(path).values["vae"]).resolve() == (tmp_path / "taesd").resolve()
     assert sdapp("replay", path, "--verify").exit_code == 0
     assert sdapp("generate", "--config", path, "--set", "vae=null", "--out", "plain").exit_code == 0
+
+
+def test_one_of_the_hub_is_recorded_with_its_commit_and_painted_again_with_it(
+    tiny: Callable[..., Path], small: Path, tmp_path: Path
+) -> None:
+    repo, commits = tmp_path / "hub" / "models--madebyollin--taesd", ("a" * 40, "b" * 40)
+    for commit in commits:
+        shutil.copytree(small, repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub"), "OMP_NUM_THREADS": "1"}
+
+    def sdapp(*arguments: object) -> str:
+        command = [sys.executable, "-m", "sdapp.cli", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+
+    (repo / "refs" / "main").write_text(commits[0])
+    first = tmp_path / sdapp(
+        "generate", "a cat", "--model", tiny(), "--steps", 1, "--seed", 7, "--set", "vae=madebyollin/taesd"
+    )  # fmt: skip
+    (repo / "refs" / "main").write_text(commits[1])  # the Hub has another one now
+    again = tmp_path / sdapp("generate", "--config", first)
+    assert read_header(first)["job"] == read_header(again)["job"]
+    assert read_header(again)["job"]["vae"] == f"madebyollin/taesd@{commits[0]}"
+    assert "VAE: taesd," in Image.open(again).info["parameters"]
 
 
 def saying(folder: Path, **facts: Any) -> Path:

@@ -17,9 +17,10 @@ RUNS = {
     "grid.py": "--rounds 0 --schedulers ddim euler --steps 1 --seeds 1 2 --batch-size 2",
     "busy.py": "--model postcards --steps 1 --prompts 2",
     "memory.py": "--jobs 100 --size 16",
+    "shortcuts.py": "--prompts 1 --steps 4",
     "publish.py": "--rounds 0 --pictures 2 --size 16",
 }
-SIDED = RUNS.keys() - {"busy.py", "memory.py"}
+SIDED = RUNS.keys() - {"busy.py", "memory.py", "shortcuts.py"}
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -90,6 +90,21 @@ def test_a_unet_of_which_parts_are_left_out_is_not_compiled(tiny: Tiny) -> None:
     assert (pixels(result) == pixels(paint(settings | {"compile": "off"})[0])).all()
 
 
+def test_where_memory_runs_out_nothing_is_compiled_any_more(tiny: Tiny) -> None:
+    settings = asked(tiny(), count=2, batch_size=2)
+    painter = painter_of(settings | {"compile": "on"})
+
+    def fail(_unet: Any, args: Any) -> None:
+        if len(args[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    painter.denoiser.unet.register_forward_pre_hook(fail)
+    for result in paint(settings, painter):
+        assert result.record is not None, result.error
+        assert result.record.optimizations == ()
+        assert "memory ran out: the UNet is not compiled since" in result.record.notes
+
+
 def test_auto_does_not_compile_on_a_cpu_however_long_the_run(tiny: Tiny) -> None:
     settings = asked(tiny())
     painter = painter_of(settings, unet_calls=10**9)

@@ -120,7 +120,7 @@ def test_only_the_stochastic_draw_noise_within_their_steps(name: str, tiny_paint
 
 
 @pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
-def test_no_step_of_a_scheduler_waits_for_the_device(name: str, tiny_painter: Painter) -> None:
+def test_no_step_of_a_scheduler_reads_from_the_device(name: str, tiny_painter: Painter) -> None:
     """On the meta device there is nothing to read: what would wait for a GPU is an error there."""
     scheduler = schedulers.build(schedulers.resolve(name), tiny_painter.scheduler_config, [7])
     scheduler.set_timesteps(6, device="meta")
@@ -271,24 +271,28 @@ def test_inpainting_leaves_every_pixel_outside_the_mask_as_it_is(
     assert furthest(*results) > 2
 
 
-@pytest.mark.parametrize("channels", [4, 9])
+@pytest.mark.parametrize(
+    ("channels", "scheduler", "eta", "encodings"),
+    [(4, "dpm++2m", None, 1), (9, "dpm++2m", None, 1), (4, "euler-a", None, 2), (4, "ddim", 0.5, 2), (4, "ddim", None, 1)],
+)
 def test_inpainting_is_the_pipelines_own_and_encodes_only_what_the_unet_sees(
-    channels: int, tiny: Callable[..., Path], house: Path, mask: Path
+    channels: int, scheduler: str, eta: float | None, encodings: int, tiny: Callable[..., Path], house: Path, mask: Path
 ) -> None:
     from PIL import Image
 
-    asked = settings(tiny(in_channels=channels), task=tasks(house, mask)["inpaint"])
+    asked = settings(tiny(in_channels=channels), task=tasks(house, mask)["inpaint"], scheduler=scheduler, eta=eta)
     painter, encoded = painter_of(asked), []
     hook = painter._vae.encoder.register_forward_hook(lambda *_: encoded.append(1))
     [result] = paint(asked, painter)
     hook.remove()
-    assert len(encoded) == 1  # with 4 channels the picture, with 9 the masked one
+    assert len(encoded) == encodings  # with 4 channels the picture, with 9 the masked one
     pipe = painter._pipes["inpaint"]
     pipe.scheduler = schedulers.build(result.job.scheduler.resolve(), painter.scheduler_config, [result.job.seed])
     plain = pipe(
         prompt=result.job.prompt, image=Image.open(house), mask_image=Image.open(mask), strength=result.job.task.strength,
         width=result.job.width, height=result.job.height, num_inference_steps=result.job.steps,
         guidance_scale=result.job.guidance_scale, generator=torch.Generator().manual_seed(result.job.seed),
+        eta=eta or 0.0,
     ).images[0]  # fmt: skip
     inside = np.asarray(Image.open(mask)) > 127
     assert np.abs(np.asarray(plain).astype(int) - pixels(result))[inside].max() <= 2
