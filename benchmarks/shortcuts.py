@@ -1,8 +1,8 @@
 """What each shortcut saves and how far from the exact picture it leads: python benchmarks/shortcuts.py [--out FOLDER]
 
 Every prompt and seed is painted exactly and with each shortcut, in turns, from one load of the model. Work is the UNet's
-floating-point operations, counted; time is that of a whole picture. `--model` and `--device` as in sdapp; `--out` keeps the
-pictures.
+floating-point operations, counted; time is that of a whole picture. `--model`, `--device`, `--vae` as in sdapp; `--out` keeps
+the pictures.
 """
 
 import argparse
@@ -44,17 +44,21 @@ def work(painter: Painter, job: Job) -> int:
     return sum(counter.get_flop_counts()["UNet2DConditionModel"].values())
 
 
-def main(model: str, device: str, out: str | None, prompts: int, steps: int) -> None:
+def main(model: str, device: str, vae: str | None, out: str | None, prompts: int, steps: int) -> None:
     quiet(verbose=False)
     config = validate(Layer({"model": model, "device": device, "prompt": PROMPTS[0], "seed": 7, "count": 2, "steps": steps}))
     found = located(config)
     painter, seeds = load(found, config), plan(config, found)
-    works = {name: work(painter, seeds[0].model_copy(update=change)) for name, change in SHORTCUTS.items()}
-    painted: dict[str, list[Result]] = {name: [] for name in SHORTCUTS}
+    shortcuts, painters = dict(SHORTCUTS), dict.fromkeys(SHORTCUTS, painter)
+    if vae is not None:
+        other = config.model_copy(update={"vae": vae})
+        shortcuts["another vae"], painters["another vae"] = {"vae": vae}, load(located(other), other)
+    works = {name: work(painters[name], seeds[0].model_copy(update=change)) for name, change in shortcuts.items()}
+    painted: dict[str, list[Result]] = {name: [] for name in shortcuts}
     for number, job in enumerate(job.model_copy(update={"prompt": prompt}) for prompt in PROMPTS[:prompts] for job in seeds):
-        names = list(SHORTCUTS)
+        names = list(shortcuts)
         for name in names[number % len(names) :] + names[: number % len(names)]:  # a slow moment falls on another each time
-            painted[name] += painter.paint([job.model_copy(update=SHORTCUTS[name])])
+            painted[name] += painters[name].paint([job.model_copy(update=shortcuts[name])])
     print(f"{'':<30}{'work':>6}{'time':>6}{'PSNR':>7}{'least':>7}{'SSIM':>7}{'least':>7}")
     for name, results in painted.items():
         pairs = list(zip(results, painted["exact"], strict=True))
@@ -74,7 +78,7 @@ def main(model: str, device: str, out: str | None, prompts: int, steps: int) -> 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    for name, default in (("model", "postcards"), ("device", "auto"), ("out", None)):
+    for name, default in (("model", "postcards"), ("device", "auto"), ("vae", None), ("out", None)):
         parser.add_argument(f"--{name}", default=default)
     parser.add_argument("--prompts", type=int, default=len(PROMPTS))
     parser.add_argument("--steps", type=int, default=20)

@@ -49,6 +49,21 @@ def test_a_scene_is_drawn_again_exactly(size: int) -> None:
     assert one.tobytes() == other.tobytes()
 
 
+def test_a_tiny_autoencoder_learns_to_stand_in_for_that_of_postcards(tmp_path: Path) -> None:
+    config = yaml.safe_load((TRAINING / "postcards-64-tiny.yaml").read_text(encoding="utf-8"))
+    config |= {"drawings": 32, "folder": str(tmp_path / "build")}
+    config["tiny"] |= {"steps": 2, "batch": 2}
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump(config))
+    run = subprocess.run(
+        [sys.executable, str(TRAINING / "tiny.py"), str(tmp_path / "few.yaml")], check=True, capture_output=True
+    )
+    vae = run.stdout.decode().splitlines()[-1]
+    [exact], [other] = (list(sdapp.paint(prompt="a cat", seed=7, steps=2, **more)) for more in ({}, {"vae": vae}))
+    assert other.picture is not None, other.error
+    assert other.picture.size == exact.picture.size
+    assert other.record.unet_calls == exact.record.unet_calls
+
+
 @pytest.mark.parametrize("size", [64, 128])
 def test_a_run_of_a_few_steps_ends_in_a_model_that_paints_and_goes_on_where_it_stopped(size: int, tmp_path: Path) -> None:
     config = yaml.safe_load((TRAINING / f"postcards-{size}.yaml").read_text(encoding="utf-8"))
