@@ -56,7 +56,7 @@ def load(model: Model, config: RunConfig, unet_calls: int = 0) -> Painter:
     dtype = choose_dtype(config.dtype, device)
     if config.memory.offload != "none" and device.type == "cpu":
         raise ConfigError("memory.offload: there is nothing to offload from on a CPU; leave it at none")
-    own = load_vae(model, dtype)
+    own = _load_vae(model, dtype)
     try:
         if model.is_file:
             pipe = StableDiffusionPipeline.from_single_file(str(model.path), dtype=dtype, **WITHOUT_CHECKER, **own)
@@ -99,7 +99,7 @@ def _repays(config: RunConfig, device: torch.device, unet_calls: int) -> bool:
     return is_possible and unet_calls / at_a_time >= REPAID
 
 
-def load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
+def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
     """The autoencoder that stands in for the model's own, as a part for its pipeline. Raises UnavailableError."""
     if model.vae is None:
         return {}

@@ -78,6 +78,19 @@ def apart(one: Result, other: Result) -> float:
     return float(np.abs(np.asarray(one.picture).astype(int) - np.asarray(other.picture)).mean())
 
 
+def survive(painter: Painter, count: int, gib: int) -> None:
+    """Paint a batch with so little memory beyond what is taken that it runs out."""
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + gib * 2**30) / total)
+    try:
+        results = paint(painter, count, count=count, steps=2, width=512, height=512)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert [result.error for result in results] == [None] * count
+    assert any("memory ran out" in note for note in results[-1].record.notes)
+
+
 @pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
 @pytest.mark.parametrize("name", NAMES)
 def test_float16_paints_what_float32_does(name: str, kind: str, make: Make, house: Path, mask: Path) -> None:
@@ -140,14 +153,7 @@ def test_a_size_that_comes_anew_is_compiled_too_and_memory_that_runs_out_in_a_gr
     for size in (64, 96):
         [compiled], [plain] = (paint(each, width=size, height=size, steps=4) for each in (painter, make()))
         assert apart(compiled, plain) <= TOLERANCE
-    total = torch.cuda.mem_get_info()[1]
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 2**30) / total)
-    try:
-        results = paint(painter, 64, count=64, steps=2, width=512, height=512)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    assert [result.error for result in results] == [None] * 64
-    assert any("memory ran out" in note for note in results[-1].record.notes)
+    survive(painter, 64, gib=1)
 
 
 @pytest.mark.parametrize("offload", ["model", "group", "sequential"])
@@ -159,16 +165,7 @@ def test_shortcuts_and_offloading_do_not_disturb_each_other(offload: str, make: 
 
 
 def test_memory_that_runs_out_for_real_is_survived(sd15: dict[torch.dtype, Painter]) -> None:
-    painter = sd15[torch.float16]
-    torch.cuda.empty_cache()
-    total = torch.cuda.mem_get_info()[1]
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 3 * 2**30) / total)
-    try:
-        results = paint(painter, 16, count=16, steps=2, width=512, height=512)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    assert [result.error for result in results] == [None] * 16
-    assert any("memory ran out" in note for note in results[-1].record.notes)
+    survive(sd15[torch.float16], 16, gib=3)
 
 
 @pytest.mark.parametrize("offload", ["none", "model", "group", "sequential"])
