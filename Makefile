@@ -1,8 +1,9 @@
-# make demo: install and paint the README's pictures · make test · make test-gpu · make check: what a change must pass · make fix · make train
+# make demo: install and paint the README's pictures · make test · make check: what a change must pass · make fix · make train
+# On a GPU, with PYTHON=… a Python that has torch for CUDA and what pyproject.toml asks for: make test-gpu · make bench-gpu · make train-128
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-gpu check fix train
+.PHONY: demo test test-gpu bench-gpu check fix train train-128
 .DEFAULT_GOAL := demo
 
 .venv/installed: pyproject.toml constraints.txt
@@ -16,9 +17,22 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest
 
-# With a Python of your own that has torch for CUDA: make test-gpu PYTHON=… (peak memory is in build/test-gpu.xml)
+# Peak memory is in build/test-gpu.xml.
 test-gpu:
 	PYTHONPATH="$(CURDIR)" SDAPP_TEST_GPU=1 $(PYTHON) -m pytest -m gpu -rs --junitxml=build/test-gpu.xml
+
+# The CUDA rows of benchmarks/README.md, some ten minutes; what they print is in build/bench-gpu too.
+SD15 := --model sd15 --device cuda
+bench-gpu: export PYTHONPATH := $(CURDIR)
+bench-gpu: SHELL := /bin/bash -o pipefail
+bench-gpu:
+	mkdir -p build/bench-gpu
+	$(PYTHON) benchmarks/batch.py $(SD15) --steps 50 --prompts 16 --rounds 1 --batch-size 1 4 8 16 --compile off on | tee build/bench-gpu/batch
+	$(PYTHON) benchmarks/busy.py $(SD15) --batch-size 8 --trace build/bench-gpu/trace.json.gz | tee build/bench-gpu/busy
+	$(PYTHON) benchmarks/overhead.py $(SD15) | tee build/bench-gpu/overhead
+	$(PYTHON) benchmarks/grid.py $(SD15) --rounds 1 | tee build/bench-gpu/grid
+	$(PYTHON) benchmarks/cold.py picture $(SD15) | tee build/bench-gpu/cold
+	$(PYTHON) benchmarks/memory.py $(SD15) --jobs 1000 --size 64 | tee build/bench-gpu/memory
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
@@ -32,4 +46,9 @@ fix: .venv/installed
 
 train: .venv/installed
 	$(BIN)/python training/train.py training/postcards-64.yaml
-	$(BIN)/python training/evaluate.py build/postcards-64/model build/postcards-64
+	$(BIN)/python training/evaluate.py training/postcards-64.yaml
+
+train-128: export PYTHONPATH := $(CURDIR)
+train-128:
+	$(PYTHON) training/train.py training/postcards-128.yaml
+	$(PYTHON) training/evaluate.py training/postcards-128.yaml

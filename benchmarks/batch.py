@@ -1,5 +1,6 @@
 """A prompt file beside a loop that calls the diffusers pipeline for each prompt: python benchmarks/batch.py [--prompts 64]
 
+The third side is the same call with a list of prompts and of generators, as many as the largest batch has.
 sdapp's side is a whole batch: the file is read, pictures are leased, synced to the disk and noted in the ledger. With
 `--batch-size auto` the round that does not count finds the size. `--processes`: `sdapp batch` beside `diffusers-cli run`, which
 is given all prompts at once and paints them in one call (from one seed, so other pictures); both load the model.
@@ -10,13 +11,13 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from sides import (
     Settings,
-    Side,
     batch_size,
     begin,
     by_hand,
@@ -33,40 +34,58 @@ from sides import (
 
 from sdapp.batch_sizes import in_use, taken
 from sdapp.jobs import Job
-from sdapp.loading import load
+from sdapp.loading import USUAL_BATCH, choose_device, load
 from sdapp.models import locate
+from sdapp.outputs import Record
 
 UNET, DECODE = 0.803, 2.515  # TFLOP of sd15 at 512x512: a call for one sample, of which a guided step has two; a picture
 
 
 def in_process(asked: argparse.Namespace, both: Settings, root: Path) -> None:
-    """The loop beside a batch of each size, all on warm models."""
+    """The loop beside the same call with lists of prompts and a batch of each size, all on warm models."""
     file = prompt_file(root / "prompts.txt", asked.prompts)
-    asked_for = begin(file, both | {"compile": asked.compile}, root / "jobs")
-    jobs = [order.job for order in asked_for.orders()]
+    sized = both | {"batch_size": asked.batch_size[0]}  # beside `auto`, only sizes that have settled are compiled
+    plans = {how: begin(file, sized | {"compile": how}, root / "jobs" / how) for how in asked.compile}
+    jobs = [order.job for order in next(iter(plans.values())).orders()]
     calls = sum(job.unet_calls for job in jobs)
-    painter, bare, peaks = load(locate(both["model"]), asked_for.config, calls), by_hand(both), dict[str, int]()
+    painters = {how: load(locate(both["model"]), plan.config, calls) for how, plan in plans.items()}
+    bare, device = by_hand(both), choose_device(both["device"])
+    peaks, first, said = dict[str, int](), dict[str, float](), dict[str, tuple[str, ...]]()
 
-    def loop(folder: Path) -> None:
-        in_use(painter.device)  # the peak counts from now on
-        for job in jobs:
-            bare(job, folder)
-        peaks["loop"] = taken(painter.device, 0)
+    def theirs(name: str, size: int, folder: Path) -> None:
+        in_use(device)  # the peak counts from now on
+        started = time.perf_counter()
+        for at in range(0, len(jobs), size):
+            bare(jobs[at : at + size], folder)
+            first[name] = time.perf_counter() - started if at == 0 else first[name]
+        peaks[name] = taken(device, 0)
 
-    def ours(name: str, size: int | str, folder: Path) -> None:
-        batch = begin(file, both | {"batch_size": size}, folder)
-        records = [result.record for result in batch.paint(painter)]
-        peaks[name] = max(record.peak_memory or 0 for record in records if record)
+    def ours(name: str, how: str, size: int | str, folder: Path) -> None:
+        started = time.perf_counter()
+        batch, records = begin(file, both | {"batch_size": size}, folder), list[Record]()
+        for result in batch.paint(painters[how]):
+            assert result.record, result.error
+            first[name] = first[name] if records else time.perf_counter() - started
+            records.append(result.record)
+        peaks[name] = max(record.peak_memory or 0 for record in records)
+        said[name] = records[-1].optimizations + records[-1].notes
 
-    names = {f"sdapp, batch_size {size}": size for size in asked.batch_size}
-    sides: Mapping[str, Side] = {"loop": loop} | {name: partial(ours, name, size) for name, size in names.items()}
+    most = max((size for size in asked.batch_size if isinstance(size, int)), default=USUAL_BATCH)
+    sides = {"loop": partial(theirs, "loop", 1), (lists := f"lists of {most}"): partial(theirs, lists, most)}
+    for how, size in product(asked.compile, asked.batch_size):
+        name = f"sdapp, batch_size {size}" + (f", compile {how}" if len(asked.compile) > 1 else "")
+        sides[name] = partial(ours, name, how, size)
     seconds = report(in_turns(sides, asked.rounds, root), asked.prompts)
-    for name in names:
-        apart = furthest(root / name / str(asked.rounds), root / "loop" / str(asked.rounds))
-        print(f"{name}: pixels at most {apart} of 255 apart from those of the loop")
-    if both["device"].startswith("cuda"):
-        for name, wall in seconds.items():
-            print(f"{name}: peak memory {peaks[name] / 1e9:.2f} GB, the weights of both sides in it{limit(asked, jobs, wall)}")
+    for name in sides:
+        print(f"{name}: the first picture after {first[name]:.3f} s", end="")
+        if name != "loop":
+            apart = furthest(root / name / str(asked.rounds), root / "loop" / str(asked.rounds))
+            made_by = ", ".join(said.get(name, ()))
+            print(f"; pixels at most {apart} of 255 apart from those of the loop{made_by and f'; {made_by}'}", end="")
+        if both["device"].startswith("cuda"):
+            share = limit(asked, jobs, seconds[name])
+            print(f"; peak memory {peaks[name] / 1e9:.2f} GB, the weights of all sides in it{share}", end="")
+        print()
 
 
 def limit(asked: argparse.Namespace, jobs: list[Job], seconds: float) -> str:
@@ -101,7 +120,7 @@ if __name__ == "__main__":
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch-size", type=batch_size, nargs="+", default=["auto"], metavar="N", help="one or several")
-    parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="of sdapp's side")
+    parser.add_argument("--compile", choices=("auto", "on", "off"), nargs="+", default=["auto"], help="of sdapp's side")
     parser.add_argument("--peak-tflops", type=float, default=990, help="of the GPU; else that of an H100 in float16, dense")
     parser.add_argument("--processes", action="store_true", help="whole commands, beside `diffusers-cli run`")
     rounds(parser)

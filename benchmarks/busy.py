@@ -2,20 +2,26 @@
 
 The shares of the time after loading, as `sdapp batch --profile` prints them: UNet, encode and decode should have nearly all,
 and waiting, which is for the publishing, nearly nothing. On a GPU each part is waited for while it is measured.
+`--trace FILE` paints a second batch under torch.profiler, where nothing is waited for: which operators and kernels take time,
+which share of it the GPU works, and a timeline for https://ui.perfetto.dev.
 """
 
 import argparse
 import re
 import tempfile
+import time
 from pathlib import Path
 
-from sides import batch_size, begin, flags, prompt_file, settings, tell_machine
+from sides import Settings, batch_size, begin, flags, prompt_file, settings, tell_machine
+from torch.profiler import profile
 
-from sdapp.loading import load
+from sdapp.loading import USUAL_BATCH, load
 from sdapp.models import locate
+from sdapp.pipelines import Painter
 from sdapp.stopwatch import profiled
 
 BUSY = ("encode", "UNet", "decode")
+TRACED_STEPS = 4
 
 
 def main(asked: argparse.Namespace) -> None:
@@ -31,7 +37,26 @@ def main(asked: argparse.Namespace) -> None:
     share = dict(re.findall(r"^(\w+) .* ([\d.]+)%$", said[0], re.MULTILINE))
     print(f"busy: {sum(float(share[part]) for part in BUSY):.1f}% ({', '.join(BUSY)}); waiting: {share['waiting']}%")
     print(f"{asked.prompts} pictures")
+    if asked.trace:
+        trace(asked.trace, painter, both)
     tell_machine(both)
+
+
+def trace(file: Path, painter: Painter, both: Settings) -> None:
+    """One batch of few steps, so that the timeline can still be opened."""
+    prompts = both["batch_size"] if isinstance(both["batch_size"], int) else USUAL_BATCH
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        batch = begin(prompt_file(folder / "prompts.txt", prompts), both | {"steps": TRACED_STEPS}, folder)
+        with profile() as profiler:
+            started = time.perf_counter()
+            painted = list(batch.paint(painter))
+            seconds = time.perf_counter() - started
+    profiler.export_chrome_trace(str(file))
+    averages, kind = profiler.key_averages(), "device" if painter.device.type == "cuda" else "cpu"
+    print(averages.table(sort_by=f"self_{kind}_time_total", row_limit=20, max_name_column_width=60))
+    at_work = sum(getattr(row, f"self_{kind}_time_total") for row in averages) / 1e6
+    print(f"{kind} at work for {at_work:.2f} s of {seconds:.2f} s, {len(painted)} pictures of {TRACED_STEPS} steps; {file}")
 
 
 if __name__ == "__main__":
@@ -39,4 +64,5 @@ if __name__ == "__main__":
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch-size", type=batch_size, default="auto")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="write a timeline of torch.profiler, .json or .json.gz")
     main(parser.parse_args())

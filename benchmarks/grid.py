@@ -40,7 +40,7 @@ def main(asked: argparse.Namespace) -> None:
 
         def loop(folder: Path) -> None:
             for job in sorted(jobs, key=lambda job: job.scheduler.name):
-                bare(job, folder)
+                bare([job], folder)
 
         def ours(folder: Path) -> None:
             if painter is None:

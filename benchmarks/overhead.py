@@ -31,7 +31,7 @@ def main(asked: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        report(in_turns({"bare": lambda folder: bare(job(folder), folder), "sdapp": ours}, asked.rounds, root), pictures=1)
+        report(in_turns({"bare": lambda folder: bare([job(folder)], folder), "sdapp": ours}, asked.rounds, root), pictures=1)
         print(f"pixels at most {furthest(root / 'sdapp', root / 'bare' / str(asked.rounds))} of 255 apart")
     tell_machine(both)
 

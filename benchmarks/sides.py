@@ -7,7 +7,7 @@ import re
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -65,26 +65,31 @@ def settings(asked: argparse.Namespace) -> Settings:
     return {"model": str(folder(asked.model, dtype)), "device": str(device), "dtype": name, "width": size, "height": size}
 
 
-def by_hand(settings: Settings) -> Callable[[Job, Path], None]:
-    """The pipeline as one calls it without sdapp, on weights of its own; a picture is saved under the id of its job."""
+def by_hand(settings: Settings) -> Callable[[Sequence[Job], Path], None]:
+    """The pipeline as one calls it without sdapp, on weights of its own: one call for jobs that differ in prompt and seed.
+
+    A picture is saved under the id of its job.
+    """
     pipe = StableDiffusionPipeline.from_pretrained(settings["model"], dtype=DTYPES[settings["dtype"]], safety_checker=None)
     pipe.to(settings["device"]).set_progress_bar_config(disable=True)
     config, current = dict(pipe.scheduler.config), None
 
-    def paint(job: Job, folder: Path) -> None:
+    def paint(jobs: Sequence[Job], folder: Path) -> None:
         nonlocal current
+        job = jobs[0]
         if job.scheduler != current:  # with the options that it has in sdapp, so that the pictures are the same
             built, current = schedulers.build(job.scheduler.resolve(), config, [job.seed]), job.scheduler
             pipe.scheduler = type(built).from_config(built.config)
-        image = pipe(
-            job.prompt,
+        images = pipe(
+            [job.prompt for job in jobs],
             num_inference_steps=job.steps,
             guidance_scale=job.guidance_scale,
             width=job.width,
             height=job.height,
-            generator=torch.Generator("cpu").manual_seed(job.seed),
-        ).images[0]
-        image.save(folder / f"{job.id}.png")
+            generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
+        ).images
+        for job, image in zip(jobs, images, strict=True):
+            image.save(folder / f"{job.id}.png")
 
     return paint
 
@@ -153,9 +158,10 @@ def _processors() -> float:
 def report(taken: Mapping[str, list[Spent]], pictures: int = 0) -> dict[str, float]:
     """Print the medians of each side, and their ratio to the first, round by round; gives the seconds on the wall."""
     medians = {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in taken.items()}
+    width = 2 + max(map(len, medians))
     for name, (wall, processors) in medians.items():
         pace = f"{pictures / wall:9.2f} pictures a second" if pictures else ""
-        print(f"{name:<24}{wall:9.3f} s{processors:9.3f} s of processors{pace}")
+        print(f"{name:<{width}}{wall:9.3f} s{processors:9.3f} s of processors{pace}")
     (first, those), *others = taken.items()
     for name, runs in others:
         ratios = [(wall / theirs[0], processors / theirs[1]) for (wall, processors), theirs in zip(runs, those, strict=True)]

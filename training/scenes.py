@@ -72,12 +72,15 @@ class Scene:
         return [(thing.kind, thing.colour) for thing in self.things] == [NATURAL[self.place]]
 
 
-def sample_scene(rng: Random, held_out: bool = False) -> Scene:
-    """A random scene: 10 % without a thing, 22 % with two; held-out combinations only if they are asked for."""
+def sample_scene(rng: Random, held_out: bool = False, natural: float = 0.25) -> Scene:
+    """A random scene: 10 % without a thing, 22 % with two; held-out combinations only if they are asked for.
+
+    `natural` is the share of scenes whose thing is what their place has anyway.
+    """
     while True:
         sky, place = rng.choice(SKIES), rng.choice(PLACES)
         style = rng.choices(STYLES, (55, 15, 15, 15))[0]
-        kind, colour = NATURAL[place] if rng.random() < 0.25 else (rng.choice(KINDS), rng.choice(list(COLOURS)))
+        kind, colour = NATURAL[place] if rng.random() < natural else (rng.choice(KINDS), rng.choice(list(COLOURS)))
         things: tuple[Thing, ...] = (Thing(kind, colour, rng.choice(list(POSITIONS))),)
         luck = rng.random()
         if luck < 0.1:

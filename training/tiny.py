@@ -10,8 +10,9 @@ import yaml
 from accelerate import Accelerator
 from diffusers import AutoencoderKL, AutoencoderTiny
 
+from data import batches, draw_all, to_tensor
 from sdapp.models import POSTCARDS
-from train import Stage, batches, draw_all, edges, encode, to_tensor
+from train import Stage, edges, encode
 
 
 def build(channels: tuple[int, ...]) -> AutoencoderTiny:
@@ -38,7 +39,7 @@ def train(config: dict[str, Any], accelerator: Accelerator) -> AutoencoderTiny:
         chosen = next(indices)
         own = latents[chosen].to(accelerator.device)
         exact, scaled = teacher.decode(own).sample, own * teacher.config.scaling_factor
-        found = tiny.encode(to_tensor(pictures[chosen]).to(accelerator.device)).latents
+        found = tiny.encode(to_tensor(pictures[chosen], accelerator.device)).latents
         output = tiny.decode(scaled).sample
         gradients = sum(F.l1_loss(a, b) for a, b in zip(edges(output), edges(exact), strict=True))
         return F.l1_loss(output, exact) + 0.5 * gradients + 0.1 * F.mse_loss(found, scaled)

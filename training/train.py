@@ -3,12 +3,9 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -20,41 +17,14 @@ from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, StableDiffusi
 from diffusers.training_utils import EMAModel, compute_snr
 from transformers import CLIPTokenizer
 
-from captions import caption_with_position
-from drawing import draw
+from data import batches, captioned, draw_all, drawing, to_tensor
 from networks import Denoiser, build_autoencoder, build_text_encoder, build_tokenizer, build_unet
-from scenes import Scene, sample_scene
+from sdapp.doctor import lacks_bfloat16
 
 NOISE_SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
-EMPTY_CAPTIONS = 0.1  # share; classifier-free guidance needs them (Ho & Salimans 2022)
 SNR_GAMMA = 5.0  # min-SNR weighting (Hang et al. 2023)
-CHECKPOINT_SECONDS = 240.0
+CHECKPOINT_SECONDS = 60.0
 Step = Callable[[int], torch.Tensor]
-
-
-# --- drawings -----------------------------------------------------------------------------------------------------
-
-
-def drawing(index: int, size: int, seed: int) -> np.ndarray:
-    """The picture of scene `index`: uint8, [size, size, 3]."""
-    rng = Random(f"{seed}/{index}")
-    return np.asarray(draw(sample_scene(rng), size, rng))
-
-
-def scene(index: int, seed: int) -> Scene:
-    return sample_scene(Random(f"{seed}/{index}"))
-
-
-def draw_all(config: dict[str, Any], folder: Path) -> np.ndarray:
-    """All training drawings, uint8 [N, size, size, 3], mapped from disk."""
-    path, count = folder / "drawings.npy", config["drawings"]
-    if not path.exists():
-        with ProcessPoolExecutor() as pool:
-            picture = partial(drawing, size=config["size"], seed=config["seed"])
-            pictures = np.stack(list(pool.map(picture, range(count), chunksize=500)))
-        np.save(path.with_suffix(".part.npy"), pictures)
-        path.with_suffix(".part.npy").replace(path)
-    return np.load(path, mmap_mode="r")
 
 
 # --- the loop that both stages share ------------------------------------------------------------------------------
@@ -73,9 +43,9 @@ class Stage:
     def run(self, loss_of: Step) -> None:
         """Take steps until `config['steps']`; the learning rate warms up over 200 steps, then falls to 0 by a cosine."""
         steps, peak = self.config["steps"], self.config["learning_rate"]
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-3)
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
         optimizer = self.accelerator.prepare(optimizer)
-        ema = EMAModel(self.model.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
+        ema = EMAModel(self.model.parameters(), decay=0.999, use_ema_warmup=True, power=0.75, foreach=True)
         ema.to(self.accelerator.device)
         path, done = self.folder / f"{self.name}.checkpoint.pt", 0
         if path.exists():
@@ -108,20 +78,6 @@ class Stage:
         ema.copy_to(self.model.parameters())
 
 
-def batches(count: int, batch: int, seed: int) -> Iterator[np.ndarray]:
-    """Endless shuffled indices, [batch]; every drawing once an epoch."""
-    rng = np.random.default_rng(seed)
-    while True:
-        order = rng.permutation(count)
-        for start in range(0, count - batch + 1, batch):
-            yield np.sort(order[start : start + batch])
-
-
-def to_tensor(pictures: np.ndarray) -> torch.Tensor:
-    """uint8 [N, H, W, 3] → float [N, 3, H, W] in -1 … 1."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
 # --- autoencoder --------------------------------------------------------------------------------------------------
 
 
@@ -139,7 +95,7 @@ def train_autoencoder(config: dict[str, Any], pictures: np.ndarray, accelerator:
     indices = batches(len(pictures), config["autoencoder"]["batch"], config["seed"])
 
     def loss_of(_: int) -> torch.Tensor:
-        target = to_tensor(pictures[next(indices)]).to(accelerator.device, memory_format=torch.channels_last)
+        target = to_tensor(pictures[next(indices)], accelerator.device)
         with accelerator.autocast():
             posterior = vae.encode(target).latent_dist
             output = vae.decode(posterior.sample()).sample
@@ -160,7 +116,7 @@ def train_autoencoder(config: dict[str, Any], pictures: np.ndarray, accelerator:
 def encode(vae: AutoencoderKL, pictures: np.ndarray) -> torch.Tensor:
     """The posterior means of drawings, unscaled: float [N, 4, H/f, W/f], on the CPU."""
     parts = [
-        vae.encode(to_tensor(pictures[start : start + 100]).to(vae.device)).latent_dist.mean.float().cpu()
+        vae.encode(to_tensor(pictures[start : start + 100], vae.device)).latent_dist.mean.float().cpu()
         for start in range(0, len(pictures), 100)
     ]
     return torch.cat(parts)
@@ -170,10 +126,10 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray) -> torch.Tensor:
 def psnr(vae: AutoencoderKL, config: dict[str, Any]) -> float:
     """Peak signal-to-noise ratio in dB of the reconstruction of 500 drawings that training did not see."""
     first = config["drawings"]
-    target = np.stack([drawing(first + i, config["size"], config["seed"]) for i in range(500)])
+    target = np.stack([drawing(first + i, config) for i in range(500)])
     latents = encode(vae, target)
     output = torch.cat([vae.decode(part.to(vae.device)).sample.float().cpu() for part in latents.split(100)])
-    error = ((output.clamp(-1, 1) - to_tensor(target)) / 2).square().mean(dim=(1, 2, 3))
+    error = ((output.clamp(-1, 1) - to_tensor(target, "cpu")) / 2).square().mean(dim=(1, 2, 3))
     return float((-10 * error.log10()).mean())
 
 
@@ -187,29 +143,21 @@ def train_denoiser(
     denoiser = Denoiser(build_unet(config), build_text_encoder(config, tokenizer))
     denoiser = accelerator.prepare(denoiser.to(memory_format=torch.channels_last))
     noise_schedule = DDPMScheduler(**NOISE_SCHEDULE)
-    rng, batch = Random(config["seed"]), config["unet"]["batch"]
-    indices = batches(len(latents), batch, config["seed"] + 1)
-
-    def captions(chosen: np.ndarray) -> torch.Tensor:
-        texts = [
-            "" if rng.random() < EMPTY_CAPTIONS else caption_with_position(scene(i, config["seed"]), rng)
-            for i in chosen.tolist()
-        ]
-        return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    device, fed = accelerator.device, captioned(config, len(latents), tokenizer)
+    latents = latents.to(device)
 
     def loss_of(_: int) -> torch.Tensor:
-        chosen = next(indices)
+        chosen, ids = (part.to(device, non_blocking=True) for part in next(fed))
         clean = latents[chosen]
         noise = torch.randn_like(clean)
-        times = torch.randint(0, noise_schedule.config.num_train_timesteps, (batch,))
+        times = torch.randint(0, noise_schedule.config.num_train_timesteps, (len(clean),), device=device)
         noisy = noise_schedule.add_noise(clean, noise, times)
         snr = compute_snr(noise_schedule, times)
         weight = snr.clamp(max=SNR_GAMMA) / snr
-        move = partial(torch.Tensor.to, device=accelerator.device, non_blocking=True)
         with accelerator.autocast():
-            predicted = denoiser(move(noisy).contiguous(memory_format=torch.channels_last), move(times), move(captions(chosen)))
-        error = (predicted.float() - move(noise)).square().mean(dim=(1, 2, 3))
-        return (error * move(weight)).mean()
+            predicted = denoiser(noisy.contiguous(memory_format=torch.channels_last), times, ids)
+        error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+        return (error * weight).mean()
 
     Stage("unet", denoiser, config["unet"], Path(config["folder"]), accelerator).run(loss_of)
     return accelerator.unwrap_model(denoiser)
@@ -237,7 +185,8 @@ def main(config_path: str) -> None:
     folder = Path(config["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config["seed"])
-    accelerator = Accelerator(mixed_precision="bf16")
+    fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else not lacks_bfloat16()
+    accelerator = Accelerator(mixed_precision="bf16" if fast else "no")
     pictures = draw_all(config, folder)
     vae = train_autoencoder(config, pictures, accelerator)
     latents = encode(vae, pictures) * vae.config.scaling_factor
