@@ -114,7 +114,7 @@ def _from_hub(name: str, revision: str | None) -> Model:
 
 def download(name: str, revision: str | None, wanted: Sequence[str], ignored: Sequence[str] = (), key: str = "model") -> Path:
     """The folder in the cache with files of a Hub id, fetched if need be. Raises UnavailableError that names the key."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import is_offline_mode, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -123,8 +123,10 @@ def download(name: str, revision: str | None, wanted: Sequence[str], ignored: Se
         RepositoryNotFoundError,
     )
 
+    here = is_offline_mode()  # huggingface_hub 1 asks the Hub about a commit even then
+    chosen = {"allow_patterns": list(wanted), "ignore_patterns": list(ignored)}
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(ignored)))
+        return Path(snapshot_download(name, revision=revision, local_files_only=here, **chosen))
     except GatedRepoError as exc:
         raise UnavailableError(f"{key}: {name} asks you to accept its licence on the Hub; then run `hf auth login`") from exc
     except RepositoryNotFoundError as exc:

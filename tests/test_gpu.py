@@ -96,9 +96,12 @@ def survive(painter: Painter, count: int, gib: int) -> None:
 
 @pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
 @pytest.mark.parametrize("name", NAMES)
-def test_float16_paints_what_float32_does(name: str, kind: str, make: Make, house: Path, mask: Path) -> None:
+def test_float16_paints_what_float32_does(
+    name: str, kind: str, make: Make, house: Path, mask: Path, record_property: Callable[..., None]
+) -> None:
     settings = {"scheduler": name, "task": tasks(house, mask)[kind]}
     [half], [full] = (paint(make(dtype), **settings) for dtype in ("float16", "float32"))
+    record_property("distance", round(apart(half, full), 3))
     assert half.record.dtype == "float16"
     assert apart(half, full) <= TOLERANCE
 

@@ -1,5 +1,6 @@
 """The trainer of postcards: its world, its words, and a run of a few steps for each picture size."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,26 @@ def test_a_run_of_a_few_steps_ends_in_a_model_that_paints_and_goes_on_where_it_s
     assert result.picture.size == (size, size)
     config["unet"]["steps"] = 3
     assert "unet: resumed at step 2" in train()
+
+
+def test_an_evaluation_scores_a_model_and_names_the_marks_that_it_misses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import evaluate
+
+    for name, few in {"PROMPTS": 4, "MEADOWS": 1, "DRAWINGS": 128, "FRESH": 40, "REBUILT": 20, "EPOCHS": 1}.items():
+        monkeypatch.setattr(evaluate, name, few)
+    config = yaml.safe_load((TRAINING / "postcards-128.yaml").read_text(encoding="utf-8"))
+    config |= {"folder": str(tmp_path), "size": 64}  # that of the built-in model
+    config["marks"]["as a whole"]["MB"] = "<= 1"
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(str(tmp_path / "few.yaml"), "postcards")
+    missed = str(ended.value).splitlines()
+    assert missed[0] == "marks that are missed:"
+    assert "as a whole, MB: 24.1 is not <= 1" in missed
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["as a whole"]["dB PSNR of the autoencoder"] >= 28
+    assert not any("PSNR" in line for line in missed)
+    assert '"trees in meadows"' in capsys.readouterr().out
+    assert (tmp_path / "sheet.png").exists()

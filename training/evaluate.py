@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -33,9 +33,10 @@ from sdapp.loading import load, quiet
 from sdapp.models import locate
 from train import psnr
 
-PROMPTS = 400
+PROMPTS, MEADOWS = 400, 20
 HELD_OUT_SHARE = 0.3
 DRAWINGS, EPOCHS, BATCH = 30_000, 6, 128
+FRESH, REBUILT = 2000, 500  # drawings that the classifier is tested with, and the autoencoder
 SETTINGS = {"scheduler": "dpm++2m-karras", "steps": 20, "batch_size": 10}
 ATTRIBUTES = ("sky", "place", "style", "thing", "colour")
 COLOUR_NAMES = list(COLOURS)
@@ -215,7 +216,7 @@ def score(model: str, config: dict[str, Any], folder: Path) -> dict[str, dict[st
     torch.manual_seed(0)
     size = locate(model).size
     classifier = train_classifier(size, folder / f"classifier-{size}.pt")
-    fresh, scenes = draw_scenes(2000, size, "fresh drawings")
+    fresh, scenes = draw_scenes(FRESH, size, "fresh drawings")
     single = [i for i, scene in enumerate(scenes) if len(scene.things) == 1]
     seen = judge(classifier, fresh[single], [scenes[i] for i in single])
     scores = {"classifier": {name: _percent(seen[name]) for name in ATTRIBUTES}}
@@ -226,9 +227,10 @@ def score(model: str, config: dict[str, Any], folder: Path) -> dict[str, dict[st
     held_out = np.array([scene.held_out for _, scene in asked])
     scores["model"] = {name: _percent(seen[name]) for name in ATTRIBUTES}
     scores["held-out combinations"] = {name: _percent(seen[name][held_out]) for name in ATTRIBUTES}
-    sheet(pictures[:: PROMPTS // 64][:64], 8, max(1, 128 // size)).save(folder / "sheet.png")
+    sheet(pictures[:: max(1, PROMPTS // 64)][:64], 8, max(1, 128 // size)).save(folder / "sheet.png")
 
-    meadow = [{"prompt": prompt, "seed": seed} for prompt in ("a meadow", "a meadow by day", "a field") for seed in range(20)]
+    meadows = product(("a meadow", "a meadow by day", "a field"), range(MEADOWS))
+    meadow = [{"prompt": prompt, "seed": seed} for prompt, seed in meadows]
     without = [settings | {"negative_prompt": "tree"} for settings in meadow]
     trees = [judge(classifier, paint(model, wanted), [asked[0][1]] * len(wanted))["trees"] for wanted in (meadow, without)]
     scores["trees in meadows"] = {"no negative prompt": _percent(trees[0]), "negative prompt 'tree'": _percent(trees[1])}
@@ -237,7 +239,7 @@ def score(model: str, config: dict[str, Any], folder: Path) -> dict[str, dict[st
     vae = AutoencoderKL.from_pretrained(own / "vae", dtype=torch.float32).to(DEVICE)
     megabytes = sum(file.stat().st_size for file in own.rglob("*") if file.is_file()) / 1e6
     scores["as a whole"] = {
-        "dB PSNR of the autoencoder": round(psnr(vae, config), 2),
+        "dB PSNR of the autoencoder": round(psnr(vae, config, REBUILT), 2),
         "MB": round(megabytes, 1),
         "seconds for a picture on two CPU cores": seconds_for_one(model),
     }

@@ -123,10 +123,10 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray) -> torch.Tensor:
 
 
 @torch.no_grad()
-def psnr(vae: AutoencoderKL, config: dict[str, Any]) -> float:
-    """Peak signal-to-noise ratio in dB of the reconstruction of 500 drawings that training did not see."""
+def psnr(vae: AutoencoderKL, config: dict[str, Any], count: int = 500) -> float:
+    """Peak signal-to-noise ratio in dB of the reconstruction of drawings that training did not see."""
     first = config["drawings"]
-    target = np.stack([drawing(first + i, config) for i in range(500)])
+    target = np.stack([drawing(first + i, config) for i in range(count)])
     latents = encode(vae, target)
     output = torch.cat([vae.decode(part.to(vae.device)).sample.float().cpu() for part in latents.split(100)])
     error = ((output.clamp(-1, 1) - to_tensor(target, "cpu")) / 2).square().mean(dim=(1, 2, 3))
