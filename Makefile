@@ -19,12 +19,13 @@ test: .venv/installed
 
 # Peak memory is in build/test-gpu.xml.
 test-gpu:
-	PYTHONPATH="$(CURDIR)" SDAPP_TEST_GPU=1 $(PYTHON) -m pytest -m gpu -rs --junitxml=build/test-gpu.xml
+	PYTHONPATH="$(CURDIR):$$PYTHONPATH" SDAPP_TEST_GPU=1 $(PYTHON) -m pytest -m gpu -rs --junitxml=build/test-gpu.xml
 
 # The CUDA rows of benchmarks/README.md, some ten minutes; what they print is in build/bench-gpu too.
 SD15 := --model sd15 --device cuda
-bench-gpu: export PYTHONPATH := $(CURDIR)
-bench-gpu: SHELL := /bin/bash -o pipefail
+bench-gpu: export PYTHONPATH := $(CURDIR):$(PYTHONPATH)
+bench-gpu: SHELL := bash
+bench-gpu: .SHELLFLAGS := -o pipefail -c
 bench-gpu:
 	mkdir -p build/bench-gpu
 	$(PYTHON) benchmarks/batch.py $(SD15) --steps 50 --prompts 16 --rounds 1 --batch-size 1 4 8 16 --compile off on | tee build/bench-gpu/batch
@@ -48,7 +49,7 @@ train: .venv/installed
 	$(BIN)/python training/train.py training/postcards-64.yaml
 	$(BIN)/python training/evaluate.py training/postcards-64.yaml
 
-train-128: export PYTHONPATH := $(CURDIR)
+train-128: export PYTHONPATH := $(CURDIR):$(PYTHONPATH)
 train-128:
 	$(PYTHON) training/train.py training/postcards-128.yaml
 	$(PYTHON) training/evaluate.py training/postcards-128.yaml

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from sdapp.results import Comparison
     from sdapp.variants import Seeds
 
-
 __all__ = ["compare", "paint", "paint_file"]
+__version__ = "0.1.0"
 
 
 def paint(**settings: Any) -> Iterator["Result"]:

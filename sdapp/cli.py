@@ -2,12 +2,12 @@
 
 import json
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from sdapp import __version__
 from sdapp.cli_batch import batch
 from sdapp.cli_compare import compare, report_again
 from sdapp.cli_config import config_app
@@ -35,7 +35,7 @@ app.add_typer(config_app, name="config")
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"sdapp {version('sdapp')}")
+        typer.echo(f"sdapp {__version__}")
         raise typer.Exit
 
 

@@ -16,7 +16,7 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 from PIL import Image
 
-from sdapp import schedulers
+from sdapp import __version__, schedulers
 from sdapp.batch_sizes import BatchSizes, in_use, is_shortage, taken
 from sdapp.canvas import arguments, finish, prepare
 from sdapp.config import BatchSize, Memory
@@ -30,7 +30,7 @@ from sdapp.stopwatch import timed
 from sdapp.text import Text
 from sdapp.tokens import cut_by
 
-VERSIONED = ("sdapp", "diffusers", "transformers", "torch")
+VERSIONED = ("diffusers", "transformers", "torch")
 OnStep = Callable[[int, int, int, int], None]  # index of the first picture, pictures in the batch, step, of how many
 
 
@@ -191,7 +191,7 @@ class Painter:
             seconds=round(seconds, 3),
             peak_memory=before + taken(self.device, before) if self.device.type == "cuda" else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions={package: version(package) for package in VERSIONED},
+            versions={"sdapp": __version__} | {package: version(package) for package in VERSIONED},
             optimizations=self.denoiser.optimizations,
         )
         said = [*self._economies, *([self.denoiser.failure] if self.denoiser.failure else [])]

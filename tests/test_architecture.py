@@ -26,7 +26,7 @@ def rooms_entered(tree: ast.Module) -> Iterator[str]:
     """The rooms of sdapp that a module imports, also inside its functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "sdapp":
-            yield from (alias.name for alias in node.names)
+            yield from (alias.name for alias in node.names if alias.name != "__version__")
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute here"
             yield from [node.module.removeprefix("sdapp.")] if (node.module or "").startswith("sdapp.") else []
