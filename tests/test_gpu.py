@@ -153,13 +153,15 @@ def test_a_vae_in_parts_paints_what_it_does_in_float32(part: str, make: Make, re
     remember(record_property, plain[0], half[0])
 
 
-def remember(record_property: Callable[..., None], plain: Result, saved: Result) -> None:
-    for name, result in (("plain", plain), ("saved", saved)):
+def remember(record_property: Callable[..., None], plain: Result, other: Result) -> None:
+    for name, result in (("plain", plain), ("other", other)):
         record_property(f"peak_memory_{name}", result.record.peak_memory)
 
 
 @pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
-def test_compiled_graphs_paint_the_same_pictures(kind: str, make: Make, house: Path, mask: Path) -> None:
+def test_compiled_graphs_paint_the_same_pictures(
+    kind: str, make: Make, house: Path, mask: Path, record_property: Callable[..., None]
+) -> None:
     settings = {"task": tasks(house, mask)[kind], "count": 4}
     plain = paint(make(), 2, **settings)
     painter = make("float16", fresh=True)
@@ -167,6 +169,7 @@ def test_compiled_graphs_paint_the_same_pictures(kind: str, make: Make, house: P
     compiled = paint(painter, 2, **settings)
     assert compiled[-1].record.optimizations[-1] == "compiled UNet with CUDA graphs", compiled[-1].record.notes
     assert max(apart(one, other) for one, other in zip(plain, compiled, strict=True)) <= TOLERANCE
+    remember(record_property, plain[-1], compiled[-1])
 
 
 def test_a_size_that_comes_anew_is_compiled_too_and_memory_that_runs_out_in_a_graph_is_survived(make: Make) -> None:

@@ -49,9 +49,9 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 class Classifier(nn.Module):
     """Pictures [N, 3, S, S] in 0 … 1 → logits of sky, place, style, which things are there, and the colour of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
-        widths = (3, 32, 64, 96, 128)
+        widths = (3, *[16] * (size // 128), 32, 64, 96, 128)  # halved until they are 4 × 4
         layers = [
             layer
             for i, o in pairwise(widths)
@@ -104,7 +104,7 @@ def draw_scenes(count: int, size: int, name: str) -> tuple[torch.Tensor, list[Sc
 
 
 def train_classifier(size: int, path: Path) -> Classifier:
-    classifier = Classifier().to(DEVICE)
+    classifier = Classifier(size).to(DEVICE)
     if path.exists():
         classifier.load_state_dict(torch.load(path, map_location=DEVICE, weights_only=True))
         return classifier.eval()
