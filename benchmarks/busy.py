@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from sides import Settings, batch_size, begin, flags, prompt_file, settings, tell_machine
+from torch.autograd import DeviceType
 from torch.profiler import profile
 
 from sdapp.loading import USUAL_BATCH, load
@@ -22,6 +23,7 @@ from sdapp.stopwatch import profiled
 
 BUSY = ("encode", "UNet", "decode")
 TRACED_STEPS = 4
+KINDS = {"cpu": DeviceType.CPU, "device": DeviceType.CUDA}
 
 
 def main(asked: argparse.Namespace) -> None:
@@ -30,6 +32,8 @@ def main(asked: argparse.Namespace) -> None:
         folder, said = Path(temporary), list[str]()
         batch = begin(prompt_file(folder / "prompts.txt", asked.prompts), both, folder)
         painter = load(locate(both["model"]), batch.config)
+        for _ in begin(prompt_file(folder / "warm.txt", 1), both, folder / "warm").paint(painter):
+            pass  # what a device makes ready for its first picture is not counted
         with profiled(said.append):
             for result in batch.paint(painter):
                 assert result.path, result.error
@@ -55,7 +59,8 @@ def trace(file: Path, painter: Painter, both: Settings) -> None:
     profiler.export_chrome_trace(str(file))
     averages, kind = profiler.key_averages(), "device" if painter.device.type == "cuda" else "cpu"
     print(averages.table(sort_by=f"self_{kind}_time_total", row_limit=20, max_name_column_width=60))
-    at_work = sum(getattr(row, f"self_{kind}_time_total") for row in averages) / 1e6
+    rows = [row for row in averages if row.device_type == KINDS[kind] and not row.is_user_annotation]
+    at_work = sum(getattr(row, f"self_{kind}_time_total") for row in rows) / 1e6  # an operator has that of its kernels again
     print(f"{kind} at work for {at_work:.2f} s of {seconds:.2f} s, {len(painted)} pictures of {TRACED_STEPS} steps; {file}")
 
 

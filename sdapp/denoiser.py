@@ -29,18 +29,18 @@ class Denoiser:
         return (*(["channels_last"] if last else []), *([f"compiled UNet{graphs}"] if self._compiled_ran else []))
 
     def compile(self, after: int) -> None:
-        """Compile the UNet for each shape of latents that it is given more than `after` times.
+        """Compile the UNet for each shape (and memory layout) of latents that it is given more than `after` times.
 
         On CUDA as graphs that are replayed, so that Python is not waited for. Where that fails, it goes on without.
         """
         mode = "reduce-overhead" if self._device.type == "cuda" else None
         compiled: Any = torch.compile(self._plain, fullgraph=True, dynamic=False, mode=mode)
-        seen = Counter[torch.Size]()
+        seen = Counter[tuple[object, ...]]()
 
         def forward(sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            seen[sample.shape] += 1
-            worth = [shape for shape, calls in seen.items() if calls > after][:MOST_SHAPES]
-            if self.failure or not self._may_compile or sample.shape not in worth:
+            seen[kind := (sample.shape, sample.stride())] += 1
+            worth = [each for each, calls in seen.items() if calls > after][:MOST_SHAPES]
+            if self.failure or not self._may_compile or kind not in worth:
                 return self._plain(sample, *args, **kwargs)
             try:
                 torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
@@ -55,8 +55,8 @@ class Denoiser:
 
     def give_up_compiling(self, why: str) -> None:
         """Paint without from now on, and give back the memory of graphs, if anything was compiled."""
-        if self._is_compiled and not self.failure:
-            self.failure = why
+        if self._is_compiled:
+            self.failure = self.failure or why
             torch.compiler.reset()
 
     @contextmanager

@@ -24,6 +24,7 @@ from sdapp.decoding import decode
 from sdapp.denoiser import Denoiser
 from sdapp.errors import ConfigError, InputError, SdappError, UnavailableError
 from sdapp.jobs import Job
+from sdapp.noise import drawn_in_float32
 from sdapp.outputs import Record, Result
 from sdapp.shortcuts import shortened
 from sdapp.stopwatch import timed
@@ -158,8 +159,8 @@ class Painter:
         pipe = self._pipes[job.task.kind]
         pipe.scheduler = self._scheduler(batch)
         canvas = prepare(job)
-        is_whole = job.cache_interval == 1
-        with torch.no_grad(), self.denoiser.watched(pipe.scheduler, is_whole) as counted, shortened(pipe, job) as short:
+        watched = self.denoiser.watched(pipe.scheduler, is_whole=job.cache_interval == 1)
+        with torch.no_grad(), drawn_in_float32(), watched as counted, shortened(pipe, job) as short:
             with timed("encode", self._settle):
                 prompts = self._prompts(batch)
             latents = pipe(

@@ -12,8 +12,8 @@ ROOMS = [
     "config", "config_text", "models", "autoencoders", "starting", "images", "dialects", "infotext", "foreign", "jobs",
     "fields", "lines", "prompt_line", "prompts", "templates", "variants", "names", "outputs", "publishing", "history", "tokens",
     "leases", "ledger", "orders", "batch", "replay", "results", "figures", "plots", "report", "sheets", "latents",
-    "comparing", "measuring", "canvas", "text", "batch_sizes", "decoding", "denoiser", "shortcuts", "pipelines", "loading",
-    "doctor", "flags", "console", "painting", "cli_config", "cli_batch", "cli_replay", "cli_compare", "cli",
+    "comparing", "measuring", "canvas", "text", "batch_sizes", "noise", "decoding", "denoiser", "shortcuts", "pipelines",
+    "loading", "doctor", "flags", "console", "painting", "cli_config", "cli_batch", "cli_replay", "cli_compare", "cli",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.glob("*.py"))
 

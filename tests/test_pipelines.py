@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.utils import torch_utils
 
 from sdapp import schedulers
 from sdapp.config import Memory, validate
@@ -184,6 +185,25 @@ def test_a_picture_depends_on_its_own_seed_alone(
         assert max(furthest(one, many), furthest(one, some)) <= 2
     assert furthest(alone[0], alone[1]) > 2
     assert [result.record.batch_size for result in uneven] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
+@pytest.mark.parametrize("scheduler", ["ddim", "euler-a", "dpm++2m-sde"])
+def test_noise_is_drawn_in_float32_where_halves_would_be_another_stream(
+    kind: str, scheduler: str, tiny: Callable[..., Path], house: Path, mask: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = settings(tiny(), dtype="bfloat16", task=tasks(house, mask)[kind], scheduler=scheduler)
+    [plain] = paint(asked)
+    draw, upstreams = torch.randn, torch_utils.randn_tensor
+
+    def like_torch_2_11(*shape: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
+        noise = draw(*shape, dtype=dtype, **kwargs)
+        return noise if dtype in (None, torch.float32) else -noise
+
+    monkeypatch.setattr(torch, "randn", like_torch_2_11)
+    [again] = paint(asked)
+    assert np.array_equal(pixels(plain), pixels(again))
+    assert torch_utils.randn_tensor is upstreams
 
 
 def test_a_run_again_is_bit_identical(tiny: Callable[..., Path]) -> None:
