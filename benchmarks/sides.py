@@ -25,6 +25,7 @@ from sdapp.jobs import Job
 from sdapp.layers import Layer
 from sdapp.loading import DTYPES, choose_device, choose_dtype, quiet
 from sdapp.models import BUILT_IN
+from sdapp.noise import drawn_in_float32
 from sdapp.orders import PromptFile
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
@@ -80,14 +81,15 @@ def by_hand(settings: Settings) -> Callable[[Sequence[Job], Path], None]:
         if job.scheduler != current:  # with the options that it has in sdapp, so that the pictures are the same
             built, current = schedulers.build(job.scheduler.resolve(), config, [job.seed]), job.scheduler
             pipe.scheduler = type(built).from_config(built.config)
-        images = pipe(
-            [job.prompt for job in jobs],
-            num_inference_steps=job.steps,
-            guidance_scale=job.guidance_scale,
-            width=job.width,
-            height=job.height,
-            generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
-        ).images
+        with drawn_in_float32():  # the noise of sdapp
+            images = pipe(
+                [job.prompt for job in jobs],
+                num_inference_steps=job.steps,
+                guidance_scale=job.guidance_scale,
+                width=job.width,
+                height=job.height,
+                generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
+            ).images
         for job, image in zip(jobs, images, strict=True):
             image.save(folder / f"{job.id}.png")
 
