@@ -21,7 +21,7 @@ test: .venv/installed
 test-gpu:
 	PYTHONPATH="$(CURDIR):$$PYTHONPATH" SDAPP_TEST_GPU=1 $(PYTHON) -m pytest -m gpu -rs --junitxml=build/test-gpu.xml
 
-# The CUDA rows of benchmarks/README.md, some twenty minutes, none of them more than ten; what they print is in build/bench-gpu too.
+# The CUDA rows of benchmarks/README.md; what they print is in build/bench-gpu too.
 SD15 := --model sd15 --device cuda
 bench-gpu: export PYTHONPATH := $(CURDIR):$(PYTHONPATH)
 bench-gpu: SHELL := bash

@@ -82,7 +82,7 @@ class Memory(Frozen):
         ),
     ] = "none"
     vae_slicing: Annotated[bool, Field(description="Decode one picture of a batch after the other.")] = False
-    vae_tiling: Annotated[bool, Field(description="Decode large pictures in tiles; changes tones a little.")] = False
+    vae_tiling: Annotated[bool, Field(description="Decode large pictures in tiles; changes their tones.")] = False
 
 
 TOKENS = (

@@ -214,7 +214,8 @@ def seconds_for_one(model: str) -> float:
 def score(model: str, config: dict[str, Any], folder: Path) -> dict[str, dict[str, float]]:
     """Everything that the model card says, in percent where nothing else is said; a sheet of 64 pictures is saved."""
     torch.manual_seed(0)
-    size = locate(model).size
+    located = locate(model)
+    size = located.size
     classifier = train_classifier(size, folder / f"classifier-{size}.pt")
     fresh, scenes = draw_scenes(FRESH, size, "fresh drawings")
     single = [i for i, scene in enumerate(scenes) if len(scene.things) == 1]
@@ -235,9 +236,8 @@ def score(model: str, config: dict[str, Any], folder: Path) -> dict[str, dict[st
     trees = [judge(classifier, paint(model, wanted), [asked[0][1]] * len(wanted))["trees"] for wanted in (meadow, without)]
     scores["trees in meadows"] = {"no negative prompt": _percent(trees[0]), "negative prompt 'tree'": _percent(trees[1])}
 
-    own = locate(model).path
-    vae = AutoencoderKL.from_pretrained(own / "vae", dtype=torch.float32).to(DEVICE)
-    megabytes = sum(file.stat().st_size for file in own.rglob("*") if file.is_file()) / 1e6
+    vae = AutoencoderKL.from_pretrained(located.path / "vae", dtype=torch.float32).to(DEVICE)
+    megabytes = sum(file.stat().st_size for file in located.path.rglob("*") if file.is_file()) / 1e6
     scores["as a whole"] = {
         "dB PSNR of the autoencoder": round(psnr(vae, config, REBUILT), 2),
         "MB": round(megabytes, 1),
