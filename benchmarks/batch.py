@@ -32,11 +32,11 @@ from sides import (
     tell_machine,
 )
 
-from sdapp.batch_sizes import in_use, taken
+from sdapp.diffusion.batch_size import in_use, taken
+from sdapp.diffusion.loading import USUAL_BATCH, choose_device, load
 from sdapp.jobs import Job
-from sdapp.loading import USUAL_BATCH, choose_device, load
-from sdapp.models import locate
-from sdapp.outputs import Record
+from sdapp.models.locate import locate
+from sdapp.outputs.files import Record
 
 UNET, DECODE = 0.803, 2.515  # TFLOP of sd15 at 512x512: a call for one sample, of which a guided step has two; a picture
 

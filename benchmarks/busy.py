@@ -16,10 +16,10 @@ from sides import Settings, batch_size, begin, flags, prompt_file, settings, tel
 from torch.autograd import DeviceType
 from torch.profiler import profile
 
-from sdapp.loading import USUAL_BATCH, load
-from sdapp.models import locate
+from sdapp.diffusion.loading import USUAL_BATCH, load
+from sdapp.models.locate import locate
 from sdapp.pipelines import Painter
-from sdapp.stopwatch import profiled
+from sdapp.profiling import profiled
 
 BUSY = ("encode", "UNet", "decode")
 TRACED_STEPS = 4

@@ -11,11 +11,11 @@ from pathlib import Path
 from sides import Settings, Side, batch_size, by_hand, flags, furthest, in_turns, report, rounds, settings, tell_machine
 
 import sdapp
-from sdapp.batch import Batch
-from sdapp.comparing import Contest
-from sdapp.latents import keep_latents
-from sdapp.layers import Layer
-from sdapp.loading import load
+from sdapp.batches.run import Batch
+from sdapp.comparisons.folder import keep_latents
+from sdapp.comparisons.plan import Contest
+from sdapp.diffusion.loading import load
+from sdapp.settings.layers import Layer
 
 PROMPT = "a castle on a beach at night"
 

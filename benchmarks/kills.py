@@ -26,9 +26,9 @@ from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 import sdapp.cli
-import sdapp.loading
-from sdapp.ledger import LEDGER
-from sdapp.outputs import read_picture
+import sdapp.diffusion.loading
+from sdapp.batches.ledger import LEDGER
+from sdapp.outputs.files import read_picture
 
 COLOURS = ("red", "blue", "white", "black", "green")
 THINGS = ("cat", "house", "ship", "tree", "boat")

@@ -13,13 +13,13 @@ import psutil
 import torch
 from sides import flags, settings, tell_machine
 
-from sdapp.batch_sizes import taken
 from sdapp.config import validate
+from sdapp.diffusion.batch_size import taken
+from sdapp.diffusion.loading import load
 from sdapp.jobs import plan
-from sdapp.layers import Layer
-from sdapp.loading import load
-from sdapp.models import locate
-from sdapp.publishing import published, saved
+from sdapp.models.locate import locate
+from sdapp.outputs.writer import published, saved
+from sdapp.settings.layers import Layer
 
 FIRST = 100
 

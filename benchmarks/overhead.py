@@ -10,10 +10,10 @@ from pathlib import Path
 from sides import by_hand, flags, furthest, in_turns, report, rounds, settings, tell_machine
 
 from sdapp.config import Output, validate
+from sdapp.diffusion.loading import load
 from sdapp.jobs import Job, plan
-from sdapp.layers import Layer
-from sdapp.loading import load
-from sdapp.models import locate
+from sdapp.models.locate import locate
+from sdapp.settings.layers import Layer
 
 
 def main(asked: argparse.Namespace) -> None:

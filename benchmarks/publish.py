@@ -15,10 +15,10 @@ from sides import Side, in_turns, report, rounds, tell_machine
 
 from sdapp.config import Output, validate
 from sdapp.jobs import Job, plan
-from sdapp.layers import Layer
-from sdapp.models import locate
-from sdapp.outputs import SUFFIXES, Record, Result
-from sdapp.publishing import saved
+from sdapp.models.locate import locate
+from sdapp.outputs.files import SUFFIXES, Record, Result
+from sdapp.outputs.writer import saved
+from sdapp.settings.layers import Layer
 
 
 def noise(size: int) -> Image.Image:

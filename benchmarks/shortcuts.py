@@ -14,14 +14,14 @@ from pathlib import Path
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdapp.autoencoders import located
+from sdapp.comparisons.metrics import psnr, ssim
 from sdapp.config import validate
-from sdapp.distance import psnr, ssim
+from sdapp.diffusion.loading import load, quiet
 from sdapp.jobs import Job, plan
-from sdapp.layers import Layer
-from sdapp.loading import load, quiet
-from sdapp.outputs import Result
+from sdapp.models.vae import located
+from sdapp.outputs.files import Result
 from sdapp.pipelines import Painter
+from sdapp.settings.layers import Layer
 
 PROMPTS = (
     "a red house on a beach at sunset", "a black cat in a meadow by day", "an oil painting of a ship on the ocean",

@@ -20,13 +20,13 @@ from models import MODELS, folder
 from PIL import Image
 
 from sdapp import schedulers
-from sdapp.batch import Batch
+from sdapp.batches.prompt_file import PromptFile
+from sdapp.batches.run import Batch
+from sdapp.diffusion.loading import DTYPES, choose_device, choose_dtype, quiet
+from sdapp.diffusion.noise import drawn_in_float32
 from sdapp.jobs import Job
-from sdapp.layers import Layer
-from sdapp.loading import DTYPES, choose_device, choose_dtype, quiet
-from sdapp.models import BUILT_IN
-from sdapp.noise import drawn_in_float32
-from sdapp.orders import PromptFile
+from sdapp.models.locate import BUILT_IN
+from sdapp.settings.layers import Layer
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
 THINGS = ("house on a beach", "cat in a meadow", "ship on the ocean", "tree in the snow")

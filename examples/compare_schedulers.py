@@ -3,7 +3,7 @@
 import sys
 
 import sdapp
-from sdapp import results
+from sdapp.comparisons import cells as results
 
 names, *references = sys.argv[1:]
 more = {"references": references} if references else {}

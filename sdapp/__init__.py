@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sdapp.comparisons.cells import Comparison
     from sdapp.config import RunConfig
-    from sdapp.models import Model
-    from sdapp.outputs import Result
+    from sdapp.models.locate import Model
+    from sdapp.outputs.files import Result
     from sdapp.pipelines import Painter
-    from sdapp.results import Comparison
-    from sdapp.variants import Seeds
+    from sdapp.prompts.variants import Seeds
 
 __all__ = ["compare", "paint", "paint_file"]
 __version__ = "0.1.0"
@@ -22,10 +22,10 @@ def paint(**settings: Any) -> Iterator["Result"]:
 
     Checks the settings and loads the model before it returns; then each turn of the loop paints. Raises SdappError.
     """
-    from sdapp.autoencoders import located
     from sdapp.config import validate
     from sdapp.jobs import plan
-    from sdapp.layers import Layer
+    from sdapp.models.vae import located
+    from sdapp.settings.layers import Layer
 
     config = validate(Layer(settings))
     model = located(config)
@@ -41,9 +41,9 @@ def paint_file(
     Checks the whole file and loads the model before it returns; then each turn of the loop paints, and `result.path` is where
     the picture was published. Raises SdappError.
     """
-    from sdapp.batch import Batch
-    from sdapp.layers import Layer
-    from sdapp.orders import PromptFile, Shard
+    from sdapp.batches.prompt_file import PromptFile, Shard
+    from sdapp.batches.run import Batch
+    from sdapp.settings.layers import Layer
 
     prompts = PromptFile.open(Path(file), [Layer(settings)], seeds)
     night = Batch(prompts.orders, prompts.config, Shard.parse(shard), retry_failed)
@@ -60,11 +60,13 @@ def compare(*prompts: str, out: str | Path = "comparison", **settings: Any) -> "
     `compare("a castle", schedulers=["ddim", "dpm++2m"], steps=[10, 20], seeds=[1, 2])` fills the folder `out` with report,
     sheets and tables; what is there already is not painted again. Raises SdappError.
     """
-    from sdapp import measuring, report, results, sheets
-    from sdapp.comparing import Contest
-    from sdapp.grid import Grid
-    from sdapp.layers import Layer
-    from sdapp.outputs import check_folder
+    from sdapp.comparisons import cells as results
+    from sdapp.comparisons import measure
+    from sdapp.comparisons.plan import Contest
+    from sdapp.comparisons.report import report, sheets
+    from sdapp.outputs.files import check_folder
+    from sdapp.settings.grid import Grid
+    from sdapp.settings.layers import Layer
 
     grid = {key: settings.pop(key) for key in list(settings) if key in Grid.model_fields}
     grid |= {"prompts": list(prompts)} if prompts else {}
@@ -83,7 +85,7 @@ def compare(*prompts: str, out: str | Path = "comparison", **settings: Any) -> "
         contest.warm_up(painter)
         for _ in night.paint(painter):
             pass
-    comparison = measuring.measure(contest.folder)
+    comparison = measure.measure(contest.folder)
     report.build(contest.folder)
     sheets.build(contest.folder)
     return comparison
@@ -91,10 +93,10 @@ def compare(*prompts: str, out: str | Path = "comparison", **settings: Any) -> "
 
 def _load(model: "Model", config: "RunConfig", unet_calls: int = 0) -> "Painter":
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read while it is imported
-    from sdapp.starting import importing
+    from sdapp.diffusion.startup import importing
 
     with importing(model):
-        from sdapp.loading import load, quiet  # only now torch and diffusers
+        from sdapp.diffusion.loading import load, quiet  # only now torch and diffusers
 
     quiet(verbose=False)
     return load(model, config, unet_calls)

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from sdapp import __version__
-from sdapp.cli_batch import batch
-from sdapp.cli_compare import compare, report_again
-from sdapp.cli_config import config_app
-from sdapp.cli_replay import replay
-from sdapp.console import Commands, explain_scheduler, scheduler_table
-from sdapp.flags import Prompt, Strength, with_flags
-from sdapp.layers import Layer, override
-from sdapp.outputs import read_picture
-from sdapp.painting import paint
-from sdapp.starting import leave
+from sdapp.commands.batch import batch
+from sdapp.commands.compare import compare, report_again
+from sdapp.commands.config import config_app
+from sdapp.commands.options import Prompt, Strength, with_flags
+from sdapp.commands.replay import replay
+from sdapp.commands.running import paint
+from sdapp.commands.terminal import Commands, explain_scheduler, scheduler_table
+from sdapp.diffusion.startup import leave
+from sdapp.outputs.files import read_picture
+from sdapp.settings.layers import Layer, override
 
 EXIT_CODES = (
     "Exit codes: 0 done · 1 a bug · 2 settings or usage · 3 some pictures failed or differ · 65 an input file cannot be used · "
@@ -135,7 +135,7 @@ def show(
 @app.command()
 def doctor() -> None:
     """Say what is installed, which devices are there, what is wrong and how to mend it."""
-    from sdapp.doctor import examine
+    from sdapp.commands.doctor import examine
 
     facts, problems = examine()
     for name, value in facts:

@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from sdapp import layers, ranges, schedulers
+from sdapp import schedulers
 from sdapp.errors import ConfigError
-from sdapp.grid import Grid
 from sdapp.scheduler_table import Option
-from sdapp.strict import MAX_SEED, FilePath, Frozen, Text
+from sdapp.settings import layers, ranges
+from sdapp.settings.grid import Grid
+from sdapp.settings.types import MAX_SEED, FilePath, Frozen, Text
 
 Strength = Annotated[
     float, Field(ge=0, le=1, description="How much of the picture is painted anew: int(steps × strength) steps run.")

@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from sdapp import images, layers
+from sdapp import images
 from sdapp.config import WHOLE, Inpaint, Memory, RunConfig, SchedulerChoice, Task, Txt2Img
 from sdapp.errors import ConfigError, InputError
-from sdapp.models import BUILT_IN, Model, check_task
-from sdapp.strict import Frozen
+from sdapp.models.locate import BUILT_IN, Model, check_task
+from sdapp.settings import layers
+from sdapp.settings.types import Frozen
 
 # The record of a JPEG has 65,504 bytes. A byte of a prompt takes up to 12.1 of them: 6 in the job (a control character in
 # JSON) and as many in the note of what the text encoder does not read, or 3 and 9. So a quarter is left for all the rest.

@@ -17,19 +17,19 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipe
 from PIL import Image
 
 from sdapp import __version__, schedulers
-from sdapp.batch_sizes import BatchSizes, in_use, is_shortage, taken
-from sdapp.canvas import arguments, finish, prepare
 from sdapp.config import BatchSize, Memory
-from sdapp.decoding import decode
-from sdapp.denoiser import Denoiser
+from sdapp.diffusion.batch_size import BatchSizes, in_use, is_shortage, taken
+from sdapp.diffusion.decode import decode
+from sdapp.diffusion.noise import drawn_in_float32
+from sdapp.diffusion.shortcuts import shortened
+from sdapp.diffusion.task_inputs import arguments, finish, prepare
+from sdapp.diffusion.text_encoder import Text
+from sdapp.diffusion.unet import Denoiser
 from sdapp.errors import ConfigError, InputError, SdappError, UnavailableError
 from sdapp.jobs import Job
-from sdapp.noise import drawn_in_float32
-from sdapp.outputs import Record, Result
-from sdapp.shortcuts import shortened
-from sdapp.stopwatch import timed
-from sdapp.text import Text
-from sdapp.tokens import cut_by
+from sdapp.outputs.files import Record, Result
+from sdapp.profiling import timed
+from sdapp.prompts.tokens import cut_by
 
 VERSIONED = ("diffusers", "transformers", "torch")
 OnStep = Callable[[int, int, int, int], None]  # index of the first picture, pictures in the batch, step, of how many

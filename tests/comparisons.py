@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdapp import results
-from sdapp.results import Cell, Comparison, Reference, Value
+from sdapp.comparisons import cells as results
+from sdapp.comparisons.cells import Cell, Comparison, Reference, Value
 
 # name → error at one call, order of convergence, UNet calls a step; an order of 0 is a stochastic scheduler
 SOLVERS = {

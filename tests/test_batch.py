@@ -21,15 +21,15 @@ from memory import LINUX, peak_memory
 from PIL import Image
 from typer.testing import Result
 
-from sdapp.batch import Batch, Keep
+from sdapp.batches.leases import Leases
+from sdapp.batches.ledger import LEDGER
+from sdapp.batches.prompt_file import PromptFile
+from sdapp.batches.run import Batch, Keep
 from sdapp.errors import ConfigError
-from sdapp.layers import Layer
-from sdapp.leases import Leases
-from sdapp.ledger import LEDGER
-from sdapp.orders import PromptFile
-from sdapp.outputs import read_picture, this_host
+from sdapp.outputs.files import read_picture, this_host
 from sdapp.pipelines import Painter
-from sdapp.templates import choose
+from sdapp.prompts.templates import choose
+from sdapp.settings.layers import Layer
 
 Run = Callable[..., Result]
 PROMPTS = [f"a {colour} {thing}" for colour in ("red", "blue", "white", "black") for thing in ("cat", "house", "ship")]
@@ -301,7 +301,7 @@ def test_a_signal_ends_a_batch_at_the_next_step_and_says_what_is_left(number: in
 
 
 def open_batch(lines: list[str], keep: Keep | None = None, **settings: Any) -> tuple[Batch, Painter]:
-    from sdapp.loading import load
+    from sdapp.diffusion.loading import load
 
     prompts = PromptFile.open(write(lines), [Layer({"steps": 2, "seed": 7, "output": {"dir": "night"}} | settings)])
     night = Batch(prompts.orders, prompts.config, keep=keep)

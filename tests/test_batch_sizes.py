@@ -4,11 +4,11 @@ import psutil
 import pytest
 import torch
 
-from sdapp.batch_sizes import MOST, BatchSizes, in_use, is_shortage
 from sdapp.config import validate
+from sdapp.diffusion.batch_size import MOST, BatchSizes, in_use, is_shortage
 from sdapp.jobs import Job, plan
-from sdapp.layers import Layer
-from sdapp.models import locate
+from sdapp.models.locate import locate
+from sdapp.settings.layers import Layer
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,8 @@ import pytest
 from comparisons import HOSTILE, make
 from PIL import Image
 
-from sdapp import report, results
+from sdapp.comparisons import cells as results
+from sdapp.comparisons.report import report
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

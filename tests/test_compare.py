@@ -20,10 +20,11 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner, Result
 
 import sdapp as api
-from sdapp import results, truth
 from sdapp.cli import app
-from sdapp.measuring import measure
-from sdapp.results import Cell, Comparison
+from sdapp.comparisons import analytic
+from sdapp.comparisons import cells as results
+from sdapp.comparisons.cells import Cell, Comparison
+from sdapp.comparisons.measure import measure
 
 Run = Callable[..., Result]
 PROMPT = "a castle on a beach at night"
@@ -103,7 +104,7 @@ def test_errors_fall_as_steps_grow_until_the_band(folder: Path) -> None:
 def test_every_deterministic_scheduler_falls_on_the_truth_bench() -> None:
     """There the last noise level of the schedule and a few lucky first steps stop the fall, at about 0.03."""
     was = json.loads(Path(__file__).with_name("truth.json").read_text(encoding="utf-8"))
-    assert set(was) == set(truth.deterministic())
+    assert set(was) == set(analytic.deterministic())
     for name, errors in was.items():
         assert all(later < sooner or later < 0.03 for sooner, later in pairwise(errors.values())), name
         assert errors["50"] < errors["5"] / 3, name

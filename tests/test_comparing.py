@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from sdapp import results
-from sdapp.comparing import Contest
+from sdapp.comparisons import cells as results
+from sdapp.comparisons.cells import Cell
+from sdapp.comparisons.plan import Contest
 from sdapp.errors import ConfigError, InputError
-from sdapp.layers import Layer
-from sdapp.results import Cell
+from sdapp.settings.layers import Layer
 
 SMALL = {"references": ["dpm++2m-karras@40", "heun@20"]}
 

@@ -8,11 +8,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdapp import config as configs
-from sdapp.config import MAX_SEED, RunConfig, validate
-from sdapp.config_text import json_schema, show
+from sdapp import config
+from sdapp.commands.config_text import json_schema, show
+from sdapp.config import RunConfig, validate
 from sdapp.errors import ConfigError
-from sdapp.layers import Layer, merge, parse_override, parse_yaml, read_config_file
+from sdapp.settings.layers import Layer, merge, parse_override, parse_yaml, read_config_file
+from sdapp.settings.types import MAX_SEED
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -219,7 +220,7 @@ def test_the_schema_describes_every_key_and_allows_no_other() -> None:
     assert list(schema["properties"]) == ["extends", *RunConfig.model_fields]
     assert schema["additionalProperties"] is False
     assert {tuple(part["properties"]) for name, part in schema["$defs"].items() if name in ("Memory", "Output")} == {
-        tuple(configs.Memory.model_fields), tuple(configs.Output.model_fields),
+        tuple(config.Memory.model_fields), tuple(config.Output.model_fields),
     }  # fmt: skip
     assert {"type": "string"} in schema["properties"]["scheduler"]["anyOf"]
 
@@ -227,7 +228,7 @@ def test_the_schema_describes_every_key_and_allows_no_other() -> None:
 # --- anything at all ----------------------------------------------------------------------------------------------
 
 WORDS = [
-    *RunConfig.model_fields, *configs.Memory.model_fields, *configs.Output.model_fields, *configs.Inpaint.model_fields,
+    *RunConfig.model_fields, *config.Memory.model_fields, *config.Output.model_fields, *config.Inpaint.model_fields,
     "name", "options", "txt2img", "img2img", "inpaint", "extends", "ddim", "euler", "use_karras_sigmas", "cpu", "{seed}",
 ]  # fmt: skip
 KEYS = st.sampled_from(WORDS) | st.text(max_size=5)

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from sdapp.config import validate
+from sdapp.diffusion.loading import load
 from sdapp.errors import ConfigError
 from sdapp.jobs import plan
-from sdapp.layers import Layer
-from sdapp.loading import load
-from sdapp.models import locate
-from sdapp.outputs import Result
+from sdapp.models.locate import locate
+from sdapp.outputs.files import Result
 from sdapp.pipelines import Painter
+from sdapp.settings.layers import Layer
 
 Tiny = Callable[..., Path]
 needs_compiler = pytest.mark.skipif(not (which("g++") or which("clang++")), reason="no C++ compiler for torch.compile")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdapp.distance import psnr, rms, ssim
+from sdapp.comparisons.metrics import psnr, rms, ssim
 from sdapp.errors import InputError
 
 GREY = Image.new("RGB", (32, 24), (100, 100, 100))

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 from typer.testing import Result as Run
 
-from sdapp import infotext
+from sdapp.batches.ledger import Past
 from sdapp.config import Memory, Output, SchedulerChoice, Txt2Img
 from sdapp.errors import ConfigError, InputError
 from sdapp.images import is_lossy
 from sdapp.jobs import MAX_JPEG_PROMPTS, Job
-from sdapp.ledger import Past
-from sdapp.outputs import SUFFIXES, Record, Result, read_header, read_picture, read_settings
+from sdapp.metadata import infotext
+from sdapp.outputs.files import SUFFIXES, Record, Result, read_header, read_picture, read_settings
 
 Sdapp = Callable[..., Run]
 RECORD = Record("0" * 12, "DDIMScheduler", {"steps_offset": 1}, "cpu", "float32", 20, 1, 0.5, "2026-01-01T00:00:00+00:00", {})

@@ -15,11 +15,11 @@ import torch
 
 from sdapp.config import Memory, validate
 from sdapp.jobs import plan
-from sdapp.layers import Layer
-from sdapp.models import locate
-from sdapp.outputs import Result
+from sdapp.models.locate import locate
+from sdapp.outputs.files import Result
 from sdapp.pipelines import Painter
 from sdapp.scheduler_table import TABLE
+from sdapp.settings.layers import Layer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,7 +42,7 @@ def tasks(house: Path, mask: Path) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def make() -> Make:
     """A painter on the GPU for a dtype, loaded once."""
-    from sdapp.loading import load
+    from sdapp.diffusion.loading import load
 
     made: dict[str, Painter] = {}
 

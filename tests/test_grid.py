@@ -9,8 +9,8 @@ from typer.testing import Result
 
 from sdapp.config import validate
 from sdapp.errors import ConfigError
-from sdapp.grid import Grid
-from sdapp.layers import Layer, parse_yaml
+from sdapp.settings.grid import Grid
+from sdapp.settings.layers import Layer, parse_yaml
 
 Run = Callable[..., Result]
 

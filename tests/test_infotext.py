@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdapp import dialects, foreign, images, infotext, schedulers
+from sdapp import images, schedulers
 from sdapp.config import Img2Img, Inpaint, Memory, RunConfig, SchedulerChoice, Txt2Img
 from sdapp.errors import InputError
 from sdapp.jobs import Job
+from sdapp.metadata import carry, comfyui, infotext
 from sdapp.scheduler_table import SIGMAS, TABLE
 
 NO_PICTURE = "task.image: not inside the picture"
@@ -120,8 +121,8 @@ def test_a_scheduler_is_written_in_the_words_of_a1111(name: str) -> None:
 
 
 def test_every_scheduler_has_a_word() -> None:
-    assert set(dialects.LABELS) == {row.name for row in TABLE}
-    assert set(dialects.SCHEDULES) >= set(SIGMAS)
+    assert set(carry.LABELS) == {row.name for row in TABLE}
+    assert set(carry.SCHEDULES) >= set(SIGMAS)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -396,7 +397,7 @@ def test_a_saved_picture_is_read_by_us_and_by_sd_parsers(prompt: str, extension:
     path = tmp_path / f"a.{extension}"
     path.write_bytes(saved(text, extension))
     with Image.open(path) as image:
-        assert foreign.read_foreign(image.info, infotext.exif_comment(image)) == ("sdapp", *infotext.read(text))
+        assert comfyui.read_foreign(image.info, infotext.exif_comment(image)) == ("sdapp", *infotext.read(text))
     parsed = sd_parsers.ParserManager().parse(path)
     assert parsed
     sampler = parsed.samplers[0]

@@ -9,8 +9,8 @@ from PIL import Image
 from sdapp.config import RunConfig, validate
 from sdapp.errors import ConfigError, InputError, MissingInputError, SdappError
 from sdapp.jobs import UNSAID, Job, plan, to_layer, to_portable
-from sdapp.layers import Layer, merge, override
-from sdapp.models import Model
+from sdapp.models.locate import Model
+from sdapp.settings.layers import Layer, merge, override
 
 
 def build_model(folder: Path, channels: int = 4) -> Model:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sdapp.leases import DEAD_SECONDS, Leases, sweep
-from sdapp.outputs import this_host, unfinished
+from sdapp.batches.leases import DEAD_SECONDS, Leases, sweep
+from sdapp.outputs.files import this_host, unfinished
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from sdapp.config import TOKENS, Memory, Output, SchedulerChoice, Txt2Img
 from sdapp.errors import DiskFullError, InputError, JobsFailedError, MissingInputError, OutputError
 from sdapp.jobs import Job
-from sdapp.names import RESERVED, file_stem
-from sdapp.outputs import Record, Result, check_folder, publish, read_picture
+from sdapp.outputs.files import Record, Result, check_folder, publish, read_picture
+from sdapp.outputs.naming import RESERVED, file_stem
 
 
 def job(**changes: Any) -> Job:

@@ -14,14 +14,14 @@ from diffusers.utils import torch_utils
 
 from sdapp import schedulers
 from sdapp.config import Memory, validate
+from sdapp.diffusion.loading import choose_device, choose_dtype, load
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.jobs import plan
-from sdapp.layers import Layer
-from sdapp.loading import choose_device, choose_dtype, load
-from sdapp.models import locate
-from sdapp.outputs import Result
+from sdapp.models.locate import locate
+from sdapp.outputs.files import Result
 from sdapp.pipelines import Painter
 from sdapp.scheduler_table import TABLE
+from sdapp.settings.layers import Layer
 
 NAMES = [row.name for row in TABLE]
 VARIANTS = [f"{row.name}-{sigmas}" for row in TABLE for sigmas in row.sigmas]

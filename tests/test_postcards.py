@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sdapp
-from sdapp.models import POSTCARDS, locate, unknown_words
+from sdapp.models.locate import POSTCARDS, locate, unknown_words
 
 SIZE_LIMIT = 30_000_000  # bytes
 

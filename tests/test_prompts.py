@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdapp.config import MAX_SEED
 from sdapp.errors import ConfigError, MissingInputError
-from sdapp.lines import MAX_LINE, PromptFileError
-from sdapp.prompts import READERS, Entry, read_prompts
+from sdapp.prompts.files import READERS, Entry, read_prompts
+from sdapp.prompts.lines import MAX_LINE, PromptFileError
+from sdapp.settings.types import MAX_SEED
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ from PIL import Image
 from sdapp.config import validate
 from sdapp.errors import DiskFullError, InterruptedRunError
 from sdapp.jobs import Job, plan
-from sdapp.layers import Layer
-from sdapp.models import locate
-from sdapp.outputs import Record, Result
-from sdapp.publishing import ENCODERS, published
+from sdapp.models.locate import locate
+from sdapp.outputs.files import Record, Result
+from sdapp.outputs.writer import ENCODERS, published
+from sdapp.settings.layers import Layer
 
 CONFIG = validate(Layer({"prompt": "a cat", "seed": 7, "count": 9}))
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdapp.ranges import interval, numbers
+from sdapp.settings.ranges import interval, numbers
 
 
 @pytest.mark.parametrize(

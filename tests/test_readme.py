@@ -35,7 +35,7 @@ def test_the_readmes_commands_run(command: str, sdapp: Callable[..., Result]) ->
 
 def test_every_command_is_named_in_the_readme() -> None:
     from sdapp.cli import app
-    from sdapp.cli_config import config_app
+    from sdapp.commands.config import config_app
 
     for command in app.registered_commands:
         assert f"sdapp {command.name or command.callback.__name__}" in README, command.callback

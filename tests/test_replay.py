@@ -11,8 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from typer.testing import Result
 
-from sdapp.outputs import read_picture
-from sdapp.replay import by_load, plan_replays
+from sdapp.outputs.files import read_picture
+from sdapp.replays import by_load, plan_replays
 
 Run = Callable[..., Result]
 FAST = ("--steps", 2, "--seed", 7)

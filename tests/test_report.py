@@ -10,7 +10,8 @@ import pytest
 from comparisons import HOSTILE, SOLVERS, make
 from memory import LINUX, peak_memory
 
-from sdapp import figures, plots, report, results
+from sdapp.comparisons import cells as results
+from sdapp.comparisons.report import format, plots, report
 from sdapp.errors import MissingInputError
 
 
@@ -193,16 +194,16 @@ def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
      (0.0, "0.0"), (math.inf, "not finite"), (math.nan, "not finite")],
 )  # fmt: skip
 def test_numbers_are_short(value: float, text: str) -> None:
-    assert figures.number(value) == text
+    assert format.number(value) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0412, "41 ms"), (0.9996, "1.0 s"), (12.34, "12.3 s"), (150.0, "2.5 min")])
 def test_times_are_short(value: float, text: str) -> None:
-    assert figures.seconds(value) == text
+    assert format.seconds(value) == text
 
 
 def test_near_is_bright_and_far_is_dark() -> None:
     def light(place: float) -> int:
-        return sum(int(pair, 16) for pair in re.findall("[0-9a-f]{2}", figures.viridis(place)))
+        return sum(int(pair, 16) for pair in re.findall("[0-9a-f]{2}", format.viridis(place)))
 
     assert light(0.0) > light(0.5) > light(1.0)

@@ -9,9 +9,9 @@ from comparisons import HOSTILE, make
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdapp import results
+from sdapp.comparisons import cells as results
+from sdapp.comparisons.cells import Cell, Comparison, Spread
 from sdapp.errors import InputError, MissingInputError, OutputError
-from sdapp.results import Cell, Comparison, Spread
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 from comparisons import HOSTILE, SOLVERS, make
 from PIL import Image
 
-from sdapp import results, sheets
+from sdapp.comparisons import cells as results
+from sdapp.comparisons.report import sheets
 from sdapp.errors import ConfigError
 
 

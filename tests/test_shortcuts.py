@@ -12,16 +12,16 @@ import torch
 from conftest import random_pipeline
 
 from sdapp import schedulers
-from sdapp.autoencoders import located
-from sdapp.batch_sizes import BatchSizes
+from sdapp.commands.estimates import History
 from sdapp.config import validate
+from sdapp.diffusion.batch_size import BatchSizes
+from sdapp.diffusion.loading import load
 from sdapp.errors import InterruptedRunError
-from sdapp.history import History
 from sdapp.jobs import plan
-from sdapp.layers import Layer
-from sdapp.loading import load
-from sdapp.outputs import Result, read_header
+from sdapp.models.vae import located
+from sdapp.outputs.files import Result, read_header
 from sdapp.pipelines import Painter
+from sdapp.settings.layers import Layer
 
 Settings = dict[str, Any]
 SHORTCUTS: list[Settings] = [

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sdapp.models import locate
-from sdapp.starting import importing
+from sdapp.diffusion.startup import importing
+from sdapp.models.locate import locate
 
 IN_A_SHELL = """
 import atexit, sys

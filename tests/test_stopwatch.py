@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 from typer.testing import Result
 
-from sdapp.stopwatch import PARTS, timed
+from sdapp.profiling import PARTS, timed
 
 Run = Callable[..., Result]
 FOUR = ("generate", "a cat", "--seed", 7, "--count", 4, "--set", "steps=2", "--set", "batch_size=2")

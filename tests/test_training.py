@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import sdapp
-from sdapp.models import locate, unknown_words
+from sdapp.models.locate import locate, unknown_words
 
 TRAINING = Path(__file__).parents[1] / "training"
 

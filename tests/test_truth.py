@@ -14,13 +14,14 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from sdapp import schedulers, truth
+from sdapp import schedulers
+from sdapp.comparisons import analytic
 from sdapp.errors import ConfigError
 from sdapp.scheduler_table import TABLE, Option
 
 GOLDEN = Path(__file__).with_name("truth.json")
 PAGE = Path(__file__).parents[1] / "docs" / "comparing.md"
-NAMES = truth.deterministic()
+NAMES = analytic.deterministic()
 # RMS error at 5, 10, 20 and 40 steps, measured independently: D = 4096, one sample, data of unpublished means and spreads.
 PUBLISHED = {
     "ddim": (0.150, 0.088, 0.049, 0.027),
@@ -46,27 +47,27 @@ def at_20(name: str) -> float:
 # --- the exact picture --------------------------------------------------------------------------------------------
 
 
-def gaussians(count: int) -> tuple[truth.Data, torch.Tensor]:
+def gaussians(count: int) -> tuple[analytic.Data, torch.Tensor]:
     """Sampled means and spreads of the bench, and noise."""
     chance = torch.Generator().manual_seed(0)
     mean, noise = torch.randn(2, count, generator=chance, dtype=torch.float64)
-    low, high = truth.SPREADS
+    low, high = analytic.SPREADS
     spread = low + (high - low) * torch.rand(count, generator=chance, dtype=torch.float64)
-    return truth.Data(mean * truth.MEANS, spread), noise
+    return analytic.Data(mean * analytic.MEANS, spread), noise
 
 
 def test_noise_levels_are_those_of_diffusers() -> None:
-    tables = schedulers.build(schedulers.resolve("ddim"), truth.MODEL, ()).alphas_cumprod
+    tables = schedulers.build(schedulers.resolve("ddim"), analytic.MODEL, ()).alphas_cumprod
     for timestep in (0, 1, 500, 999):
-        alpha, sigma = truth.noise_level(timestep)
+        alpha, sigma = analytic.noise_level(timestep)
         assert alpha**2 == pytest.approx(float(tables[timestep]), rel=1e-5)
         assert alpha**2 + sigma**2 == pytest.approx(1)
 
 
 def test_fractional_timesteps_stand_for_the_sigmas_that_the_scheduler_steps_by() -> None:
-    scheduler = schedulers.build(schedulers.resolve("euler-karras"), truth.MODEL, ())
+    scheduler = schedulers.build(schedulers.resolve("euler-karras"), analytic.MODEL, ())
     scheduler.set_timesteps(20)
-    levels = [truth.noise_level(float(timestep)) for timestep in scheduler.timesteps]
+    levels = [analytic.noise_level(float(timestep)) for timestep in scheduler.timesteps]
     assert [sigma / alpha for alpha, sigma in levels] == pytest.approx(scheduler.sigmas[:-1].tolist(), rel=1e-4)
 
 
@@ -75,8 +76,8 @@ def test_the_predicted_noise_is_the_mean_of_the_noise_that_was_added(timestep: f
     """Least squares of ε on x over 100,000 pictures, for one Gaussian."""
     chance = torch.Generator().manual_seed(0)
     z, noise = torch.randn(2, 100_000, generator=chance, dtype=torch.float64)
-    data = truth.Data(torch.tensor(0.7), torch.tensor(0.3))
-    alpha, sigma = truth.noise_level(timestep)
+    data = analytic.Data(torch.tensor(0.7), torch.tensor(0.3))
+    alpha, sigma = analytic.noise_level(timestep)
     x = alpha * (data.mean + data.spread * z) + sigma * noise
     slope, offset = np.polyfit(x.numpy(), noise.numpy(), 1)
     assert data.predict_noise(x, timestep).numpy() == pytest.approx(slope * x.numpy() + offset, abs=0.03)
@@ -85,7 +86,7 @@ def test_the_predicted_noise_is_the_mean_of_the_noise_that_was_added(timestep: f
 def test_the_exact_end_is_that_of_the_integrated_ode() -> None:
     """dx/dr = E[ε | x] = r (x - μ) / (s² + r²) for x = x0 + r ε (Karras et al. 2022, equation 4 with σ(t) = t)."""
     data, noise = gaussians(50)
-    alpha, sigma = truth.noise_level(999)
+    alpha, sigma = analytic.noise_level(999)
     mean, spread = data.mean.numpy(), data.spread.numpy()
     solved = solve_ivp(
         lambda r, x: r * (x - mean) / (spread**2 + r**2), (sigma / alpha, 0), noise.numpy() / alpha, rtol=1e-10, atol=1e-12
@@ -96,8 +97,8 @@ def test_the_exact_end_is_that_of_the_integrated_ode() -> None:
 @pytest.mark.parametrize("name", ["ddim", "heun", "dpm++2m-karras"])
 def test_two_starts_stand_for_all_noises_and_means(name: str) -> None:
     data, noise = gaussians(40_000)
-    end, calls = truth.paint(name, 10, data, noise)
-    row = truth.measure(name, 10)
+    end, calls = analytic.paint(name, 10, data, noise)
+    row = analytic.measure(name, 10)
     assert float((end - data.exact(noise)).square().mean().sqrt()) == pytest.approx(row.error, rel=0.03)
     assert calls == row.unet_calls
 
@@ -107,7 +108,7 @@ def test_two_starts_stand_for_all_noises_and_means(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_error_is_what_it_was(name: str) -> None:
-    rows = truth.table((name, steps) for steps in truth.STEPS)
+    rows = analytic.table((name, steps) for steps in analytic.STEPS)
     assert {str(row.steps): row.error for row in rows} == pytest.approx(WAS[name], rel=1e-3)
     assert [row.unet_calls for row in rows] == [schedulers.resolve(name).unet_calls(row.steps) for row in rows]
 
@@ -121,7 +122,7 @@ def test_the_golden_file_has_no_others() -> None:
     [(name, n, error) for name, figures in PUBLISHED.items() for n, error in zip((5, 10, 20, 40), figures, strict=True)],
 )
 def test_the_published_errors_are_met(name: str, steps: int, published: float) -> None:
-    assert truth.measure(name, steps).error == pytest.approx(published, rel=0.05)
+    assert analytic.measure(name, steps).error == pytest.approx(published, rel=0.05)
 
 
 def floor(noise_kept: float, last: str) -> float:
@@ -131,15 +132,15 @@ def floor(noise_kept: float, last: str) -> float:
     as one step of first order to noise 0 does; "stop" leaves the noise in. `noise_kept` is the share of the noise that the
     scheduler starts with.
     """
-    alpha, sigma = truth.noise_level(999)
-    end_alpha, end_sigma = truth.noise_level(0)
+    alpha, sigma = analytic.noise_level(999)
+    end_alpha, end_sigma = analytic.noise_level(0)
     squares = []
-    for noise, mean in ((1.0, 0.0), (0.0, truth.MEANS)):
-        spread = torch.linspace(*truth.SPREADS, 1000, dtype=torch.float64)
+    for noise, mean in ((1.0, 0.0), (0.0, analytic.MEANS)):
+        spread = torch.linspace(*analytic.SPREADS, 1000, dtype=torch.float64)
         reach = (noise_kept * noise - alpha * mean) / (alpha**2 * spread**2 + sigma**2).sqrt()
         around = (spread**2 + (end_sigma / end_alpha) ** 2).sqrt()
         end = mean + reach * spread**2 / around if last == "denoise" else end_alpha * (mean + reach * around)
-        exact = truth.Data(torch.tensor(mean), spread).exact(torch.full_like(spread, noise))
+        exact = analytic.Data(torch.tensor(mean), spread).exact(torch.full_like(spread, noise))
         squares.append((end - exact).square().mean())
     return float(sum(squares) ** 0.5)
 
@@ -160,7 +161,7 @@ SIGMA_START = 14.6146 / (14.6146**2 + 1) ** 0.5  # k-diffusion starts from σ·�
     ],
 )
 def test_many_steps_come_to_the_floor_that_the_first_and_last_noise_levels_set(name: str, noise_kept: float, last: str) -> None:
-    assert truth.measure(name, 200).error == pytest.approx(floor(noise_kept, last), rel=0.02)
+    assert analytic.measure(name, 200).error == pytest.approx(floor(noise_kept, last), rel=0.02)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -194,23 +195,23 @@ def test_solvers_of_higher_order_are_nearer_at_20_steps(near: str, far: str) -> 
     ],
 )
 def test_a_scheduler_that_is_built_wrong_shows(name: str, options: dict[str, Option]) -> None:
-    error = truth.measure(name, 20, options).error
+    error = analytic.measure(name, 20, options).error
     assert not at_20(name) / 1.02 < error < at_20(name) * 1.02
 
 
 @pytest.mark.parametrize("name", [row.name for row in TABLE if row.stochastic])
 def test_schedulers_that_add_noise_have_no_exact_picture(name: str) -> None:
     with pytest.raises(ConfigError, match="draws new noise in its steps"):
-        truth.measure(name, 5)
+        analytic.measure(name, 5)
 
 
 # --- the table in words -------------------------------------------------------------------------------------------
 
 
 def test_the_table_lists_the_nearest_first_and_the_calls_where_they_differ() -> None:
-    few = [truth.Row("heun", 3, 5, 0.25), truth.Row("euler", 5, 5, 0.125), truth.Row("lms", 5, 5, 0.5)]
-    many = [truth.Row("heun", 10, 19, 0.0312), truth.Row("euler", 20, 20, 0.0625)]
-    assert truth.render({5: few, 20: many}).splitlines() == [
+    few = [analytic.Row("heun", 3, 5, 0.25), analytic.Row("euler", 5, 5, 0.125), analytic.Row("lms", 5, 5, 0.5)]
+    many = [analytic.Row("heun", 10, 19, 0.0312), analytic.Row("euler", 20, 20, 0.0625)]
+    assert analytic.render({5: few, 20: many}).splitlines() == [
         "scheduler  5       20",
         "heun       0.2500  0.0312 (19)",
         "euler      0.1250  0.0625",
@@ -220,14 +221,15 @@ def test_the_table_lists_the_nearest_first_and_the_calls_where_they_differ() -> 
 
 def test_the_page_shows_the_golden_table() -> None:
     columns = {
-        steps: [truth.Row(name, steps, schedulers.resolve(name).unet_calls(steps), WAS[name][str(steps)]) for name in NAMES]
-        for steps in truth.STEPS
+        steps: [analytic.Row(name, steps, schedulers.resolve(name).unet_calls(steps), WAS[name][str(steps)]) for name in NAMES]
+        for steps in analytic.STEPS
     }
-    assert truth.render(columns) in PAGE.read_text(encoding="utf-8")
+    assert analytic.render(columns) in PAGE.read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":
     found = {
-        name: {row.steps: float(f"{row.error:.6g}") for row in truth.table((name, n) for n in truth.STEPS)} for name in NAMES
+        name: {row.steps: float(f"{row.error:.6g}") for row in analytic.table((name, n) for n in analytic.STEPS)}
+        for name in NAMES
     }
     sys.stdout.write("{\n" + ",\n".join(f'  "{name}": {json.dumps(errors)}' for name, errors in found.items()) + "\n}\n")

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdapp.config import MAX_SEED
 from sdapp.errors import ConfigError
-from sdapp.layers import Layer, parse_override, parse_yaml
-from sdapp.lines import PromptFileError
-from sdapp.prompts import Entry, read_prompts
-from sdapp.templates import choose
-from sdapp.variants import Seeds, check, derived_seed, expand, seed_of
+from sdapp.prompts.files import Entry, read_prompts
+from sdapp.prompts.lines import PromptFileError
+from sdapp.prompts.templates import choose
+from sdapp.prompts.variants import Seeds, check, derived_seed, expand, seed_of
+from sdapp.settings.layers import Layer, parse_override, parse_yaml
+from sdapp.settings.types import MAX_SEED
 
 
 @pytest.fixture(autouse=True)
@@ -364,8 +364,6 @@ def test_seeds_past_the_last_one_are_refused(mode: Seeds) -> None:
 
 
 def test_nothing_heavy_is_imported() -> None:
-    script = (
-        "import sys, sdapp.variants; print([name for name in ('torch', 'diffusers', 'numpy', 'PIL') if name in sys.modules])"
-    )
+    script = "import sys, sdapp.prompts.variants; print([name for name in ('torch', 'diffusers', 'numpy', 'PIL') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")

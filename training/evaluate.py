@@ -27,10 +27,10 @@ from captions import PLACE_PHRASES, SKY_PHRASES, STYLE_PREFIXES, with_article
 from drawing import draw
 from scenes import COLOURS, KINDS, PLACES, SKIES, STYLES, Scene, Thing, sample_scene
 from sdapp.config import validate
+from sdapp.diffusion.loading import load, quiet
 from sdapp.jobs import Job, plan
-from sdapp.layers import Layer
-from sdapp.loading import load, quiet
-from sdapp.models import locate
+from sdapp.models.locate import locate
+from sdapp.settings.layers import Layer
 from train import psnr
 
 PROMPTS, MEADOWS = 400, 20

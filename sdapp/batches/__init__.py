@@ -1,0 +1,1 @@
+"""Prompt files painted into folders, resumable after any kill."""

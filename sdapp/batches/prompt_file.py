@@ -1,0 +1,141 @@
+"""What a prompt file asks for, picture by picture, and which of it this machine sees to."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Self
+
+from sdapp.batches.ledger import STATE, Begun, begin
+from sdapp.config import RunConfig, validate
+from sdapp.errors import ConfigError, InputError
+from sdapp.jobs import Job, plan
+from sdapp.models.locate import Model
+from sdapp.models.vae import located
+from sdapp.prompts.files import Entry, read_prompts
+from sdapp.prompts.lines import PromptFileError
+from sdapp.prompts.templates import choose
+from sdapp.prompts.variants import Seeds, check, seed_of
+from sdapp.settings.layers import Layer, merge, override
+
+DEFAULTS = {"output.name": "{prompt}-{seed}-{id}", "batch_size": "auto"}  # with the id, no name depends on the others
+
+
+@dataclass(frozen=True)
+class Order:
+    """One picture that a prompt file asks for: its job, line, place among all, and the choices in its prompt."""
+
+    job: Job
+    line: int
+    index: int
+    choices: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """A prompt file (or the bytes of standard input), the settings below its lines, and how it was begun."""
+
+    path: Path | bytes
+    base: Sequence[Layer]
+    config: RunConfig  # of the settings below the lines
+    model: Model
+    begun: Begun
+
+    @classmethod
+    def open(cls, path: Path | bytes, layers: Sequence[Layer], seeds: Seeds | None = None) -> Self:
+        """Look at the settings, the model and the folder; nothing is written, nor is the file read. Raises SdappError."""
+        base = [*(override(key, value, "sdapp batch") for key, value in DEFAULTS.items()), *layers]
+        config = validate(merge(base))
+        begun = begin(Path(config.output.dir), config.seed, seeds)
+        return cls(path, base, config, located(config), begun)
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent if isinstance(self.path, Path) else Path()
+
+    def keep(self) -> Self:
+        """Keep in the folder of the pictures how the file was begun. Raises OutputError.
+
+        Where another run began there meanwhile, it is begun as that one: then its pictures are others than before.
+        """
+        return replace(self, begun=begin(Path(self.config.output.dir), self.config.seed, self.begun.seeds, self.begun))
+
+    def is_begun(self) -> bool:
+        """Whether the next run will draw the same seeds."""
+        return self.config.seed is not None or (Path(self.config.output.dir) / STATE).exists()
+
+    def _read(self) -> Iterator[Entry]:
+        return read_prompts(self.path) if isinstance(self.path, Path) else read_prompts(None, BytesIO(self.path))
+
+    def orders(self) -> Iterator[Order]:
+        """The pictures in the order of the file; lines may ask for the same one.
+
+        Raises PromptFileError with every error of the file, input files among them, after the pictures of its good lines.
+        """
+        errors, position = PromptFileError(), 0
+        try:
+            for entry in check(self._read(), self.base, self.folder):
+                try:
+                    for job, choices in self._jobs(entry, position):
+                        yield Order(job, entry.line, position, choices)
+                        position += 1
+                except (ConfigError, InputError) as exc:
+                    errors.add(entry.line, f"{entry.origin}: {exc}")
+        except PromptFileError as exc:
+            errors.absorb(exc)
+        if errors.count:
+            raise errors
+
+    def _jobs(self, entry: Entry, position: int) -> Iterator[tuple[Job, Mapping[str, str]]]:
+        config = validate(merge([*self.base, entry.layer]))
+        for seed in self._seeds(entry, config, position):
+            prompt, choices = choose(config.prompt or "", seed, self.folder)
+            for job in plan(config.model_copy(update={"prompt": prompt}), self.model, [seed]):
+                yield job, choices
+
+    def _seeds(self, entry: Entry, config: RunConfig, position: int) -> Iterable[int]:
+        if entry.seeds is not None:
+            return entry.seeds
+        if "seed" in entry.layer.values and config.seed is not None:
+            return range(config.seed, config.seed + config.count)
+        return (
+            seed_of(self.begun.seeds, self.begun.base_seed, position + copy, entry.content, copy)
+            for copy in range(config.count)
+        )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which of `of` machines this is, from 1 on; a job belongs to one by its id."""
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`2/3`, the second of three. Raises ConfigError."""
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ConfigError(f"--shard: write it as NUMBER/OF, from 1/3 to 3/3, not {text!r}")
+        return cls(int(match[1]), int(match[2]))
+
+    def __contains__(self, job: str) -> bool:
+        return int(job, 16) % self.of == self.number - 1
+
+
+WHOLE = Shard()
+
+
+def once(orders: Iterable[Order]) -> Iterator[Order]:
+    """Each picture once, at the first line that asks for it."""
+    seen: set[int] = set()
+    return (order for order in orders if is_new(order, seen))
+
+
+def is_new(order: Order, seen: set[int]) -> bool:
+    """Whether its picture was not asked for before; `seen` is kept by the caller."""
+    number = int(order.job.id, 16)  # a third of the memory of the text
+    known = number in seen
+    seen.add(number)
+    return not known

@@ -1,0 +1,95 @@
+"""What this machine has, what is wrong with it, and how to mend it."""
+
+import os
+import re
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from sdapp.models.locate import POSTCARDS
+
+NEEDED = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow", "pydantic", "typer", "scipy")
+OPTIONAL = {"torchsde": "the dpm++sde scheduler"}
+LOW_DISK = 5 * 2**30
+Facts = list[tuple[str, str]]
+
+
+def examine() -> tuple[Facts, list[str]]:
+    """(name, value) lines, and one line for each problem with its mend."""
+    problems: list[str] = []
+    facts: Facts = [("python", sys.version.split()[0])]
+    for package in NEEDED:
+        try:
+            facts.append((package, version(package)))
+        except PackageNotFoundError:
+            facts.append((package, "missing"))
+            problems.append(f"{package} is not installed; mend it with: pip install {package}")
+    for package, use in OPTIONAL.items():
+        try:
+            facts.append((package, version(package)))
+        except PackageNotFoundError:
+            facts.append((package, f"not installed; only {use} needs it: pip install {package}"))
+    facts += _devices(problems) + _room(problems) + _model_cache()
+    if not (POSTCARDS / "model_index.json").exists():
+        problems.append("the built-in model is missing from the package; mend it with: pip install --force-reinstall sdapp")
+    return facts, problems
+
+
+def _devices(problems: list[str]) -> Facts:
+    try:
+        import torch
+    except (ImportError, OSError) as exc:
+        problems.append(f"torch cannot be imported: {exc}; reinstall it")
+        return []
+    half = "; no bfloat16 of its own, float32 is far faster" if lacks_bfloat16() else ""
+    facts: Facts = [("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads{half}")]
+    for index in range(torch.cuda.device_count()):
+        try:
+            free, total = torch.cuda.mem_get_info(index)
+            facts.append((f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {_gib(free)} of {_gib(total)} free"))
+        except RuntimeError as exc:
+            problems.append(f"cuda:{index} does not answer: {str(exc).splitlines()[0]}; see nvidia-smi for what holds it")
+    if not torch.cuda.is_available():
+        facts.append(
+            ("cuda", f"none (this torch is built {f'for CUDA {torch.version.cuda}' if torch.version.cuda else 'without it'})")
+        )
+        if shutil.which("nvidia-smi"):
+            problems.append("there is an NVIDIA driver, but torch finds no GPU; install a CUDA build of torch (pytorch.org)")
+    if torch.backends.mps.is_available():
+        facts.append(("mps", "available"))
+    return facts
+
+
+def lacks_bfloat16(info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this machine's CPU is known to have no bfloat16 of its own, so that it is many times slower than float32."""
+    flags = re.findall(r"^(?:flags|Features)\s*:(.*)$", info.read_text(), re.MULTILINE) if info.exists() else []
+    return bool(flags) and not {"avx512_bf16", "amx_bf16", "bf16"} & set(flags[0].split())
+
+
+def _room(problems: list[str]) -> Facts:
+    facts: Facts = []
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        facts.append(("memory", f"{_gib(os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))} free"))
+    free = shutil.disk_usage(Path.cwd()).free
+    facts.append(("disk", f"{_gib(free)} free here"))
+    if free < LOW_DISK:
+        problems.append(f"only {_gib(free)} of disk are free here; a checkpoint takes 2 to 7 GiB")
+    return facts
+
+
+def _model_cache() -> Facts:
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return [("model cache", f"{HF_HUB_CACHE} (empty)")]
+    lines = [("model cache", f"{HF_HUB_CACHE}, {_gib(sum(repo.size_on_disk for repo in repos))}")]
+    return lines + [("", f"{repo.repo_id}, {_gib(repo.size_on_disk)}") for repo in sorted(repos, key=lambda repo: repo.repo_id)]
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

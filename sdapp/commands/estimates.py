@@ -1,0 +1,111 @@
+"""What painting took on this machine before: the figures that estimates rest on, kept between runs."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from sdapp.errors import OutputError
+from sdapp.jobs import Job
+from sdapp.outputs.files import Result, overwrite
+
+KEPT = 64  # figures of a kind
+
+
+class History:
+    """Seconds for a UNet call and bytes of a file, by model, size, device and dtype as they were asked for."""
+
+    def __init__(self, device: str, path: Path | None = None) -> None:
+        self.device, self.path = device, path or user_cache_path("sdapp") / "history.json"
+        self._known: dict[str, Any] = {}
+        with suppress(OSError, ValueError):  # none yet, or broken: then there is no estimate
+            known = json.loads(self.path.read_bytes())
+            self._known = known if isinstance(known, dict) else {}
+
+    def _kind(self, job: Job) -> str:
+        guided = "guided" if job.guidance_scale > 1 else "unguided"
+        more = job.shortcuts | ({"vae": job.vae} if job.vae else {})
+        more |= {"offload": job.memory.offload} if job.memory.offload != "none" else {}
+        said = "".join(f" {key} {value}" for key, value in more.items())
+        return f"{job.model} {job.width}x{job.height} {self.device} {job.dtype} {guided}{said}"
+
+    def add(self, result: Result) -> None:
+        """Take in a finished picture. `save` keeps it."""
+        if result.record is None or result.path is None:
+            return
+        kind = self._known.setdefault(self._kind(result.job), {"seconds": [], "bytes": []})
+        with suppress(KeyError, TypeError, AttributeError):  # of another version
+            for name, figure in (
+                ("seconds", result.record.seconds / max(1, result.record.unet_calls)),
+                ("bytes", result.path.stat().st_size),
+            ):
+                kind[name] = [*kind[name], figure][-KEPT:]
+
+    def save(self) -> None:
+        """Keep the figures; that they cannot be kept stops nobody."""
+        with suppress(OSError, OutputError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            overwrite(self.path, [json.dumps(self._known).encode()])
+
+    def seconds(self, job: Job) -> float | None:
+        """What a picture will take, by the median of those before; None if there were none of its kind."""
+        pace = self._median(job, "seconds")
+        return None if pace is None else pace * job.unet_calls
+
+    def bytes(self, job: Job) -> float | None:
+        """What its file will take."""
+        return self._median(job, "bytes")
+
+    def _median(self, job: Job, name: str) -> float | None:
+        try:
+            return float(median(self._known[self._kind(job)][name]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+class Estimate:
+    """Time and disk of pictures that are added one by one; unknown as soon as one of them is."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self.seconds: float | None = 0.0
+        self.bytes: float | None = 0.0
+
+    def add(self, job: Job, times: int = 1) -> None:
+        """Take in a picture that is painted so many times, and kept once."""
+        seconds, size = self._history.seconds(job), self._history.bytes(job)
+        self.seconds = None if self.seconds is None or seconds is None else self.seconds + times * seconds
+        self.bytes = None if self.bytes is None or size is None else self.bytes + size
+
+    def told(self, folder: Path) -> str:
+        """In words, with what room there is."""
+        if self.seconds is None or self.bytes is None:
+            return "time and disk unknown: nothing like it was painted on this machine before"
+        free = shutil.disk_usage(next(place for place in _upwards(folder) if place.exists())).free
+        short = "; THAT IS MORE THAN THERE IS" if self.bytes > free else ""
+        return f"about {in_words(self.seconds)}, {_size(self.bytes)} of {_size(free)} free{short}"
+
+
+def _upwards(folder: Path) -> Iterable[Path]:
+    return (folder.resolve(), *folder.resolve().parents)
+
+
+def in_words(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _size(number: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"

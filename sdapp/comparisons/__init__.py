@@ -1,0 +1,1 @@
+"""Comparisons of schedulers: planned, painted, measured and read back."""

@@ -1,0 +1,40 @@
+"""The folder of a comparison: its pictures, and beside them the latents that they were decoded from."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from sdapp.errors import InputError
+from sdapp.outputs.files import SUFFIXES, Result, overwrite
+
+PICTURES, LATENTS = "pictures", "latents"
+
+
+def picture(job: str) -> str:
+    """The file of a job's picture, from the folder of the comparison downwards."""
+    return f"{PICTURES}/{job}{SUFFIXES['png']}"
+
+
+def keep_latents(folder: Path, result: Result, timings: Iterable[float] = ()) -> None:
+    """Keep the latents of a result, and how long it took each time, before its picture is published. Raises OutputError."""
+    if result.latents is not None and result.picture is not None:
+        (folder / LATENTS).mkdir(parents=True, exist_ok=True)
+        latents = save({"latents": result.latents.numpy()}, {"timings": json.dumps(list(timings))})
+        overwrite(folder / LATENTS / f"{result.job.id}.safetensors", [latents])
+
+
+def read_latents(folder: Path, job: str) -> tuple[np.ndarray[Any, Any] | None, list[float]]:
+    """The latents of a job, [4, h, w] in float32, and its further timings in seconds, if they are there. Raises InputError."""
+    path = folder / LATENTS / f"{job}.safetensors"
+    if not path.exists():
+        return None, []
+    try:
+        with safe_open(path, "np") as file:
+            return file.get_tensor("latents"), json.loads(file.metadata()["timings"])
+    except (OSError, SafetensorError) as exc:
+        raise InputError(f"cannot read {path}: {exc}") from exc

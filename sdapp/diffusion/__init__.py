@@ -1,0 +1,1 @@
+"""What imports torch, besides pipelines.py."""

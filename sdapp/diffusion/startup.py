@@ -1,0 +1,55 @@
+"""Starting and ending fast: what happens around the import of torch and diffusers, which is most of a short run."""
+
+import atexit
+import gc
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from sdapp.models.locate import PARTS, Model
+
+CHUNK = 1 << 21
+
+
+@contextmanager
+def importing(model: Model, ours: bool = False) -> Iterator[None]:
+    """Around the import of torch and diffusers: no garbage is looked for, and the model's weights are read ahead meanwhile.
+
+    The import makes hundreds of thousands of objects that stay, so each look at them all is time lost. Where the process is
+    `ours`, not a script's, later looks for garbage leave out what is there after the first import.
+    """
+    was_on, first = gc.isenabled(), "diffusers" not in sys.modules
+    gc.disable()
+    threading.Thread(target=_read_ahead, args=[model], daemon=True).start()
+    try:
+        yield
+    finally:
+        if ours and first:
+            gc.freeze()
+        if was_on:
+            gc.enable()
+
+
+def _read_ahead(model: Model) -> None:
+    """Let the system read the weights into its page cache, from where they are mapped; it copies nothing to this process."""
+    files = [model.path] if model.is_file else [path for part in PARTS for path in (model.path / part).glob("*.safetensors")]
+    for path in files if hasattr(os, "posix_fadvise") else []:
+        with suppress(OSError), path.open("rb") as file:  # loading says what is wrong
+            for place in range(0, os.fstat(file.fileno()).st_size, CHUNK):  # Linux heeds only the first part of a long range
+                os.posix_fadvise(file.fileno(), place, CHUNK, os.POSIX_FADV_WILLNEED)
+
+
+def leave(code: int) -> None:
+    """End the process without taking torch apart, which takes a second; returns where that cannot be done.
+
+    For the command line alone, when everything is published. What is registered with atexit is called as ever.
+    """
+    with suppress(OSError):  # a closed pipe: the interpreter's own end says so
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        atexit._run_exitfuncs()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        os._exit(code)

@@ -1,0 +1,1 @@
+"""Settings inside image files: our record, and what other tools write."""

@@ -1,0 +1,148 @@
+"""The settings that other tools leave in pictures: infotext, InvokeAI, kohya, ComfyUI. Read as data, never run."""
+
+import html
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from PIL import ExifTags
+
+from sdapp.errors import InputError
+from sdapp.metadata import infotext
+from sdapp.metadata.carry import KOHYA, LATENTS, NAMES, NAMES_SILENT, NODES, Found, Values, json_object, take_named
+
+
+def read_foreign(info: Mapping[Any, Any], exif_comment: str | None) -> tuple[str, Values, list[str]] | None:
+    """The tool, values with the keys of a config, and the names of what could not be carried over; None if unknown.
+
+    `info` is Pillow's `image.info`; nothing in it is executed. An infotext wins over a ComfyUI graph beside it. kohya does not
+    write the size. Raises InputError for metadata that is too long, too deep or broken.
+    """
+    for candidate in _infotexts(info, exif_comment):
+        prompt, negative, fields = infotext.split(candidate)
+        if fields:
+            return infotext.tool(fields), *infotext.carry(prompt, negative, fields).result()
+    if "invokeai_metadata" in info:
+        data = json_object(info["invokeai_metadata"])
+        if not data:
+            raise InputError("the metadata of InvokeAI is broken")
+        return "InvokeAI", *_named(data).result()
+    for text in (info.get("prompt"), infotext.exif_tags(info.get("exif")).get(ExifTags.Base.Model)):
+        graph = json_object(text.removeprefix("prompt:")) if isinstance(text, str) else {}
+        if nodes := {key: node for key, node in graph.items() if _is_node(node)}:
+            return "ComfyUI", *_comfy(nodes).result()
+    if isinstance(info.get("prompt"), str) and {"sampler", "scale", "steps"} & info.keys():
+        return "kohya", *_named({key: info[key] for key in KOHYA if key in info}).result()
+    if data := json_object(info.get("parameters")):
+        return "diffusers-workflow", *_named(data).result()
+    text = info.get("parameters")
+    return ("A1111", *infotext.read(text)) if isinstance(text, str) and text.strip() else None
+
+
+def _infotexts(info: Mapping[str, Any], exif_comment: str | None) -> Iterator[str]:
+    """Where infotext may stand; A1111 lets EXIF win over PNG text. stable-diffusion.cpp uses comments and XMP, too."""
+    comment, packet = (_text(info.get(key)) for key in ("comment", "xmp"))
+    _, _, packet = packet.partition("<sdcpp:parameters>")
+    in_xmp = html.unescape(packet.partition("</sdcpp:parameters>")[0])
+    for text in (exif_comment, info.get("parameters"), comment, in_xmp):
+        if isinstance(text, str) and text and not json_object(text):  # diffusers-workflow writes JSON there
+            yield text
+
+
+def _text(data: object) -> str:
+    return data.decode("utf-8", "replace") if isinstance(data, bytes) else data if isinstance(data, str) else ""
+
+
+def _named(data: Mapping[str, Any]) -> Found:
+    """Settings by name: InvokeAI's metadata (invocations/metadata.py), kohya's PNG texts (gen_img.py), plain JSON."""
+    found, rest = Found(), dict(data)
+    prompt = rest.pop("positive_prompt", None) or rest.pop("prompt", None)
+    found.prompts(prompt, rest.pop("negative_prompt", None) or rest.pop("negative-prompt", None))
+    for name in ("scheduler", "sampler"):
+        if name in rest:
+            found.scheduler(rest.pop(name))
+    take_named(found, rest)
+    if {"width", "height"} <= rest.keys():
+        found.take("size", [rest["width"], rest["height"]], width=rest.pop("width"), height=rest.pop("height"))
+    kind = re.sub(r"^.*_", "", str(rest.get("generation_mode", ""))).replace("outpaint", "inpaint")
+    if kind in ("img2img", "inpaint") and "strength" in rest:
+        found.task(kind, "strength", rest.pop("strength"))
+    for name, value in rest.items():
+        if value not in (None, False, 0, "", "cpu", [], {}) and name not in NAMES_SILENT:
+            found.leave(name, value)
+    return found
+
+
+# --- ComfyUI ------------------------------------------------------------------------------------------------------
+
+
+def _is_node(node: object) -> bool:
+    return isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
+
+
+def _upstream(nodes: Mapping[str, Any], link: object, *names: str) -> Iterator[Values]:
+    """The nodes from a link [node, output] on, each found through an input of one of these names; each node once."""
+    seen: set[str] = set()
+    while isinstance(link, list) and link and isinstance(link[0], str) and link[0] in nodes and link[0] not in seen:
+        seen.add(link[0])
+        node = nodes[link[0]]
+        yield node
+        link = next((node["inputs"][name] for name in names if isinstance(node["inputs"].get(name), list)), None)
+
+
+def _literal(nodes: Mapping[str, Any], node: Values, name: str) -> Any:
+    """An input's value, also where it comes from a node that only holds it."""
+    names = (name, "value", "text", "string", "int", "float", "seed")
+    for holder in (node, *_upstream(nodes, node["inputs"].get(name), *names)):
+        for key in (name,) if holder is node else names:
+            if not isinstance(holder["inputs"].get(key), (list, type(None))):
+                return holder["inputs"][key]
+    return None
+
+
+def _comfy(nodes: Mapping[str, Any]) -> Found:
+    """The KSampler that starts from an empty latent, else the first, and what flows into it; all other nodes are named."""
+    found = Found()
+    samplers = [node for node in nodes.values() if node["class_type"] == "KSampler"][:50]
+    latents = [
+        next((n for n in _upstream(nodes, s["inputs"].get("latent_image"), "samples") if n["class_type"] in LATENTS), None)
+        for s in samplers
+    ]
+    chosen = next((i for i, n in enumerate(latents) if n and n["class_type"] == "EmptyLatentImage"), 0)
+    for node in nodes.values():
+        if node["class_type"] not in NODES and not (samplers and node is samplers[chosen]):
+            found.leave(node["class_type"], ", ".join(v for v in node["inputs"].values() if isinstance(v, str)))
+        if node["class_type"] == "CheckpointLoaderSimple":
+            found.leave("Model", node["inputs"].get("ckpt_name"))
+    if samplers:
+        _comfy_sampler(found, nodes, samplers[chosen], latents[chosen])
+    return found
+
+
+def _comfy_sampler(found: Found, nodes: Mapping[str, Any], sampler: Values, latent: Values | None) -> None:
+    given = {name: _literal(nodes, sampler, name) for name in ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")}
+    texts: list[Any] = []
+    for side in ("positive", "negative"):
+        path = list(_upstream(nodes, sampler["inputs"].get(side), "conditioning", side, "conditioning_1"))
+        encoder = next((node for node in path if node["class_type"] == "CLIPTextEncode"), None)
+        zeroed = any(node["class_type"] == "ConditioningZeroOut" for node in path)
+        texts.append(_literal(nodes, encoder, "text") if encoder and not zeroed else None)
+        if texts[-1] is None:
+            found.leave(side, "not found")
+        for node in _upstream(nodes, encoder["inputs"].get("clip"), "clip") if encoder and side == "positive" else ():
+            if node["class_type"] == "CLIPSetLastLayer" and isinstance(last := node["inputs"].get("stop_at_clip_layer"), int):
+                found.take("CLIPSetLastLayer", last, clip_skip=-last - 1)
+    found.prompts(*texts)
+    found.scheduler(given["sampler_name"], given["scheduler"])
+    for name in ("seed", "steps", "cfg"):
+        found.take(name, given[name], **{NAMES[name]: given[name]})
+    kind = LATENTS[latent["class_type"]] if latent else "txt2img"
+    if latent and kind == "txt2img":
+        if latent["inputs"].get("batch_size") not in (1, None):
+            found.leave("batch_size", latent["inputs"]["batch_size"], "the seed is that of the first picture")
+        width, height = (_literal(nodes, latent, side) for side in ("width", "height"))
+        found.take("size", [width, height], width=width, height=height)
+    if kind != "txt2img":
+        found.task(kind, "denoise", given["denoise"])
+    elif given["denoise"] not in (1, None):
+        found.leave("denoise", given["denoise"])

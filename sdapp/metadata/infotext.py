@@ -1,0 +1,212 @@
+"""A1111's infotext, written and read, and the parts of a picture file that hold it or say how the picture was made."""
+
+import html
+import json
+import re
+import struct
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import ExifTags, Image
+
+from sdapp import schedulers
+from sdapp.errors import InputError
+from sdapp.metadata.carry import INPAINT, LABELS, MAX_TEXT, NETWORK, SCHEDULES, SILENT, TOOLS, USUAL, Found, Values, take_named
+from sdapp.models.locate import BUILT_IN
+from sdapp.scheduler_table import SIGMAS, TABLE
+
+EXIF_ERRORS = (OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError, EOFError, OverflowError, struct.error)
+ITEM = re.compile(r'(\w[\w /-]{1,60}):\s*("(?:\\.|[^"\\])+"|[^,]*)(?:,|$)')
+
+
+def write(values: Mapping[str, Any], model_name: str, version: str) -> str:
+    """The infotext of one picture as A1111 1.10 writes it (`create_infotext`); `values` is a Job's `model_dump()`.
+
+    It is for other tools; the exact job is in sdapp's record. What infotext cannot hold is written so that the picture stays
+    the same: control characters as spaces, `Negative prompt:` within a prompt in small letters (CLIP lower-cases anyway).
+    Scheduler options that A1111 has no word for follow in `Scheduler options`. Raises ConfigError for unknown schedulers.
+    """
+    task, skip = values["task"], values["clip_skip"]
+    sampler, schedule, options = _scheduler_words(schedulers.resolve(**values["scheduler"]))
+    padding = task.get("padding")
+    fields = {
+        "Steps": values["steps"], "Sampler": sampler, "Schedule type": schedule,
+        "CFG scale": str(values["guidance_scale"]).removesuffix(".0"), "Seed": values["seed"],
+        "Size": f"{values['width']}x{values['height']}", "Model": model_name,
+        "VAE": values["vae"] and Path(values["vae"]).name.partition("@")[0].removesuffix(".safetensors"),
+        "Denoising strength": task.get("strength"),
+        "Clip skip": skip + 1 if skip else None, "RNG": "CPU",
+        "Mask mode": "Inpaint masked" if task["kind"] == "inpaint" else None,
+        "Emphasis": "None" if re.search(r"[()\[\]]", values["prompt"] + values["negative_prompt"]) else None,
+        "Inpaint area": None if padding is None else "Only masked", "Masked area padding": padding,
+        "Eta DDIM": values["eta"], "Scheduler options": json.dumps(options) if options else None, "Version": f"sdapp {version}",
+    }  # fmt: skip
+    prompt, negative = (
+        re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", values[key]).replace("Negative prompt:", "negative prompt:").strip()
+        for key in ("prompt", "negative_prompt")
+    )
+    items = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in fields.items() if value not in (None, ""))
+    return "\n".join([prompt, *([f"Negative prompt: {negative}"] if negative else []), items]).strip()
+
+
+def _quoted(text: str) -> str:
+    plain = not re.search(r'[,:\n]|^["\s]|\s$', text) and text.isprintable()
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def _scheduler_words(resolved: schedulers.Resolved) -> tuple[str, str, Values]:
+    """Sampler and schedule type from the options that count, and the options that these two do not say."""
+    chosen, same_class = resolved.options, resolved.scheduler.class_name
+    rows = [
+        row for row in TABLE if row.class_name == same_class
+        and all(chosen.get(key) == value for key, value in row.options.items() if key != "timestep_spacing")
+    ]  # fmt: skip
+    row = max(rows, key=lambda row: len(row.options), default=resolved.scheduler)
+    usual = row.options.get("timestep_spacing")
+    spacing = chosen.get("timestep_spacing", usual)
+    plain = "Automatic" if usual == spacing == "leading" else "Uniform"
+    word = next((sigmas for sigmas, option in SIGMAS.items() if chosen.get(option)), spacing)
+    schedule = plain if word == usual else SCHEDULES.get(str(word), plain)
+    back = Found()
+    back.scheduler(LABELS[row.name], schedule)
+    said = schedulers.resolve(**back.values["scheduler"]).options
+    return LABELS[row.name], schedule, {key: value for key, value in chosen.items() if said.get(key, ...) != value}
+
+
+def read(text: str) -> tuple[Values, list[str]]:
+    """Infotext as values with the keys of a config, and the names of what could not be carried over.
+
+    A task comes without its image and mask. A checkpoint's name is no model: only the built-in one that sdapp names is
+    carried. Raises InputError for a text of more than 4 million characters.
+    """
+    return carry(*split(text)).result()
+
+
+def split(text: str) -> tuple[str, str, dict[str, str]]:
+    """Prompt, negative prompt and fields, by the rules of A1111's `parse_generation_parameters`."""
+    if len(text) > MAX_TEXT:
+        raise InputError(f"metadata of {len(text):,} characters; at most {MAX_TEXT:,} are read")
+    head, mark, _ = text.rpartition("SDCPP: {")  # JSON without quotes around it, always last
+    if mark and "Version: stable-diffusion.cpp" in head.rpartition("\n")[2]:
+        text = head.rstrip(" ,")
+    *lines, last = text.strip().split("\n")
+    items = ITEM.findall(last)
+    fields = {key.strip(): _unquoted(value.strip()) for key, value in items}
+    if len(items) < 3 or not fields.keys() & {"Steps", "Seed"}:  # a prompt of `word: word,` is no line of fields
+        lines, fields = [*lines, last], {}
+    lines = [line.strip() for line in lines]
+    start = next((i for i, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
+    negative = "\n".join(lines[start:]).removeprefix("Negative prompt:")
+    return "\n".join(lines[:start]).strip(), negative.strip(), fields
+
+
+def _unquoted(value: str) -> str:
+    try:
+        return str(json.loads(value)) if value[:1] == '"' else value
+    except ValueError:
+        return value
+
+
+def tool(fields: Mapping[str, str]) -> str:
+    """The tool that wrote an infotext, by its field `Version`."""
+    version = fields.get("Version", "")
+    return next((name for name, pattern in TOOLS.items() if re.match(pattern, version, re.IGNORECASE)), "A1111")
+
+
+def carry(prompt: str, negative: str, said: Mapping[str, str]) -> Found:
+    """What `split` gave, as values with the keys of a config."""
+    found, fields, ours = Found(), dict(said), tool(said) == "sdapp"
+    if literal := fields.get("Emphasis") == "None":
+        del fields["Emphasis"]
+    found.prompts(prompt, negative, verbatim=ours or literal)
+    if sampler := fields.pop("Sampler", ""):
+        since_1_9 = re.search(r"v1\.(9|\d\d)", fields.get("Version", ""))
+        schedule = fields.pop("Schedule type", "Automatic" if since_1_9 else "")
+        more = fields.pop("Scheduler options", "{}")
+        found.scheduler("uni_pc" if sampler == "UniPC" and not ours else sampler, schedule, more)
+    take_named(found, fields)
+    if size := fields.pop("Size", ""):
+        width, _, height = size.partition("x")
+        found.take("Size", size, width=width, height=height)
+    _carry_task(found, fields)
+    skip = fields.pop("Clip skip", "1")
+    if skip not in ("-1", "0", "1"):  # 1 is the last layer; stable-diffusion.cpp says 0 or -1 for its default
+        found.take("Clip skip", skip, clip_skip=int(skip) - 1 if re.fullmatch("[0-9]{1,3}", skip) else skip)
+    if ours and fields.get("Model") == BUILT_IN:
+        found.take("Model", BUILT_IN, model=fields.pop("Model"))
+    if (rng := fields.pop("RNG", "GPU")).lower() != "cpu" and "seed" in found.values:
+        found.leave("RNG", rng, "other noise from the same seed")
+    silent = SILENT | ({"Model hash"} if "Model" in said else set()) | ({"Lora hashes"} if NETWORK.search(prompt) else set())
+    for name, value in fields.items():
+        if name not in silent and USUAL.get(name) != value:
+            found.leave(name, value)
+    return found
+
+
+def _carry_task(found: Found, fields: dict[str, str]) -> None:
+    """`Denoising strength` is img2img's, or inpainting's, unless the second pass of a hires fix owns it."""
+    if "Denoising strength" in fields and not any(name.startswith(("Hires", "First pass")) for name in fields):
+        inpaint = bool(INPAINT & fields.keys())
+        only = {"padding": fields.pop("Masked area padding", "32")} if fields.get("Inpaint area") == "Only masked" else {}
+        fields.pop("Inpaint area", None)
+        found.task("inpaint" if inpaint else "img2img", "Denoising strength", fields.pop("Denoising strength"), **only)
+
+
+# --- containers ---------------------------------------------------------------------------------------------------
+
+
+def exif_bytes(text: str) -> bytes:
+    """EXIF for `save(exif=…)` of JPEG, WebP and PNG, with the text as UserComment: `UNICODE\\0` and UTF-16BE (piexif's form).
+
+    JPEG takes at most 65,533 bytes of it, some 32,000 characters.
+    """
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")
+    return exif.tobytes()
+
+
+def exif_tags(data: object) -> Mapping[int, Any]:
+    """The tags of an EXIF block, its Exif IFD's among them; none of one that is broken."""
+    exif = Image.Exif()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            exif.load(data if isinstance(data, bytes) else b"")
+            return {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
+    except EXIF_ERRORS:
+        return {}
+
+
+def exif_comment(image: Image.Image) -> str | None:
+    """The EXIF UserComment of a picture as text, in whichever encoding it says to have; None where there is none."""
+    raw = exif_tags(image.info.get("exif")).get(ExifTags.Base.UserComment)
+    if not isinstance(raw, bytes):
+        return raw if isinstance(raw, str) else None
+    code, body = raw[:8], raw[8:]
+    if code != b"UNICODE\0":
+        return (body if code in (b"ASCII\0\0\0", bytes(8)) else raw).decode("utf-8", "replace").rstrip("\0")
+    little = body[1::2].count(0) > body[::2].count(0)  # some tools write it so, with or without a byte order mark
+    return body.decode("utf-16-le" if little else "utf-16-be", "replace").strip("\ufeff\0")
+
+
+def xmp(kind: str, record: str = "") -> str:
+    """An XMP packet that labels a picture as made by AI (IPTC's DigitalSourceType); of a picture, if it began as one.
+
+    It can carry sdapp's own record, text without control characters, for formats that have no other place for it.
+    """
+    carried = f'<sdapp:record xmlns:sdapp="urn:sdapp:">{html.escape(record, quote=False)}</sdapp:record>' if record else ""
+    source = "trainedAlgorithmicMedia" if kind == "txt2img" else "compositeWithTrainedAlgorithmicMedia"
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+        'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"><Iptc4xmpExt:DigitalSourceType>'
+        f"http://cv.iptc.org/newscodes/digitalsourcetype/{source}"
+        f'</Iptc4xmpExt:DigitalSourceType>{carried}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    )
+
+
+def record_in(packet: object) -> str | None:
+    """The record that `xmp` put into a packet of bytes. No XML parser reads it: one could be told to expand entities."""
+    found = re.search(rb"<sdapp:record\b[^<>]*>([^<>]*)</sdapp:record>", packet) if isinstance(packet, bytes) else None
+    return html.unescape(found[1].decode("utf-8", "replace")) if found else None

@@ -1,0 +1,43 @@
+"""File names from templates: safe on every system, and inside their folder."""
+
+
+
+import re
+import unicodedata
+from datetime import datetime
+from pathlib import Path
+
+from sdapp.jobs import Job
+
+MAX_NAME_BYTES = 200
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
+
+
+def file_stem(template: str, job: Job, index: int) -> str:
+    """Fill a template's tokens; the result is one safe file name without suffix, of at most 200 bytes."""
+    now = datetime.now().astimezone()
+    tokens = {
+        "prompt": _slug(job.prompt, 80) or "empty",
+        "index": f"{index:04d}",
+        "scheduler": job.scheduler.name,
+        "guidance_scale": f"{job.guidance_scale:g}",
+        "model": _slug(Path(job.model).name.removesuffix(".safetensors"), 60),
+        "task": job.task.kind,
+        "id": job.id,
+        "date": f"{now:%Y-%m-%d}",
+        "time": f"{now:%H%M%S}",
+    } | {key: str(getattr(job, key)) for key in ("seed", "steps", "width", "height")}
+    stem = re.sub(r"\{(\w+)\}", lambda match: tokens[match[1]], unicodedata.normalize("NFC", template))
+    stem = _cut(stem, MAX_NAME_BYTES).rstrip(" .").lstrip(" .-~") or "picture"
+    base, dot, rest = stem.partition(".")
+    return f"{base.rstrip()}_{dot}{rest}" if base.strip().lower() in RESERVED else stem
+
+
+def _slug(text: str, size: int) -> str:
+    """Letters, marks and digits of any script, the rest as single dashes; at most `size` bytes."""
+    kept = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in unicodedata.normalize("NFC", text))
+    return _cut("-".join(kept.split()), size).strip("-")
+
+
+def _cut(text: str, size: int) -> str:
+    return text.encode()[:size].decode(errors="ignore")

@@ -1,0 +1,60 @@
+"""Results are encoded and published by threads of their own while the next ones are painted."""
+
+
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+from sdapp.config import Output
+from sdapp.errors import SdappError
+from sdapp.outputs.files import Result
+from sdapp.profiling import timed
+
+ENCODERS = min(4, os.cpu_count() or 1)
+
+
+def published(
+    results: Iterable[Result], encode: Callable[[Result], Result], publish: Callable[[Result], Result]
+) -> Iterator[Result]:
+    """What `publish` makes of each result that `encode` has made a file of, in their order, each only when it is published.
+
+    One batch at most waits for its publishing while the next is painted. A picture painted alone is waited for, so that a kill
+    costs one picture at the most. What either raises is raised at the next turn. However it ends, what was taken over is
+    published; where the painting was stopped by an SdappError, it is given out, too, before that is raised.
+    """
+    waiting, stopped = deque[Future[Result]](), list[SdappError]()
+
+    def painted() -> Iterator[Result]:
+        try:
+            yield from results
+        except SdappError as exc:
+            stopped.append(exc)
+
+    # Encoding lets other threads run. One writer, so that names and ledger follow the order.
+    with ThreadPoolExecutor(ENCODERS) as encoders, ThreadPoolExecutor(1) as writer:
+        for result in painted():
+            waiting.append(writer.submit(_publish, encoders.submit(encode, result), publish))
+            together = result.record.batch_size if result.record else 1
+            while waiting and (waiting[0].done() or len(waiting) > (together if together > 1 else 0)):
+                yield _next(waiting)
+        while waiting:
+            yield _next(waiting)
+    if stopped:
+        raise stopped[0]
+
+
+def _publish(encoding: Future[Result], publish: Callable[[Result], Result]) -> Result:
+    return publish(encoding.result())
+
+
+def saved(result: Result, output: Output) -> Result:
+    """A result with the path where its picture is now, if it has one. Raises OutputError."""
+    return replace(result, path=result.save(output) if result.picture else None, file=None)
+
+
+def _next(waiting: deque[Future[Result]]) -> Result:
+    with timed("waiting"):
+        return waiting.popleft().result()

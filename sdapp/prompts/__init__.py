@@ -1,0 +1,1 @@
+"""Prompt files: formats, keys, templates, seeds."""

@@ -1,0 +1,190 @@
+"""The settings of one line of a prompt file: their names in every dialect, and the layer that they make."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sdapp.config import RunConfig
+from sdapp.errors import ConfigError
+from sdapp.settings import layers
+from sdapp.settings.types import MAX_SEED
+
+# One load of the model paints the file.
+WHOLE_RUN = ("model", "revision", "vae", "device", "dtype", "batch_size", "memory", "compile", "channels_last", "output")
+FIELDS = tuple(name for name in RunConfig.model_fields if name not in WHOLE_RUN)
+TEXT = ("prompt", "negative_prompt", "task.kind", "task.image", "task.mask")  # never a number, and `|` is a letter in them
+PATHS = ("task.image", "task.mask")
+ALIASES = {
+    "scheduler": "scheduler.name", "sampler_name": "scheduler.name", "sampler": "scheduler.name",
+    "task": "task.kind", "image": "task.image", "mask": "task.mask", "padding": "task.padding",
+    "strength": "task.strength", "denoising_strength": "task.strength",
+    "size": "size", "seeds": "seed", "cfg_scale": "guidance_scale", "n_iter": "count",
+}  # fmt: skip
+# In .txt only: kohya's letters, and A1111's batch_size, which asks for so many pictures.
+OPTIONS = {
+    "n": "negative_prompt", "w": "width", "h": "height", "s": "steps", "d": "seed", "l": "guidance_scale",
+    "t": "task.strength", "batch_size": "count",
+}  # fmt: skip
+REFUSED = {
+    name: reason
+    for reason, names in {
+        "sdapp has no LoRA": "am",
+        "sdapp has no scale of its own for the negative prompt": "nl",
+        "sdapp has no CLIP guidance": "c",
+        "a line cannot name its file; use output.name": "f",
+        "sdapp has no SDXL conditions": "ow oh nw nh ct cl",
+        "sdapp has no deep shrink": "dsd1 dst1 dsd2 dst2 dsr",
+        "sdapp has no gradual latents": "glt glr gls gle glsn glus",
+        "sdapp has no styles": "styles",
+        "sdapp has no variation seeds": "subseed subseed_strength seed_resize_from_h seed_resize_from_w",
+        "give the sampler by its name": "sampler_index",
+        "sdapp does not restore faces": "restore_faces",
+        "sdapp does not make tiles": "tiling",
+        "a line cannot choose what is saved": "do_not_save_samples do_not_save_grid prompt_for_display",
+        "the same for the whole file; give it as --model or in the config": "sd_model",
+        "the same for the whole file; give it as --out or in the config": "outpath_samples outpath_grids",
+    }.items()
+    for name in names.split()
+} | dict.fromkeys(WHOLE_RUN, "the same for the whole file; give it as a flag or in the config")
+NUMBER = re.compile(r"([-+]?[0-9]{1,100})|[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,4})?")
+WORDS = {"true": True, "false": False, "null": None}
+
+
+class Said(NamedTuple):
+    """One setting: its name as it was written, its dotted key, its value, and where."""
+
+    name: str
+    key: str
+    value: Any
+    origin: str
+
+
+@lru_cache(maxsize=1024)
+def find(name: str, is_option: bool = False) -> str:
+    """The dotted key of a name in any dialect; `is_option` is for those of .txt. Raises ConfigError without a place."""
+    plain = re.sub("[- ]", "_", name.lower())
+    first, *rest = plain.split(".")
+    if is_option and name.lower() in OPTIONS:
+        return OPTIONS[name.lower()]
+    if first not in REFUSED and plain in ALIASES:
+        return ALIASES[plain]
+    if first in FIELDS and all(rest) and len(rest) < layers.MAX_DEPTH:
+        return plain
+    raise ConfigError(_why_not(name, plain, is_option))
+
+
+@lru_cache(maxsize=1024)  # a typo stands in every line, and the nearest word takes longest to find
+def _why_not(name: str, plain: str, is_option: bool) -> str:
+    shown = f"{'--' if is_option else ''}{name if name.isprintable() else repr(name):.80}"
+    if reason := REFUSED.get(plain.split(".")[0]):
+        return f"{shown}: {reason}"
+    near = get_close_matches(plain, (*FIELDS, *ALIASES), n=1)
+    known = [f"--{word.replace('_', '-')}" if is_option else word for word in near or dict.fromkeys((*FIELDS, *ALIASES))]
+    mean = f", did you mean {known[0]}?" if near else f"; allowed: {', '.join(known)}"
+    hint = '; if it belongs to the prompt, give that as --prompt "…"' if is_option else ""
+    return f"{shown}: unknown {'option' if is_option else 'key'}{mean}{hint}"
+
+
+def from_text(key: str, text: str) -> Any:
+    """The value in a cell or behind an option: a number where it looks like one, `a|b` as a list. Text fields stay."""
+    if key in TEXT:
+        return text
+    parts = [part.strip(" \t") for part in re.split(r"[|,]" if key == "seed" else r"\|", text)]
+    values = [part if key in ("size", "scheduler.name") else _number(part) for part in parts]
+    return values if len(values) > 1 else values[0]
+
+
+def _number(text: str) -> object:
+    found = NUMBER.fullmatch(text)
+    return WORDS.get(text, text) if found is None else int(text) if found[1] else float(text)
+
+
+def assemble(said: Iterable[Said], folder: Path) -> tuple[layers.Layer, tuple[int, ...] | None, str]:
+    """The layer, the seeds and the content of a line. Raises ConfigError with every error and its place."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    names: dict[str, str] = {}
+    errors: list[str] = []
+    for name, key, value, origin in said:
+        # A1111 asks for batch_size pictures n_iter times.
+        is_product = {name, names.get(key)} == {"--batch_size", "--n_iter"} and {type(value), type(values[key])} == {int}
+        if key in values and not is_product:
+            errors.append(f"{origin}: {key}: said twice, as {names[key]} and as {name}; keep one")
+        values[key] = values[key] * value if is_product else value
+        names[key], origins[key] = name, origin
+    content = json.dumps({key: value for key, value in values.items() if key not in ("seed", "count")}, sort_keys=True)
+    for work in (_take_size, _settle_task):
+        errors += work(values, origins)
+    seeds, wrong = _take_seeds(values, origins)
+    for key in PATHS:
+        values |= {key: _anchor(values[key], folder)} if key in values else {}
+    nested = _nest(values, origins, errors)
+    if errors or wrong:
+        raise ConfigError("\n".join(errors + wrong))
+    return layers.Layer(nested, origins), seeds, content
+
+
+def _take_size(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
+    """`768x512` becomes width and height, a list of sizes a list of such pairs."""
+    if "size" not in values:
+        return []
+    asked, origin = values.pop("size"), origins.pop("size")
+    found = [
+        re.fullmatch(r"([0-9]{1,9}) ?[xX×] ?([0-9]{1,9})", str(size))
+        for size in (asked if isinstance(asked, list) else [asked])
+    ]
+    sizes = [{"width": int(size[1]), "height": int(size[2])} for size in found if size]
+    if len(sizes) < len(found):
+        return [f"{origin}: size: write it as WIDTHxHEIGHT in pixels, such as 768x512, not {asked!r:.80}"]
+    if "width" in values or "height" in values:
+        return [f"{origin}: size: said twice, by width or height too; keep one"]
+    values |= {"size": sizes} if isinstance(asked, list) else sizes[0]
+    origins |= {"width": origin, "height": origin, "size": origin}
+    return []
+
+
+def _settle_task(values: dict[str, Any], _: Mapping[str, str]) -> list[str]:
+    """A picture to start from says the task, unless that is said."""
+    kinds = [kind for key, kind in (("task.mask", "inpaint"), ("task.image", "img2img")) if key in values]
+    if kinds:
+        values.setdefault("task.kind", kinds[0])
+    return []
+
+
+def _take_seeds(values: dict[str, Any], origins: Mapping[str, str]) -> tuple[tuple[int, ...] | None, list[str]]:
+    if not isinstance(values.get("seed"), list):
+        return None, []
+    seeds, origin = values.pop("seed"), origins["seed"]
+    bad = [seed for seed in seeds if type(seed) is not int or not 0 <= seed <= MAX_SEED]
+    if bad or not seeds:
+        return None, [f"{origin}: seed: seeds are whole numbers from 0 to {MAX_SEED}, not {(bad or [seeds])[0]!r:.80}"]
+    if "count" in values:
+        return None, [f"{origins['count']}: count: the line names {len(seeds)} seeds, one a picture; leave count out"]
+    return tuple(seeds), []
+
+
+def _anchor(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_anchor(item, folder) for item in value]
+    if not isinstance(value, str) or not value:
+        return value
+    return str(Path(value).expanduser() if value.startswith("~/") else folder / value)
+
+
+def _nest(values: Mapping[str, Any], origins: dict[str, str], errors: list[str]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *groups, last = key.split(".")
+        inside: Any = nested
+        for depth, group in enumerate(groups, 1):
+            inside = inside.setdefault(group, {}) if isinstance(inside, dict) else inside
+            origins.setdefault(".".join(groups[:depth]), origins.get(key, ""))
+        if not isinstance(inside, dict) or last in inside:
+            errors.append(f"{origins[key]}: {key}: does not fit with {groups[0] if groups else key}, which is said too")
+        else:
+            inside[last] = value
+    return nested

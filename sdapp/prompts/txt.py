@@ -1,0 +1,84 @@
+"""One line of a .txt prompt file: the prompt, and behind it options in the dialects of kohya, A1111 and sdapp."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sdapp.errors import ConfigError
+from sdapp.prompts.columns import Said, find, from_text
+from sdapp.prompts.lines import FORBIDDEN, named
+from sdapp.settings import layers
+
+OPTION = re.compile(r"(?:(?<=[ \t])|^)--([A-Za-z][^ \t=]*)=?[ \t]*")
+QUOTED = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"')
+
+
+def said_in_line(text: str, where: str) -> list[Said]:
+    """The prompt, then the options: `--name value`, where the value goes on to the next option or stands in "quotes"."""
+    said: list[Said] = []
+    errors: list[str] = []
+    option = OPTION.search(text)
+    start = len(text) - len(text.lstrip(" \t"))
+    if prompt := text[start : option.start() if option else None].rstrip(" \t"):
+        said.append(Said("the text in front", "prompt", prompt, f"{where}:{start + 1}"))
+    while option:
+        origin = f"{where}:{option.start() + 1}"
+        value, end = _value(text, option.end())
+        following = OPTION.search(text, end)
+        try:
+            if text.startswith('"', option.end()) and value is None:
+                raise ConfigError(
+                    f"--{option[1]}: the double quote is never closed; a value that begins with one is put in quotes"
+                )
+            if text[end : following.start() if following else None].strip(" \t"):
+                raise ConfigError(f'--{option[1]}: the quotes end before the value does; inside them write \\" for a quote')
+            said += _option(option[1], value, origin)
+        except ConfigError as exc:
+            errors.append(f"{origin}: {exc}")
+        option = following
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return said
+
+
+def _value(text: str, start: int) -> tuple[str | None, int]:
+    """The value that begins here and its end; None where there is none, or a quote that is never closed."""
+    if quoted := QUOTED.match(text, start):
+        return re.sub(r'\\(["\\])', r"\1", quoted[1]), quoted.end()
+    following = OPTION.search(text, start)
+    end = following.start() if following else len(text)
+    return None if text.startswith('"', start) else text[start:end].rstrip(" \t") or None, end
+
+
+def _option(name: str, value: str | None, origin: str) -> list[Said]:
+    if value is None:
+        raise ConfigError(f'--{name}: needs a value; an empty one is ""')
+    if name.lower() == "set":
+        values = layers.parse_override(value).values
+        return [Said(f"--set {dotted}", find(dotted), item, origin) for dotted, item in leaves(values)]
+    key = find(name, is_option=True)
+    return [Said(f"--{name}", key, from_text(key, value), origin)]
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and the values that are no mapping. Raises ConfigError for control characters and for depth."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if not name.isprintable() or key.count(".") > layers.MAX_DEPTH:
+            raise ConfigError(f"{key!r:.80}: keys are plain text and at most {layers.MAX_DEPTH} deep")
+        if isinstance(value, dict):
+            yield from leaves(value, f"{key}.")
+        else:
+            _refuse_control(key, value, 0)
+            yield key, value
+
+
+def _refuse_control(key: str, value: object, depth: int) -> None:
+    """In JSON and YAML a value may have lines, but no other control characters. Raises ConfigError."""
+    if depth > layers.MAX_DEPTH:
+        raise ConfigError(f"{key}: nested deeper than {layers.MAX_DEPTH} levels")
+    if isinstance(value, str) and (found := FORBIDDEN.search(value.replace("\n", ""))):
+        raise ConfigError(f"{key}: {named(found[0])}")
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in inside:
+        _refuse_control(f"{key}.{name}", item, depth + 1)

@@ -1,0 +1,157 @@
+"""What one entry of a prompt file stands for: its combinations and its seeds; and its check."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from sdapp.config import validate
+from sdapp.errors import ConfigError
+from sdapp.prompts.files import Entry
+from sdapp.prompts.lines import PromptFileError
+from sdapp.prompts.templates import MAX_VARIANTS, TOO_MANY, every, most_choices, parse
+from sdapp.settings import layers
+from sdapp.settings.types import MAX_SEED
+
+# --- combinations -------------------------------------------------------------------------------------------------
+
+
+def expand(entry: Entry) -> Iterator[Entry]:
+    """Every combination of the lists in its fields and of the `{all:a|b}` in its prompt; the last one said turns fastest.
+
+    All have the entry's line, seeds and content, so the same seeds. An expanded entry expands to itself. Raises ConfigError,
+    with its place, for an empty list, broken braces, and more than 100,000 combinations.
+    """
+    values = entry.layer.values
+    axes = dict(_axes(values, entry.layer.origins, ()))
+    if prod(map(len, axes.values())) > MAX_VARIANTS:
+        raise ConfigError(f"{entry.origin}: {TOO_MANY}")
+    for chosen in product(*axes.values()) if axes else ():
+        yield replace(entry, layer=layers.Layer(_with(values, dict(zip(axes, chosen, strict=True))), entry.layer.origins))
+    if not axes:
+        yield entry
+
+
+def _axes(
+    values: Mapping[str, Any], origins: Mapping[str, str], group: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+    """The paths of the fields that have several values, and those values."""
+    for name, value in values.items():
+        path = (*group, name)
+        origin = f"{origins.get('.'.join(path), 'settings')}: {'.'.join(path)}"
+        if isinstance(value, dict):
+            yield from _axes(value, origins, path)
+        elif value == []:
+            raise ConfigError(f"{origin}: an empty list; give at least one value")
+        elif path == ("prompt",):
+            texts = [text for item in (value if isinstance(value, list) else [value]) for text in every(item, origin)]
+            if texts != [value]:
+                yield path, texts
+        elif isinstance(value, list) and not (path == ("guidance_interval",) and _is_pair(value)):
+            yield path, value
+
+
+def _is_pair(value: list[Any]) -> bool:
+    """Whether a list is one interval, and not several."""
+    return all(isinstance(end, int | float) for end in value)
+
+
+def _with(values: Mapping[str, Any], chosen: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    fresh: dict[str, Any] = layers.merge([layers.Layer(dict(values))]).values  # a copy, groups and all
+    for (*groups, last), value in chosen.items():
+        inside: Any = fresh
+        for group in groups:
+            inside = inside[group]
+        inside[last] = value
+    size: dict[str, Any] = fresh.pop("size", {})  # a pair of width and height
+    return fresh | size
+
+
+# --- the check ----------------------------------------------------------------------------------------------------
+
+
+def check(entries: Iterable[Entry], base: Sequence[layers.Layer], folder: Path | None = None) -> Iterator[Entry]:
+    """Expand entries and yield those that can be painted over the settings in `base`, in their order, as a stream.
+
+    `folder` is the prompt file's, for its wildcards. Raises PromptFileError (a ConfigError) at the end, with every error of
+    the entries and of their reading: `file:line: key: what, did you mean`; the first 100, and how many more.
+    """
+    errors = PromptFileError()
+    below = layers.merge(list(base))
+    known: dict[str, int] = {}
+    try:
+        for entry in entries:
+            try:
+                for variant in expand(entry):
+                    faults = list(_faults(variant, below, folder or Path(), known))
+                    if not faults:
+                        yield variant
+                    for fault in faults:
+                        errors.add(entry.line, fault)
+            except ConfigError as exc:
+                errors.add(entry.line, str(exc))
+    except PromptFileError as exc:
+        errors.absorb(exc)
+    if errors.count:
+        raise errors
+
+
+def _faults(entry: Entry, below: layers.Layer, folder: Path, known: dict[str, int]) -> Iterator[str]:
+    merged = layers.merge([below, entry.layer])
+    examinations: tuple[Callable[[], object], ...] = (
+        lambda: _check_kind(entry.layer, below),
+        lambda: validate(merged),
+        lambda: _check_prompt(merged, f"{entry.origin}: prompt", folder, known),
+    )
+    for examine in examinations:
+        try:
+            examine()
+        except ConfigError as exc:
+            yield str(exc)
+
+
+def _check_prompt(merged: layers.Layer, origin: str, folder: Path, known: dict[str, int]) -> None:
+    prompt = merged.values.get("prompt")
+    if prompt is None:
+        raise ConfigError(f"{origin}: there is none; give one in the line or in the config")
+    try:
+        most_choices(parse(prompt) if isinstance(prompt, str) else (), folder, known)
+    except ConfigError as exc:
+        raise ConfigError(f"{merged.origins.get('prompt', origin)}: prompt: {exc}") from exc
+
+
+def _check_kind(layer: layers.Layer, below: layers.Layer) -> None:
+    """An image alone means img2img; where the settings below ask for inpainting, that would drop their mask unsaid."""
+    kinds = [task.get("kind") if isinstance(task := said.values.get("task"), dict) else None for said in (layer, below)]
+    if kinds == ["img2img", "inpaint"] and "task.kind" not in layer.origins:
+        raise ConfigError(f"{layer.origins['task.image']}: task.kind: the config asks for inpaint, the line gives an image "
+                              "and no mask; say img2img, or inpaint with the config's mask")  # fmt: skip
+
+
+# --- seeds --------------------------------------------------------------------------------------------------------
+
+Seeds = Literal["derived", "increment", "same"]
+
+
+def derived_seed(base: int, content: str, copy: int) -> int:
+    """A seed in 0 … 2**32 - 1 that depends on nothing but the base seed, a line's content and the copy's number.
+
+    The first four bytes of a SHA-256, and the copy added modulo 2**32: no two of 2**32 copies have the same seed.
+    """
+    digest = hashlib.sha256(f"{base}\0{content}".encode(errors="surrogatepass")).digest()
+    return (int.from_bytes(digest[:4]) + copy) % 2**32
+
+
+def seed_of(mode: Seeds, base: int, position: int, content: str, copy: int) -> int:
+    """The seed of a picture whose line names none. Raises ConfigError past 2**63 - 1.
+
+    derived: by content and copy; increment: base + position, where position counts the pictures of the file before this
+    one, as A1111 does; same: base + copy, so that every line begins with the base seed. All three count from 0.
+    """
+    seed = {"derived": derived_seed(base, content, copy), "increment": base + position, "same": base + copy}[mode]
+    if seed > MAX_SEED:
+        raise ConfigError(f"seed: {mode} seeds from {base} on go past {MAX_SEED}; give a smaller base seed")
+    return seed

@@ -1,0 +1,1 @@
+"""Settings before they are checked: layers, YAML, types, ranges."""
