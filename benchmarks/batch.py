@@ -32,11 +32,12 @@ from sides import (
     tell_machine,
 )
 
-from sdapp.diffusion.batch_size import in_use, taken
-from sdapp.diffusion.loading import USUAL_BATCH, choose_device, load
+from sdapp.diffusion.devices import choose_device
+from sdapp.diffusion.memory import in_use, taken
 from sdapp.jobs import Job
 from sdapp.models.locate import locate
-from sdapp.outputs.files import Record
+from sdapp.pipelines import USUAL_BATCH, load
+from sdapp.records import Record
 
 UNET, DECODE = 0.803, 2.515  # TFLOP of sd15 at 512x512: a call for one sample, of which a guided step has two; a picture
 

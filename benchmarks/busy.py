@@ -16,9 +16,8 @@ from sides import Settings, batch_size, begin, flags, prompt_file, settings, tel
 from torch.autograd import DeviceType
 from torch.profiler import profile
 
-from sdapp.diffusion.loading import USUAL_BATCH, load
 from sdapp.models.locate import locate
-from sdapp.pipelines import Painter
+from sdapp.pipelines import USUAL_BATCH, Painter, load
 from sdapp.profiling import profiled
 
 BUSY = ("encode", "UNet", "decode")

@@ -14,7 +14,7 @@ import sdapp
 from sdapp.batches.run import Batch
 from sdapp.comparisons.folder import keep_latents
 from sdapp.comparisons.plan import Contest
-from sdapp.diffusion.loading import load
+from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
 
 PROMPT = "a castle on a beach at night"

@@ -28,7 +28,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 import sdapp.cli
 import sdapp.diffusion.loading
 from sdapp.batches.ledger import LEDGER
-from sdapp.outputs.files import read_picture
+from sdapp.metadata.record import read_picture
 
 COLOURS = ("red", "blue", "white", "black", "green")
 THINGS = ("cat", "house", "ship", "tree", "boat")

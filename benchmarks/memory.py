@@ -14,11 +14,12 @@ import torch
 from sides import flags, settings, tell_machine
 
 from sdapp.config import validate
-from sdapp.diffusion.batch_size import taken
-from sdapp.diffusion.loading import load
+from sdapp.diffusion.memory import taken
 from sdapp.jobs import plan
 from sdapp.models.locate import locate
+from sdapp.outputs.encode import encode
 from sdapp.outputs.writer import published, saved
+from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
 
 FIRST = 100
@@ -35,7 +36,7 @@ def main(asked: argparse.Namespace) -> None:
         for done in range(0, asked.jobs, FIRST):  # a prompt of its own each, as in a prompt file
             some = [first.model_copy(update={"prompt": f"a cat {done + i}", "seed": done + i}) for i in range(FIRST)]
             painted = painter.paint(some, asked.batch_size)
-            for result in published(painted, lambda result: result.encoded(output), lambda result: saved(result, output)):
+            for result in published(painted, lambda result: encode(result, output), lambda result: saved(result, output)):
                 assert result.path, result.error
                 assert result.record
                 on_gpu = max(on_gpu, result.record.peak_memory or 0)

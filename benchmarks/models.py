@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sdapp.models.locate import BUILT_IN, POSTCARDS
+from sdapp.models.files import BUILT_IN, POSTCARDS
 
 CACHE = Path(__file__).parents[1] / "build" / "benchmarks"
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}

@@ -10,9 +10,10 @@ from pathlib import Path
 from sides import by_hand, flags, furthest, in_turns, report, rounds, settings, tell_machine
 
 from sdapp.config import Output, validate
-from sdapp.diffusion.loading import load
 from sdapp.jobs import Job, plan
 from sdapp.models.locate import locate
+from sdapp.outputs.writer import save
+from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
 
 
@@ -27,7 +28,7 @@ def main(asked: argparse.Namespace) -> None:
 
     def ours(folder: Path) -> None:
         for result in painter.paint([job(folder)]):
-            result.save(Output(dir=str(folder), name="{id}"))
+            save(result, Output(dir=str(folder), name="{id}"))
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)

@@ -15,9 +15,10 @@ from sides import Side, in_turns, report, rounds, tell_machine
 
 from sdapp.config import Output, validate
 from sdapp.jobs import Job, plan
+from sdapp.metadata.record import SUFFIXES
 from sdapp.models.locate import locate
-from sdapp.outputs.files import SUFFIXES, Record, Result
 from sdapp.outputs.writer import saved
+from sdapp.records import Record, Result
 from sdapp.settings.layers import Layer
 
 

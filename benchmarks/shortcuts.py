@@ -16,11 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdapp.comparisons.metrics import psnr, ssim
 from sdapp.config import validate
-from sdapp.diffusion.loading import load, quiet
+from sdapp.diffusion.loading import quiet
 from sdapp.jobs import Job, plan
 from sdapp.models.vae import located
-from sdapp.outputs.files import Result
-from sdapp.pipelines import Painter
+from sdapp.pipelines import Painter, load
+from sdapp.records import Result
 from sdapp.settings.layers import Layer
 
 PROMPTS = (

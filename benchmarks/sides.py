@@ -22,10 +22,11 @@ from PIL import Image
 from sdapp import schedulers
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import Batch
-from sdapp.diffusion.loading import DTYPES, choose_device, choose_dtype, quiet
+from sdapp.diffusion.devices import DTYPES, choose_device, choose_dtype
+from sdapp.diffusion.loading import quiet
 from sdapp.diffusion.noise import drawn_in_float32
 from sdapp.jobs import Job
-from sdapp.models.locate import BUILT_IN
+from sdapp.models.files import BUILT_IN
 from sdapp.settings.layers import Layer
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")

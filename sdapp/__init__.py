@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from sdapp.comparisons.cells import Comparison
     from sdapp.config import RunConfig
     from sdapp.models.locate import Model
-    from sdapp.outputs.files import Result
     from sdapp.pipelines import Painter
-    from sdapp.prompts.variants import Seeds
+    from sdapp.prompts.seeds import Seeds
+    from sdapp.records import Result
 
 __all__ = ["compare", "paint", "paint_file"]
 __version__ = "0.1.0"
@@ -41,7 +41,8 @@ def paint_file(
     Checks the whole file and loads the model before it returns; then each turn of the loop paints, and `result.path` is where
     the picture was published. Raises SdappError.
     """
-    from sdapp.batches.prompt_file import PromptFile, Shard
+    from sdapp.batches.items import Shard
+    from sdapp.batches.prompt_file import PromptFile
     from sdapp.batches.run import Batch
     from sdapp.settings.layers import Layer
 
@@ -96,7 +97,8 @@ def _load(model: "Model", config: "RunConfig", unet_calls: int = 0) -> "Painter"
     from sdapp.diffusion.startup import importing
 
     with importing(model):
-        from sdapp.diffusion.loading import load, quiet  # only now torch and diffusers
+        from sdapp.diffusion.loading import quiet
+        from sdapp.pipelines import load  # only now torch and diffusers
 
     quiet(verbose=False)
     return load(model, config, unet_calls)

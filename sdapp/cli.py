@@ -11,12 +11,13 @@ from sdapp import __version__
 from sdapp.commands.batch import batch
 from sdapp.commands.compare import compare, report_again
 from sdapp.commands.config import config_app
+from sdapp.commands.generate import paint
 from sdapp.commands.options import Prompt, Strength, with_flags
 from sdapp.commands.replay import replay
-from sdapp.commands.running import paint
-from sdapp.commands.terminal import Commands, explain_scheduler, scheduler_table
+from sdapp.commands.schedulers import explain_scheduler, scheduler_table
+from sdapp.commands.terminal import Commands
 from sdapp.diffusion.startup import leave
-from sdapp.outputs.files import read_picture
+from sdapp.metadata.record import read_picture
 from sdapp.settings.layers import Layer, override
 
 EXIT_CODES = (

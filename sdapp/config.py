@@ -1,18 +1,16 @@
 """What a run is asked to do: every setting, its bounds, and the errors that name the place."""
 
 import re
-import reprlib
-from collections.abc import Sequence
-from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from sdapp import schedulers
 from sdapp.errors import ConfigError
 from sdapp.scheduler_table import Option
 from sdapp.settings import layers, ranges
 from sdapp.settings.grid import Grid
+from sdapp.settings.messages import _at, _explain, _origin
 from sdapp.settings.types import MAX_SEED, FilePath, Frozen, Text
 
 Strength = Annotated[
@@ -199,7 +197,7 @@ def validate(merged: layers.Layer) -> RunConfig:
     try:
         config = RunConfig.model_validate(merged.values)
     except ValidationError as exc:
-        raise ConfigError("\n".join(dict.fromkeys(_explain(error, merged) for error in exc.errors()))) from None
+        raise ConfigError("\n".join(dict.fromkeys(_explain(error, merged, RunConfig) for error in exc.errors()))) from None
     errors = []
     for key, message in _cross_checks(config):
         rest = message.removeprefix(f"{key}: ")  # of some, the message names two keys
@@ -234,53 +232,3 @@ def nearest_sizes(pixels: int) -> str:
     """The multiples of 8 around a number of pixels, in words."""
     below = pixels // 8 * 8
     return f"{below} and {below + 8}" if below else "8"
-
-
-def _explain(error: Any, merged: layers.Layer) -> str:
-    path = [str(part) for part in error["loc"]]
-    if path[0] == "task":
-        path = [part for part in path if part not in ("txt2img", "img2img", "inpaint")]
-    message = error["msg"][0].lower() + error["msg"][1:]
-    match error["type"]:
-        case "extra_forbidden":
-            fields = _fields(path[:-1], merged)
-            near = get_close_matches(path[-1], fields, n=1)
-            path[-1] = path[-1] if path[-1].isprintable() else repr(path[-1])
-            message = f"unknown key{f', did you mean {near[0]!r}?' if near else ''}; allowed here: {', '.join(fields)}"
-        case "missing":
-            message = "is required here"
-        case "union_tag_not_found":
-            path, message = ["task", "kind"], "is required here: txt2img, img2img or inpaint"
-        case "value_error":
-            message = error["msg"].removeprefix("Value error, ")
-        case "string_pattern_mismatch":  # there is one pattern
-            message = f"should be auto, cpu, cuda, cuda:N or mps, not {reprlib.repr(error['input'])}"
-        case _ if path[0] == "batch_size":
-            path, message = path[:1], f"should be a number from 1 to 256, or auto, not {reprlib.repr(error['input'])}"
-        case _ if path[:2] == ["scheduler", "options"] and len(path) > 2:
-            path, message = path[:3], "should be text, a number, true, false or null"
-        case _:
-            message += f", not {reprlib.repr(error['input'])}"
-    dotted = ".".join(path) or "config"
-    return _at(dotted, message, merged)
-
-
-def _at(dotted: str, message: str, merged: layers.Layer) -> str:
-    """`origin: key: message`; where the origin is a flag of that name, it says the key already."""
-    origin = _origin(dotted, merged)
-    is_said = origin == f"--{dotted.rpartition('.')[2].replace('_', '-')}" or origin.startswith(f"--set {dotted}=")
-    return f"{origin}: {message}" if is_said else f"{origin}: {dotted}: {message}"
-
-
-def _fields(path: Sequence[str], merged: layers.Layer) -> list[str]:
-    models: dict[str, type[BaseModel]] = {"scheduler": SchedulerChoice, "memory": Memory, "output": Output, "compare": Grid}
-    tasks: dict[str, type[BaseModel]] = {"txt2img": Txt2Img, "img2img": Img2Img, "inpaint": Inpaint}
-    if path == ["task"]:
-        return list(tasks[merged.values["task"].get("kind", "txt2img")].model_fields)
-    return list(models[path[0]].model_fields) if path else ["extends", *RunConfig.model_fields]
-
-
-def _origin(dotted: str, merged: layers.Layer) -> str:
-    while dotted and dotted not in merged.origins:
-        dotted = dotted.rpartition(".")[0]
-    return merged.origins.get(dotted, "settings")

@@ -2,18 +2,15 @@
 
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 from sdapp import images
 from sdapp.config import WHOLE, Inpaint, Memory, RunConfig, SchedulerChoice, Task, Txt2Img
-from sdapp.errors import ConfigError, InputError
-from sdapp.models.locate import BUILT_IN, Model, check_task
-from sdapp.settings import layers
+from sdapp.errors import ConfigError
+from sdapp.models.locate import Model, check_task
 from sdapp.settings.types import Frozen
 
 # The record of a JPEG has 65,504 bytes. A byte of a prompt takes up to 12.1 of them: 6 in the job (a control character in
@@ -137,49 +134,3 @@ def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict
 
 
 # --- jobs inside pictures -----------------------------------------------------------------------------------------
-
-
-def to_portable(job: Job, folder: Path) -> dict[str, Any]:
-    """The job as plain data, with paths relative to the folder that the picture goes to."""
-
-    def beside(path: str) -> str:
-        try:
-            return f"./{Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()}"
-        except ValueError:  # another drive of a Windows machine
-            return Path(path).resolve().as_posix()
-
-    content = job.model_dump(mode="json")
-    content["task"] |= {key: beside(content["task"][key]) for key in job.inputs}
-    if Path(job.model).exists() and job.model != BUILT_IN:
-        content["model"] = beside(job.model)
-    if job.vae is not None and Path(job.vae).exists():
-        content["vae"] = beside(job.vae)
-    return content
-
-
-def to_layer(content: Mapping[str, Any], picture: Path) -> layers.Layer:
-    """The job inside a picture as a layer of settings. Raises InputError if an input file is not what it was."""
-    values = UNSAID | {key: value for key, value in content.items() if key != "inputs"} | {"count": 1}
-    task, inputs = content.get("task", {}), content.get("inputs", {})
-    if not (isinstance(task, dict) and isinstance(inputs, dict) and all(isinstance(task.get(key), str) for key in inputs)):
-        raise InputError(f"{picture}: its record is broken: task and inputs do not fit together")
-    if strange := sorted(content.keys() - Job.model_fields.keys()):
-        raise InputError(f"{picture}: its record is broken: a job has no {', '.join(map(repr, strange))}")
-    values["task"] = task | {key: str(picture.parent / task[key]) for key in inputs}
-    for key, digest in inputs.items():
-        path = values["task"][key]
-        if images.read_bytes(path, f"{picture}: task.{key}")[1] != digest:
-            raise InputError(f"{picture}: task.{key}: {path} is not the file that this picture was painted from")
-    for key in layers.MODEL_KEYS:
-        if str(values.get(key, "")).startswith("."):
-            values[key] = layers.anchor(values[key], picture.parent)
-    return layers.Layer(values, {dotted: str(picture) for dotted in dotted_keys(values)})
-
-
-def dotted_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The keys of nested values, as `task.image`."""
-    found = []
-    for key, value in values.items():
-        found.append(f"{prefix}{key}")
-        found += dotted_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else []
-    return found

@@ -9,17 +9,26 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import groupby
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
+from diffusers import (
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
 from sdapp import __version__, schedulers
-from sdapp.config import BatchSize, Memory
-from sdapp.diffusion.batch_size import BatchSizes, in_use, is_shortage, taken
+from sdapp.config import BatchSize, Memory, RunConfig
+from sdapp.diffusion.batch_size import BatchSizes
 from sdapp.diffusion.decode import decode
+from sdapp.diffusion.devices import choose_device, choose_dtype
+from sdapp.diffusion.loading import BROKEN, WITHOUT_CHECKER, _load_vae
+from sdapp.diffusion.memory import in_use, is_shortage, taken
 from sdapp.diffusion.noise import drawn_in_float32
 from sdapp.diffusion.shortcuts import shortened
 from sdapp.diffusion.task_inputs import arguments, finish, prepare
@@ -27,9 +36,10 @@ from sdapp.diffusion.text_encoder import Text
 from sdapp.diffusion.unet import Denoiser
 from sdapp.errors import ConfigError, InputError, SdappError, UnavailableError
 from sdapp.jobs import Job
-from sdapp.outputs.files import Record, Result
+from sdapp.models.locate import Model
 from sdapp.profiling import timed
 from sdapp.prompts.tokens import cut_by
+from sdapp.records import Record, Result
 
 VERSIONED = ("diffusers", "transformers", "torch")
 OnStep = Callable[[int, int, int, int], None]  # index of the first picture, pictures in the batch, step, of how many
@@ -260,3 +270,60 @@ def _reporter(on_step: OnStep | None, index: int, pictures: int) -> Callable[...
         return tensors
 
     return report
+
+
+REPAID = 7_500  # calls of the UNet: a minute of compiling, and 8 ms that each is faster then (published, not measured here)
+SETTLED = 200  # calls after which a size of batches is not one that `batch_size: auto` only tries
+USUAL_BATCH = 8
+
+
+def load(model: Model, config: RunConfig, unet_calls: int = 0) -> Painter:
+    """Load the weights, straight in the dtype asked for; `unet_calls` are those that all pictures to be painted need.
+
+    Raises UnavailableError, ConfigError.
+    """
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.dtype, device)
+    if config.memory.offload != "none" and device.type == "cpu":
+        raise ConfigError("memory.offload: there is nothing to offload from on a CPU; leave it at none")
+    own = _load_vae(model, dtype)
+    try:
+        if model.is_file:
+            pipe = StableDiffusionPipeline.from_single_file(str(model.path), dtype=dtype, **WITHOUT_CHECKER, **own)
+        else:
+            pipe = StableDiffusionPipeline.from_pretrained(
+                model.path,
+                dtype=dtype,
+                variant=model.variant(),
+                use_safetensors=True,
+                local_files_only=True,
+                **WITHOUT_CHECKER,
+                **own,
+            )
+    except LocalEntryNotFoundError as exc:
+        raise UnavailableError(
+            f"model: {model.path}: the configuration that belongs to a single file comes from the Hub, once, and it cannot be "
+            "reached; run it once with a network"
+        ) from exc
+    except BROKEN as exc:
+        reason = " ".join(str(exc).split())[:300]
+        raise UnavailableError(f"model: {model.path} cannot be loaded: {type(exc).__name__}: {reason}") from exc
+    if pipe.tokenizer.model_max_length > 100_000:  # transformers' word for a tokenizer without files
+        raise UnavailableError(f"model: {model.path}: its tokenizer cannot be read; download the model again")
+    if pipe.unet.config.addition_embed_type is not None:
+        raise UnavailableError(f"model: {model.path} is no Stable Diffusion 1.x or 2.x; sdapp paints with those alone")
+    if config.channels_last == "on" or (config.channels_last == "auto" and device.type == "cuda"):
+        for part in (pipe.unet, pipe.vae):
+            part.to(memory_format=torch.channels_last)
+    painter = Painter(pipe, device, config.memory)
+    if config.compile == "on" or (config.compile == "auto" and _repays(config, device, unet_calls)):
+        # What it learned from a batch that was compiled for it would mislead the search for a size.
+        painter.denoiser.compile(after=0 if config.compile == "on" and config.batch_size != "auto" else SETTLED)
+    return painter
+
+
+def _repays(config: RunConfig, device: torch.device, unet_calls: int) -> bool:
+    """Whether a run is long enough for compiling the UNet, on the hardware where that is known to help."""
+    at_a_time = USUAL_BATCH if config.batch_size == "auto" else config.batch_size
+    is_possible = device.type == "cuda" and config.memory.offload == "none" and find_spec("triton") is not None
+    return is_possible and unet_calls / at_a_time >= REPAID

@@ -11,9 +11,11 @@ from sdapp import images
 from sdapp.config import RunConfig, validate
 from sdapp.errors import InputError, SdappError, gathered
 from sdapp.jobs import Job, plan
+from sdapp.metadata.read import read_settings
+from sdapp.metadata.record import read_header
 from sdapp.models.locate import Model
 from sdapp.models.vae import located
-from sdapp.outputs.files import Record, Result, read_header, read_settings
+from sdapp.records import Record, Result
 from sdapp.settings.layers import Layer, merge
 
 TOLERANCE = 2  # of 255; what another batch size may change

@@ -13,7 +13,7 @@ from sd_parsers import ParserManager
 from typer.testing import CliRunner, Result
 
 from sdapp.errors import InputError
-from sdapp.outputs.files import SUFFIXES, read_header
+from sdapp.metadata.record import SUFFIXES, read_header
 
 # Read when torch and huggingface_hub are imported: no test may reach a model hub, nor find a GPU that it did not ask for.
 os.environ["HF_HUB_OFFLINE"] = "1"

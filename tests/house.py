@@ -32,9 +32,9 @@ INSIDE = {
     "metadata": (
         "read", "comfyui", "infotext", "named", "carry", "samplers", "record", "containers",
     ),
-    "prompts": ("files", "txt", "columns", "variants", "templates", "lines", "seeds", "tokens"),
-    "models": ("locate", "hub", "vae", "families", "files"),
-    "settings": ("grid", "files", "layers", "messages", "ranges", "types"),
+    "prompts": ("variants", "files", "txt", "columns", "templates", "lines", "seeds", "tokens"),
+    "models": ("vae", "locate", "hub", "families", "files"),
+    "settings": ("grid", "messages", "files", "layers", "ranges", "types"),
 }  # fmt: skip
 WIDTH = 110
 TABLES = ("scheduler_table.py", "samplers.py")

@@ -18,11 +18,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sdapp.config import validate
-from sdapp.diffusion.loading import load
 from sdapp.errors import SdappError
 from sdapp.jobs import plan
+from sdapp.metadata.read import read_settings
+from sdapp.metadata.record import read_header
 from sdapp.models.vae import WEIGHTS, located
-from sdapp.outputs.files import Result, read_header, read_settings
+from sdapp.pipelines import load
+from sdapp.records import Result
 from sdapp.settings.layers import Layer
 
 HEADER = {"decoder.conv_in.weight": (8, 4, 3, 3), "encoder.down.0.block.0.conv1.weight": (8, 8, 3, 3)}

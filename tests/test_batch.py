@@ -26,7 +26,8 @@ from sdapp.batches.ledger import LEDGER
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import Batch, Keep
 from sdapp.errors import ConfigError
-from sdapp.outputs.files import read_picture, this_host
+from sdapp.metadata.record import read_picture
+from sdapp.outputs.files import this_host
 from sdapp.pipelines import Painter
 from sdapp.prompts.templates import choose
 from sdapp.settings.layers import Layer
@@ -301,7 +302,7 @@ def test_a_signal_ends_a_batch_at_the_next_step_and_says_what_is_left(number: in
 
 
 def open_batch(lines: list[str], keep: Keep | None = None, **settings: Any) -> tuple[Batch, Painter]:
-    from sdapp.diffusion.loading import load
+    from sdapp.pipelines import load
 
     prompts = PromptFile.open(write(lines), [Layer({"steps": 2, "seed": 7, "output": {"dir": "night"}} | settings)])
     night = Batch(prompts.orders, prompts.config, keep=keep)

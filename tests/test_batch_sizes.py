@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from sdapp.config import validate
-from sdapp.diffusion.batch_size import MOST, BatchSizes, in_use, is_shortage
+from sdapp.diffusion.batch_size import MOST, BatchSizes
+from sdapp.diffusion.memory import in_use, is_shortage
 from sdapp.jobs import Job, plan
 from sdapp.models.locate import locate
 from sdapp.settings.layers import Layer

@@ -14,6 +14,7 @@ from comparisons import HOSTILE, make
 from PIL import Image
 
 from sdapp.comparisons import cells as results
+from sdapp.comparisons import statistics
 from sdapp.comparisons.report import report
 
 FLAGS = (
@@ -205,7 +206,7 @@ def test_the_wheel_keeps_what_is_under_the_pointer(page: Any) -> None:
 
 def test_keys_alone_reach_everything(page: Any, folder: Path) -> None:
     comparison = results.read(folder)
-    order = results.rank(comparison, 10)
+    order = statistics.rank(comparison, 10)
     page.keyboard.press("ArrowDown")  # enters the grid
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
@@ -265,7 +266,7 @@ def test_sorting_by_another_column(page: Any, folder: Path) -> None:
     comparison = results.read(folder)
     for number, column in enumerate(comparison.columns):
         page.locator("thead .sort").nth(number).click()
-        assert tuple(page.locator("tbody .name").all_inner_texts()) == results.rank(comparison, column)
+        assert tuple(page.locator("tbody .name").all_inner_texts()) == statistics.rank(comparison, column)
         assert page.locator("th[aria-sort]").inner_text() == f"{column:g}"
 
 

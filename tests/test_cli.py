@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from typer.testing import Result
 
-from sdapp.commands.doctor import lacks_bfloat16
+from sdapp.diffusion.devices import lacks_bfloat16
 from sdapp.errors import ConfigError
 from sdapp.scheduler_table import TABLE
 

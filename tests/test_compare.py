@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 import sdapp as api
 from sdapp.cli import app
-from sdapp.comparisons import analytic
+from sdapp.comparisons import analytic, statistics
 from sdapp.comparisons import cells as results
 from sdapp.comparisons.cells import Cell, Comparison
 from sdapp.comparisons.measure import measure
@@ -93,10 +93,12 @@ def test_unet_calls_are_those_that_were_counted(folder: Path) -> None:
 
 def test_errors_fall_as_steps_grow_until_the_band(folder: Path) -> None:
     found = results.read(folder)
-    band = results.band(found)
+    band = statistics.band(found)
     assert band
     for name in STEADY:
-        errors = [item.solver_error.median for item in results.summarise(found) if item.scheduler == name and item.solver_error]
+        errors = [
+            item.solver_error.median for item in statistics.summarise(found) if item.scheduler == name and item.solver_error
+        ]
         at_5, at_10, at_20 = errors  # with guidance, errors at 5 and 10 calls are as large as the picture, and may rise
         assert at_20 < band or at_20 < min(at_5, at_10), (name, errors)
 
@@ -111,14 +113,14 @@ def test_every_deterministic_scheduler_falls_on_the_truth_bench() -> None:
 
 
 def test_dpm_solver_is_nearer_than_ddim_at_20_calls(folder: Path) -> None:
-    ranked = results.rank(results.read(folder), 20)
+    ranked = statistics.rank(results.read(folder), 20)
     assert ranked.index("dpm++2m-karras") < ranked.index("dpm++2m") < ranked.index("ddim")
     assert ranked[-1] == "euler-a"
 
 
 def test_stochastic_schedulers_have_pictures_and_times_but_no_error(folder: Path) -> None:
     found = results.read(folder)
-    assert results.stochastic(found) == {"euler-a"}
+    assert statistics.stochastic(found) == {"euler-a"}
     for cell in found.cells:
         assert (cell.solver_error is None) == (cell.scheduler == "euler-a")
         assert cell.psnr is not None
@@ -162,7 +164,7 @@ def test_python_gives_the_same_results_and_paints_nothing_again(copy: Path) -> N
     found = api.compare(PROMPT, out=copy, references=["dpm++2m-karras@40", "heun@20"], **settings)
     assert pictures(copy) == before
     assert found == results.read(copy)
-    assert results.rank(found, 20)[0] == "dpm++2m-karras"
+    assert statistics.rank(found, 20)[0] == "dpm++2m-karras"
 
 
 # --- again, and in part -------------------------------------------------------------------------------------------

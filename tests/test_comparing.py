@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sdapp.comparisons import cells as results
+from sdapp.comparisons import statistics
 from sdapp.comparisons.cells import Cell
 from sdapp.comparisons.plan import Contest
 from sdapp.errors import ConfigError, InputError
@@ -99,7 +99,7 @@ def test_a_cell_that_is_its_own_reference_is_painted_once() -> None:
 
 def test_eta_makes_a_scheduler_stochastic() -> None:
     found = contest({"eta": 0.5}, schedulers=["ddim", "tcd"], references=["ddim@40", "ddim-trailing@40"])
-    assert results.stochastic(found.comparison) == {"ddim", "tcd"}
+    assert statistics.stochastic(found.comparison) == {"ddim", "tcd"}
     assert [order.job.eta for order in found.orders()] == [0.5, 0.5, None, None]
 
 

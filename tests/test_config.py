@@ -12,7 +12,8 @@ from sdapp import config
 from sdapp.commands.config_text import json_schema, show
 from sdapp.config import RunConfig, validate
 from sdapp.errors import ConfigError
-from sdapp.settings.layers import Layer, merge, parse_override, parse_yaml, read_config_file
+from sdapp.settings.files import parse_override, parse_yaml, read_config_file
+from sdapp.settings.layers import Layer, merge
 from sdapp.settings.types import MAX_SEED
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from sdapp.config import validate
-from sdapp.diffusion.loading import load
 from sdapp.errors import ConfigError
 from sdapp.jobs import plan
 from sdapp.models.locate import locate
-from sdapp.outputs.files import Result
-from sdapp.pipelines import Painter
+from sdapp.pipelines import Painter, load
+from sdapp.records import Result
 from sdapp.settings.layers import Layer
 
 Tiny = Callable[..., Path]

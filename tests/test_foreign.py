@@ -8,7 +8,7 @@ from PIL import Image
 
 from sdapp.config import RunConfig
 from sdapp.errors import InputError
-from sdapp.metadata import carry, comfyui
+from sdapp.metadata import comfyui, named, read
 
 NO_PICTURE = "task.image: not inside the picture"
 NO_MASK = "task.mask: not inside the picture"
@@ -76,7 +76,7 @@ LEFT_OF_GRAPH = [
 
 
 def comfy(changes: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    found = comfyui.read_foreign({"prompt": json.dumps(GRAPH | changes)}, None)
+    found = read.read_foreign({"prompt": json.dumps(GRAPH | changes)}, None)
     assert found
     assert found[0] == "ComfyUI"
     return found[1:]
@@ -104,7 +104,7 @@ def comfy(changes: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def test_the_tool_is_recognised_and_its_settings_are_carried_over(
     info: dict[str, Any], comment: str | None, tool: str, found: dict[str, Any], left: list[str]
 ) -> None:
-    assert comfyui.read_foreign(info, comment) == (tool, found, left)
+    assert read.read_foreign(info, comment) == (tool, found, left)
     RunConfig.model_validate(found)
 
 
@@ -113,7 +113,7 @@ def test_the_tool_is_recognised_and_its_settings_are_carried_over(
     [("v1.10.1", "A1111"), ("f2.0.1v1.10.1-previous-669", "Forge"), ("sdapp 0.1.0", "sdapp"), ("ComfyUI", "ComfyUI")],
 )
 def test_the_version_tells_the_tool(version: str, tool: str) -> None:
-    found = comfyui.read_foreign({}, f"x\nSteps: 2, Seed: 1, Version: {version}")
+    found = read.read_foreign({}, f"x\nSteps: 2, Seed: 1, Version: {version}")
     assert found is not None
     assert found[0] == tool
 
@@ -129,20 +129,20 @@ def test_the_version_tells_the_tool(version: str, tool: str) -> None:
     ],
 )
 def test_a_picture_of_no_tool_is_none(info: dict[str, Any], comment: str | None) -> None:
-    assert comfyui.read_foreign(info, comment) is None
+    assert read.read_foreign(info, comment) is None
 
 
 def test_exif_wins_over_png_text_and_infotext_over_a_graph() -> None:
     info = {"parameters": "x\nSteps: 2, Seed: 1, RNG: CPU", "prompt": json.dumps(GRAPH)}
-    assert comfyui.read_foreign(info, None) == ("A1111", {"prompt": "x", "steps": 2, "seed": 1}, [])
-    found = comfyui.read_foreign(info, "y\nSteps: 3, Seed: 4, RNG: CPU")
+    assert read.read_foreign(info, None) == ("A1111", {"prompt": "x", "steps": 2, "seed": 1}, [])
+    found = read.read_foreign(info, "y\nSteps: 3, Seed: 4, RNG: CPU")
     assert found == ("A1111", {"prompt": "y", "steps": 3, "seed": 4}, [])
 
 
 def test_a_graph_is_found_in_the_exif_of_a_webp() -> None:
     exif = Image.Exif()
     exif[0x0110] = "prompt:" + json.dumps(GRAPH)
-    found = comfyui.read_foreign({"exif": exif.tobytes()}, None)
+    found = read.read_foreign({"exif": exif.tobytes()}, None)
     assert found == ("ComfyUI", OF_GRAPH, LEFT_OF_GRAPH)
 
 
@@ -204,7 +204,7 @@ def test_unipc_of_comfyui_has_its_own_order() -> None:
 
 def test_a_painting_over_another_in_invokeai_needs_its_picture() -> None:
     data = INVOKE | {"generation_mode": "sdxl_img2img", "strength": 0.6, "init_image": "abc.png", "rand_device": "cuda"}
-    found = comfyui.read_foreign({"invokeai_metadata": json.dumps(data)}, None)
+    found = read.read_foreign({"invokeai_metadata": json.dumps(data)}, None)
     assert found
     assert found[1]["task"] == {"kind": "img2img", "strength": 0.6}
     assert {NO_PICTURE, "init_image: abc.png", "rand_device: cuda"} <= set(found[2])
@@ -216,7 +216,7 @@ def test_a_painting_over_another_in_invokeai_needs_its_picture() -> None:
     "dpmpp_2m_sde_k", "dpmpp_3m", "dpmpp_3m_k", "dpmpp_sde", "dpmpp_sde_k", "unipc", "unipc_k", "lcm", "tcd",
 ])  # fmt: skip
 def test_every_scheduler_of_invokeai_is_understood(name: str) -> None:
-    found = comfyui.read_foreign({"invokeai_metadata": json.dumps({"scheduler": name})}, None)
+    found = read.read_foreign({"invokeai_metadata": json.dumps({"scheduler": name})}, None)
     assert found
     assert found[1]["scheduler"]["name"].endswith("-karras") == name.endswith("_k")
     assert found[2] == []
@@ -243,14 +243,14 @@ DEEP = "[" * 100_000
 )
 def test_what_is_broken_is_refused_in_words(info: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"broken|too deep|at most 4,000,000"):
-        comfyui.read_foreign(info, None)
+        read.read_foreign(info, None)
 
 
 @pytest.mark.parametrize("depth", [200, 500, 900])
 def test_what_is_deep_but_readable_is_named_in_short(depth: int) -> None:
     text = '{"loras": ' + "[" * depth + "]" * depth + ', "model": ' + '{"name": ' * depth + "1" + "}" * depth + "}"
     try:
-        found = comfyui.read_foreign({"invokeai_metadata": text}, None)
+        found = read.read_foreign({"invokeai_metadata": text}, None)
     except InputError:
         return
     assert found
@@ -262,7 +262,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6,
 )  # fmt: skip
 LINKS = JSON | st.tuples(st.sampled_from(list(GRAPH)), st.just(0)).map(list)
-KINDS = st.sampled_from([*carry.NODES, "KSampler", "LoraLoader", "ConditioningZeroOut"])
+KINDS = st.sampled_from([*comfyui.NODES, "KSampler", "LoraLoader", "ConditioningZeroOut"])
 INPUTS = [
     *GRAPH["3"]["inputs"], "text", "clip", "value", "samples", "stop_at_clip_layer", "width", "height", "batch_size",
 ]  # fmt: skip
@@ -271,7 +271,7 @@ NODES = st.fixed_dictionaries(
 )
 GRAPHS = st.dictionaries(st.sampled_from(list(GRAPH)), NODES | JSON, max_size=6)
 WORDS = st.sampled_from(
-    [*carry.NAMES, *INVOKE, "Sampler", "Schedule type", "Size", "Clip skip", "Denoising strength", "Scheduler options",
+    [*named.NAMES, *INVOKE, "Sampler", "Schedule type", "Size", "Clip skip", "Denoising strength", "Scheduler options",
      "Version", "Mask blur", "Inpaint area", "Masked area padding", "RNG", "Model", "Emphasis", "strength", "sampler"]
 )  # fmt: skip
 TEXTS = st.text(max_size=40) | st.lists(
@@ -286,14 +286,14 @@ KEYS = ["parameters", "prompt", "invokeai_metadata", "comment", "xmp", "exif", "
 @given(info=st.dictionaries(st.sampled_from(KEYS), CONTENT | JSON, max_size=4), comment=st.none() | TEXTS)
 def test_no_content_breaks_the_reader(info: dict[str, Any], comment: str | None) -> None:
     try:
-        found = comfyui.read_foreign(info, comment)
+        found = read.read_foreign(info, comment)
     except InputError:
         return
     if found:
-        tool, read, left = found
+        tool, values, left = found
         assert tool
         assert all(text.isprintable() for text in left)
         files = {"image": "a", "mask": "b"}
-        task = read.pop("task", {"kind": "txt2img"})
+        task = values.pop("task", {"kind": "txt2img"})
         kept = {"txt2img": {}, "img2img": {"image": "a"}, "inpaint": files}[task["kind"]]
-        RunConfig.model_validate(read | {"task": task | kept})
+        RunConfig.model_validate(values | {"task": task | kept})

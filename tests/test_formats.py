@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 from typer.testing import Result as Run
 
-from sdapp.batches.ledger import Past
+from sdapp.batches.finished import Past
 from sdapp.config import Memory, Output, SchedulerChoice, Txt2Img
 from sdapp.errors import ConfigError, InputError
 from sdapp.images import is_lossy
 from sdapp.jobs import MAX_JPEG_PROMPTS, Job
-from sdapp.metadata import infotext
-from sdapp.outputs.files import SUFFIXES, Record, Result, read_header, read_picture, read_settings
+from sdapp.metadata import containers
+from sdapp.metadata.read import read_settings
+from sdapp.metadata.record import SUFFIXES, read_header, read_picture
+from sdapp.outputs.writer import save
+from sdapp.records import Record, Result
 
 Sdapp = Callable[..., Run]
 RECORD = Record("0" * 12, "DDIMScheduler", {"steps_offset": 1}, "cpu", "float32", 20, 1, 0.5, "2026-01-01T00:00:00+00:00", {})
@@ -44,7 +47,7 @@ def job(**changes: Any) -> Job:
 def save(folder: Path, format: str, quality: int = 95, **changes: Any) -> Path:
     painted = job(**changes)
     output = Output(dir=str(folder), name="a", format=format, quality=quality)  # type: ignore[arg-type]
-    return Result(painted, 0, replace(RECORD, job_id=painted.id), NOISE).save(output)
+    return save(Result(painted, 0, replace(RECORD, job_id=painted.id), NOISE), output)
 
 
 # --- the record ---------------------------------------------------------------------------------------------------
@@ -67,15 +70,15 @@ def test_the_job_and_the_record_come_back_and_no_prompt_turns_the_picture(prompt
 
 @given(text=st.recursive(st.text() | st.sampled_from(HOSTILE), lambda inner: st.lists(inner, max_size=3)))
 def test_any_record_comes_back_out_of_a_packet_that_is_xml(text: Any) -> None:
-    packet = infotext.xmp("txt2img", json.dumps(text)).encode()
-    assert json.loads(infotext.record_in(packet) or "") == text
+    packet = containers.xmp("txt2img", json.dumps(text)).encode()
+    assert json.loads(containers.record_in(packet) or "") == text
     [record] = ET.fromstring(packet).iter("{urn:sdapp:}record")
     assert json.loads(record.text or "") == text
 
 
 @pytest.mark.parametrize("packet", [None, "text", b"", b"<sdapp:record>", b"<sdapp:record", b"<sdapp:records>1</sdapp:record>"])
 def test_what_holds_no_record_gives_none(packet: object) -> None:
-    assert infotext.record_in(packet) is None
+    assert containers.record_in(packet) is None
 
 
 @pytest.mark.parametrize("format", ["jpeg", "webp"])
@@ -172,9 +175,9 @@ def test_a_record_that_a_jpeg_has_no_room_for_is_told(tmp_path: Path) -> None:
     record = replace(RECORD, scheduler_config={"trained_betas": [0.00085] * 8000})
     result = Result(job(), 0, record, NOISE)
     with pytest.raises(ConfigError, match="does not fit into a JPEG; use png or webp"):
-        result.save(Output(dir=str(tmp_path), format="jpeg"))
+        save(result, Output(dir=str(tmp_path), format="jpeg"))
     assert list(tmp_path.iterdir()) == []
-    assert len(read_picture(result.save(Output(dir=str(tmp_path), format="webp")))["record"]["scheduler_config"]) == 1
+    assert len(read_picture(save(result, Output(dir=str(tmp_path), format="webp")))["record"]["scheduler_config"]) == 1
 
 
 # --- the command line ---------------------------------------------------------------------------------------------

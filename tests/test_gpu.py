@@ -16,8 +16,8 @@ import torch
 from sdapp.config import Memory, validate
 from sdapp.jobs import plan
 from sdapp.models.locate import locate
-from sdapp.outputs.files import Result
 from sdapp.pipelines import Painter
+from sdapp.records import Result
 from sdapp.scheduler_table import TABLE
 from sdapp.settings.layers import Layer
 
@@ -42,7 +42,7 @@ def tasks(house: Path, mask: Path) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def make() -> Make:
     """A painter on the GPU for a dtype, loaded once."""
-    from sdapp.diffusion.loading import load
+    from sdapp.pipelines import load
 
     made: dict[str, Painter] = {}
 

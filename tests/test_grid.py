@@ -9,8 +9,9 @@ from typer.testing import Result
 
 from sdapp.config import validate
 from sdapp.errors import ConfigError
+from sdapp.settings.files import parse_yaml
 from sdapp.settings.grid import Grid
-from sdapp.settings.layers import Layer, parse_yaml
+from sdapp.settings.layers import Layer
 
 Run = Callable[..., Result]
 

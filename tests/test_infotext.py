@@ -14,7 +14,7 @@ from sdapp import images, schedulers
 from sdapp.config import Img2Img, Inpaint, Memory, RunConfig, SchedulerChoice, Txt2Img
 from sdapp.errors import InputError
 from sdapp.jobs import Job
-from sdapp.metadata import carry, comfyui, infotext
+from sdapp.metadata import containers, infotext, read, samplers
 from sdapp.scheduler_table import SIGMAS, TABLE
 
 NO_PICTURE = "task.image: not inside the picture"
@@ -121,8 +121,8 @@ def test_a_scheduler_is_written_in_the_words_of_a1111(name: str) -> None:
 
 
 def test_every_scheduler_has_a_word() -> None:
-    assert set(carry.LABELS) == {row.name for row in TABLE}
-    assert set(carry.SCHEDULES) >= set(SIGMAS)
+    assert set(samplers.LABELS) == {row.name for row in TABLE}
+    assert set(samplers.SCHEDULES) >= set(SIGMAS)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -385,7 +385,7 @@ def saved(text: str, extension: str) -> bytes:
     buffer = BytesIO()
     info = PngInfo()
     info.add_itxt("parameters", text)
-    more: dict[str, Any] = {"pnginfo": info} if extension == "png" else {"exif": infotext.exif_bytes(text)}
+    more: dict[str, Any] = {"pnginfo": info} if extension == "png" else {"exif": containers.exif_bytes(text)}
     Image.new("RGB", (64, 64), "red").save(buffer, extension, **more)
     return buffer.getvalue()
 
@@ -397,7 +397,7 @@ def test_a_saved_picture_is_read_by_us_and_by_sd_parsers(prompt: str, extension:
     path = tmp_path / f"a.{extension}"
     path.write_bytes(saved(text, extension))
     with Image.open(path) as image:
-        assert comfyui.read_foreign(image.info, infotext.exif_comment(image)) == ("sdapp", *infotext.read(text))
+        assert read.read_foreign(image.info, containers.exif_comment(image)) == ("sdapp", *infotext.read(text))
     parsed = sd_parsers.ParserManager().parse(path)
     assert parsed
     sampler = parsed.samplers[0]
@@ -420,8 +420,8 @@ def test_sd_parsers_reads_every_scheduler(name: str) -> None:
 @pytest.mark.parametrize("extension", ["jpeg", "webp", "png"])
 def test_the_comment_survives_our_own_decoder(extension: str) -> None:
     buffer = BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, extension, exif=infotext.exif_bytes("été 🏠\nb"))
-    assert infotext.exif_comment(images.decode(buffer.getvalue(), "a", "picture")) == "été 🏠\nb"
+    Image.new("RGB", (8, 8)).save(buffer, extension, exif=containers.exif_bytes("été 🏠\nb"))
+    assert containers.exif_comment(images.decode(buffer.getvalue(), "a", "picture")) == "été 🏠\nb"
 
 
 @pytest.mark.parametrize(
@@ -441,21 +441,21 @@ def test_a_comment_is_read_in_the_encoding_that_it_has(raw: bytes, text: str) ->
     exif.get_ifd(0x8769)[0x9286] = raw
     image = Image.new("RGB", (8, 8))
     image.info["exif"] = exif.tobytes()
-    assert infotext.exif_comment(image) == text
+    assert containers.exif_comment(image) == text
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    data=st.binary(max_size=100) | st.binary(max_size=60).map(lambda tail: infotext.exif_bytes("x")[:40] + tail),
+    data=st.binary(max_size=100) | st.binary(max_size=60).map(lambda tail: containers.exif_bytes("x")[:40] + tail),
 )
 def test_broken_exif_is_no_comment(data: bytes) -> None:
     image = Image.new("RGB", (8, 8))
     image.info["exif"] = data
-    assert isinstance(infotext.exif_comment(image), str | None)
+    assert isinstance(containers.exif_comment(image), str | None)
 
 
 def test_a_picture_without_exif_has_no_comment() -> None:
-    assert infotext.exif_comment(Image.new("RGB", (8, 8))) is None
+    assert containers.exif_comment(Image.new("RGB", (8, 8))) is None
 
 
 @pytest.mark.parametrize(
@@ -467,16 +467,16 @@ def test_a_picture_without_exif_has_no_comment() -> None:
     ],
 )
 def test_the_label_says_how_the_picture_was_made(kind: str, source: str) -> None:
-    assert f">http://cv.iptc.org/newscodes/digitalsourcetype/{source}<" in infotext.xmp(kind)
+    assert f">http://cv.iptc.org/newscodes/digitalsourcetype/{source}<" in containers.xmp(kind)
 
 
 @pytest.mark.parametrize("extension", FORMATS)
 def test_pillow_reads_the_label_back(extension: str) -> None:
     buffer = BytesIO()
     info = PngInfo()
-    info.add_itxt("XML:com.adobe.xmp", infotext.xmp("txt2img"))
-    more: dict[str, Any] = {"pnginfo": info} if extension == "png" else {"xmp": infotext.xmp("txt2img").encode()}
+    info.add_itxt("XML:com.adobe.xmp", containers.xmp("txt2img"))
+    more: dict[str, Any] = {"pnginfo": info} if extension == "png" else {"xmp": containers.xmp("txt2img").encode()}
     Image.new("RGB", (8, 8)).save(buffer, extension, **more)
     with Image.open(buffer) as image:
         packet = image.info["XML:com.adobe.xmp"] if extension == "png" else image.info["xmp"].decode()
-    assert packet == infotext.xmp("txt2img")
+    assert packet == containers.xmp("txt2img")

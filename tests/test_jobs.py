@@ -8,7 +8,8 @@ from PIL import Image
 
 from sdapp.config import RunConfig, validate
 from sdapp.errors import ConfigError, InputError, MissingInputError, SdappError
-from sdapp.jobs import UNSAID, Job, plan, to_layer, to_portable
+from sdapp.jobs import UNSAID, Job, plan
+from sdapp.metadata.record import to_layer, to_portable
 from sdapp.models.locate import Model
 from sdapp.settings.layers import Layer, merge, override
 

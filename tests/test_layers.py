@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from sdapp.errors import ConfigError, MissingInputError
-from sdapp.settings.layers import Layer, merge, override, parse_override, parse_yaml, read_config_file
+from sdapp.settings.files import parse_override, parse_yaml, read_config_file
+from sdapp.settings.layers import Layer, merge, override
 
 NO_ALIAS = "anchors and aliases (& and *) are not allowed; write the value out"
 NO_MERGE = "a key must be plain text; merge keys (<<) are not allowed, use extends"

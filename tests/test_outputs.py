@@ -18,8 +18,11 @@ from pydantic import ValidationError
 from sdapp.config import TOKENS, Memory, Output, SchedulerChoice, Txt2Img
 from sdapp.errors import DiskFullError, InputError, JobsFailedError, MissingInputError, OutputError
 from sdapp.jobs import Job
-from sdapp.outputs.files import Record, Result, check_folder, publish, read_picture
+from sdapp.metadata.record import read_picture
+from sdapp.outputs.files import check_folder, publish
 from sdapp.outputs.naming import RESERVED, file_stem
+from sdapp.outputs.writer import save
+from sdapp.records import Record, Result
 
 
 def job(**changes: Any) -> Job:
@@ -234,7 +237,7 @@ def test_every_name_is_one_safe_file_inside_its_folder(
 @pytest.mark.parametrize("prompt", ["A red house!", "", "🏠 été \u2028 \0 \n </script>", "x" * 200_000])
 def test_a_picture_carries_its_job_and_its_record(prompt: str, tmp_path: Path) -> None:
     painted = job(prompt=prompt)
-    path = Result(painted, 0, RECORD, Image.new("RGB", (64, 64), "red")).save(Output(dir=str(tmp_path), name="a"))
+    path = save(Result(painted, 0, RECORD, Image.new("RGB", (64, 64), "red")), Output(dir=str(tmp_path), name="a"))
     content = read_picture(path)
     assert Job.model_validate(content["job"]) == painted
     assert content["record"]["scheduler_config"] == {"steps_offset": 1}
@@ -244,7 +247,7 @@ def test_a_picture_carries_its_job_and_its_record(prompt: str, tmp_path: Path) -
 
 def test_a_result_without_a_picture_says_why(tmp_path: Path) -> None:
     with pytest.raises(JobsFailedError, match=r"^seed 7: not finite$"):
-        Result(job(), 0, RECORD, None, "not finite").save(Output(dir=str(tmp_path)))
+        save(Result(job(), 0, RECORD, None, "not finite"), Output(dir=str(tmp_path)))
     assert names(tmp_path) == []
 
 

@@ -14,12 +14,12 @@ from diffusers.utils import torch_utils
 
 from sdapp import schedulers
 from sdapp.config import Memory, validate
-from sdapp.diffusion.loading import choose_device, choose_dtype, load
+from sdapp.diffusion.devices import choose_device, choose_dtype
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.jobs import plan
 from sdapp.models.locate import locate
-from sdapp.outputs.files import Result
-from sdapp.pipelines import Painter
+from sdapp.pipelines import Painter, load
+from sdapp.records import Result
 from sdapp.scheduler_table import TABLE
 from sdapp.settings.layers import Layer
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import sdapp
-from sdapp.models.locate import POSTCARDS, locate, unknown_words
+from sdapp.commands.notes import unknown_words
+from sdapp.models.files import POSTCARDS
+from sdapp.models.locate import locate
 
 SIZE_LIMIT = 30_000_000  # bytes
 

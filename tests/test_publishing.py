@@ -11,8 +11,8 @@ from sdapp.config import validate
 from sdapp.errors import DiskFullError, InterruptedRunError
 from sdapp.jobs import Job, plan
 from sdapp.models.locate import locate
-from sdapp.outputs.files import Record, Result
 from sdapp.outputs.writer import ENCODERS, published
+from sdapp.records import Record, Result
 from sdapp.settings.layers import Layer
 
 CONFIG = validate(Layer({"prompt": "a cat", "seed": 7, "count": 9}))

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from typer.testing import Result
 
-from sdapp.outputs.files import read_picture
+from sdapp.metadata.record import read_picture
 from sdapp.replays import by_load, plan_replays
 
 Run = Callable[..., Result]

@@ -11,6 +11,7 @@ from comparisons import HOSTILE, SOLVERS, make
 from memory import LINUX, peak_memory
 
 from sdapp.comparisons import cells as results
+from sdapp.comparisons import statistics
 from sdapp.comparisons.report import format, plots, report
 from sdapp.errors import MissingInputError
 
@@ -75,7 +76,7 @@ def test_rows_stand_in_the_order_of_their_error(tmp_path: Path) -> None:
     made = make(tmp_path)
     page = Page(report.build(tmp_path))
     rows = [made.schedulers[int(str(row["data-scheduler"]))] for row in page.all("tr") if "data-scheduler" in row]
-    assert rows == list(results.rank(made, 20))
+    assert rows == list(statistics.rank(made, 20))
     assert rows[-3:] == ["dpm++2m-sde-karras", "euler-a", "lcm"]
 
 

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdapp.comparisons import cells as results
-from sdapp.comparisons.cells import Cell, Comparison, Spread
+from sdapp.comparisons import statistics
+from sdapp.comparisons.cells import Cell, Comparison
+from sdapp.comparisons.statistics import Spread
 from sdapp.errors import InputError, MissingInputError, OutputError
 
 
@@ -107,7 +109,7 @@ def test_a_folder_that_is_not_there_is_named(small: Comparison, tmp_path: Path) 
 
 
 def test_summaries_take_all_seeds_prompts_and_keys_together(small: Comparison) -> None:
-    summary = next(item for item in results.summarise(small) if (item.scheduler, item.column) == ("unipc", 20))
+    summary = next(item for item in statistics.summarise(small) if (item.scheduler, item.column) == ("unipc", 20))
     errors = [cell.solver_error for cell in small.cells if (cell.scheduler, cell.column) == ("unipc", 20)]
     assert summary.solver_error is not None
     assert (summary.solver_error.count, summary.solver_error.median) == (8, pytest.approx(np.median(errors)))
@@ -117,14 +119,14 @@ def test_summaries_take_all_seeds_prompts_and_keys_together(small: Comparison) -
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=20))
 def test_quartiles_are_those_of_numpy(values: list[float]) -> None:
-    found = results.spread(values)
+    found = statistics.spread(values)
     assert found is not None
     assert (found.low, found.median, found.high) == pytest.approx(tuple(np.quantile(values, (0.25, 0.5, 0.75))))
 
 
 def test_what_is_not_finite_is_the_largest_of_all() -> None:
-    assert results.spread([1.0, math.nan, 2.0]) == Spread(1.5, 2.0, math.inf, 3)
-    assert results.spread([None]) is None
+    assert statistics.spread([1.0, math.nan, 2.0]) == Spread(1.5, 2.0, math.inf, 3)
+    assert statistics.spread([None]) is None
 
 
 def test_ranks_follow_the_median_and_put_the_stochastic_last(small: Comparison) -> None:
@@ -133,15 +135,15 @@ def test_ranks_follow_the_median_and_put_the_stochastic_last(small: Comparison) 
         return replace(cell, solver_error=error)
 
     even = replace(small, cells=tuple(map(with_errors, small.cells)))
-    assert results.rank(even, 5) == ("ddim", "unipc", "euler-a")
-    assert results.rank(even, 20) == ("unipc", "ddim", "euler-a")
+    assert statistics.rank(even, 5) == ("ddim", "unipc", "euler-a")
+    assert statistics.rank(even, 20) == ("unipc", "ddim", "euler-a")
     blank = replace(
         even, cells=tuple(replace(cell, solver_error=None) if cell.scheduler == "ddim" else cell for cell in even.cells)
     )
-    assert results.rank(blank, 5) == ("unipc", "ddim", "euler-a")
-    assert results.stochastic(small) == {"euler-a"}
+    assert statistics.rank(blank, 5) == ("unipc", "ddim", "euler-a")
+    assert statistics.stochastic(small) == {"euler-a"}
 
 
 def test_the_band_is_the_median_distance_between_references(small: Comparison) -> None:
-    assert results.band(small) == pytest.approx(np.median([reference.distance for reference in small.references]))
-    assert results.band(replace(small, references=())) is None
+    assert statistics.band(small) == pytest.approx(np.median([reference.distance for reference in small.references]))
+    assert statistics.band(replace(small, references=())) is None

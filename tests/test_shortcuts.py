@@ -15,12 +15,12 @@ from sdapp import schedulers
 from sdapp.commands.estimates import History
 from sdapp.config import validate
 from sdapp.diffusion.batch_size import BatchSizes
-from sdapp.diffusion.loading import load
 from sdapp.errors import InterruptedRunError
 from sdapp.jobs import plan
+from sdapp.metadata.record import read_header
 from sdapp.models.vae import located
-from sdapp.outputs.files import Result, read_header
-from sdapp.pipelines import Painter
+from sdapp.pipelines import Painter, load
+from sdapp.records import Result
 from sdapp.settings.layers import Layer
 
 Settings = dict[str, Any]

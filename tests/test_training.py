@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 import sdapp
-from sdapp.models.locate import locate, unknown_words
+from sdapp.commands.notes import unknown_words
+from sdapp.models.locate import locate
 
 TRAINING = Path(__file__).parents[1] / "training"
 

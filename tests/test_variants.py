@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from sdapp.errors import ConfigError
 from sdapp.prompts.files import Entry, read_prompts
 from sdapp.prompts.lines import PromptFileError
+from sdapp.prompts.seeds import Seeds, derived_seed, seed_of
 from sdapp.prompts.templates import choose
-from sdapp.prompts.variants import Seeds, check, derived_seed, expand, seed_of
-from sdapp.settings.layers import Layer, parse_override, parse_yaml
+from sdapp.prompts.variants import check, expand
+from sdapp.settings.files import parse_override, parse_yaml
+from sdapp.settings.layers import Layer
 from sdapp.settings.types import MAX_SEED
 
 

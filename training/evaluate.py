@@ -27,9 +27,10 @@ from captions import PLACE_PHRASES, SKY_PHRASES, STYLE_PREFIXES, with_article
 from drawing import draw
 from scenes import COLOURS, KINDS, PLACES, SKIES, STYLES, Scene, Thing, sample_scene
 from sdapp.config import validate
-from sdapp.diffusion.loading import load, quiet
+from sdapp.diffusion.loading import quiet
 from sdapp.jobs import Job, plan
 from sdapp.models.locate import locate
+from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
 from train import psnr
 

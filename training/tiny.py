@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from data import batches, draw_all, to_tensor
-from sdapp.models.locate import POSTCARDS
+from sdapp.models.files import POSTCARDS
 from train import Stage, edges, encode
 
 

@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 
 from data import batches, captioned, draw_all, drawing, to_tensor
 from networks import Denoiser, build_autoencoder, build_text_encoder, build_tokenizer, build_unet
-from sdapp.commands.doctor import lacks_bfloat16
+from sdapp.diffusion.devices import lacks_bfloat16
 
 NOISE_SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 SNR_GAMMA = 5.0  # min-SNR weighting (Hang et al. 2023)

@@ -3,19 +3,16 @@
 import errno
 import json
 import os
-import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from sdapp.errors import InputError, OutputError
-from sdapp.outputs.files import Result, overwrite, publish, read_header, writing
-from sdapp.prompts.variants import Seeds
+from sdapp.metadata.record import read_header
+from sdapp.outputs.files import overwrite, writing
+from sdapp.records import Result
 
 LEDGER = "ledger.jsonl"
-STATE = "batch.json"
 
 
 @dataclass(frozen=True)
@@ -52,94 +49,6 @@ class Line:
         seed, record = content["job"].get("seed"), content["record"]
         what_ran = record.get("seconds"), record.get("unet_calls")
         return cls(record["job_id"], "done", path.name, prompt_line, seed, *what_ran, None)
-
-
-class Past:
-    """What is over in a folder: jobs done, by the pictures, and jobs failed, by the ledger. Other runs add to both.
-
-    Done is what stands in a picture of the format asked for: the ledger can be lost or lie, the pictures cannot.
-    """
-
-    def __init__(self, folder: Path, suffix: str, retry_failed: bool = False) -> None:
-        self.folder, self.suffix = folder, suffix
-        self.done: dict[str, Path] = {}
-        self.failed: set[str] = set()
-        self._seen: set[str] = set()
-        ledger = folder / LEDGER
-        self._read_to = ledger.stat().st_size if retry_failed and ledger.exists() else 0
-        self.refresh()
-
-    def __contains__(self, job: str) -> bool:
-        return job in self.done or job in self.failed
-
-    def refresh(self) -> None:
-        """Take in what was added since; a picture is opened once."""
-        try:
-            with os.scandir(self.folder) as entries:
-                names = {entry.name for entry in entries if entry.name.endswith(self.suffix) and entry.is_file()}
-        except (FileNotFoundError, NotADirectoryError):  # who paints says so
-            return
-        except OSError as exc:
-            raise OutputError(f"output.dir: cannot read {self.folder}: {exc.strerror}") from exc
-        fresh = sorted(names - self._seen)
-        self._seen |= names
-        for name in fresh:
-            with suppress(InputError):  # another tool's picture
-                record = read_header(self.folder / name).get("record")
-                if isinstance(record, dict) and isinstance(job := record.get("job_id"), str):
-                    self.done.setdefault(job, self.folder / name)
-        for line in self._news():
-            (self.failed.add if line.status == "failed" else self.failed.discard)(line.id)
-
-    def _news(self) -> Iterator[Line]:
-        try:
-            with (self.folder / LEDGER).open("rb") as file:
-                if self._read_to > os.fstat(file.fileno()).st_size:  # written anew by another run
-                    self._read_to = 0
-                file.seek(self._read_to)
-                text = file.read()
-        except FileNotFoundError:
-            return
-        except OSError as exc:
-            raise OutputError(f"cannot read {self.folder / LEDGER}: {exc.strerror}; it can be deleted") from exc
-        whole = text[: text.rfind(b"\n") + 1]
-        self._read_to += len(whole)
-        yield from _lines(whole)
-
-
-@dataclass(frozen=True)
-class Begun:
-    """How lines without a seed get theirs, since the first run on a folder."""
-
-    base_seed: int
-    seeds: Seeds
-
-
-def begin(folder: Path, seed: int | None, seeds: Seeds | None, keep: Begun | None = None) -> Begun:
-    """What a batch was begun with, as the folder has it; else `keep` is kept there, so that the next run goes on with it.
-
-    Without either, a base seed is drawn if none is asked for.
-    Raises OutputError where the folder was begun with something else than what is asked for, or its state is broken.
-    """
-    state = folder / STATE
-    if not state.exists():
-        if keep is None:
-            return Begun(secrets.randbelow(2**32) if seed is None else seed, seeds or "derived")
-        made = publish(json.dumps(asdict(keep)).encode(), folder, state.stem, state.suffix)
-        if made == state:
-            return keep
-        made.unlink()  # another run was quicker
-    try:
-        kept = json.loads(state.read_bytes())
-        begun = Begun(int(kept["base_seed"]), kept["seeds"])
-        if begun.seeds not in get_args(Seeds):
-            raise ValueError(begun.seeds)
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise OutputError(f"{state}: broken; restore it, or delete it and say --seed") from exc
-    for flag, asked, was in (("--seed", seed, begun.base_seed), ("--seeds", seeds, begun.seeds)):
-        if asked is not None and asked != was:
-            raise OutputError(f"{folder} was begun with {flag} {was}, not {asked}; leave {flag} out, or choose another folder")
-    return begun
 
 
 def append(folder: Path, line: Line) -> None:

@@ -1,13 +1,13 @@
 """What a prompt file asks for, picture by picture, and which of it this machine sees to."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Self
 
-from sdapp.batches.ledger import STATE, Begun, begin
+from sdapp.batches.items import Order
+from sdapp.batches.seed_state import STATE, Begun, begin
 from sdapp.config import RunConfig, validate
 from sdapp.errors import ConfigError, InputError
 from sdapp.jobs import Job, plan
@@ -15,21 +15,12 @@ from sdapp.models.locate import Model
 from sdapp.models.vae import located
 from sdapp.prompts.files import Entry, read_prompts
 from sdapp.prompts.lines import PromptFileError
+from sdapp.prompts.seeds import Seeds, seed_of
 from sdapp.prompts.templates import choose
-from sdapp.prompts.variants import Seeds, check, seed_of
+from sdapp.prompts.variants import check
 from sdapp.settings.layers import Layer, merge, override
 
 DEFAULTS = {"output.name": "{prompt}-{seed}-{id}", "batch_size": "auto"}  # with the id, no name depends on the others
-
-
-@dataclass(frozen=True)
-class Order:
-    """One picture that a prompt file asks for: its job, line, place among all, and the choices in its prompt."""
-
-    job: Job
-    line: int
-    index: int
-    choices: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -103,39 +94,3 @@ class PromptFile:
             seed_of(self.begun.seeds, self.begun.base_seed, position + copy, entry.content, copy)
             for copy in range(config.count)
         )
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Which of `of` machines this is, from 1 on; a job belongs to one by its id."""
-
-    number: int = 1
-    of: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """`2/3`, the second of three. Raises ConfigError."""
-        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise ConfigError(f"--shard: write it as NUMBER/OF, from 1/3 to 3/3, not {text!r}")
-        return cls(int(match[1]), int(match[2]))
-
-    def __contains__(self, job: str) -> bool:
-        return int(job, 16) % self.of == self.number - 1
-
-
-WHOLE = Shard()
-
-
-def once(orders: Iterable[Order]) -> Iterator[Order]:
-    """Each picture once, at the first line that asks for it."""
-    seen: set[int] = set()
-    return (order for order in orders if is_new(order, seen))
-
-
-def is_new(order: Order, seen: set[int]) -> bool:
-    """Whether its picture was not asked for before; `seen` is kept by the caller."""
-    number = int(order.job.id, 16)  # a third of the memory of the text
-    known = number in seen
-    seen.add(number)
-    return not known

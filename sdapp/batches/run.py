@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Protocol
 
 from sdapp.batches import ledger
+from sdapp.batches.finished import Past
+from sdapp.batches.items import WHOLE, Order, Shard, is_new, once
 from sdapp.batches.leases import Leases, sweep
-from sdapp.batches.ledger import Line, Past
-from sdapp.batches.prompt_file import WHOLE, Order, Shard, is_new, once
+from sdapp.batches.ledger import Line
 from sdapp.config import BatchSize, RunConfig
 from sdapp.errors import ConfigError, InputError
 from sdapp.jobs import Job
-from sdapp.outputs.files import SUFFIXES, Result, check_folder
-from sdapp.outputs.writer import published
+from sdapp.metadata.record import SUFFIXES
+from sdapp.outputs.encode import encode
+from sdapp.outputs.files import check_folder
+from sdapp.outputs.writer import published, save
+from sdapp.records import Result
 
 WINDOW = 512  # pictures planned ahead, so that those that can share UNet calls meet
 Orders = Callable[[], Iterable[Order]]
@@ -166,12 +170,12 @@ class Batch:
 
     def _encode(self, result: Result) -> Result:
         try:
-            return result.encoded(self.config.output)
+            return encode(result, self.config.output)
         except ConfigError as exc:  # its format has no room for its record
             return replace(result, picture=None, error=str(exc))
 
     def _publish(self, result: Result, leases: Leases) -> Result:
-        path = result.save(self.config.output) if result.picture else None
+        path = save(result, self.config.output) if result.picture else None
         ledger.append(self.folder, Line.of(result, path))
         leases.release(result.job.id)
         return replace(result, path=path, file=None)

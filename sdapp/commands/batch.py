@@ -7,17 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from sdapp.batches.ledger import LEDGER, STATE
-from sdapp.batches.prompt_file import Order, PromptFile, Shard
+from sdapp.batches.items import Order, Shard
+from sdapp.batches.ledger import LEDGER
+from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import Batch, Survey
+from sdapp.batches.seed_state import STATE
 from sdapp.commands.estimates import Estimate, History
 from sdapp.commands.options import all_layers, with_flags
 from sdapp.commands.running import paint_batch
 from sdapp.commands.terminal import announce, tell
 from sdapp.errors import ConfigError, JobsFailedError, OutputError
 from sdapp.models.locate import Model
+from sdapp.prompts.seeds import Seeds
 from sdapp.prompts.tokens import cut
-from sdapp.prompts.variants import Seeds
 
 MOST_TOLD = 20  # prompts that are too long, one by one
 

@@ -8,15 +8,17 @@ import typer
 
 from sdapp.batches.run import Batch
 from sdapp.commands.estimates import Estimate, History
+from sdapp.commands.notes import worth_knowing
 from sdapp.commands.options import all_layers, without
-from sdapp.commands.running import load_painter, paint_batch, worth_knowing
+from sdapp.commands.running import load_painter, paint_batch
 from sdapp.commands.terminal import tell
 from sdapp.config import validate
 from sdapp.errors import ConfigError, JobsFailedError
 from sdapp.outputs.files import check_folder
 from sdapp.schedulers import resolve
+from sdapp.settings.files import parse_override
 from sdapp.settings.grid import Match
-from sdapp.settings.layers import Layer, merge, override, parse_override
+from sdapp.settings.layers import Layer, merge, override
 from sdapp.settings.ranges import numbers
 
 if TYPE_CHECKING:  # what imports numpy and more
@@ -211,8 +213,8 @@ def _show(folder: Path, comparison: "Comparison", as_json: bool) -> None:
 
 def _ranking(comparison: "Comparison") -> str:
     """The schedulers at the last budget, nearest to the reference first."""
-    from sdapp.comparisons.cells import band, rank, summarise
     from sdapp.comparisons.report.format import budget
+    from sdapp.comparisons.statistics import band, rank, summarise
 
     column = comparison.columns[-1]
     summaries = {summary.scheduler: summary for summary in summarise(comparison) if summary.column == column}

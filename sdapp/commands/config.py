@@ -10,7 +10,8 @@ from sdapp.commands.options import ConfigFiles, Overrides, file_layers
 from sdapp.commands.terminal import Commands
 from sdapp.config import validate
 from sdapp.errors import SdappError, gathered
-from sdapp.settings.layers import merge, parse_override, read_config_file, together
+from sdapp.settings.files import parse_override, read_config_file
+from sdapp.settings.layers import merge, together
 
 config_app = typer.Typer(cls=Commands, help="Show, check and describe configs.", no_args_is_help=True)
 

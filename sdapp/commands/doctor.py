@@ -1,13 +1,13 @@
 """What this machine has, what is wrong with it, and how to mend it."""
 
 import os
-import re
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sdapp.models.locate import POSTCARDS
+from sdapp.diffusion.devices import lacks_bfloat16
+from sdapp.models.files import POSTCARDS
 
 NEEDED = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow", "pydantic", "typer", "scipy")
 OPTIONAL = {"torchsde": "the dpm++sde scheduler"}
@@ -59,12 +59,6 @@ def _devices(problems: list[str]) -> Facts:
     if torch.backends.mps.is_available():
         facts.append(("mps", "available"))
     return facts
-
-
-def lacks_bfloat16(info: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this machine's CPU is known to have no bfloat16 of its own, so that it is many times slower than float32."""
-    flags = re.findall(r"^(?:flags|Features)\s*:(.*)$", info.read_text(), re.MULTILINE) if info.exists() else []
-    return bool(flags) and not {"avx512_bf16", "amx_bf16", "bf16"} & set(flags[0].split())
 
 
 def _room(problems: list[str]) -> Facts:

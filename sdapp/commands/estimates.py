@@ -12,7 +12,8 @@ from platformdirs import user_cache_path
 
 from sdapp.errors import OutputError
 from sdapp.jobs import Job
-from sdapp.outputs.files import Result, overwrite
+from sdapp.outputs.files import overwrite
+from sdapp.records import Result
 
 KEPT = 64  # figures of a kind
 

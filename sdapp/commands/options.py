@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from sdapp.errors import ConfigError
-from sdapp.models.locate import BUILT_IN
-from sdapp.outputs.files import read_settings
+from sdapp.metadata.read import read_settings
+from sdapp.models.files import BUILT_IN
 from sdapp.profiling import profiled
-from sdapp.settings.layers import Layer, override, parse_override, read_config_file, together
+from sdapp.settings.files import parse_override, read_config_file
+from sdapp.settings.layers import Layer, override, together
 
 ConfigFiles = Annotated[
     list[Path] | None,

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from sdapp.commands.notes import worth_knowing
 from sdapp.commands.options import all_layers, with_flags
-from sdapp.commands.running import KEPT, Load, paint_loads, worth_knowing
+from sdapp.commands.running import KEPT, Load, paint_loads
 from sdapp.commands.terminal import announce, tell
 from sdapp.errors import ConfigError, JobsFailedError
-from sdapp.outputs.files import Result, check_folder
+from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import saved
+from sdapp.records import Result
 from sdapp.replays import TOLERANCE, Comparison, Replay, by_load, compare, elsewhere, plan_replays
 
 

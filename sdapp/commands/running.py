@@ -2,29 +2,28 @@
 
 import gc
 import os
+import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import typer
 
 from sdapp.batches.run import Batch, Survey
-from sdapp.commands.doctor import lacks_bfloat16
 from sdapp.commands.estimates import History
-from sdapp.commands.options import all_layers
-from sdapp.commands.terminal import announce, interruptible, progress, tell
-from sdapp.config import RunConfig, validate
+from sdapp.commands.terminal import tell
+from sdapp.config import RunConfig
+from sdapp.diffusion.devices import lacks_bfloat16
 from sdapp.diffusion.startup import importing
-from sdapp.errors import JobsFailedError
-from sdapp.jobs import Job, plan
-from sdapp.models.locate import BUILT_IN, Model, unknown_words
-from sdapp.models.vae import located
-from sdapp.outputs.files import Result, check_folder
-from sdapp.outputs.writer import published, saved
+from sdapp.errors import InterruptedRunError
+from sdapp.jobs import Job
+from sdapp.models.locate import Model
 from sdapp.profiling import timed
-from sdapp.settings.layers import Layer, merge
+from sdapp.records import Result
 
 if TYPE_CHECKING:
     from sdapp.pipelines import OnStep, Painter
@@ -39,29 +38,6 @@ class Load:
     model: Model
     config: RunConfig
     jobs: Sequence[Job]
-
-
-def paint(flags: dict[str, Any], own: list[Layer]) -> None:
-    """Load settings, plan, load the model, paint, save, print. All input is checked before torch is imported."""
-    merged = merge(all_layers(flags, own))
-    for note in merged.notes:
-        tell(note)
-    config = validate(merged)
-    model = located(config)
-    jobs = plan(config, model)
-    check_folder(Path(config.output.dir))
-    for note in worth_knowing(config, model, jobs[0]):
-        tell(note)
-    failed, history = list[str](), History(config.device)
-    with closing(paint_loads([Load(model, config, jobs)], flags["verbose"])) as results:
-        output = config.output
-        for result in published(results, lambda result: result.encoded(output), lambda result: saved(result, output)):
-            announce(result, flags["json"])
-            history.add(result)
-            failed += [f"seed {result.job.seed}: {result.error}"] if result.error else []
-    history.save()
-    if failed:
-        raise JobsFailedError(f"{len(failed)} of {len(jobs)} pictures failed:\n" + "\n".join(failed))
 
 
 def paint_loads(
@@ -137,40 +113,14 @@ def paint_batch(
             history.save()
 
 
-def worth_knowing(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
-    """What the user should know before the first picture."""
-    if words := unknown_words(model, f"{job.prompt} {job.negative_prompt}"):
-        yield (
-            f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world (in its MODEL_CARD.md); "
-            "for anything else use a real checkpoint: --model stable-diffusion-v1-5/stable-diffusion-v1-5"
-        )
-    yield from config.scheduler.resolve().told
-    if job.negative_prompt and job.guidance_scale <= 1:
-        yield "the negative prompt has no effect at a guidance_scale of 1 or below"
-    if job.guidance_scale <= 1 and "guidance_interval" in job.shortcuts:
-        yield "guidance_interval has no effect at a guidance_scale of 1 or below"
-    if job.width * job.height > 4 * model.size**2:
-        yield (
-            f"{job.width}x{job.height} is far more than the {model.size}x{model.size} that {model.name} was trained on: it "
-            "takes long, and things repeat; --size makes it smaller"
-        )
-    if job.task.kind != "txt2img":
-        yield f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}"
-    if config.compile == "on" and "cache_interval" in job.shortcuts:
-        yield "compile has no effect with a cache_interval above 1"
-    elif config.compile == "on":
-        yield "the UNet is compiled at the first step of each size, which can take minutes"
-    if config.output.format == "png" and "quality" in config.output.model_fields_set:
-        yield "output.quality has no effect on PNG, which is lossless"
-
-
 def load_painter(model: Model, config: RunConfig, verbose: bool, unet_calls: int = 0) -> "Painter":
     """Load the weights; torch and diffusers are imported here and not before."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")  # read while it is imported
     if not verbose:
         warnings.simplefilter("ignore")  # upstream's own
     with timed("import"), importing(model, ours=True):
-        from sdapp.diffusion.loading import load, quiet
+        from sdapp.diffusion.loading import quiet
+        from sdapp.pipelines import load
 
     quiet(verbose)
     with timed("load"):
@@ -178,3 +128,61 @@ def load_painter(model: Model, config: RunConfig, verbose: bool, unet_calls: int
     if painter.device.type == "cpu" and config.dtype == "bfloat16" and lacks_bfloat16():
         tell("this CPU has no bfloat16 of its own: --dtype float32 is many times as fast")
     return painter
+
+
+@contextmanager
+def interruptible(told: Callable[[], str]) -> Iterator[Callable[[], None]]:
+    """Let the first SIGINT or SIGTERM end the run at the next step, with what `told` says; a second one at once.
+
+    Yields the function to call at each step, which raises InterruptedRunError. Until its first call, while a model is loaded,
+    nothing is under way: then the first signal ends the run at once.
+    """
+    caught: list[int] = []
+    under_way = False
+
+    def handle(number: int, _frame: object) -> None:
+        caught.append(number)
+        if not under_way:
+            typer.echo(f"stopped: {told()}", err=True)
+        if len(caught) > 1 or not under_way:
+            sys.stdout.flush()
+            os._exit(128 + number)
+
+    def check() -> None:
+        nonlocal under_way
+        under_way = True
+        if caught:
+            raise InterruptedRunError(told(), caught[0])
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+        check()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def progress(pictures: int, model: str) -> Iterator[Callable[[int, int, int, int], None]]:
+    """A bar of steps, pictures and time left on stderr, if that is a terminal; yields the function that moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[steps]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal,
+                  redirect_stdout=sys.stdout.isatty()) as bar:  # fmt: skip
+        task = bar.add_task(f"loading {model}", total=None, steps="")
+
+        def on_step(first: int, together: int, step: int, of: int) -> None:
+            which = f"picture {first + 1}" if together == 1 else f"pictures {first + 1} to {first + together}"
+            bar.update(
+                task,
+                total=pictures,
+                completed=first + together * step / of,
+                description=f"{which} of {pictures}",
+                steps=f"step {step}/{of}",
+            )
+
+        yield on_step

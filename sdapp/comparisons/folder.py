@@ -10,7 +10,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sdapp.errors import InputError
-from sdapp.outputs.files import SUFFIXES, Result, overwrite
+from sdapp.metadata.record import SUFFIXES
+from sdapp.outputs.files import overwrite
+from sdapp.records import Result
 
 PICTURES, LATENTS = "pictures", "latents"
 

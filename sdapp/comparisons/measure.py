@@ -18,7 +18,7 @@ from sdapp.comparisons.folder import PICTURES, picture, read_latents
 from sdapp.comparisons.metrics import WINDOW, psnr, rms, ssim
 from sdapp.errors import InputError
 from sdapp.images import decode, read_bytes
-from sdapp.outputs.files import read_header
+from sdapp.metadata.record import read_header
 
 
 def measure(folder: Path) -> Comparison:

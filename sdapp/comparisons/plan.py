@@ -12,20 +12,21 @@ from functools import cached_property
 from itertools import cycle, product
 from pathlib import Path
 
-from sdapp.batches.prompt_file import Order
+from sdapp.batches.items import Order
 from sdapp.batches.run import Batch, Paints
 from sdapp.comparisons.cells import Cell, Comparison, Reference, Value
 from sdapp.comparisons.folder import PICTURES, keep_latents
+from sdapp.comparisons.pace import PACES, Pace, _read_paces
 from sdapp.config import RunConfig, SchedulerChoice, Task, Txt2Img, validate
 from sdapp.errors import ConfigError, SdappError, UnavailableError, gathered
 from sdapp.jobs import Job, plan, steps_to_run
 from sdapp.models.vae import located
-from sdapp.outputs.files import Result, overwrite
+from sdapp.outputs.files import overwrite
+from sdapp.records import Result
 from sdapp.schedulers import check_run, resolve
 from sdapp.settings.grid import MOST_STEPS, Grid
 from sdapp.settings.layers import Layer, merge, override
 
-PACES = "paces.json"
 TXT2IMG = Txt2Img()
 DEFAULTS = {"output.dir": "comparison", "compile": "off"}  # compiling would count as the time of some pictures
 # What suits every task, for checks that come before those of each cell.
@@ -36,18 +37,6 @@ FIXED = (
     "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last",
 )  # fmt: skip
 VARIABLE = tuple(key for key in RunConfig.model_fields if key not in FIXED)
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How long a scheduler takes for a picture: a share of its own, and so much for each step."""
-
-    fixed: float
-    step: float
-
-    def steps(self, seconds: float) -> int:
-        """How many steps fit; 0 if none does."""
-        return max(0, int((seconds - self.fixed) / self.step))
 
 
 @dataclass(frozen=True)
@@ -246,14 +235,6 @@ class Contest:
             id=first.id, other_id=other.id, seed=where.seed, prompt=where.prompt, varied=where.varied,
             label=labels[0], other=labels[1], file=None, unet_calls=None, distance=None,
         )  # fmt: skip
-
-
-def _read_paces(folder: Path) -> dict[str, Pace]:
-    """Those that were measured when the folder was begun, if they were."""
-    try:
-        return {name: Pace(**pace) for name, pace in json.loads((folder / PACES).read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
 
 
 @contextmanager

@@ -3,59 +3,16 @@
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 from pydantic import ValidationError
 
 from sdapp import schedulers
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError
-from sdapp.scheduler_table import SIGMAS
+from sdapp.metadata.samplers import AUTOMATIC, SAMPLERS, WORDS, Values, _word
 
-Values = dict[str, Any]
 MAX_TEXT = 4_000_000  # characters; workflows of a thousand nodes have a tenth of it
 
-# What A1111, or else Forge, calls each scheduler; `DPM Solver`, `DPM++ 2S` and `TCD` are words of ours.
-LABELS = {
-    "pndm": "PLMS", "ddim": "DDIM", "ddpm": "DDPM", "lms": "LMS", "euler": "Euler", "euler-a": "Euler a", "heun": "Heun",
-    "dpm2": "DPM2", "dpm2-a": "DPM2 a", "dpm": "DPM Solver", "dpm++2m": "DPM++ 2M", "dpm++2m-sde": "DPM++ 2M SDE",
-    "dpm++2m-sde-heun": "DPM++ 2M SDE Heun", "dpm++3m-sde": "DPM++ 3M SDE", "dpm++2s": "DPM++ 2S", "dpm++sde": "DPM++ SDE",
-    "unipc": "UniPC", "deis": "DEIS", "sa-solver": "SA Solver", "lcm": "LCM", "tcd": "TCD",
-}  # fmt: skip
-# What A1111 makes of `Schedule type: Automatic` where that is not uniform.
-AUTOMATIC = dict.fromkeys(("dpm++2m", "dpm++sde", "dpm2", "dpm2-a"), "karras") | dict.fromkeys(
-    ("dpm++2m-sde", "dpm++2m-sde-heun", "dpm++3m-sde"), "exponential"
-)
-SCHEDULES = {name: name.title() for name in SIGMAS} | {"trailing": "SGM Uniform", "leading": "DDIM"}
-# Every tool's schedules as suffixes of ours; None where diffusers has no such schedule.
-WORDS: dict[str, str | None] = {
-    **dict.fromkeys(("", "uniform", "normal", "discrete", "default"), ""), **{name: name for name in SIGMAS},
-    "automatic": "automatic", "sgmuniform": "trailing", "simple": "trailing", "ddim": "leading", "ddimuniform": "leading",
-    **dict.fromkeys(("ays", "gits", "smoothstep", "kloptimal", "polyexponential", "bongtangent", "turbo", "lcm")),
-}  # fmt: skip
-# Samplers that others run with other options: UniPC in A1111 and ComfyUI, the 3M without noise in InvokeAI.
-SAMPLERS: dict[str, tuple[str, Values]] = {
-    "uni_pc": ("unipc", {"solver_type": "bh1", "solver_order": 3}), "uni_pc_bh2": ("unipc", {"solver_order": 3}),
-    "dpmpp_3m": ("dpm++2m", {"solver_order": 3}), "dpmpp_3m_k": ("dpm++2m-karras", {"solver_order": 3}),
-}  # fmt: skip
-
-TOOLS = {"sdapp": "sdapp ", "stable-diffusion.cpp": r"stable-diffusion\.cpp", "Forge": r"f\d|.*forge", "ComfyUI": "comfyui"}
-# Infotext that changes no pixel, and values that say only what is usual.
-SILENT = {"Version", "User", "VAE hash", "Hashes", "Init image hash", "Batch size", "Batch pos", "Guidance"}
-USUAL = {"Emphasis": "Original", "Mask mode": "Inpaint masked", "Masked content": "original", "Inpaint area": "Whole picture"}
-INPAINT = {"Mask blur", "Mask mode", "Masked content", "Inpaint area", "Masked area padding"}
-# The settings in the words of A1111, InvokeAI, kohya and plain JSON.
-NAMES = {
-    "Steps": "steps", "CFG scale": "guidance_scale", "Seed": "seed", "Eta DDIM": "eta", "steps": "steps", "seed": "seed",
-    "num_inference_steps": "steps", "cfg_scale": "guidance_scale", "cfg": "guidance_scale", "scale": "guidance_scale",
-    "guidance_scale": "guidance_scale", "clip_skip": "clip_skip", "noise_seed": "seed",
-}  # fmt: skip
-NAMES_SILENT = {"app_version", "generation_mode", "raw-prompt", "model_hash", "type"}
-KOHYA = ("prompt", "negative-prompt", "seed", "sampler", "steps", "scale", "negative-scale", "clip-prompt")
-# Nodes of ComfyUI that are understood or that change no pixel.
-NODES = {"CheckpointLoaderSimple", "CLIPTextEncode", "EmptyLatentImage", "CLIPSetLastLayer", "VAEEncode", "VAEDecode",
-         "VAEEncodeForInpaint", "LoadImage", "SaveImage", "PreviewImage", "Reroute"}  # fmt: skip
-LATENTS = {"EmptyLatentImage": "txt2img", "VAEEncode": "img2img", "VAEEncodeForInpaint": "inpaint"}
 
 NETWORK = re.compile(r"<(?:lora|lyco|hypernet):([^<>]+)>")
 MARKUP = {
@@ -137,16 +94,6 @@ class Found:
     def result(self) -> tuple[Values, list[str]]:
         """The values, and the names of what was left, each once."""
         return self.values, list(dict.fromkeys(self.left))
-
-
-def take_named(found: Found, fields: dict[str, Any]) -> None:
-    """Move the settings of `NAMES` out of the fields."""
-    for name in [name for name in NAMES if name in fields]:
-        found.take(name, fields[name], **{NAMES[name]: fields.pop(name)})
-
-
-def _word(text: str) -> str:
-    return re.sub(r"[\s_-]", "", text.lower())
 
 
 def _short(value: object, depth: int = 4) -> str:

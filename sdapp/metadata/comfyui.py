@@ -1,77 +1,11 @@
 """The settings that other tools leave in pictures: infotext, InvokeAI, kohya, ComfyUI. Read as data, never run."""
 
-import html
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from PIL import ExifTags
-
-from sdapp.errors import InputError
-from sdapp.metadata import infotext
-from sdapp.metadata.carry import KOHYA, LATENTS, NAMES, NAMES_SILENT, NODES, Found, Values, json_object, take_named
-
-
-def read_foreign(info: Mapping[Any, Any], exif_comment: str | None) -> tuple[str, Values, list[str]] | None:
-    """The tool, values with the keys of a config, and the names of what could not be carried over; None if unknown.
-
-    `info` is Pillow's `image.info`; nothing in it is executed. An infotext wins over a ComfyUI graph beside it. kohya does not
-    write the size. Raises InputError for metadata that is too long, too deep or broken.
-    """
-    for candidate in _infotexts(info, exif_comment):
-        prompt, negative, fields = infotext.split(candidate)
-        if fields:
-            return infotext.tool(fields), *infotext.carry(prompt, negative, fields).result()
-    if "invokeai_metadata" in info:
-        data = json_object(info["invokeai_metadata"])
-        if not data:
-            raise InputError("the metadata of InvokeAI is broken")
-        return "InvokeAI", *_named(data).result()
-    for text in (info.get("prompt"), infotext.exif_tags(info.get("exif")).get(ExifTags.Base.Model)):
-        graph = json_object(text.removeprefix("prompt:")) if isinstance(text, str) else {}
-        if nodes := {key: node for key, node in graph.items() if _is_node(node)}:
-            return "ComfyUI", *_comfy(nodes).result()
-    if isinstance(info.get("prompt"), str) and {"sampler", "scale", "steps"} & info.keys():
-        return "kohya", *_named({key: info[key] for key in KOHYA if key in info}).result()
-    if data := json_object(info.get("parameters")):
-        return "diffusers-workflow", *_named(data).result()
-    text = info.get("parameters")
-    return ("A1111", *infotext.read(text)) if isinstance(text, str) and text.strip() else None
-
-
-def _infotexts(info: Mapping[str, Any], exif_comment: str | None) -> Iterator[str]:
-    """Where infotext may stand; A1111 lets EXIF win over PNG text. stable-diffusion.cpp uses comments and XMP, too."""
-    comment, packet = (_text(info.get(key)) for key in ("comment", "xmp"))
-    _, _, packet = packet.partition("<sdcpp:parameters>")
-    in_xmp = html.unescape(packet.partition("</sdcpp:parameters>")[0])
-    for text in (exif_comment, info.get("parameters"), comment, in_xmp):
-        if isinstance(text, str) and text and not json_object(text):  # diffusers-workflow writes JSON there
-            yield text
-
-
-def _text(data: object) -> str:
-    return data.decode("utf-8", "replace") if isinstance(data, bytes) else data if isinstance(data, str) else ""
-
-
-def _named(data: Mapping[str, Any]) -> Found:
-    """Settings by name: InvokeAI's metadata (invocations/metadata.py), kohya's PNG texts (gen_img.py), plain JSON."""
-    found, rest = Found(), dict(data)
-    prompt = rest.pop("positive_prompt", None) or rest.pop("prompt", None)
-    found.prompts(prompt, rest.pop("negative_prompt", None) or rest.pop("negative-prompt", None))
-    for name in ("scheduler", "sampler"):
-        if name in rest:
-            found.scheduler(rest.pop(name))
-    take_named(found, rest)
-    if {"width", "height"} <= rest.keys():
-        found.take("size", [rest["width"], rest["height"]], width=rest.pop("width"), height=rest.pop("height"))
-    kind = re.sub(r"^.*_", "", str(rest.get("generation_mode", ""))).replace("outpaint", "inpaint")
-    if kind in ("img2img", "inpaint") and "strength" in rest:
-        found.task(kind, "strength", rest.pop("strength"))
-    for name, value in rest.items():
-        if value not in (None, False, 0, "", "cpu", [], {}) and name not in NAMES_SILENT:
-            found.leave(name, value)
-    return found
-
+from sdapp.metadata.carry import Found
+from sdapp.metadata.named import NAMES
+from sdapp.metadata.samplers import Values
 
 # --- ComfyUI ------------------------------------------------------------------------------------------------------
 
@@ -146,3 +80,9 @@ def _comfy_sampler(found: Found, nodes: Mapping[str, Any], sampler: Values, late
         found.task(kind, "denoise", given["denoise"])
     elif given["denoise"] not in (1, None):
         found.leave("denoise", given["denoise"])
+
+
+# Nodes of ComfyUI that are understood or that change no pixel.
+NODES = {"CheckpointLoaderSimple", "CLIPTextEncode", "EmptyLatentImage", "CLIPSetLastLayer", "VAEEncode", "VAEDecode",
+         "VAEEncodeForInpaint", "LoadImage", "SaveImage", "PreviewImage", "Reroute"}  # fmt: skip
+LATENTS = {"EmptyLatentImage": "txt2img", "VAEEncode": "img2img", "VAEEncodeForInpaint": "inpaint"}

@@ -1,27 +1,17 @@
 """Where a model lies and what it is, found out from its files before anything heavy is imported."""
 
-import importlib.util
-import json
-import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sdapp.errors import ConfigError, UnavailableError
+from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, refuse_pickled, tensor_shapes
+from sdapp.models.hub import HUB_FILES, HUB_IGNORED, _has_plain_files, download, is_hub_id
 
-BUILT_IN = "postcards"
-POSTCARDS = Path(__file__).parents[1] / "postcards"
-HUB_FOLDERS = ("scheduler", "tokenizer", "text_encoder", "unet", "vae")
-HUB_FILES = ("model_index.json", *(f"{folder}/*.{kind}" for folder in HUB_FOLDERS for kind in ("json", "txt", "safetensors")))
-HUB_IGNORED = ("*.non_ema.*", "*.ema.*", "*.int8.*")
 UNET_INPUTS = "model.diffusion_model.input_blocks."  # in the original layout
 FACTOR = 0.18215  # of Stable Diffusion, where a config does not say another
-MAX_HEADER = 100_000_000  # bytes; safetensors itself reads no larger one
 PARTS = ("unet", "vae", "text_encoder")
-PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -101,65 +91,10 @@ def locate(name: str, revision: str | None = None) -> Model:
     return _check_folder(_from_hub(name, revision))
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether a name could be one of the Hub's: `org/name`."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")
-
-
 def _from_hub(name: str, revision: str | None) -> Model:
     twins = ["*.fp16.*"] if _has_plain_files(name, revision) else []  # they would double the download
     folder = download(name, revision, HUB_FILES, [*HUB_IGNORED, *twins])
     return Model(name, folder, folder.name)
-
-
-def download(name: str, revision: str | None, wanted: Sequence[str], ignored: Sequence[str] = (), key: str = "model") -> Path:
-    """The folder in the cache with files of a Hub id, fetched if need be. Raises UnavailableError that names the key."""
-    from huggingface_hub import is_offline_mode, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    here = is_offline_mode()  # huggingface_hub 1 asks the Hub about a commit even then
-    chosen = {"allow_patterns": list(wanted), "ignore_patterns": list(ignored)}
-    try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=here, **chosen))
-    except GatedRepoError as exc:
-        raise UnavailableError(f"{key}: {name} asks you to accept its licence on the Hub; then run `hf auth login`") from exc
-    except RepositoryNotFoundError as exc:
-        raise UnavailableError(
-            f"{key}: the Hub has no {name}, or it is private; check the spelling, or `hf auth login`"
-        ) from exc
-    except LocalEntryNotFoundError as exc:
-        hint = f". Without a network there is `--model {BUILT_IN}`" if key == "model" else ""
-        raise UnavailableError(f"{key}: {name} is not in the cache and the Hub cannot be reached; check the network, or give "
-                               f"a folder{hint}") from exc  # fmt: skip
-    except (HfHubHTTPError, HFValidationError, OSError, *_network_errors()) as exc:
-        raise UnavailableError(f"{key}: {name} cannot be fetched from the Hub: {exc}") from exc
-
-
-def _has_plain_files(name: str, revision: str | None) -> bool:
-    """Whether the Hub has the UNet without a variant. Without a network the cache decides, so any answer will do."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    if HF_HUB_OFFLINE:
-        return False
-    try:
-        siblings = HfApi().model_info(name, revision=revision, timeout=10).siblings or []
-    except (OSError, HfHubHTTPError, HFValidationError, *_network_errors()):
-        return False  # the download itself says what is wrong
-    return any(file.rfilename == "unet/diffusion_pytorch_model.safetensors" for file in siblings)
-
-
-def _network_errors() -> tuple[type[Exception], ...]:
-    """The errors of the HTTP library that huggingface_hub brings along, whichever it is."""
-    clients = [importlib.import_module(name) for name in ("httpx2", "httpx") if importlib.util.find_spec(name)]
-    return tuple(client.HTTPError for client in clients)
 
 
 def _check_folder(model: Model) -> Model:
@@ -191,38 +126,3 @@ def check_task(model: Model, kind: str) -> None:
     """Refuse a task that the model's UNet has no channels for. Raises ConfigError."""
     if model.in_channels == 9 and kind != "inpaint":
         raise ConfigError(f"task: {model.name} is made for inpainting (9 channels) and cannot do {kind}; use `sdapp inpaint`")
-
-
-def unknown_words(model: Model, prompt: str) -> list[str]:
-    """The words of a prompt that the built-in model never saw: those that are no single token to it. Others know all."""
-    if model.name != BUILT_IN:
-        return []
-    vocabulary: Mapping[str, int] = read_json(model.path / "tokenizer" / "tokenizer.json")["model"]["vocab"]
-    words = re.findall(r"[^\W\d_]+", prompt.lower())
-    return list(dict.fromkeys(word for word in words if f"{word}</w>" not in vocabulary))
-
-
-def read_json(path: Path, key: str = "model") -> Any:
-    """The content of a JSON file. Raises UnavailableError that names the key."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as exc:
-        raise UnavailableError(f"{key}: {path} cannot be read: {exc}") from exc
-
-
-def tensor_shapes(path: Path, prefix: str = "") -> dict[str, list[int]]:
-    """Shapes in the header of a safetensors file, or nothing if it has no sound header: loading says more."""
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError), path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size)) if size <= MAX_HEADER else {}
-        return {key: value["shape"] for key, value in header.items() if key.startswith(prefix) and key != "__metadata__"}
-    return {}
-
-
-def refuse_pickled(name: str, path: Path, key: str = "model") -> None:
-    """Raise UnavailableError for a file that is not safetensors."""
-    if path.suffix in PICKLED or (path.is_file() and path.suffix != ".safetensors"):
-        raise UnavailableError(
-            f"{key}: {name} is not safetensors; a pickled checkpoint can run code, so it is not read. "
-            "Convert it once in a place you trust, then give the .safetensors file"
-        )

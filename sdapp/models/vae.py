@@ -5,7 +5,9 @@ from pathlib import Path
 
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, UnavailableError
-from sdapp.models.locate import Model, download, is_hub_id, locate, read_json, refuse_pickled, tensor_shapes
+from sdapp.models.files import read_json, refuse_pickled, tensor_shapes
+from sdapp.models.hub import download, is_hub_id
+from sdapp.models.locate import Model, locate
 
 KINDS = ("AutoencoderKL", "AutoencoderTiny")
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -2,6 +2,10 @@
 
 
 
+
+
+
+
 import re
 import unicodedata
 from datetime import datetime

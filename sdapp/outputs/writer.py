@@ -1,7 +1,5 @@
 """Results are encoded and published by threads of their own while the next ones are painted."""
 
-
-
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -9,8 +7,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from sdapp.config import Output
-from sdapp.errors import SdappError
-from sdapp.outputs.files import Result
+from pathlib import Path
+from sdapp.errors import JobsFailedError, SdappError
+from sdapp.metadata.record import SUFFIXES
+from sdapp.outputs.encode import encode
+from sdapp.outputs.files import publish
+from sdapp.outputs.naming import file_stem
+from sdapp.records import Result
 from sdapp.profiling import timed
 
 ENCODERS = min(4, os.cpu_count() or 1)
@@ -50,11 +53,26 @@ def _publish(encoding: Future[Result], publish: Callable[[Result], Result]) -> R
     return publish(encoding.result())
 
 
-def saved(result: Result, output: Output) -> Result:
-    """A result with the path where its picture is now, if it has one. Raises OutputError."""
-    return replace(result, path=result.save(output) if result.picture else None, file=None)
 
 
 def _next(waiting: deque[Future[Result]]) -> Result:
     with timed("waiting"):
         return waiting.popleft().result()
+
+
+def saved(result: Result, output: Output) -> Result:
+    """The result with the path where its image is now, if it has one. Raises OutputError."""
+    return replace(result, path=save(result, output) if result.picture else None, file=None)
+
+
+def save(result: Result, output: Output) -> Path:
+    """Write the image to a new file with job and record inside, and return its path; no file is ever overwritten.
+
+    Raises JobsFailedError where there is no image, ConfigError where the format has no room for the record, OutputError
+    where the folder cannot be written.
+    """
+    file = result.file or encode(result, output).file
+    if file is None:
+        raise JobsFailedError(f"seed {result.job.seed}: {result.error}")
+    with timed("save"):
+        return publish(file, Path(output.dir), file_stem(output.name, result.job, result.index), SUFFIXES[output.format])

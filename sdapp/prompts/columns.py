@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError
-from sdapp.settings import layers
+from sdapp.settings import files, layers
 from sdapp.settings.types import MAX_SEED
 
 # One load of the model paints the file.
@@ -72,7 +72,7 @@ def find(name: str, is_option: bool = False) -> str:
         return OPTIONS[name.lower()]
     if first not in REFUSED and plain in ALIASES:
         return ALIASES[plain]
-    if first in FIELDS and all(rest) and len(rest) < layers.MAX_DEPTH:
+    if first in FIELDS and all(rest) and len(rest) < files.MAX_DEPTH:
         return plain
     raise ConfigError(_why_not(name, plain, is_option))
 

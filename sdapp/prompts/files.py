@@ -15,7 +15,7 @@ from sdapp.errors import ConfigError, MissingInputError
 from sdapp.prompts.columns import Said, assemble, find, from_text
 from sdapp.prompts.lines import Lines, PromptFileError, read_lines
 from sdapp.prompts.txt import leaves, said_in_line
-from sdapp.settings import layers
+from sdapp.settings import files, layers
 
 YAML_BREAKS = re.compile("[\u2028\u2029]")
 
@@ -194,7 +194,7 @@ def _said_in_json(line: str, where: str) -> list[Said]:
     except ValueError as exc:  # also a number of thousands of digits
         raise ConfigError(f"{where}: not JSON: {exc}") from exc
     except RecursionError as exc:
-        raise ConfigError(f"{where}: nested deeper than {layers.MAX_DEPTH} levels") from exc
+        raise ConfigError(f"{where}: nested deeper than {files.MAX_DEPTH} levels") from exc
     return _said_in_item(item, {}, where)
 
 
@@ -215,9 +215,9 @@ def _read_yaml(lines: Lines, source: _Source) -> Iterator[Entry]:
     size = 0
     for number, line in lines:
         size += len(line.encode()) + 1
-        if size > layers.MAX_BYTES:
+        if size > files.MAX_BYTES:
             source.errors.add(
-                number, f"{source.name}:{number}: YAML is read whole, at most {layers.MAX_BYTES:,} bytes; use .jsonl"
+                number, f"{source.name}:{number}: YAML is read whole, at most {files.MAX_BYTES:,} bytes; use .jsonl"
             )
             return
         if found := YAML_BREAKS.search(line):
@@ -229,7 +229,7 @@ def _read_yaml(lines: Lines, source: _Source) -> Iterator[Entry]:
 
 
 def _entries_in_yaml(text: str, source: _Source) -> Iterator[Entry]:
-    document = layers.Document(text, source.name)
+    document = files.Document(text, source.name)
     items = document.read() or []
     if not document.errors and not isinstance(items, list):
         document.errors.append(f"{source.name}:1:1: a prompt file is a list; begin each entry with `- `")

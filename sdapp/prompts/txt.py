@@ -7,7 +7,7 @@ from typing import Any
 from sdapp.errors import ConfigError
 from sdapp.prompts.columns import Said, find, from_text
 from sdapp.prompts.lines import FORBIDDEN, named
-from sdapp.settings import layers
+from sdapp.settings import files
 
 OPTION = re.compile(r"(?:(?<=[ \t])|^)--([A-Za-z][^ \t=]*)=?[ \t]*")
 QUOTED = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"')
@@ -54,7 +54,7 @@ def _option(name: str, value: str | None, origin: str) -> list[Said]:
     if value is None:
         raise ConfigError(f'--{name}: needs a value; an empty one is ""')
     if name.lower() == "set":
-        values = layers.parse_override(value).values
+        values = files.parse_override(value).values
         return [Said(f"--set {dotted}", find(dotted), item, origin) for dotted, item in leaves(values)]
     key = find(name, is_option=True)
     return [Said(f"--{name}", key, from_text(key, value), origin)]
@@ -64,8 +64,8 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
     """Dotted keys and the values that are no mapping. Raises ConfigError for control characters and for depth."""
     for name, value in values.items():
         key = f"{prefix}{name}"
-        if not name.isprintable() or key.count(".") > layers.MAX_DEPTH:
-            raise ConfigError(f"{key!r:.80}: keys are plain text and at most {layers.MAX_DEPTH} deep")
+        if not name.isprintable() or key.count(".") > files.MAX_DEPTH:
+            raise ConfigError(f"{key!r:.80}: keys are plain text and at most {files.MAX_DEPTH} deep")
         if isinstance(value, dict):
             yield from leaves(value, f"{key}.")
         else:
@@ -75,8 +75,8 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def _refuse_control(key: str, value: object, depth: int) -> None:
     """In JSON and YAML a value may have lines, but no other control characters. Raises ConfigError."""
-    if depth > layers.MAX_DEPTH:
-        raise ConfigError(f"{key}: nested deeper than {layers.MAX_DEPTH} levels")
+    if depth > files.MAX_DEPTH:
+        raise ConfigError(f"{key}: nested deeper than {files.MAX_DEPTH} levels")
     if isinstance(value, str) and (found := FORBIDDEN.search(value.replace("\n", ""))):
         raise ConfigError(f"{key}: {named(found[0])}")
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

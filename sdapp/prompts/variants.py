@@ -1,12 +1,11 @@
 """What one entry of a prompt file stands for: its combinations and its seeds; and its check."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sdapp.config import validate
 from sdapp.errors import ConfigError
@@ -14,7 +13,6 @@ from sdapp.prompts.files import Entry
 from sdapp.prompts.lines import PromptFileError
 from sdapp.prompts.templates import MAX_VARIANTS, TOO_MANY, every, most_choices, parse
 from sdapp.settings import layers
-from sdapp.settings.types import MAX_SEED
 
 # --- combinations -------------------------------------------------------------------------------------------------
 
@@ -132,26 +130,3 @@ def _check_kind(layer: layers.Layer, below: layers.Layer) -> None:
 
 
 # --- seeds --------------------------------------------------------------------------------------------------------
-
-Seeds = Literal["derived", "increment", "same"]
-
-
-def derived_seed(base: int, content: str, copy: int) -> int:
-    """A seed in 0 … 2**32 - 1 that depends on nothing but the base seed, a line's content and the copy's number.
-
-    The first four bytes of a SHA-256, and the copy added modulo 2**32: no two of 2**32 copies have the same seed.
-    """
-    digest = hashlib.sha256(f"{base}\0{content}".encode(errors="surrogatepass")).digest()
-    return (int.from_bytes(digest[:4]) + copy) % 2**32
-
-
-def seed_of(mode: Seeds, base: int, position: int, content: str, copy: int) -> int:
-    """The seed of a picture whose line names none. Raises ConfigError past 2**63 - 1.
-
-    derived: by content and copy; increment: base + position, where position counts the pictures of the file before this
-    one, as A1111 does; same: base + copy, so that every line begins with the base seed. All three count from 0.
-    """
-    seed = {"derived": derived_seed(base, content, copy), "increment": base + position, "same": base + copy}[mode]
-    if seed > MAX_SEED:
-        raise ConfigError(f"seed: {mode} seeds from {base} on go past {MAX_SEED}; give a smaller base seed")
-    return seed

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sdapp.comparisons.cells import Comparison, Summary, band, summarise
+from sdapp.comparisons.cells import Comparison
 from sdapp.comparisons.report.format import LogScale, budget, counted, number, seconds
+from sdapp.comparisons.statistics import Summary, band, summarise
 
 WIDTH, HEIGHT = 340, 248
 LEFT, RIGHT, TOP, BOTTOM = 36, 8, 8, 30  # of the frame, from the edges

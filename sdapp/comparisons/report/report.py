@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from sdapp import images
 from sdapp.comparisons import cells as results
+from sdapp.comparisons import statistics
 from sdapp.comparisons.cells import Cell, Comparison, Reference
 from sdapp.comparisons.report import format, plots
 from sdapp.errors import InputError
@@ -53,9 +54,9 @@ def _render(comparison: Comparison, view: "_View") -> str:
         plots=[plots.convergence(comparison, axis) for axis in ("unet_calls", "seconds")],
         frame=plots,
         styles=plots.styles(comparison.schedulers),
-        stochastic=results.stochastic(comparison),
+        stochastic=statistics.stochastic(comparison),
         unit=format.UNITS[comparison.match],
-        band=results.band(comparison),
+        band=statistics.band(comparison),
         number=format.number,
         said=_said(comparison),
         style=Markup(style),  # our own, with nothing of the user's in it
@@ -121,7 +122,7 @@ class _View:
         self.comparison, self.pictures = comparison, pictures
         self.cells = {(*_key(cell), cell.scheduler, cell.column): cell for cell in comparison.cells}
         self.references = {_key(reference): reference for reference in comparison.references}
-        self.floor = results.band(comparison) or 0.0
+        self.floor = statistics.band(comparison) or 0.0
         self.scale = format.LogScale.over(cell.solver_error for cell in comparison.cells)
 
     def data(self) -> Shown:
@@ -131,7 +132,7 @@ class _View:
             "schedulers": same.schedulers,
             "columns": [f"{column:g}" for column in same.columns],
             "column": len(same.columns) // 2,
-            "order": [[same.schedulers.index(name) for name in results.rank(same, column)] for column in same.columns],
+            "order": [[same.schedulers.index(name) for name in statistics.rank(same, column)] for column in same.columns],
             "medians": self._medians(),
             "prompts": [prompt.translate(SHOWN) for prompt in same.prompts],
             "axes": [len(same.prompts), len(same.seeds), *map(len, same.varied.values())],
@@ -139,7 +140,7 @@ class _View:
         }
 
     def _medians(self) -> list[list[str]]:
-        found = {(item.scheduler, item.column): item.solver_error for item in results.summarise(self.comparison)}
+        found = {(item.scheduler, item.column): item.solver_error for item in statistics.summarise(self.comparison)}
         return [
             [format.number(error.median) if (error := found[name, column]) else "" for column in self.comparison.columns]
             for name in self.comparison.schedulers

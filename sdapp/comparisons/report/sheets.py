@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from sdapp import images
 from sdapp.comparisons import cells as results
+from sdapp.comparisons import statistics
 from sdapp.comparisons.cells import Cell, Comparison, Reference
 from sdapp.comparisons.report import format
 from sdapp.errors import ConfigError, InputError
@@ -183,9 +184,9 @@ class _Artist:
         self.comparison, self.folder, self.layout = comparison, folder, layout
         self.cells = {(*_key(cell), cell.scheduler, cell.column): cell for cell in comparison.cells}
         self.references = {_key(reference): reference for reference in comparison.references}
-        self.rows = results.rank(comparison, comparison.columns[len(comparison.columns) // 2])
+        self.rows = statistics.rank(comparison, comparison.columns[len(comparison.columns) // 2])
         self.scale = format.LogScale.over(cell.solver_error for cell in comparison.cells)
-        self.random = results.stochastic(comparison)
+        self.random = statistics.stochastic(comparison)
 
     def sheet(self, size: Size, chosen: Sequence[Chosen]) -> Image.Image:
         """A sheet with its title and its blocks."""

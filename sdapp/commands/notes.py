@@ -1,0 +1,56 @@
+"""What to tell before painting."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from sdapp.config import RunConfig
+from sdapp.jobs import Job
+from sdapp.models.files import BUILT_IN
+from sdapp.models.locate import Model
+
+if TYPE_CHECKING:
+    pass
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+from sdapp.models.files import read_json
+
+
+def unknown_words(model: Model, prompt: str) -> list[str]:
+    """The words of a prompt that the built-in model never saw: those that are no single token to it. Others know all."""
+    if model.name != BUILT_IN:
+        return []
+    vocabulary: Mapping[str, int] = read_json(model.path / "tokenizer" / "tokenizer.json")["model"]["vocab"]
+    words = re.findall(r"[^\W\d_]+", prompt.lower())
+    return list(dict.fromkeys(word for word in words if f"{word}</w>" not in vocabulary))
+
+
+def worth_knowing(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
+    """What the user should know before the first picture."""
+    if words := unknown_words(model, f"{job.prompt} {job.negative_prompt}"):
+        yield (
+            f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world (in its MODEL_CARD.md); "
+            "for anything else use a real checkpoint: --model stable-diffusion-v1-5/stable-diffusion-v1-5"
+        )
+    yield from config.scheduler.resolve().told
+    if job.negative_prompt and job.guidance_scale <= 1:
+        yield "the negative prompt has no effect at a guidance_scale of 1 or below"
+    if job.guidance_scale <= 1 and "guidance_interval" in job.shortcuts:
+        yield "guidance_interval has no effect at a guidance_scale of 1 or below"
+    if job.width * job.height > 4 * model.size**2:
+        yield (
+            f"{job.width}x{job.height} is far more than the {model.size}x{model.size} that {model.name} was trained on: it "
+            "takes long, and things repeat; --size makes it smaller"
+        )
+    if job.task.kind != "txt2img":
+        yield f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}"
+    if config.compile == "on" and "cache_interval" in job.shortcuts:
+        yield "compile has no effect with a cache_interval above 1"
+    elif config.compile == "on":
+        yield "the UNet is compiled at the first step of each size, which can take minutes"
+    if config.output.format == "png" and "quality" in config.output.model_fields_set:
+        yield "output.quality has no effect on PNG, which is lossless"
