@@ -33,7 +33,7 @@ from sides import (
 )
 
 from sdapp.diffusion.devices import choose_device
-from sdapp.diffusion.memory import in_use, taken
+from sdapp.diffusion.memory import memory_in_use, memory_taken
 from sdapp.jobs import Job
 from sdapp.models.locate import locate
 from sdapp.pipelines import USUAL_BATCH, load
@@ -54,12 +54,12 @@ def in_process(asked: argparse.Namespace, both: Settings, root: Path) -> None:
     peaks, first, said = dict[str, int](), dict[str, float](), dict[str, tuple[str, ...]]()
 
     def theirs(name: str, size: int, folder: Path) -> None:
-        in_use(device)  # the peak counts from now on
+        memory_in_use(device)  # the peak counts from now on
         started = time.perf_counter()
         for at in range(0, len(jobs), size):
             bare(jobs[at : at + size], folder)
             first[name] = time.perf_counter() - started if at == 0 else first[name]
-        peaks[name] = taken(device, 0)
+        peaks[name] = memory_taken(device, 0)
 
     def ours(name: str, how: str, size: int | str, folder: Path) -> None:
         started = time.perf_counter()

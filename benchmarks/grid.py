@@ -13,17 +13,17 @@ from sides import Settings, Side, batch_size, by_hand, flags, furthest, in_turns
 import sdapp
 from sdapp.batches.run import Batch
 from sdapp.comparisons.folder import keep_latents
-from sdapp.comparisons.plan import Contest
+from sdapp.comparisons.plan import ComparisonPlan
 from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
 
 PROMPT = "a castle on a beach at night"
 
 
-def contest(both: Settings, grid: Settings, folder: Path) -> tuple[Contest, Batch]:
+def contest(both: Settings, grid: Settings, folder: Path) -> tuple[ComparisonPlan, Batch]:
     """A comparison, and its cells as a batch."""
     settings = both | {"compare": grid | {"prompts": [PROMPT]}, "output": {"dir": str(folder)}}
-    held = Contest([Layer(settings)])
+    held = ComparisonPlan([Layer(settings)])
     cells = {cell.id for cell in held.comparison.cells}
     orders = [order for order in held.orders() if order.job.id in cells]
     return held, Batch(lambda: orders, held.config, keep=lambda result: keep_latents(held.folder, result))

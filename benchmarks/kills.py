@@ -27,7 +27,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 import sdapp.cli
 import sdapp.diffusion.loading
-from sdapp.batches.ledger import LEDGER
+from sdapp.batches.ledger import LEDGER_FILE
 from sdapp.metadata.record import read_picture
 
 COLOURS = ("red", "blue", "white", "black", "green")
@@ -75,7 +75,7 @@ POINTS: dict[str, Callable[[Callable[[], None]], None]] = {
     "after fsync": _around("fsync", after=True),
     "before the picture has its name": _around("link", after=False, ending=".png"),
     "after the picture has its name": _around("link", after=True, ending=".png"),
-    "before the ledger": _on_audit("open", lambda call: str(call[0]).endswith(LEDGER) and bool(call[2] & os.O_APPEND)),
+    "before the ledger": _on_audit("open", lambda call: str(call[0]).endswith(LEDGER_FILE) and bool(call[2] & os.O_APPEND)),
     "before the lease is given back": _on_audit("os.remove", lambda call: str(call[0]).endswith(".lease")),
 }
 
@@ -138,7 +138,9 @@ def check(folder: Path, calm: Path, kills: int) -> int:
         assert read_picture(path)["job"] == read_picture(other)["job"], f"{path.name}: another job"
         apart = np.abs(np.asarray(Image.open(path)).astype(int) - np.asarray(Image.open(other))).max()
         assert apart <= 2, f"{path.name}: {apart} of 255 apart"
-    ledgers = [[json.loads(line) for line in (place / "night" / LEDGER).read_text().splitlines()] for place in (folder, calm)]
+    ledgers = [
+        [json.loads(line) for line in (place / "night" / LEDGER_FILE).read_text().splitlines()] for place in (folder, calm)
+    ]
     facts = [[(row["id"], row["file"], row["status"]) for row in rows] for rows in ledgers]
     assert facts[0] == facts[1], "another ledger"
     again = (folder / BEGUN).stat().st_size - len(facts[1])

@@ -14,11 +14,11 @@ import torch
 from sides import flags, settings, tell_machine
 
 from sdapp.config import validate
-from sdapp.diffusion.memory import taken
+from sdapp.diffusion.memory import memory_taken
 from sdapp.jobs import plan
 from sdapp.models.locate import locate
 from sdapp.outputs.encode import encode
-from sdapp.outputs.writer import published, saved
+from sdapp.outputs.writer import save_result, write_results
 from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
 
@@ -36,7 +36,9 @@ def main(asked: argparse.Namespace) -> None:
         for done in range(0, asked.jobs, FIRST):  # a prompt of its own each, as in a prompt file
             some = [first.model_copy(update={"prompt": f"a cat {done + i}", "seed": done + i}) for i in range(FIRST)]
             painted = painter.paint(some, asked.batch_size)
-            for result in published(painted, lambda result: encode(result, output), lambda result: saved(result, output)):
+            for result in write_results(
+                painted, lambda result: encode(result, output), lambda result: save_result(result, output)
+            ):
                 assert result.path, result.error
                 assert result.record
                 on_gpu = max(on_gpu, result.record.peak_memory or 0)
@@ -47,7 +49,9 @@ def main(asked: argparse.Namespace) -> None:
         print(f"{done:7} jobs {held[done]:8.0f} MB")
     pace = max(held) / (time.perf_counter() - started)
     print(f"growth since the first {FIRST}: {held[max(held)] - held[min(held)]:.1f} MB, at {pace:.1f} jobs a second")
-    print(f"peak: {taken(torch.device('cpu'), 0) / 1e6:.0f} MB" + (f", on the GPU {on_gpu / 1e6:.0f} MB" if on_gpu else ""))
+    print(
+        f"peak: {memory_taken(torch.device('cpu'), 0) / 1e6:.0f} MB" + (f", on the GPU {on_gpu / 1e6:.0f} MB" if on_gpu else "")
+    )
     tell_machine(both)
 
 

@@ -17,7 +17,7 @@ from sdapp.config import Output, validate
 from sdapp.jobs import Job, plan
 from sdapp.metadata.record import SUFFIXES
 from sdapp.models.locate import locate
-from sdapp.outputs.writer import saved
+from sdapp.outputs.writer import save_result
 from sdapp.records import Record, Result
 from sdapp.settings.layers import Layer
 
@@ -37,7 +37,7 @@ def bare(jobs: list[Job], picture: Image.Image, output: Output, folder: Path) ->
 def ours(jobs: list[Job], picture: Image.Image, output: Output, folder: Path) -> None:
     record = Record("", "", {}, "cpu", "float32", 20, 8, 0.1, "", {})
     for index, job in enumerate(jobs):
-        saved(Result(job, index, record, picture), output.model_copy(update={"dir": str(folder)}))
+        save_result(Result(job, index, record, picture), output.model_copy(update={"dir": str(folder)}))
 
 
 def main(asked: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from sdapp.comparisons.metrics import psnr, ssim
 from sdapp.config import validate
 from sdapp.diffusion.loading import quiet
 from sdapp.jobs import Job, plan
-from sdapp.models.vae import located
+from sdapp.models.vae import locate_model
 from sdapp.pipelines import Painter, load
 from sdapp.records import Result
 from sdapp.settings.layers import Layer
@@ -47,12 +47,12 @@ def work(painter: Painter, job: Job) -> int:
 def main(model: str, device: str, vae: str | None, out: str | None, prompts: int, steps: int) -> None:
     quiet(verbose=False)
     config = validate(Layer({"model": model, "device": device, "prompt": PROMPTS[0], "seed": 7, "count": 2, "steps": steps}))
-    found = located(config)
+    found = locate_model(config)
     painter, seeds = load(found, config), plan(config, found)
     shortcuts, painters = dict(SHORTCUTS), dict.fromkeys(SHORTCUTS, painter)
     if vae is not None:
         other = config.model_copy(update={"vae": vae})
-        shortcuts["another vae"], painters["another vae"] = {"vae": vae}, load(located(other), other)
+        shortcuts["another vae"], painters["another vae"] = {"vae": vae}, load(locate_model(other), other)
     works = {name: work(painters[name], seeds[0].model_copy(update=change)) for name, change in shortcuts.items()}
     painted: dict[str, list[Result]] = {name: [] for name in shortcuts}
     for number, job in enumerate(job.model_copy(update={"prompt": prompt}) for prompt in PROMPTS[:prompts] for job in seeds):

@@ -24,7 +24,7 @@ from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import Batch
 from sdapp.diffusion.devices import DTYPES, choose_device, choose_dtype
 from sdapp.diffusion.loading import quiet
-from sdapp.diffusion.noise import drawn_in_float32
+from sdapp.diffusion.noise import float32_noise
 from sdapp.jobs import Job
 from sdapp.models.files import BUILT_IN
 from sdapp.settings.layers import Layer
@@ -80,9 +80,9 @@ def by_hand(settings: Settings) -> Callable[[Sequence[Job], Path], None]:
         nonlocal current
         job = jobs[0]
         if job.scheduler != current:  # with the options that it has in sdapp, so that the pictures are the same
-            built, current = schedulers.build(job.scheduler.resolve(), config, [job.seed]), job.scheduler
+            built, current = schedulers.build_scheduler(job.scheduler.resolve(), config, [job.seed]), job.scheduler
             pipe.scheduler = type(built).from_config(built.config)
-        with drawn_in_float32():  # the noise of sdapp
+        with float32_noise():  # the noise of sdapp
             images = pipe(
                 [job.prompt for job in jobs],
                 num_inference_steps=job.steps,

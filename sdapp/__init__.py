@@ -24,11 +24,11 @@ def paint(**settings: Any) -> Iterator["Result"]:
     """
     from sdapp.config import validate
     from sdapp.jobs import plan
-    from sdapp.models.vae import located
+    from sdapp.models.vae import locate_model
     from sdapp.settings.layers import Layer
 
     config = validate(Layer(settings))
-    model = located(config)
+    model = locate_model(config)
     jobs = plan(config, model)
     return _load(model, config, sum(job.unet_calls for job in jobs)).paint(jobs, config.batch_size)
 
@@ -63,7 +63,7 @@ def compare(*prompts: str, out: str | Path = "comparison", **settings: Any) -> "
     """
     from sdapp.comparisons import cells as results
     from sdapp.comparisons import measure
-    from sdapp.comparisons.plan import Contest
+    from sdapp.comparisons.plan import ComparisonPlan
     from sdapp.comparisons.report import report, sheets
     from sdapp.outputs.files import check_folder
     from sdapp.settings.grid import Grid
@@ -72,12 +72,12 @@ def compare(*prompts: str, out: str | Path = "comparison", **settings: Any) -> "
     grid = {key: settings.pop(key) for key in list(settings) if key in Grid.model_fields}
     grid |= {"prompts": list(prompts)} if prompts else {}
     layers = [Layer(settings | {"compare": grid, "output": {"dir": str(out)}})]
-    contest = Contest(layers)
+    contest = ComparisonPlan(layers)
     check_folder(contest.folder)
     if contest.unpaced:
         contest.measure_paces(_load(contest.model, contest.config))
-        contest = Contest(layers)
-    results.write(contest.comparison, contest.folder)
+        contest = ComparisonPlan(layers)
+    results.write_comparison(contest.comparison, contest.folder)
     night = contest.batch(lambda: painter)
     night.begin()
     found = night.survey()
@@ -86,9 +86,9 @@ def compare(*prompts: str, out: str | Path = "comparison", **settings: Any) -> "
         contest.warm_up(painter)
         for _ in night.paint(painter):
             pass
-    comparison = measure.measure(contest.folder)
-    report.build(contest.folder)
-    sheets.build(contest.folder)
+    comparison = measure.measure_folder(contest.folder)
+    report.build_report(contest.folder)
+    sheets.build_sheets(contest.folder)
     return comparison
 
 

@@ -12,7 +12,7 @@ from sdapp.commands.batch import batch
 from sdapp.commands.compare import compare, report_again
 from sdapp.commands.config import config_app
 from sdapp.commands.generate import paint
-from sdapp.commands.options import Prompt, Strength, with_flags
+from sdapp.commands.options import PromptArgument, StrengthOption, with_flags
 from sdapp.commands.replay import replay
 from sdapp.commands.schedulers import explain_scheduler, scheduler_table
 from sdapp.commands.terminal import Commands
@@ -49,7 +49,7 @@ def main(
 
 @app.command()
 @with_flags
-def generate(flags: dict[str, Any], prompt: Prompt = None) -> None:
+def generate(flags: dict[str, Any], prompt: PromptArgument = None) -> None:
     """Paint pictures from a prompt, or whatever a config or a picture (--config) asks for.
 
     Examples:
@@ -66,8 +66,8 @@ def generate(flags: dict[str, Any], prompt: Prompt = None) -> None:
 def img2img(
     flags: dict[str, Any],
     image: Annotated[Path, typer.Argument(help="The picture to start from.", show_default=False)],
-    prompt: Prompt = None,
-    strength: Strength = None,
+    prompt: PromptArgument = None,
+    strength: StrengthOption = None,
 ) -> None:
     """Paint a picture anew in the spirit of a prompt.
 
@@ -84,8 +84,8 @@ def inpaint(
     flags: dict[str, Any],
     image: Annotated[Path, typer.Argument(help="The picture to mend.", show_default=False)],
     mask: Annotated[Path, typer.Argument(help="White is painted anew, black stays.", show_default=False)],
-    prompt: Prompt = None,
-    strength: Strength = None,
+    prompt: PromptArgument = None,
+    strength: StrengthOption = None,
 ) -> None:
     """Paint the white part of a mask anew; every other pixel stays as it is.
 

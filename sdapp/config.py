@@ -10,7 +10,7 @@ from sdapp.errors import ConfigError
 from sdapp.scheduler_table import Option
 from sdapp.settings import layers, ranges
 from sdapp.settings.grid import Grid
-from sdapp.settings.messages import _at, _explain, _origin
+from sdapp.settings.messages import explain, origin_of, place_message
 from sdapp.settings.types import MAX_SEED, FilePath, Frozen, Text
 
 Strength = Annotated[
@@ -126,7 +126,7 @@ Side = Annotated[
 ]
 
 
-WHOLE = [0.0, 1.0]
+WHOLE_INTERVAL = [0.0, 1.0]
 Interval = Annotated[
     list[float],
     BeforeValidator(
@@ -167,7 +167,7 @@ class RunConfig(Frozen):
     ] = 7.5
     guidance_interval: Annotated[
         Interval, Field(description="The part of the run that is guided, as fractions; outside it a step costs half.")
-    ] = WHOLE
+    ] = WHOLE_INTERVAL
     negative_prompt: Annotated[Text, Field(description="What guidance steers away from.")] = ""
     width: Side = None
     height: Side = None
@@ -197,11 +197,11 @@ def validate(merged: layers.Layer) -> RunConfig:
     try:
         config = RunConfig.model_validate(merged.values)
     except ValidationError as exc:
-        raise ConfigError("\n".join(dict.fromkeys(_explain(error, merged, RunConfig) for error in exc.errors()))) from None
+        raise ConfigError("\n".join(dict.fromkeys(explain(error, merged, RunConfig) for error in exc.errors()))) from None
     errors = []
     for key, message in _cross_checks(config):
         rest = message.removeprefix(f"{key}: ")  # of some, the message names two keys
-        errors.append(_at(key, rest, merged) if rest != message else f"{_origin(key, merged)}: {message}")
+        errors.append(place_message(key, rest, merged) if rest != message else f"{origin_of(key, merged)}: {message}")
     if errors:
         raise ConfigError("\n".join(errors))
     return config

@@ -26,7 +26,7 @@ def read_bytes(path: str, key: str) -> tuple[bytes, str]:
     return data, hashlib.sha256(data).hexdigest()
 
 
-def decode(data: bytes, path: str, key: str) -> Image.Image:
+def decode_image(data: bytes, path: str, key: str) -> Image.Image:
     """Decode with EXIF orientation honoured. Raises InputError for what is no picture, too large, or moving."""
     try:
         with warnings.catch_warnings():
@@ -60,7 +60,7 @@ def load_image(data: bytes, path: str, size: Size | None, any_size: bool = False
     Raises InputError for pictures that cannot be used, ConfigError for sides that are no multiple of 8 or a `size` of
     clearly another shape.
     """
-    image = _eight_bits(decode(data, path, "image"), path, "image")
+    image = _eight_bits(decode_image(data, path, "image"), path, "image")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -92,8 +92,8 @@ def load_mask(data: bytes, path: str, image_data: bytes, size: Size) -> Image.Im
 
     Raises InputError for a mask of another size than the picture, with transparency, or with nothing to paint.
     """
-    mask = _eight_bits(decode(data, path, "mask"), path, "mask")
-    whole = decode(image_data, "the image", "image").size
+    mask = _eight_bits(decode_image(data, path, "mask"), path, "mask")
+    whole = decode_image(image_data, "the image", "image").size
     if mask.has_transparency_data and mask.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise InputError(f"mask: {path} is transparent in part; draw it opaque: white is painted anew, black stays")
     if mask.size != whole:

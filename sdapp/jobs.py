@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from sdapp import images
-from sdapp.config import WHOLE, Inpaint, Memory, RunConfig, SchedulerChoice, Task, Txt2Img
+from sdapp.config import WHOLE_INTERVAL, Inpaint, Memory, RunConfig, SchedulerChoice, Task, Txt2Img
 from sdapp.errors import ConfigError
 from sdapp.models.locate import Model, check_task
 from sdapp.settings.types import Frozen
@@ -39,7 +39,7 @@ class Job(Frozen):
     inputs: dict[str, str]  # `image`, `mask` → SHA-256 of the file
     # Of pictures from before there were these, nothing says them.
     vae: str | None = None
-    guidance_interval: list[float] = WHOLE
+    guidance_interval: list[float] = WHOLE_INTERVAL
     cache_interval: int = 1
 
     @cached_property

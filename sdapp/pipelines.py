@@ -25,14 +25,14 @@ from PIL import Image
 from sdapp import __version__, schedulers
 from sdapp.config import BatchSize, Memory, RunConfig
 from sdapp.diffusion.batch_size import BatchSizes
-from sdapp.diffusion.decode import decode
+from sdapp.diffusion.decode import decode_latents
 from sdapp.diffusion.devices import choose_device, choose_dtype
 from sdapp.diffusion.loading import BROKEN, WITHOUT_CHECKER, _load_vae
-from sdapp.diffusion.memory import in_use, is_shortage, taken
-from sdapp.diffusion.noise import drawn_in_float32
-from sdapp.diffusion.shortcuts import shortened
-from sdapp.diffusion.task_inputs import arguments, finish, prepare
-from sdapp.diffusion.text_encoder import Text
+from sdapp.diffusion.memory import is_shortage, memory_in_use, memory_taken
+from sdapp.diffusion.noise import float32_noise
+from sdapp.diffusion.shortcuts import with_shortcuts
+from sdapp.diffusion.task_inputs import paste_result, pipeline_arguments, prepare_inputs
+from sdapp.diffusion.text_encoder import TextEncoder
 from sdapp.diffusion.unet import Denoiser
 from sdapp.errors import ConfigError, InputError, SdappError, UnavailableError
 from sdapp.jobs import Job
@@ -55,7 +55,7 @@ class Painter:
     def __init__(self, pipe: Any, device: torch.device, memory: Memory) -> None:
         self.device, self.dtype = device, pipe.unet.dtype
         self.scheduler_config: dict[str, Any] = dict(pipe.scheduler.config)
-        self.denoiser, self._vae, self._text = Denoiser(pipe.unet, device, self._settle), pipe.vae, Text(pipe)
+        self.denoiser, self._vae, self._text = Denoiser(pipe.unet, device, self._settle), pipe.vae, TextEncoder(pipe)
         # Siblings are built from the components: from_pipe() would cast the shared weights to float32.
         self._pipes: dict[str, Any] = {
             "txt2img": pipe,
@@ -165,17 +165,17 @@ class Painter:
     # --- one batch ------------------------------------------------------------------------------------------------
 
     def _paint_batch(self, batch: tuple[Job, ...], index: int, on_step: OnStep | None) -> list[Result]:
-        started, job, before = time.perf_counter(), batch[0], in_use(self.device)
+        started, job, before = time.perf_counter(), batch[0], memory_in_use(self.device)
         pipe = self._pipes[job.task.kind]
         pipe.scheduler = self._scheduler(batch)
-        canvas = prepare(job)
+        canvas = prepare_inputs(job)
         watched = self.denoiser.watched(pipe.scheduler, is_whole=job.cache_interval == 1)
-        with torch.no_grad(), drawn_in_float32(), watched as counted, shortened(pipe, job) as short:
+        with torch.no_grad(), float32_noise(), watched as counted, with_shortcuts(pipe, job) as short:
             with timed("encode", self._settle):
                 prompts = self._prompts(batch)
             latents = pipe(
                 **prompts,
-                **arguments(job, canvas, len(batch), pipe.unet.config.in_channels),
+                **pipeline_arguments(job, canvas, len(batch), pipe.unet.config.in_channels),
                 # On the CPU, one an image: the noise of a picture depends on its own seed alone.
                 generator=[torch.Generator("cpu").manual_seed(job.seed) for job in batch],
                 num_inference_steps=job.steps,
@@ -185,14 +185,14 @@ class Painter:
                 callback_on_step_end=_reporter(on_step, index, len(batch)),
             ).images
             with timed("decode", self._settle):
-                decoded = decode(self._vae, latents)
+                decoded = decode_latents(self._vae, latents)
             pipe.maybe_free_model_hooks()
         seconds = (time.perf_counter() - started) / len(batch)
         self._sizes.learn(job, len(batch), seconds, before)
         what_ran = Record(
             job_id="",
             scheduler_class=type(pipe.scheduler).__name__,
-            scheduler_config=_plain(pipe.scheduler.config),
+            scheduler_config=_json_config(pipe.scheduler.config),
             device=_device_name(self.device),
             dtype=str(self.dtype).removeprefix("torch."),
             unet_calls=counted["calls"],
@@ -200,7 +200,7 @@ class Painter:
             cached_calls=short["cached"],
             batch_size=len(batch),
             seconds=round(seconds, 3),
-            peak_memory=before + taken(self.device, before) if self.device.type == "cuda" else None,
+            peak_memory=before + memory_taken(self.device, before) if self.device.type == "cuda" else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions={"sdapp": __version__} | {package: version(package) for package in VERSIONED},
             optimizations=self.denoiser.optimizations,
@@ -212,14 +212,14 @@ class Painter:
                 notes = (*cut_by(self._text.tokenizer, job), *said, *decoded.notes[i])
                 record = replace(what_ran, job_id=job.id, notes=notes)
                 error = decoded.errors[i]
-                picture = None if error else finish(canvas, Image.fromarray(decoded.levels[i]))
+                picture = None if error else paste_result(canvas, Image.fromarray(decoded.levels[i]))
                 results.append(Result(job, index + i, record, picture, error, latents=decoded.latents[i]))
         return results
 
     def _scheduler(self, batch: tuple[Job, ...]) -> Any:
         """A fresh scheduler that can do the steps. Raises ConfigError, where the class says why."""
         resolved, steps = batch[0].scheduler.resolve(), batch[0].steps
-        scheduler = schedulers.build(resolved, self.scheduler_config, [job.seed for job in batch])
+        scheduler = schedulers.build_scheduler(resolved, self.scheduler_config, [job.seed for job in batch])
         try:
             scheduler.set_timesteps(steps)
         except (ValueError, IndexError, NotImplementedError) as exc:
@@ -240,7 +240,7 @@ class Painter:
         return {"prompt_embeds": both[: len(batch)], "negative_prompt_embeds": both[len(batch) :]}
 
 
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
+def _json_config(config: dict[str, Any]) -> dict[str, Any]:
     """A scheduler's config without diffusers' own keys, and without infinities, which JSON has not."""
     return {
         key: str(value) if isinstance(value, float) and not math.isfinite(value) else value

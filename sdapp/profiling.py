@@ -19,7 +19,7 @@ def profiled(say: Callable[[str], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        said = _table(time.perf_counter() - started, _spent[True], _spent[False])
+        said = _format(time.perf_counter() - started, _spent[True], _spent[False])
         _spent.clear()
         say(said)
 
@@ -41,7 +41,7 @@ def timed(part: str, settle: Callable[[], object] = lambda: None) -> Iterator[No
             seconds[part] += time.perf_counter() - started
 
 
-def _table(total: float, main: Seconds, beside: Seconds) -> str:
+def _format(total: float, main: Seconds, beside: Seconds) -> str:
     rest = {"the rest": total - sum(main.values()), "in all": total}
     lines = [f"{part:<10}{seconds:8.3f} s {seconds / total:6.1%}" for part, seconds in (main | rest).items()]
     lines += [f"{part:<10}{seconds:8.3f} s, beside the painting" for part, seconds in beside.items() if seconds]

@@ -14,7 +14,7 @@ from sdapp.jobs import Job, plan
 from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import read_header
 from sdapp.models.locate import Model
-from sdapp.models.vae import located
+from sdapp.models.vae import locate_model
 from sdapp.records import Record, Result
 from sdapp.settings.layers import Layer, merge
 
@@ -38,7 +38,7 @@ class Replay:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PixelCheck:
     """The pixels in a picture's file beside those painted again; no difference where they cannot be compared."""
 
     path: Path
@@ -79,14 +79,14 @@ def _plan(path: Path, over: Sequence[Layer], models: dict[Hashable, Model]) -> R
     config = validate(merge([inside, *over]))
     key = config.model, config.revision, config.vae
     if key not in models:
-        models[key] = located(config)
+        models[key] = locate_model(config)
     notes = inside.notes
     if config.seed is None:
         notes += (f"{path}: there is no seed inside, so one is drawn; --seed gives it another",)
     return Replay(path, config, models[key], tuple(plan(config, models[key])), notes)
 
 
-def by_load(replays: Iterable[Replay]) -> list[list[Replay]]:
+def group_by_load(replays: Iterable[Replay]) -> list[list[Replay]]:
     """The pictures that one load of a model can paint side by side, else in the order given."""
     groups: dict[Hashable, list[Replay]] = {}
     for replay in replays:
@@ -97,24 +97,24 @@ def by_load(replays: Iterable[Replay]) -> list[list[Replay]]:
 # --- comparing ----------------------------------------------------------------------------------------------------
 
 
-def compare(path: Path, result: Result) -> Comparison:
+def compare_pixels(path: Path, result: Result) -> PixelCheck:
     """Hold the pixels in a file against those that were painted again."""
     error, lossy, largest = result.error, False, None
     try:
         data, _ = images.read_bytes(str(path), "picture")
         lossy, before = images.is_lossy(data), images.load_image(data, str(path), None, any_size=True)
     except InputError as exc:
-        return Comparison(path, result.job.seed, None, False, str(exc))
+        return PixelCheck(path, result.job.seed, None, False, str(exc))
     if result.picture is not None and before.size != result.picture.size:
         sizes = "{}x{} in the file, {}x{} painted again".format(*before.size, *result.picture.size)
         error = f"the sizes differ: {sizes}"
     elif result.picture is not None:
         levels = ImageChops.difference(before, result.picture).histogram()  # 256 for each of R, G and B
         largest = max(i % 256 for i, pixels in enumerate(levels) if pixels)
-    return Comparison(path, result.job.seed, largest, lossy, error)
+    return PixelCheck(path, result.job.seed, largest, lossy, error)
 
 
-def elsewhere(path: Path, here: Record) -> str | None:
+def setup_differences(path: Path, here: Record) -> str | None:
     """What is other here than the record in a picture says, in words, since that explains other pixels."""
     try:
         then, now = _surroundings(read_header(path).get("record")), _surroundings(asdict(here))

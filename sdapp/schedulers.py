@@ -43,7 +43,7 @@ class Resolved:
         return self.scheduler.stochastic
 
 
-def _key(name: str) -> str:
+def _spelling_key(name: str) -> str:
     """The spelling that is compared: no case, space, dot, `-`, `_`, `k_` in front or `Scheduler` behind; `++` is `pp`."""
     key = "".join(letter for letter in name.lower().replace("++", "pp") if letter not in " -_.()")
     return key.removesuffix("scheduler").removesuffix("discrete") or key
@@ -54,8 +54,8 @@ def _by_key() -> dict[str, Scheduler]:
     found: dict[str, Scheduler] = {}
     for scheduler in TABLE:
         for spelling in (scheduler.name, *scheduler.aliases, scheduler.class_name):
-            found.setdefault(_key(spelling), scheduler)
-    found[_key("DPMSolverMultistepScheduler")] = found[_key("dpm++2m")]  # three rows have this class
+            found.setdefault(_spelling_key(spelling), scheduler)
+    found[_spelling_key("DPMSolverMultistepScheduler")] = found[_spelling_key("dpm++2m")]  # three rows have this class
     return found
 
 
@@ -90,7 +90,7 @@ def _resolve(name: str, options: tuple[tuple[str, type, Option], ...]) -> Resolv
 
 
 def _match(name: str) -> tuple[Scheduler, str]:
-    key, table = _key(name), _by_key()
+    key, table = _spelling_key(name), _by_key()
     for suffix in ("", *sorted(SIGMA_SUFFIXES | SPACING_SUFFIXES, key=len, reverse=True)):
         base = key.removesuffix(suffix) if suffix and key.endswith(suffix) else key
         if suffix and base == key:
@@ -204,7 +204,7 @@ def _init_arguments(tree: ast.Module, class_name: str) -> dict[str, str]:
 
 
 # What a scheduler takes over from the model; everything else is said explicitly.
-MODEL_KEYS = (
+FROM_MODEL = (
     "num_train_timesteps",
     "beta_start",
     "beta_end",
@@ -215,7 +215,7 @@ MODEL_KEYS = (
 )
 
 
-def build(resolved: Resolved, model_config: Mapping[str, Any], seeds: Sequence[int]) -> Any:
+def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: Sequence[int]) -> Any:
     """A fresh diffusers scheduler for one call: the model's noise schedule and prediction type, and our options.
 
     `model_config` is the content of the model's scheduler_config.json. `seeds` has one seed an image; only DPM++ SDE
@@ -226,7 +226,7 @@ def build(resolved: Resolved, model_config: Mapping[str, Any], seeds: Sequence[i
 
     cls = getattr(diffusers, resolved.scheduler.class_name)
     known = inspect.signature(cls).parameters
-    options = {key: model_config[key] for key in MODEL_KEYS if key in model_config and key in known} | dict(resolved.options)
+    options = {key: model_config[key] for key in FROM_MODEL if key in model_config and key in known} | dict(resolved.options)
     if model_config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in known:
         raise ConfigError(f"scheduler: this model has zero terminal SNR, which {resolved.name} cannot follow; use "
                           "ddim, euler or dpm++2m with timestep_spacing trailing")  # fmt: skip

@@ -73,7 +73,7 @@ def make(
         {"sdapp": "0.1.0", "diffusers": "0.42.1"}, "sdapp compare grid.yaml", "2026-11-21T12:00:00+00:00",
         tuple(cells), tuple(references),
     )  # fmt: skip
-    results.write(comparison, folder)
+    results.write_comparison(comparison, folder)
     return comparison
 
 

@@ -22,7 +22,7 @@ from sdapp.errors import SdappError
 from sdapp.jobs import plan
 from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import read_header
-from sdapp.models.vae import WEIGHTS, located
+from sdapp.models.vae import WEIGHTS, locate_model
 from sdapp.pipelines import load
 from sdapp.records import Result
 from sdapp.settings.layers import Layer
@@ -45,7 +45,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def paint(model: Path | str, vae: Path | str | None, **changes: Any) -> list[Result]:
     asked = {"model": str(model), "prompt": "a red house", "seed": 7, "steps": 2, "device": "cpu"}
     config = validate(Layer(asked | {"vae": None if vae is None else str(vae)} | changes))
-    found = located(config)
+    found = locate_model(config)
     return list(load(found, config).paint(plan(config, found), config.batch_size))
 
 

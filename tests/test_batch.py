@@ -22,7 +22,7 @@ from PIL import Image
 from typer.testing import Result
 
 from sdapp.batches.leases import Leases
-from sdapp.batches.ledger import LEDGER
+from sdapp.batches.ledger import LEDGER_FILE
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import Batch, Keep
 from sdapp.errors import ConfigError
@@ -52,7 +52,7 @@ def alike(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 
 
 def ledger(folder: str = "night") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (Path(folder) / LEDGER).read_text().splitlines()]
+    return [json.loads(line) for line in (Path(folder) / LEDGER_FILE).read_text().splitlines()]
 
 
 def jobs(folder: str | Path = "night") -> dict[str, dict[str, Any]]:
@@ -145,7 +145,7 @@ def test_packing_changes_neither_names_nor_ledger_nor_pictures(sdapp: Run) -> No
 def test_the_ledger_can_be_lost_and_is_made_anew(sdapp: Run) -> None:
     sdapp("batch", write(PROMPTS[:3]), *FAST)
     before = ledger()
-    (Path("night") / LEDGER).unlink()
+    (Path("night") / LEDGER_FILE).unlink()
     assert "3 done" in sdapp("batch", write(PROMPTS[:3]), *FAST).stderr
     assert ledger() == before
 
@@ -153,7 +153,7 @@ def test_the_ledger_can_be_lost_and_is_made_anew(sdapp: Run) -> None:
 def test_a_line_that_a_full_disk_cut_off_spoils_no_other(sdapp: Run) -> None:
     lines = [PROMPTS[0], "a tree --set clip_skip=9", "a ship --set clip_skip=9"]
     assert sdapp("batch", write(lines[:2]), *FAST).exit_code == 3
-    path = Path("night") / LEDGER
+    path = Path("night") / LEDGER_FILE
     path.write_bytes(path.read_bytes()[:-9])
     assert sdapp("batch", write(lines), *FAST).exit_code == 3
     assert [row["status"] for row in ledger()] == ["done", "failed", "failed"]
@@ -174,10 +174,10 @@ def test_what_only_has_the_name_of_a_picture_stops_nothing(tmp_path: Path) -> No
 
 
 def test_a_ledger_that_cannot_be_read_is_told(sdapp: Run) -> None:
-    (Path("night") / LEDGER).mkdir(parents=True)
+    (Path("night") / LEDGER_FILE).mkdir(parents=True)
     result = sdapp("batch", write(PROMPTS[:1]), *FAST)
     assert result.exit_code == 73
-    assert LEDGER in result.stderr
+    assert LEDGER_FILE in result.stderr
 
 
 def test_two_runs_that_begin_a_folder_at_once_without_a_seed_have_the_same(tmp_path: Path, sdapp: Run) -> None:

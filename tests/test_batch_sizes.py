@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from sdapp.config import validate
-from sdapp.diffusion.batch_size import MOST, BatchSizes
-from sdapp.diffusion.memory import in_use, is_shortage
+from sdapp.diffusion.batch_size import MAX_BATCH, BatchSizes
+from sdapp.diffusion.memory import is_shortage, memory_in_use
 from sdapp.jobs import Job, plan
 from sdapp.models.locate import locate
 from sdapp.settings.layers import Layer
@@ -24,7 +24,7 @@ def sizes(seconds: dict[int, float], before: int | None = None) -> list[int]:
     found, chosen = BatchSizes(CPU), []
     for _ in range(8):
         chosen.append(found.of(job(), "auto"))
-        found.learn(job(), chosen[-1], seconds[chosen[-1]], in_use(CPU) if before is None else before)
+        found.learn(job(), chosen[-1], seconds[chosen[-1]], memory_in_use(CPU) if before is None else before)
     return chosen
 
 
@@ -33,7 +33,7 @@ def test_a_size_is_doubled_while_a_picture_gets_faster_and_then_the_best_stays()
 
 
 def test_there_is_a_largest_size() -> None:
-    assert max(sizes({2**n: 1 / 2**n for n in range(8)})) == MOST
+    assert max(sizes({2**n: 1 / 2**n for n in range(8)})) == MAX_BATCH
 
 
 def test_what_does_not_fit_into_memory_twice_is_not_doubled() -> None:
@@ -48,7 +48,7 @@ def test_what_memory_ran_out_for_is_not_tried_again() -> None:
 
 def test_another_size_of_picture_is_learned_anew() -> None:
     found = BatchSizes(CPU)
-    found.learn(job(), 1, 1.0, in_use(CPU))
+    found.learn(job(), 1, 1.0, memory_in_use(CPU))
     assert (found.of(job(), "auto"), found.of(job(width=128, height=128), "auto")) == (2, 1)
 
 

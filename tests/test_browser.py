@@ -78,7 +78,7 @@ def visit(browser: Any) -> Iterator[Open]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("comparison")
     make(path, ("ddim", "unipc", "dpm++2m-karras", "euler-a"), (5, 10, 20), (11, 22, 33), varied={"guidance_scale": (5.0, 7.5)})
-    report.build(path)
+    report.build_report(path)
     return path
 
 
@@ -123,7 +123,7 @@ def test_every_cell_of_the_first_combination_is_painted(page: Any) -> None:
 
 
 def test_the_viewer_shows_the_lossless_pictures_and_blinks(page: Any, folder: Path) -> None:
-    comparison = results.read(folder)
+    comparison = results.read_comparison(folder)
     painted, target = original(folder, str(comparison.cells[0].file)), original(folder, str(comparison.references[0].file))
     compare(page, 0, 0)
     assert (seen(page)[8:] == painted[8:]).all()  # the badge lies in the corner
@@ -134,7 +134,7 @@ def test_the_viewer_shows_the_lossless_pictures_and_blinks(page: Any, folder: Pa
 
 
 def test_the_difference_is_eight_times_that_of_the_pixels(page: Any, folder: Path) -> None:
-    comparison = results.read(folder)
+    comparison = results.read_comparison(folder)
     compare(page, 0, 0)
     page.keyboard.press("d")
     painted, target = original(folder, str(comparison.cells[0].file)), original(folder, str(comparison.references[0].file))
@@ -145,7 +145,7 @@ def test_the_difference_is_eight_times_that_of_the_pixels(page: Any, folder: Pat
 
 
 def test_the_slider_shows_a_left_and_b_right(page: Any, folder: Path) -> None:
-    comparison = results.read(folder)
+    comparison = results.read_comparison(folder)
     painted, target = original(folder, str(comparison.cells[0].file)), original(folder, str(comparison.references[0].file))
     compare(page, 0, 0)
     page.get_by_role("button", name="Slider").click()
@@ -205,7 +205,7 @@ def test_the_wheel_keeps_what_is_under_the_pointer(page: Any) -> None:
 
 
 def test_keys_alone_reach_everything(page: Any, folder: Path) -> None:
-    comparison = results.read(folder)
+    comparison = results.read_comparison(folder)
     order = statistics.rank(comparison, 10)
     page.keyboard.press("ArrowDown")  # enters the grid
     page.keyboard.press("ArrowDown")
@@ -230,7 +230,7 @@ def test_keys_alone_reach_everything(page: Any, folder: Path) -> None:
 
 
 def test_seeds_prompts_and_varied_keys_choose_the_combination(page: Any, folder: Path) -> None:
-    comparison = results.read(folder)
+    comparison = results.read_comparison(folder)
 
     def labels() -> list[str]:
         return page.locator("#grid tr[data-scheduler='0'] .error").all_inner_texts()  # type: ignore[no-any-return]
@@ -263,7 +263,7 @@ def test_seeds_prompts_and_varied_keys_choose_the_combination(page: Any, folder:
 
 
 def test_sorting_by_another_column(page: Any, folder: Path) -> None:
-    comparison = results.read(folder)
+    comparison = results.read_comparison(folder)
     for number, column in enumerate(comparison.columns):
         page.locator("thead .sort").nth(number).click()
         assert tuple(page.locator("tbody .name").all_inner_texts()) == statistics.rank(comparison, column)
@@ -327,8 +327,8 @@ def test_without_a_script_the_first_combination_is_there(visit: Open, folder: Pa
 def test_hostile_texts_are_shown_as_they_are(visit: Open, tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim", "unipc"), (5,), (1,), HOSTILE, size=8)
     failed = replace(made.cells[0], status="failed", file=None, reason=HOSTILE[0])
-    results.write(replace(made, title=HOSTILE[0], hardware=HOSTILE[0], cells=(failed, *made.cells[1:])), tmp_path)
-    page = visit(report.build(tmp_path))
+    results.write_comparison(replace(made, title=HOSTILE[0], hardware=HOSTILE[0], cells=(failed, *made.cells[1:])), tmp_path)
+    page = visit(report.build_report(tmp_path))
     assert page.title() == HOSTILE[0]
     assert cell(page, 0, 0).locator(".says").inner_text() == HOSTILE[0]
     assert page.locator("[onerror], [onmouseover]").count() == 0
@@ -341,8 +341,8 @@ def test_hostile_texts_are_shown_as_they_are(visit: Open, tmp_path: Path) -> Non
 def test_failed_and_missing_cells_can_be_visited(visit: Open, tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim",), (5, 10, 20), (1,), ("a house",))
     failed = replace(made.cells[0], status="failed", file=None, reason="the latents became NaN", solver_error=None)
-    results.write(replace(made, cells=(failed, made.cells[2])), tmp_path)
-    page = visit(report.build(tmp_path))
+    results.write_comparison(replace(made, cells=(failed, made.cells[2])), tmp_path)
+    page = visit(report.build_report(tmp_path))
     cell(page, 0, 0).click()
     said = page.locator('.pane[data-of="a"] .layer.a .says')
     assert said.inner_text() == "the latents became NaN"
@@ -354,7 +354,7 @@ def test_failed_and_missing_cells_can_be_visited(visit: Open, tmp_path: Path) ->
 
 def test_the_file_alone_is_enough(visit: Open, folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "report.html", tmp_path / "sent.html")
-    comparison = results.read(folder)
+    comparison = results.read_comparison(folder)
     page = visit(tmp_path / "sent.html", quiet=False)  # the browser says that the lossless files are not there
     cell(page, 0, 0).click()
     page.wait_for_function("document.querySelector('.stage img').naturalWidth === 64")
@@ -365,6 +365,6 @@ def test_the_file_alone_is_enough(visit: Open, folder: Path, tmp_path: Path) -> 
 
 def test_pictures_beside_the_file_are_shown_too(visit: Open, tmp_path: Path) -> None:
     make(tmp_path, ("ddim",), (5, 10), (1,), ("a house",))
-    page = visit(report.build(tmp_path, max_inline=0))
+    page = visit(report.build_report(tmp_path, max_inline=0))
     assert page.evaluate("[...document.querySelectorAll('#grid img')].every((one) => one.naturalWidth === 64)")
     compare(page, 0, 0)

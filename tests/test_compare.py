@@ -24,7 +24,7 @@ from sdapp.cli import app
 from sdapp.comparisons import analytic, statistics
 from sdapp.comparisons import cells as results
 from sdapp.comparisons.cells import Cell, Comparison
-from sdapp.comparisons.measure import measure
+from sdapp.comparisons.measure import measure_folder
 
 Run = Callable[..., Result]
 PROMPT = "a castle on a beach at night"
@@ -76,7 +76,7 @@ def test_one_folder_has_it_all(folder: Path) -> None:
     assert PROMPT in report
     assert "not painted yet" not in report
     assert Image.open(folder / "grid.png").width > 600
-    found = results.read(folder)
+    found = results.read_comparison(folder)
     assert (len(found.cells), len(found.references)) == (6 * 3 * 2, 2)
     assert {cell.status for cell in found.cells} == {"done"}
     assert found.hardware.startswith("cpu")
@@ -84,7 +84,7 @@ def test_one_folder_has_it_all(folder: Path) -> None:
 
 
 def test_unet_calls_are_those_that_were_counted(folder: Path) -> None:
-    for cell in results.read(folder).cells:
+    for cell in results.read_comparison(folder).cells:
         assert cell.unet_calls == cell.column
         assert cell.steps == cell.column - (cell.scheduler == "pndm")
         assert len(cell.timings) == 1
@@ -92,7 +92,7 @@ def test_unet_calls_are_those_that_were_counted(folder: Path) -> None:
 
 
 def test_errors_fall_as_steps_grow_until_the_band(folder: Path) -> None:
-    found = results.read(folder)
+    found = results.read_comparison(folder)
     band = statistics.band(found)
     assert band
     for name in STEADY:
@@ -113,13 +113,13 @@ def test_every_deterministic_scheduler_falls_on_the_truth_bench() -> None:
 
 
 def test_dpm_solver_is_nearer_than_ddim_at_20_calls(folder: Path) -> None:
-    ranked = statistics.rank(results.read(folder), 20)
+    ranked = statistics.rank(results.read_comparison(folder), 20)
     assert ranked.index("dpm++2m-karras") < ranked.index("dpm++2m") < ranked.index("ddim")
     assert ranked[-1] == "euler-a"
 
 
 def test_stochastic_schedulers_have_pictures_and_times_but_no_error(folder: Path) -> None:
-    found = results.read(folder)
+    found = results.read_comparison(folder)
     assert statistics.stochastic(found) == {"euler-a"}
     for cell in found.cells:
         assert (cell.solver_error is None) == (cell.scheduler == "euler-a")
@@ -129,7 +129,7 @@ def test_stochastic_schedulers_have_pictures_and_times_but_no_error(folder: Path
 
 
 def test_errors_are_those_of_the_latents_on_disk(folder: Path) -> None:
-    found = results.read(folder)
+    found = results.read_comparison(folder)
     solutions = {item.seed: load_file(folder / f"latents/{item.id}.safetensors")["latents"] for item in found.references}
     cell = by_place(found)["ddim", 10, 2]
     ours = load_file(folder / f"latents/{cell.id}.safetensors")["latents"]
@@ -139,7 +139,7 @@ def test_errors_are_those_of_the_latents_on_disk(folder: Path) -> None:
 
 def test_the_noise_of_a_seed_is_the_same_for_every_scheduler(folder: Path) -> None:
     """So a scheduler is nearer to the reference of its own seed than to that of another, even after 5 calls."""
-    found = results.read(folder)
+    found = results.read_comparison(folder)
     latents = {path.stem: load_file(path)["latents"] for path in (folder / "latents").iterdir()}
     solutions = {item.seed: latents[item.id] for item in found.references}
     for cell in found.cells:
@@ -149,7 +149,7 @@ def test_the_noise_of_a_seed_is_the_same_for_every_scheduler(folder: Path) -> No
 
 
 def test_the_table_says_what_the_lines_say(folder: Path) -> None:
-    found = results.read(folder)
+    found = results.read_comparison(folder)
     with (folder / "results.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [cell.id for cell in found.cells]
@@ -163,7 +163,7 @@ def test_python_gives_the_same_results_and_paints_nothing_again(copy: Path) -> N
     settings: dict[str, Any] = {"schedulers": [*STEADY, "euler-a"], "steps": [5, 10, 20], "seeds": [1, 2]}
     found = api.compare(PROMPT, out=copy, references=["dpm++2m-karras@40", "heun@20"], **settings)
     assert pictures(copy) == before
-    assert found == results.read(copy)
+    assert found == results.read_comparison(copy)
     assert statistics.rank(found, 20)[0] == "dpm++2m-karras"
 
 
@@ -171,23 +171,23 @@ def test_python_gives_the_same_results_and_paints_nothing_again(copy: Path) -> N
 
 
 def test_a_second_run_paints_nothing(copy: Path, sdapp: Run) -> None:
-    before, cells = pictures(copy), results.read(copy).cells
+    before, cells = pictures(copy), results.read_comparison(copy).cells
     again = sdapp(*EXAMPLE, *CHEAP, "--out", copy)
     assert again.exit_code == 0
     assert "40 pictures, 40 done, 0 to paint with 0 UNet calls" in again.stderr
     assert pictures(copy) == before
-    assert results.read(copy).cells == cells
+    assert results.read_comparison(copy).cells == cells
 
 
 def test_a_half_finished_folder_is_reported_and_finished(copy: Path, sdapp: Run) -> None:
-    before, whole = pictures(copy), results.read(copy)
+    before, whole = pictures(copy), results.read_comparison(copy)
     gone = [whole.cells[0], by_place(whole)["euler-a", 5, 2]]
     for cell in gone:
         (copy / str(cell.file)).unlink()
     (copy / "grid.png").unlink()
     result = sdapp("report", copy)
     assert result.exit_code == 0
-    found = results.read(copy)
+    found = results.read_comparison(copy)
     missing = [cell for cell in found.cells if cell.status == "missing"]
     assert [cell.id for cell in missing] == [cell.id for cell in gone]
     assert {(cell.file, cell.solver_error, cell.seconds, cell.psnr) for cell in missing} == {(None, None, None, None)}
@@ -196,15 +196,15 @@ def test_a_half_finished_folder_is_reported_and_finished(copy: Path, sdapp: Run)
     assert sdapp(*EXAMPLE, *CHEAP, "--out", copy).exit_code == 0
     after = pictures(copy)
     assert {name for name in after if after[name] != before[name]} == {Path(str(cell.file)).name for cell in gone}
-    for cell, again in zip(whole.cells, results.read(copy).cells, strict=True):
+    for cell, again in zip(whole.cells, results.read_comparison(copy).cells, strict=True):
         assert again.solver_error == (pytest.approx(cell.solver_error, rel=1e-3) if cell.solver_error else None)
 
 
 def test_without_its_reference_a_cell_has_no_distance(copy: Path) -> None:
-    [first, _] = results.read(copy).references
+    [first, _] = results.read_comparison(copy).references
     (copy / str(first.file)).unlink()
     (copy / f"latents/{first.id}.safetensors").unlink()
-    found = measure(copy)
+    found = measure_folder(copy)
     assert found.references[0].file is None
     assert found.references[0].distance is None
     assert {cell.solver_error for cell in found.cells if cell.seed == 1} == {None}
@@ -212,14 +212,14 @@ def test_without_its_reference_a_cell_has_no_distance(copy: Path) -> None:
 
 
 def test_broken_files_are_failures_that_are_named(copy: Path, sdapp: Run) -> None:
-    cells = results.read(copy).cells
+    cells = results.read_comparison(copy).cells
     picture, latents = copy / str(cells[0].file), copy / f"latents/{cells[1].id}.safetensors"
     half = picture.read_bytes()[:-1000]
     for path, content in ((picture, half), (latents, b"no latents")):
         path.unlink()
         path.write_bytes(content)
     assert sdapp("report", copy).exit_code == 0
-    first, second, *rest = results.read(copy).cells
+    first, second, *rest = results.read_comparison(copy).cells
     assert (first.status, second.status) == ("failed", "failed")
     assert picture.name in str(first.reason)
     assert "delete it and compare again" in str(first.reason)
@@ -229,7 +229,7 @@ def test_broken_files_are_failures_that_are_named(copy: Path, sdapp: Run) -> Non
 
 def test_equal_pictures_are_infinitely_alike(copy: Path, sdapp: Run) -> None:
     """Their PSNR has no number; all three files and the report can carry that."""
-    found = results.read(copy)
+    found = results.read_comparison(copy)
     cell, reference = found.cells[0], found.references[0]
     content = load_file(copy / f"latents/{reference.id}.safetensors")
     (copy / f"latents/{cell.id}.safetensors").unlink()
@@ -239,7 +239,7 @@ def test_equal_pictures_are_infinitely_alike(copy: Path, sdapp: Run) -> None:
     result = sdapp("report", copy, "--json")
     line = json.loads(result.stdout.splitlines()[0], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert (line["psnr"], line["ssim"], line["solver_error"]) == ("Infinity", 1, 0)
-    assert results.read(copy).cells[0].psnr == math.inf
+    assert results.read_comparison(copy).cells[0].psnr == math.inf
     assert ",inf," in (copy / "results.csv").read_text(encoding="utf-8-sig").splitlines()[1]
     assert "infinite: the same picture" in (copy / "report.html").read_text(encoding="utf-8")
 
@@ -255,7 +255,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     process.wait()
     before = pictures(out)
     assert 3 <= len(before) < 10
-    assert measure(out).cells[0].status == "done"
+    assert measure_folder(out).cells[0].status == "done"
     result = CliRunner().invoke(app, command[3:], catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
     after = pictures(out)
@@ -272,7 +272,7 @@ def test_failed_cells_keep_their_reason(sdapp: Run) -> None:
     )
     assert result.exit_code == 3
     assert "2 of 4 pictures failed; the report says why" in result.stderr
-    found = results.read(Path("comparison"))
+    found = results.read_comparison(Path("comparison"))
     for cell in found.cells:
         assert cell.status == ("failed" if cell.varied["clip_skip"] == 9 else "done")
         assert ("clip_skip: this text encoder has" in str(cell.reason)) == (cell.status == "failed")
@@ -297,7 +297,7 @@ def test_seconds_keep_the_paces_that_were_measured(sdapp: Run) -> None:
     assert kept["lms"]["step"] > 0
     again = sdapp(*few, "--schedulers", "ddim,lcm")
     assert again.exit_code == 0
-    assert [cell.steps for cell in results.read(Path("comparison")).cells] == [5, 5]
+    assert [cell.steps for cell in results.read_comparison(Path("comparison")).cells] == [5, 5]
     too_few = sdapp("compare", PROMPT, "--steps", "0.15", "--match", "seconds", *TINY, "--schedulers", "ddim")
     assert too_few.exit_code == 2
     assert "0.15 s are too few for a single step of ddim" in too_few.stderr
@@ -307,7 +307,7 @@ def test_timings_are_repeated_and_the_median_counts(sdapp: Run) -> None:
     result = sdapp("compare", PROMPT, "--schedulers", "ddim", "--steps", "2", *TINY, "--timings", 3)
     assert result.exit_code == 0, result.stderr
     assert "3 pictures, 0 done, 3 to paint with 27 UNet calls" in result.stderr
-    [cell] = results.read(Path("comparison")).cells
+    [cell] = results.read_comparison(Path("comparison")).cells
     assert len(cell.timings) == 3
     assert cell.seconds == sorted(cell.timings)[1]
 

@@ -10,19 +10,19 @@ import pytest
 
 from sdapp.comparisons import statistics
 from sdapp.comparisons.cells import Cell
-from sdapp.comparisons.plan import Contest
+from sdapp.comparisons.plan import ComparisonPlan
 from sdapp.errors import ConfigError, InputError
 from sdapp.settings.layers import Layer
 
 SMALL = {"references": ["dpm++2m-karras@40", "heun@20"]}
 
 
-def contest(config: dict[str, Any] | None = None, **grid: Any) -> Contest:
+def contest(config: dict[str, Any] | None = None, **grid: Any) -> ComparisonPlan:
     asked = {"schedulers": ["ddim"], "steps": [20], "seeds": [1]} | SMALL | grid
-    return Contest([Layer({"prompt": "a house"} | (config or {}) | {"compare": asked})])
+    return ComparisonPlan([Layer({"prompt": "a house"} | (config or {}) | {"compare": asked})])
 
 
-def planned(found: Contest) -> dict[tuple[str, float], tuple[int, int]]:
+def planned(found: ComparisonPlan) -> dict[tuple[str, float], tuple[int, int]]:
     """(scheduler, column) → (steps, UNet calls) of the jobs."""
     calls = {order.job.id: order.job.unet_calls for order in found.orders()}
     return {(cell.scheduler, cell.column): (cell.steps, calls[cell.id]) for cell in found.comparison.cells}
@@ -129,7 +129,7 @@ def test_what_cannot_be_honoured_is_refused(config: dict[str, Any], grid: dict[s
 def test_without_schedulers_there_is_nothing_to_compare() -> None:
     for values in ({}, {"compare": {}}, {"compare": {"steps": [5]}}):
         with pytest.raises(ConfigError, match="nothing to compare; give --schedulers, or a config with `compare:`"):
-            Contest([Layer({"prompt": "a house"} | values)])
+            ComparisonPlan([Layer({"prompt": "a house"} | values)])
 
 
 def test_errors_are_gathered() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdapp import config
-from sdapp.commands.config_text import json_schema, show
+from sdapp.commands.config_text import json_schema, show_settings
 from sdapp.config import RunConfig, validate
 from sdapp.errors import ConfigError
 from sdapp.settings.files import parse_override, parse_yaml, read_config_file
@@ -178,7 +178,8 @@ def test_show_says_where_each_value_comes_from() -> None:
     text = "steps: 30\nscheduler: ddim\nmemory:\n  offload: model\n"
     merged = merge([parse_yaml(text, "f"), parse_override("output.dir=pics"), parse_override("steps=5")])
     said = {
-        line.partition("  # ")[0].strip(): line.partition("  # ")[2] for line in show(validate(merged), merged).splitlines()
+        line.partition("  # ")[0].strip(): line.partition("  # ")[2]
+        for line in show_settings(validate(merged), merged).splitlines()
     }
     expected = {
         "steps: 5": "--set steps=5", "name: ddim": "f:2:1", "options: {}": "default", "offload: model": "f:4:3",
@@ -205,7 +206,7 @@ def test_show_says_where_each_value_comes_from() -> None:
 def test_what_show_prints_is_the_same_config_again(settings: dict[str, Any]) -> None:
     merged = Layer(settings)
     config = validate(merged)
-    assert check(show(config, merged)) == config
+    assert check(show_settings(config, merged)) == config
 
 
 # --- the schema ---------------------------------------------------------------------------------------------------

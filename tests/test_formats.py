@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 from typer.testing import Result as Run
 
-from sdapp.batches.finished import Past
+from sdapp.batches.finished import Finished
 from sdapp.config import Memory, Output, SchedulerChoice, Txt2Img
 from sdapp.errors import ConfigError, InputError
 from sdapp.images import is_lossy
@@ -212,7 +212,7 @@ def test_a_job_is_done_in_the_format_that_is_asked_for(tmp_path: Path) -> None:
         save(tmp_path, format, seed=seed)
     (tmp_path / "text.jpg").write_text("no picture")
     ids = [job(seed=seed).id for seed in (1, 2, 3)]
-    done = {suffix: Past(tmp_path, suffix).done for suffix in SUFFIXES.values()}
+    done = {suffix: Finished(tmp_path, suffix).done for suffix in SUFFIXES.values()}
     assert done == {
         ".png": {ids[0]: tmp_path / "a.png"},
         ".jpg": {ids[1]: tmp_path / "a.jpg"},

@@ -32,7 +32,7 @@ def values(**changes: Any) -> dict[str, Any]:
 
 
 def written(**changes: Any) -> str:
-    return infotext.write(values(**changes), "postcards", "0.1.0")
+    return infotext.write_infotext(values(**changes), "postcards", "0.1.0")
 
 
 def fields(text: str) -> dict[str, str]:
@@ -80,9 +80,9 @@ def test_what_is_not_usual_gets_a_field(changes: dict[str, Any], line: str) -> N
     ],
 )
 def test_a_models_name_is_quoted_where_it_must_be(model: str, field: str) -> None:
-    text = infotext.write(values(), model, "0.1.0")
+    text = infotext.write_infotext(values(), model, "0.1.0")
     assert field in text
-    assert infotext.read(text)[1] == ([f"Model: {' '.join(model.split())}"] if model else [])
+    assert infotext.read_infotext(text)[1] == ([f"Model: {' '.join(model.split())}"] if model else [])
 
 
 SAMPLERS = {
@@ -127,7 +127,7 @@ def test_every_scheduler_has_a_word() -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_scheduler_comes_back_as_it_was(name: str) -> None:
-    found, left = infotext.read(written(scheduler=SchedulerChoice(name=name)))
+    found, left = infotext.read_infotext(written(scheduler=SchedulerChoice(name=name)))
     assert found["scheduler"] == {"name": name, "options": {}}
     assert left == []
 
@@ -151,7 +151,7 @@ def test_every_scheduler_comes_back_as_it_was(name: str) -> None:
 def test_options_decide_the_words_and_the_rest_is_kept(name: str, options: dict[str, Any], sampler: str, schedule: str) -> None:
     text = written(scheduler=SchedulerChoice(name=name, options=options))
     assert (fields(text)["Sampler"], fields(text)["Schedule type"]) == (sampler, schedule)
-    found = infotext.read(text)[0]["scheduler"]
+    found = infotext.read_infotext(text)[0]["scheduler"]
     assert schedulers.resolve(**found).options == schedulers.resolve(name, options).options
 
 
@@ -173,7 +173,7 @@ def as_kept(prompt: str) -> str:
 @given(prompt=PROMPTS, negative=PROMPTS, seed=st.integers(0, 2**63 - 1), guidance=st.floats(0, 100), skip=st.integers(0, 11))
 def test_what_is_written_is_read(prompt: str, negative: str, seed: int, guidance: float, skip: int) -> None:
     text = written(prompt=prompt, negative_prompt=negative, seed=seed, guidance_scale=guidance, clip_skip=skip)
-    found, left = infotext.read(text)
+    found, left = infotext.read_infotext(text)
     expected = {
         "prompt": as_kept(prompt), "seed": seed, "guidance_scale": guidance, "steps": 20, "width": 512, "height": 768,
         "scheduler": {"name": "dpm++2m-karras", "options": {}}, "model": "postcards",
@@ -193,7 +193,7 @@ def test_what_is_written_is_read(prompt: str, negative: str, seed: int, guidance
     ],
 )  # fmt: skip
 def test_a_task_comes_back_without_its_files(task: Img2Img | Inpaint, kept: dict[str, Any], left: list[str]) -> None:
-    found, named = infotext.read(written(task=task))
+    found, named = infotext.read_infotext(written(task=task))
     assert found["task"] == {"kind": task.kind} | kept
     assert named == left
 
@@ -210,7 +210,7 @@ Hires upscaler: Latent, Lora hashes: "add_detail: 7c6bad76eb54, other: 0123", Ve
 
 
 def test_a_text_of_a1111_is_carried_over_and_the_rest_is_named() -> None:
-    found, left = infotext.read(A1111)
+    found, left = infotext.read_infotext(A1111)
     assert found == {
         "prompt": "a lighthouse,  (stormy sea:1.3),\noil on canvas", "negative_prompt": "lowres, text,\nwatermark",
         "scheduler": {"name": "dpm++2m-karras", "options": {}}, "steps": 28, "guidance_scale": 6.5, "seed": 2718281828,
@@ -266,7 +266,7 @@ def line(sampler: str, more: str = "", version: str = "") -> str:
     ],
 )  # fmt: skip
 def test_every_way_to_write_a_sampler_is_understood(sampler: str, more: str, version: str, name: str) -> None:
-    assert infotext.read(line(sampler, more, version))[0]["scheduler"]["name"] == name
+    assert infotext.read_infotext(line(sampler, more, version))[0]["scheduler"]["name"] == name
 
 
 @pytest.mark.parametrize(
@@ -282,21 +282,24 @@ def test_every_way_to_write_a_sampler_is_understood(sampler: str, more: str, ver
     ],
 )  # fmt: skip
 def test_a_sampler_that_diffusers_has_not_is_named(sampler: str, more: str, scheduler: str | None, left: str) -> None:
-    found, named = infotext.read(line(sampler, more))
+    found, named = infotext.read_infotext(line(sampler, more))
     assert found.get("scheduler", {}).get("name") == scheduler
     assert [text for text in named if text.startswith(left)]
 
 
 def test_unipc_of_a1111_has_other_options_than_ours() -> None:
-    assert infotext.read(line("UniPC"))[0]["scheduler"] == {
+    assert infotext.read_infotext(line("UniPC"))[0]["scheduler"] == {
         "name": "unipc",
         "options": {"solver_type": "bh1", "solver_order": 3},
     }
-    assert infotext.read(line("UniPC", version=", Version: sdapp 1"))[0]["scheduler"] == {"name": "unipc", "options": {}}
+    assert infotext.read_infotext(line("UniPC", version=", Version: sdapp 1"))[0]["scheduler"] == {
+        "name": "unipc",
+        "options": {},
+    }
 
 
 def test_the_schedule_of_ddim_is_an_option_and_ddim_has_it_anyway() -> None:
-    found = [infotext.read(line(name, " Schedule type: DDIM,"))[0]["scheduler"] for name in ("Euler", "DDIM")]
+    found = [infotext.read_infotext(line(name, " Schedule type: DDIM,"))[0]["scheduler"] for name in ("Euler", "DDIM")]
     assert found == [
         {"name": "euler", "options": {"timestep_spacing": "leading"}},
         {"name": "ddim", "options": {}},
@@ -322,7 +325,7 @@ def test_the_schedule_of_ddim_is_an_option_and_ddim_has_it_anyway() -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_carried_over_is_named(field: str, left: str) -> None:
-    found, named = infotext.read(f"x\nSteps: 20, Seed: 1, RNG: CPU, {field}")
+    found, named = infotext.read_infotext(f"x\nSteps: 20, Seed: 1, RNG: CPU, {field}")
     assert found == {"prompt": "x", "steps": 20, "seed": 1}
     assert named == [left]
 
@@ -332,7 +335,7 @@ def test_what_cannot_be_carried_over_is_named(field: str, left: str) -> None:
     ["Clip skip: 1", "Clip skip: -1", "Version: v1.6.0", "Mask mode: Inpaint masked", "VAE hash: 1234", "Emphasis: Original"],
 )
 def test_what_is_usual_is_not_worth_a_word(field: str) -> None:
-    assert infotext.read(f"x\nSteps: 20, Seed: 1, RNG: CPU, {field}") == ({"prompt": "x", "steps": 20, "seed": 1}, [])
+    assert infotext.read_infotext(f"x\nSteps: 20, Seed: 1, RNG: CPU, {field}") == ({"prompt": "x", "steps": 20, "seed": 1}, [])
 
 
 @pytest.mark.parametrize(
@@ -351,7 +354,7 @@ def test_what_is_usual_is_not_worth_a_word(field: str) -> None:
     ],
 )
 def test_the_prompts_are_told_from_the_fields(text: str, prompt: str, negative: str | None) -> None:
-    found = infotext.read(text)[0]
+    found = infotext.read_infotext(text)[0]
     assert (found["prompt"], found.get("negative_prompt")) == (prompt, negative)
 
 
@@ -368,12 +371,12 @@ def test_the_prompts_are_told_from_the_fields(text: str, prompt: str, negative: 
     ],
 )
 def test_markup_that_others_obey_is_named(prompt: str, left: list[str]) -> None:
-    assert infotext.read(f"{prompt}\nSteps: 2, Seed: 1, RNG: CPU")[1] == left
+    assert infotext.read_infotext(f"{prompt}\nSteps: 2, Seed: 1, RNG: CPU")[1] == left
 
 
 def test_a_text_without_end_is_refused() -> None:
     with pytest.raises(InputError, match="4,000,001 characters"):
-        infotext.read("x" * 4_000_001)
+        infotext.read_infotext("x" * 4_000_001)
 
 
 # --- containers ---------------------------------------------------------------------------------------------------
@@ -397,7 +400,7 @@ def test_a_saved_picture_is_read_by_us_and_by_sd_parsers(prompt: str, extension:
     path = tmp_path / f"a.{extension}"
     path.write_bytes(saved(text, extension))
     with Image.open(path) as image:
-        assert read.read_foreign(image.info, containers.exif_comment(image)) == ("sdapp", *infotext.read(text))
+        assert read.read_foreign(image.info, containers.exif_comment(image)) == ("sdapp", *infotext.read_infotext(text))
     parsed = sd_parsers.ParserManager().parse(path)
     assert parsed
     sampler = parsed.samplers[0]
@@ -421,7 +424,7 @@ def test_sd_parsers_reads_every_scheduler(name: str) -> None:
 def test_the_comment_survives_our_own_decoder(extension: str) -> None:
     buffer = BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, extension, exif=containers.exif_bytes("été 🏠\nb"))
-    assert containers.exif_comment(images.decode(buffer.getvalue(), "a", "picture")) == "été 🏠\nb"
+    assert containers.exif_comment(images.decode_image(buffer.getvalue(), "a", "picture")) == "été 🏠\nb"
 
 
 @pytest.mark.parametrize(

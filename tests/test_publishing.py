@@ -11,7 +11,7 @@ from sdapp.config import validate
 from sdapp.errors import DiskFullError, InterruptedRunError
 from sdapp.jobs import Job, plan
 from sdapp.models.locate import locate
-from sdapp.outputs.writer import ENCODERS, published
+from sdapp.outputs.writer import ENCODERS, write_results
 from sdapp.records import Record, Result
 from sdapp.settings.layers import Layer
 
@@ -49,7 +49,7 @@ def test_several_pictures_are_encoded_at_a_time_and_published_in_their_order() -
         done.append(result.index)
         return result
 
-    assert [result.index for result in published(results(4), encode, publish)] == done == [0, 1, 2, 3]
+    assert [result.index for result in write_results(results(4), encode, publish)] == done == [0, 1, 2, 3]
 
 
 def test_what_cannot_be_encoded_comes_to_light() -> None:
@@ -57,7 +57,7 @@ def test_what_cannot_be_encoded_comes_to_light() -> None:
         raise DiskFullError("no room")
 
     with pytest.raises(DiskFullError):
-        next(published(results(2), encode, same))
+        next(write_results(results(2), encode, same))
 
 
 def test_a_batch_is_published_while_the_next_is_painted() -> None:
@@ -73,7 +73,7 @@ def test_a_batch_is_published_while_the_next_is_painted() -> None:
         assert begun.wait(60)
         return named(result)
 
-    assert [str(result.path) for result in published(paint(), same, publish)] == [f"{index}.png" for index in range(6)]
+    assert [str(result.path) for result in write_results(paint(), same, publish)] == [f"{index}.png" for index in range(6)]
 
 
 def test_of_two_batches_the_first_is_published_before_a_third_is_painted() -> None:
@@ -88,7 +88,7 @@ def test_of_two_batches_the_first_is_published_before_a_third_is_painted() -> No
         done.append(result.index)
         return result
 
-    assert [result.index for result in published(paint(), same, publish)] == done == list(range(6))
+    assert [result.index for result in write_results(paint(), same, publish)] == done == list(range(6))
 
 
 def test_a_picture_painted_alone_is_published_before_the_next_is_painted() -> None:
@@ -99,7 +99,7 @@ def test_a_picture_painted_alone_is_published_before_the_next_is_painted() -> No
             assert len(done) >= min(result.index, 3)
             yield result
 
-    for result in published(paint(), same, named):
+    for result in write_results(paint(), same, named):
         done.append(result.index)
     assert done == [0, 1, 2, 3, 4]
 
@@ -113,7 +113,7 @@ def test_a_full_disk_comes_to_light_and_later_pictures_are_tried() -> None:
             raise DiskFullError("no room")
         return result
 
-    seen = published(results(4), same, publish)
+    seen = write_results(results(4), same, publish)
     assert next(seen).index == 0
     with pytest.raises(DiskFullError):
         next(seen)
@@ -133,7 +133,7 @@ def test_a_full_disk_comes_to_light_though_more_is_being_painted() -> None:
         raise DiskFullError("no room")
 
     with pytest.raises(DiskFullError):
-        next(published(paint(), same, publish))
+        next(write_results(paint(), same, publish))
 
 
 def test_what_was_painted_before_an_interruption_is_published_and_given_out() -> None:
@@ -141,7 +141,7 @@ def test_what_was_painted_before_an_interruption_is_published_and_given_out() ->
         yield from results(3)
         raise InterruptedRunError("stopped", 2)
 
-    seen = published(paint(), same, named)
+    seen = write_results(paint(), same, named)
     assert [str(next(seen).path) for _ in range(3)] == ["0.png", "1.png", "2.png"]
     with pytest.raises(InterruptedRunError):
         next(seen)
@@ -159,7 +159,7 @@ def test_what_was_painted_is_published_though_nobody_looks_any_more() -> None:
         done.append(result.index)
         return result
 
-    seen = published(paint(), same, publish)
+    seen = write_results(paint(), same, publish)
     assert next(seen).index == 0
     seen.close()
     assert done == [0, 1, 2, 3]

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from typer.testing import Result
 
 from sdapp.metadata.record import read_picture
-from sdapp.replays import by_load, plan_replays
+from sdapp.replays import group_by_load, plan_replays
 
 Run = Callable[..., Result]
 FAST = ("--steps", 2, "--seed", 7)
@@ -115,7 +115,7 @@ def test_pictures_of_two_models_load_each_of_them_once(sdapp: Run, tiny: Callabl
     ]  # fmt: skip
     sizes = [read_picture(Path(line))["record"]["batch_size"] for line in result.stdout.splitlines()]
     assert sizes == [2, 2, 2, 2], "one load of each model, and neighbours share their UNet calls"
-    assert [[each.path for each in group] for group in by_load(plan_replays(mixed, []))] == [first, second]
+    assert [[each.path for each in group] for group in group_by_load(plan_replays(mixed, []))] == [first, second]
     verified = sdapp("replay", *mixed, "--verify")
     assert verified.exit_code == 0
     assert len(verified.stdout.splitlines()) == 4

@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 def test_one_file_holds_the_whole_comparison(tmp_path: Path) -> None:
     made = make(tmp_path, varied={"guidance_scale": (5.0, 7.5)})
-    path = report.build(tmp_path)
+    path = report.build_report(tmp_path)
     page = Page(path)
     assert path == tmp_path / "report.html"
     assert len(page.cells) == len(SOLVERS) * 4  # of the first combination; the others are data
@@ -67,14 +67,14 @@ def test_one_file_holds_the_whole_comparison(tmp_path: Path) -> None:
 
 def test_the_policy_allows_nothing_but_its_own_script_and_style(tmp_path: Path) -> None:
     make(tmp_path, ("ddim",), (5,), size=8)
-    [policy] = Page(report.build(tmp_path)).all("meta", **{"http-equiv": "Content-Security-Policy"})
+    [policy] = Page(report.build_report(tmp_path)).all("meta", **{"http-equiv": "Content-Security-Policy"})
     assert "default-src 'none'" in str(policy["content"])
     assert "unsafe" not in str(policy["content"])
 
 
 def test_rows_stand_in_the_order_of_their_error(tmp_path: Path) -> None:
     made = make(tmp_path)
-    page = Page(report.build(tmp_path))
+    page = Page(report.build_report(tmp_path))
     rows = [made.schedulers[int(str(row["data-scheduler"]))] for row in page.all("tr") if "data-scheduler" in row]
     assert rows == list(statistics.rank(made, 20))
     assert rows[-3:] == ["dpm++2m-sde-karras", "euler-a", "lcm"]
@@ -84,9 +84,9 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim",), (5,), (1,), HOSTILE, size=8)
     nasty = "</script><img src=x onerror=alert(1)>"
     failed = replace(made.cells[0], status="failed", file=None, reason=nasty)
-    results.write(replace(made, title=nasty, model=nasty, hardware=nasty, command=nasty, versions={nasty: nasty},
+    results.write_comparison(replace(made, title=nasty, model=nasty, hardware=nasty, command=nasty, versions={nasty: nasty},
                           cells=(failed, *made.cells[1:])), tmp_path)  # fmt: skip
-    page = Page(report.build(tmp_path))
+    page = Page(report.build_report(tmp_path))
     assert not [attributes for _, attributes in page.elements if "onerror" in attributes or "onmouseover" in attributes]
     assert len(page.all("script")) == 2
     assert page.data["prompts"] == [prompt.translate(report.SHOWN) for prompt in HOSTILE]
@@ -100,8 +100,8 @@ def test_failed_missing_and_unreadable_cells_say_so(tmp_path: Path) -> None:
     failed = replace(one, status="failed", file=None, solver_error=None, reason="the latents became NaN")
     endless = replace(four, solver_error=math.nan)
     (tmp_path / str(three.file)).write_bytes(b"broken")
-    results.write(replace(made, cells=(failed, three, endless), references=()), tmp_path)
-    page = Page(report.build(tmp_path))
+    results.write_comparison(replace(made, cells=(failed, three, endless), references=()), tmp_path)
+    page = Page(report.build_report(tmp_path))
     assert [cell["data-status"] for cell in page.cells].count("done") == 1
     labels = " ".join(str(cell["aria-label"]) for cell in page.cells)
     assert "the latents became NaN" in labels
@@ -113,15 +113,15 @@ def test_failed_missing_and_unreadable_cells_say_so(tmp_path: Path) -> None:
 
 def test_a_comparison_of_which_nothing_is_painted_yet(tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim", "euler-a"), (5, 20))
-    results.write(replace(made, cells=(), references=()), tmp_path)
-    assert {cell["data-status"] for cell in Page(report.build(tmp_path)).cells} == {"missing"}
+    results.write_comparison(replace(made, cells=(), references=()), tmp_path)
+    assert {cell["data-status"] for cell in Page(report.build_report(tmp_path)).cells} == {"missing"}
 
 
 def test_stochastic_schedulers_have_pictures_and_times_but_no_curve(tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim", "euler-a"), (5, 20))
     plot = plots.convergence(made, "unet_calls")
     assert [made.schedulers[curve.scheduler] for curve in plot.curves] == ["ddim"]
-    page = Page(report.build(tmp_path))
+    page = Page(report.build_report(tmp_path))
     assert "stochastic: no convergence to this picture" in page.texts
     random = [cell for row in page.data["views"][0]["cells"][1:] for cell in row]
     assert all(cell["note"] and not cell["error"] for cell in random)
@@ -140,13 +140,13 @@ def test_the_band_lies_where_the_references_differ(tmp_path: Path) -> None:
 def test_errors_below_the_band_are_set_apart(tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim",), (5, 20), (1,), ("a house",), size=8)
     small = replace(made.cells[1], solver_error=1e-4)
-    results.write(replace(made, cells=(made.cells[0], small)), tmp_path)
-    assert ["data-below" in cell for cell in Page(report.build(tmp_path)).cells] == [False, True]
+    results.write_comparison(replace(made, cells=(made.cells[0], small)), tmp_path)
+    assert ["data-below" in cell for cell in Page(report.build_report(tmp_path)).cells] == [False, True]
 
 
 def test_distances_are_not_called_quality(tmp_path: Path) -> None:
     make(tmp_path, ("ddim",), (5,), (1,), ("a house",), size=8)
-    page = Page(report.build(tmp_path))
+    page = Page(report.build_report(tmp_path))
     facts = page.data["views"][0]["cells"][0][0]["facts"]
     assert any(re.fullmatch(r"distance to the reference: PSNR [\d.]+ dB, SSIM [\d.]+", fact) for fact in facts)
     assert [text for text in page.texts if "quality" in text and "never quality" not in text] == []
@@ -156,9 +156,9 @@ def test_points_stand_in_the_frame_whatever_the_errors(tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim", "unipc"), (5, 20), (1,), ("a house",), size=8)
     wild = [0.0, math.inf, math.nan, 1e-12]
     cells = tuple(replace(cell, solver_error=error) for cell, error in zip(made.cells, wild, strict=True))
-    results.write(replace(made, cells=cells), tmp_path)
-    report.build(tmp_path)
-    for curve in plots.convergence(results.read(tmp_path), "unet_calls").curves:
+    results.write_comparison(replace(made, cells=cells), tmp_path)
+    report.build_report(tmp_path)
+    for curve in plots.convergence(results.read_comparison(tmp_path), "unet_calls").curves:
         for point in curve.points:
             assert plots.LEFT <= point.x <= plots.WIDTH - plots.RIGHT
             assert plots.TOP <= point.y <= plots.HEIGHT - plots.BOTTOM
@@ -167,7 +167,7 @@ def test_points_stand_in_the_frame_whatever_the_errors(tmp_path: Path) -> None:
 
 def test_when_the_room_is_full_pictures_are_linked_to(tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim", "unipc"), (5, 20), (1,), ("a house",))
-    page = Page(report.build(tmp_path, max_inline=0))
+    page = Page(report.build_report(tmp_path, max_inline=0))
     assert sorted(page.pictures) == [cell.file for cell in made.cells]
 
 
@@ -186,7 +186,7 @@ def test_a_large_comparison_takes_little_memory(tmp_path: Path) -> None:
 
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"comparison\.json"):
-        report.build(tmp_path)
+        report.build_report(tmp_path)
 
 
 @pytest.mark.parametrize(

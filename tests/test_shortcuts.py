@@ -18,7 +18,7 @@ from sdapp.diffusion.batch_size import BatchSizes
 from sdapp.errors import InterruptedRunError
 from sdapp.jobs import plan
 from sdapp.metadata.record import read_header
-from sdapp.models.vae import located
+from sdapp.models.vae import locate_model
 from sdapp.pipelines import Painter, load
 from sdapp.records import Result
 from sdapp.settings.layers import Layer
@@ -49,12 +49,12 @@ def settings(model: Path | str, **changes: Any) -> Settings:
 
 def painter_of(asked: Settings) -> Painter:
     config = validate(Layer(asked))
-    return load(located(config), config)
+    return load(locate_model(config), config)
 
 
 def paint(painter: Painter, asked: Settings, **options: Any) -> list[Result]:
     config = validate(Layer(asked))
-    return list(painter.paint(plan(config, located(config)), config.batch_size, **options))
+    return list(painter.paint(plan(config, locate_model(config)), config.batch_size, **options))
 
 
 def furthest(one: Result, other: Result) -> int:
@@ -115,7 +115,7 @@ def test_the_interval_is_one_of_unet_calls_whatever_a_step_takes(
 def test_guidance_on_the_first_half_by_hand(tiny: Callable[..., Path], painter: Painter) -> None:
     """DDIM: two steps with ε(∅) + w (ε(c) − ε(∅)), two with ε(c)."""
     [result] = paint(painter, settings(tiny(), scheduler="ddim", guidance_scale=3.0, guidance_interval=[0, 0.5]))
-    scheduler = schedulers.build(schedulers.resolve("ddim"), painter.scheduler_config, [7])
+    scheduler = schedulers.build_scheduler(schedulers.resolve("ddim"), painter.scheduler_config, [7])
     scheduler.set_timesteps(4)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     unet = painter.denoiser.unet

@@ -57,7 +57,7 @@ def gaussians(count: int) -> tuple[analytic.Data, torch.Tensor]:
 
 
 def test_noise_levels_are_those_of_diffusers() -> None:
-    tables = schedulers.build(schedulers.resolve("ddim"), analytic.MODEL, ()).alphas_cumprod
+    tables = schedulers.build_scheduler(schedulers.resolve("ddim"), analytic.MODEL, ()).alphas_cumprod
     for timestep in (0, 1, 500, 999):
         alpha, sigma = analytic.noise_level(timestep)
         assert alpha**2 == pytest.approx(float(tables[timestep]), rel=1e-5)
@@ -65,7 +65,7 @@ def test_noise_levels_are_those_of_diffusers() -> None:
 
 
 def test_fractional_timesteps_stand_for_the_sigmas_that_the_scheduler_steps_by() -> None:
-    scheduler = schedulers.build(schedulers.resolve("euler-karras"), analytic.MODEL, ())
+    scheduler = schedulers.build_scheduler(schedulers.resolve("euler-karras"), analytic.MODEL, ())
     scheduler.set_timesteps(20)
     levels = [analytic.noise_level(float(timestep)) for timestep in scheduler.timesteps]
     assert [sigma / alpha for alpha, sigma in levels] == pytest.approx(scheduler.sigmas[:-1].tolist(), rel=1e-4)
@@ -97,8 +97,8 @@ def test_the_exact_end_is_that_of_the_integrated_ode() -> None:
 @pytest.mark.parametrize("name", ["ddim", "heun", "dpm++2m-karras"])
 def test_two_starts_stand_for_all_noises_and_means(name: str) -> None:
     data, noise = gaussians(40_000)
-    end, calls = analytic.paint(name, 10, data, noise)
-    row = analytic.measure(name, 10)
+    end, calls = analytic.solve(name, 10, data, noise)
+    row = analytic.measure_scheduler(name, 10)
     assert float((end - data.exact(noise)).square().mean().sqrt()) == pytest.approx(row.error, rel=0.03)
     assert calls == row.unet_calls
 
@@ -108,7 +108,7 @@ def test_two_starts_stand_for_all_noises_and_means(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_error_is_what_it_was(name: str) -> None:
-    rows = analytic.table((name, steps) for steps in analytic.STEPS)
+    rows = analytic.measure_all((name, steps) for steps in analytic.STEPS)
     assert {str(row.steps): row.error for row in rows} == pytest.approx(WAS[name], rel=1e-3)
     assert [row.unet_calls for row in rows] == [schedulers.resolve(name).unet_calls(row.steps) for row in rows]
 
@@ -122,7 +122,7 @@ def test_the_golden_file_has_no_others() -> None:
     [(name, n, error) for name, figures in PUBLISHED.items() for n, error in zip((5, 10, 20, 40), figures, strict=True)],
 )
 def test_the_published_errors_are_met(name: str, steps: int, published: float) -> None:
-    assert analytic.measure(name, steps).error == pytest.approx(published, rel=0.05)
+    assert analytic.measure_scheduler(name, steps).error == pytest.approx(published, rel=0.05)
 
 
 def floor(noise_kept: float, last: str) -> float:
@@ -161,7 +161,7 @@ SIGMA_START = 14.6146 / (14.6146**2 + 1) ** 0.5  # k-diffusion starts from σ·�
     ],
 )
 def test_many_steps_come_to_the_floor_that_the_first_and_last_noise_levels_set(name: str, noise_kept: float, last: str) -> None:
-    assert analytic.measure(name, 200).error == pytest.approx(floor(noise_kept, last), rel=0.02)
+    assert analytic.measure_scheduler(name, 200).error == pytest.approx(floor(noise_kept, last), rel=0.02)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -195,14 +195,14 @@ def test_solvers_of_higher_order_are_nearer_at_20_steps(near: str, far: str) -> 
     ],
 )
 def test_a_scheduler_that_is_built_wrong_shows(name: str, options: dict[str, Option]) -> None:
-    error = analytic.measure(name, 20, options).error
+    error = analytic.measure_scheduler(name, 20, options).error
     assert not at_20(name) / 1.02 < error < at_20(name) * 1.02
 
 
 @pytest.mark.parametrize("name", [row.name for row in TABLE if row.stochastic])
 def test_schedulers_that_add_noise_have_no_exact_picture(name: str) -> None:
     with pytest.raises(ConfigError, match="draws new noise in its steps"):
-        analytic.measure(name, 5)
+        analytic.measure_scheduler(name, 5)
 
 
 # --- the table in words -------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_schedulers_that_add_noise_have_no_exact_picture(name: str) -> None:
 def test_the_table_lists_the_nearest_first_and_the_calls_where_they_differ() -> None:
     few = [analytic.Row("heun", 3, 5, 0.25), analytic.Row("euler", 5, 5, 0.125), analytic.Row("lms", 5, 5, 0.5)]
     many = [analytic.Row("heun", 10, 19, 0.0312), analytic.Row("euler", 20, 20, 0.0625)]
-    assert analytic.render({5: few, 20: many}).splitlines() == [
+    assert analytic.render_table({5: few, 20: many}).splitlines() == [
         "scheduler  5       20",
         "heun       0.2500  0.0312 (19)",
         "euler      0.1250  0.0625",
@@ -224,12 +224,12 @@ def test_the_page_shows_the_golden_table() -> None:
         steps: [analytic.Row(name, steps, schedulers.resolve(name).unet_calls(steps), WAS[name][str(steps)]) for name in NAMES]
         for steps in analytic.STEPS
     }
-    assert analytic.render(columns) in PAGE.read_text(encoding="utf-8")
+    assert analytic.render_table(columns) in PAGE.read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":
     found = {
-        name: {row.steps: float(f"{row.error:.6g}") for row in analytic.table((name, n) for n in analytic.STEPS)}
+        name: {row.steps: float(f"{row.error:.6g}") for row in analytic.measure_all((name, n) for n in analytic.STEPS)}
         for name in NAMES
     }
     sys.stdout.write("{\n" + ",\n".join(f'  "{name}": {json.dumps(errors)}' for name, errors in found.items()) + "\n}\n")

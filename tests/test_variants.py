@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sdapp.errors import ConfigError
 from sdapp.prompts.files import Entry, read_prompts
 from sdapp.prompts.lines import PromptFileError
-from sdapp.prompts.seeds import Seeds, derived_seed, seed_of
+from sdapp.prompts.seeds import Seeds, derived_seed, seed_for
 from sdapp.prompts.templates import choose
-from sdapp.prompts.variants import check, expand
+from sdapp.prompts.variants import checked_entries, expand
 from sdapp.settings.files import parse_override, parse_yaml
 from sdapp.settings.layers import Layer
 from sdapp.settings.types import MAX_SEED
@@ -220,7 +220,7 @@ def test_a_prompt_that_cannot_be_chosen_from_is_refused_by_choice_and_check(prom
         choose(prompt, 7, folder)
     assert str(refusal.value).replace(f"{folder}/", "").startswith(told)
     with pytest.raises(PromptFileError) as located:
-        list(check([Entry(3, Layer({"prompt": prompt}, {"prompt": "f.jsonl:3"}))], [], folder))
+        list(checked_entries([Entry(3, Layer({"prompt": prompt}, {"prompt": "f.jsonl:3"}))], [], folder))
     assert str(located.value).startswith("f.jsonl:3: prompt: ")
 
 
@@ -230,7 +230,7 @@ def test_any_prompt_is_chosen_from_or_refused_and_the_check_foresees_it(prompt: 
     entry = Entry(1, Layer({"prompt": prompt}, {"prompt": "f:1"}))
     good, told = [], ""
     try:
-        good = list(check([entry], []))
+        good = list(checked_entries([entry], []))
     except ConfigError as exc:
         told = str(exc)
     assert good or told.startswith("f:1: prompt: ")
@@ -244,7 +244,7 @@ def test_any_prompt_is_chosen_from_or_refused_and_the_check_foresees_it(prompt: 
 
 def checked(text: str, *base: Layer, suffix: str = ".txt") -> list[dict[str, Any]]:
     Path(f"f{suffix}").write_text(text, encoding="utf-8")
-    return [entry.layer.values for entry in check(read_prompts(Path(f"f{suffix}")), base)]
+    return [entry.layer.values for entry in checked_entries(read_prompts(Path(f"f{suffix}")), base)]
 
 
 def faults(text: str, *base: Layer, suffix: str = ".txt") -> list[str]:
@@ -270,7 +270,7 @@ def test_errors_of_reading_and_of_settings_stand_in_the_order_of_the_lines() -> 
 
 def test_good_entries_come_before_the_errors_are_raised() -> None:
     Path("f.txt").write_text("a\nb --steps 0\nc", encoding="utf-8")
-    found = check(read_prompts(Path("f.txt")), [])
+    found = checked_entries(read_prompts(Path("f.txt")), [])
     assert [next(found).line, next(found).line] == [1, 3]
     with pytest.raises(ConfigError):
         next(found)
@@ -355,14 +355,14 @@ def test_no_two_copies_of_a_line_have_the_same_derived_seed() -> None:
     ("mode", "seed"), [("derived", derived_seed(10, "a", 2)), ("increment", 17), ("same", 12)]
 )  # fmt: skip
 def test_the_modes_of_seeds(mode: Seeds, seed: int) -> None:
-    assert seed_of(mode, 10, 7, "a", 2) == seed
+    assert seed_for(mode, 10, 7, "a", 2) == seed
 
 
 @pytest.mark.parametrize("mode", ["increment", "same"])
 def test_seeds_past_the_last_one_are_refused(mode: Seeds) -> None:
-    assert seed_of(mode, MAX_SEED, 0, "a", 0) == MAX_SEED
+    assert seed_for(mode, MAX_SEED, 0, "a", 0) == MAX_SEED
     with pytest.raises(ConfigError, match=f"^seed: {mode} seeds from .* give a smaller base seed"):
-        seed_of(mode, MAX_SEED, 1, "a", 1)
+        seed_for(mode, MAX_SEED, 1, "a", 1)
 
 
 def test_nothing_heavy_is_imported() -> None:

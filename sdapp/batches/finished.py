@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from sdapp.batches.ledger import LEDGER, Line, _lines
+from sdapp.batches.ledger import LEDGER_FILE, Line, parse_lines
 from sdapp.errors import InputError, OutputError
 from sdapp.metadata.record import read_header
 
 
-class Past:
+class Finished:
     """What is over in a folder: jobs done, by the pictures, and jobs failed, by the ledger. Other runs add to both.
 
     Done is what stands in a picture of the format asked for: the ledger can be lost or lie, the pictures cannot.
@@ -21,7 +21,7 @@ class Past:
         self.done: dict[str, Path] = {}
         self.failed: set[str] = set()
         self._seen: set[str] = set()
-        ledger = folder / LEDGER
+        ledger = folder / LEDGER_FILE
         self._read_to = ledger.stat().st_size if retry_failed and ledger.exists() else 0
         self.refresh()
 
@@ -49,7 +49,7 @@ class Past:
 
     def _news(self) -> Iterator[Line]:
         try:
-            with (self.folder / LEDGER).open("rb") as file:
+            with (self.folder / LEDGER_FILE).open("rb") as file:
                 if self._read_to > os.fstat(file.fileno()).st_size:  # written anew by another run
                     self._read_to = 0
                 file.seek(self._read_to)
@@ -57,7 +57,7 @@ class Past:
         except FileNotFoundError:
             return
         except OSError as exc:
-            raise OutputError(f"cannot read {self.folder / LEDGER}: {exc.strerror}; it can be deleted") from exc
+            raise OutputError(f"cannot read {self.folder / LEDGER_FILE}: {exc.strerror}; it can be deleted") from exc
         whole = text[: text.rfind(b"\n") + 1]
         self._read_to += len(whole)
-        yield from _lines(whole)
+        yield from parse_lines(whole)

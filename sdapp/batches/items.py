@@ -10,7 +10,7 @@ from sdapp.jobs import Job
 
 
 @dataclass(frozen=True)
-class Order:
+class Item:
     """One picture that a prompt file asks for: its job, line, place among all, and the choices in its prompt."""
 
     job: Job
@@ -38,16 +38,16 @@ class Shard:
         return int(job, 16) % self.of == self.number - 1
 
 
-WHOLE = Shard()
+WHOLE_FILE = Shard()
 
 
-def once(orders: Iterable[Order]) -> Iterator[Order]:
+def unique_items(orders: Iterable[Item]) -> Iterator[Item]:
     """Each picture once, at the first line that asks for it."""
     seen: set[int] = set()
     return (order for order in orders if is_new(order, seen))
 
 
-def is_new(order: Order, seen: set[int]) -> bool:
+def is_new(order: Item, seen: set[int]) -> bool:
     """Whether its picture was not asked for before; `seen` is kept by the caller."""
     number = int(order.job.id, 16)  # a third of the memory of the text
     known = number in seen

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sdapp.outputs.files import claim_name, this_host, unfinished, writing
+from sdapp.outputs.files import claim_name, disk_errors, this_host, unfinished
 
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 60.0  # without a heartbeat; a run of this host is dead as soon as its process is gone
@@ -49,7 +49,7 @@ class Leases:
     def claim(self, job: str) -> bool:
         """Take the lease of a job, if it is free or its holder is dead. Raises OutputError where nothing can be written."""
         lease, ours = self._path(job), unfinished(self.folder)
-        with writing(lease):
+        with disk_errors(lease):
             try:
                 ours.write_bytes(self._mark)
                 if claim_name(ours, lease) or (_bury(lease, now=ours.stat().st_mtime) and claim_name(ours, lease)):
@@ -73,7 +73,7 @@ class Leases:
     def holder(self, job: str) -> str:
         """Who holds the lease of a job, in words."""
         try:
-            holder = _parse(self._path(job).read_bytes())
+            holder = _parse_holder(self._path(job).read_bytes())
         except OSError:  # given back by now
             return "another run"
         return f"process {holder.get('process', '?')} on {holder.get('host', '?')}"
@@ -95,7 +95,7 @@ class Leases:
 def sweep(folder: Path) -> None:
     """Remove what dead runs left in a folder: half-written files and leases."""
     probe = unfinished(folder)
-    with writing(probe):
+    with disk_errors(probe):
         probe.touch()
         now = probe.stat().st_mtime  # by the clock of the disk, which may not be this machine's
         probe.unlink()
@@ -112,7 +112,7 @@ def _bury(lease: Path, now: float) -> bool:
     """Remove the lease of a dead run; whether it is gone. Of two runs that try, one moves it aside."""
     try:
         holder, beat = lease.read_bytes(), lease.stat().st_mtime
-        if not _is_dead(_parse(holder), beat, now):
+        if not _is_dead(_parse_holder(holder), beat, now):
             return False
         aside = unfinished(lease.parent)
         lease.rename(aside)
@@ -127,7 +127,7 @@ def _bury(lease: Path, now: float) -> bool:
         aside.unlink(missing_ok=True)
 
 
-def _parse(content: bytes) -> dict[str, Any]:
+def _parse_holder(content: bytes) -> dict[str, Any]:
     try:
         holder = json.loads(content)
     except ValueError:  # of a disk without links, where a lease is empty for a moment

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sdapp.metadata.record import read_header
-from sdapp.outputs.files import overwrite, writing
+from sdapp.outputs.files import disk_errors, overwrite
 from sdapp.records import Result
 
-LEDGER = "ledger.jsonl"
+LEDGER_FILE = "ledger.jsonl"
 
 
 @dataclass(frozen=True)
@@ -51,32 +51,32 @@ class Line:
         return cls(record["job_id"], "done", path.name, prompt_line, seed, *what_ran, None)
 
 
-def append(folder: Path, line: Line) -> None:
+def append_line(folder: Path, line: Line) -> None:
     """Add a line in one write, so that two runs do not mix theirs; one that a full disk cut off is ended before it."""
-    with writing(folder / LEDGER):
-        handle = os.open(folder / LEDGER, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    with disk_errors(folder / LEDGER_FILE):
+        handle = os.open(folder / LEDGER_FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             if end := os.fstat(handle).st_size:
                 os.lseek(handle, end - 1, os.SEEK_SET)
-            text = _text(line) if os.read(handle, 1) in (b"", b"\n") else b"\n" + _text(line)
+            text = _encode_line(line) if os.read(handle, 1) in (b"", b"\n") else b"\n" + _encode_line(line)
             if os.write(handle, text) < len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(handle)
 
 
-def read(folder: Path) -> Iterator[Line]:
+def read_ledger(folder: Path) -> Iterator[Line]:
     """The lines of the ledger that can be read; a line that a crash cut off is passed over."""
-    path = folder / LEDGER
-    yield from _lines(path.read_bytes() if path.exists() else b"")
+    path = folder / LEDGER_FILE
+    yield from parse_lines(path.read_bytes() if path.exists() else b"")
 
 
-def rewrite(folder: Path, lines: Iterable[Line]) -> None:
+def rewrite_ledger(folder: Path, lines: Iterable[Line]) -> None:
     """Replace the ledger: one line a job, in the order given."""
-    overwrite(folder / LEDGER, (_text(line) for line in lines))
+    overwrite(folder / LEDGER_FILE, (_encode_line(line) for line in lines))
 
 
-def _lines(text: bytes) -> Iterator[Line]:
+def parse_lines(text: bytes) -> Iterator[Line]:
     for row in text.decode(errors="replace").split("\n"):
         try:
             values: dict[str, Any] = json.loads(row)
@@ -85,5 +85,5 @@ def _lines(text: bytes) -> Iterator[Line]:
             continue
 
 
-def _text(line: Line) -> bytes:
+def _encode_line(line: Line) -> bytes:
     return (json.dumps(asdict(line), ensure_ascii=False) + "\n").encode()

@@ -6,21 +6,21 @@ from io import BytesIO
 from pathlib import Path
 from typing import Self
 
-from sdapp.batches.items import Order
-from sdapp.batches.seed_state import STATE, Begun, begin
+from sdapp.batches.items import Item
+from sdapp.batches.seed_state import STATE_FILE, SeedState, begin_seeds
 from sdapp.config import RunConfig, validate
 from sdapp.errors import ConfigError, InputError
 from sdapp.jobs import Job, plan
 from sdapp.models.locate import Model
-from sdapp.models.vae import located
+from sdapp.models.vae import locate_model
 from sdapp.prompts.files import Entry, read_prompts
 from sdapp.prompts.lines import PromptFileError
-from sdapp.prompts.seeds import Seeds, seed_of
+from sdapp.prompts.seeds import Seeds, seed_for
 from sdapp.prompts.templates import choose
-from sdapp.prompts.variants import check
+from sdapp.prompts.variants import checked_entries
 from sdapp.settings.layers import Layer, merge, override
 
-DEFAULTS = {"output.name": "{prompt}-{seed}-{id}", "batch_size": "auto"}  # with the id, no name depends on the others
+BATCH_DEFAULTS = {"output.name": "{prompt}-{seed}-{id}", "batch_size": "auto"}  # with the id, no name depends on the others
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class PromptFile:
     base: Sequence[Layer]
     config: RunConfig  # of the settings below the lines
     model: Model
-    begun: Begun
+    begun: SeedState
 
     @classmethod
     def open(cls, path: Path | bytes, layers: Sequence[Layer], seeds: Seeds | None = None) -> Self:
         """Look at the settings, the model and the folder; nothing is written, nor is the file read. Raises SdappError."""
-        base = [*(override(key, value, "sdapp batch") for key, value in DEFAULTS.items()), *layers]
+        base = [*(override(key, value, "sdapp batch") for key, value in BATCH_DEFAULTS.items()), *layers]
         config = validate(merge(base))
-        begun = begin(Path(config.output.dir), config.seed, seeds)
-        return cls(path, base, config, located(config), begun)
+        begun = begin_seeds(Path(config.output.dir), config.seed, seeds)
+        return cls(path, base, config, locate_model(config), begun)
 
     @property
     def folder(self) -> Path:
@@ -50,26 +50,26 @@ class PromptFile:
 
         Where another run began there meanwhile, it is begun as that one: then its pictures are others than before.
         """
-        return replace(self, begun=begin(Path(self.config.output.dir), self.config.seed, self.begun.seeds, self.begun))
+        return replace(self, begun=begin_seeds(Path(self.config.output.dir), self.config.seed, self.begun.seeds, self.begun))
 
     def is_begun(self) -> bool:
         """Whether the next run will draw the same seeds."""
-        return self.config.seed is not None or (Path(self.config.output.dir) / STATE).exists()
+        return self.config.seed is not None or (Path(self.config.output.dir) / STATE_FILE).exists()
 
     def _read(self) -> Iterator[Entry]:
         return read_prompts(self.path) if isinstance(self.path, Path) else read_prompts(None, BytesIO(self.path))
 
-    def orders(self) -> Iterator[Order]:
+    def orders(self) -> Iterator[Item]:
         """The pictures in the order of the file; lines may ask for the same one.
 
         Raises PromptFileError with every error of the file, input files among them, after the pictures of its good lines.
         """
         errors, position = PromptFileError(), 0
         try:
-            for entry in check(self._read(), self.base, self.folder):
+            for entry in checked_entries(self._read(), self.base, self.folder):
                 try:
                     for job, choices in self._jobs(entry, position):
-                        yield Order(job, entry.line, position, choices)
+                        yield Item(job, entry.line, position, choices)
                         position += 1
                 except (ConfigError, InputError) as exc:
                     errors.add(entry.line, f"{entry.origin}: {exc}")
@@ -91,6 +91,6 @@ class PromptFile:
         if "seed" in entry.layer.values and config.seed is not None:
             return range(config.seed, config.seed + config.count)
         return (
-            seed_of(self.begun.seeds, self.begun.base_seed, position + copy, entry.content, copy)
+            seed_for(self.begun.seeds, self.begun.base_seed, position + copy, entry.content, copy)
             for copy in range(config.count)
         )

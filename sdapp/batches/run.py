@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from sdapp.batches import ledger
-from sdapp.batches.finished import Past
-from sdapp.batches.items import WHOLE, Order, Shard, is_new, once
+from sdapp.batches.finished import Finished
+from sdapp.batches.items import WHOLE_FILE, Item, Shard, is_new, unique_items
 from sdapp.batches.leases import Leases, sweep
 from sdapp.batches.ledger import Line
 from sdapp.config import BatchSize, RunConfig
@@ -19,11 +19,11 @@ from sdapp.jobs import Job
 from sdapp.metadata.record import SUFFIXES
 from sdapp.outputs.encode import encode
 from sdapp.outputs.files import check_folder
-from sdapp.outputs.writer import published, save
+from sdapp.outputs.writer import save, write_results
 from sdapp.records import Result
 
 WINDOW = 512  # pictures planned ahead, so that those that can share UNet calls meet
-Orders = Callable[[], Iterable[Order]]
+Orders = Callable[[], Iterable[Item]]
 Keep = Callable[[Result], None]
 OnStep = Callable[[int, int, int, int], None]
 
@@ -56,22 +56,22 @@ class Batch:
     """What was ordered and the folder of its pictures, which other runs may be filling at the same time."""
 
     def __init__(
-        self, asked: Orders, config: RunConfig, shard: Shard = WHOLE, retry_failed: bool = False, keep: Keep | None = None
+        self, asked: Orders, config: RunConfig, shard: Shard = WHOLE_FILE, retry_failed: bool = False, keep: Keep | None = None
     ) -> None:
         """`asked` gives the orders, each time it is called; `keep` is shown each result before it is published."""
         self._asked, self._keep, self.shard = asked, keep, shard
         self.config, self.folder = config, Path(config.output.dir)
-        self.past = Past(self.folder, SUFFIXES[config.output.format], retry_failed)
+        self.past = Finished(self.folder, SUFFIXES[config.output.format], retry_failed)
         self.painted = 0  # in this run: published, or about to be
 
-    def orders(self) -> Iterator[Order]:
+    def orders(self) -> Iterator[Item]:
         """What this shard has to see to, each picture once. Raises what `asked` raises."""
-        return once(self._mine())
+        return unique_items(self._mine())
 
-    def _mine(self) -> Iterator[Order]:
+    def _mine(self) -> Iterator[Item]:
         return (order for order in self._asked() if order.job.id in self.shard)
 
-    def survey(self, look: Callable[[Order], None] = lambda _: None) -> Survey:
+    def survey(self, look: Callable[[Item], None] = lambda _: None) -> Survey:
         """Count without painting, and `look` at each picture that is left. Raises what `asked` raises."""
         pictures = done = failed = calls = repeated = 0
         seen: set[int] = set()
@@ -104,7 +104,7 @@ class Batch:
         """
         with Leases(self.folder) as leases:
             painted = self._paint_all(leases, painter, on_step, wait)
-            yield from published(painted, self._encode, lambda result: self._publish(result, leases))
+            yield from write_results(painted, self._encode, lambda result: self._publish(result, leases))
             self.past.refresh()
             sweep(self.folder)  # after those that died meanwhile
             if leases.is_alone():
@@ -114,7 +114,7 @@ class Batch:
     def _paint_all(
         self, leases: Leases, painter: Paints, on_step: OnStep | None, wait: Callable[[str], None]
     ) -> Iterator[Result]:
-        held: list[Order] = []
+        held: list[Item] = []
         for pack in _packs(self.orders(), self.past):
             yield from self._paint_pack(pack, leases, painter, on_step, held)
         while held := [order for order in held if order.job.id not in self.past]:
@@ -125,7 +125,7 @@ class Batch:
                 yield from self._paint_pack(pack, leases, painter, on_step, held)
 
     def _paint_pack(
-        self, pack: Sequence[Order], leases: Leases, painter: Paints, on_step: OnStep | None, held: list[Order]
+        self, pack: Sequence[Item], leases: Leases, painter: Paints, on_step: OnStep | None, held: list[Item]
     ) -> Iterator[Result]:
         """Paint the jobs of one pack that are nobody else's; those that are go to `held`."""
         queue = iter(pack)
@@ -148,7 +148,7 @@ class Batch:
             if not ours:
                 return
 
-    def _claimed(self, queue: Iterator[Order], leases: Leases, held: list[Order]) -> Iterator[Order]:
+    def _claimed(self, queue: Iterator[Item], leases: Leases, held: list[Item]) -> Iterator[Item]:
         for order in queue:
             if order.job.id in self.past:
                 continue
@@ -161,7 +161,7 @@ class Batch:
         self.past.refresh()
         return job in self.past.done
 
-    def _handed_over(self, result: Result, order: Order) -> Result:
+    def _handed_over(self, result: Result, order: Item) -> Result:
         self.painted += 1
         result = replace(result, index=order.index, choices=order.choices, line=order.line)
         if self._keep:
@@ -176,30 +176,30 @@ class Batch:
 
     def _publish(self, result: Result, leases: Leases) -> Result:
         path = save(result, self.config.output) if result.picture else None
-        ledger.append(self.folder, Line.of(result, path))
+        ledger.append_line(self.folder, Line.of(result, path))
         leases.release(result.job.id)
         return replace(result, path=path, file=None)
 
     def tidy(self) -> None:
         """Write the ledger anew: a line for each picture that is there or failed, in the order of the prompt file."""
-        last = {line.id: line for line in ledger.read(self.folder)}
-        pictures = Past(self.folder, self.past.suffix).done
+        last = {line.id: line for line in ledger.read_ledger(self.folder)}
+        pictures = Finished(self.folder, self.past.suffix).done
         lines = []
-        for order in once(self._asked()):
+        for order in unique_items(self._asked()):
             path, line = pictures.pop(order.job.id, None), last.get(order.job.id)
             if path is not None and (line is None or line.file != path.name):
                 line = Line.found(path, order.line)
             if line is not None and (path is not None or line.status == "failed"):
                 lines.append(replace(line, prompt_line=order.line))
         others = [last[job] for job in pictures if job in last]  # painted for another prompt file
-        ledger.rewrite(self.folder, [*lines, *others])
+        ledger.rewrite_ledger(self.folder, [*lines, *others])
 
     def strays(self) -> list[Path]:
         """The pictures of sdapp in the folder that nobody ordered. Raises what `asked` raises, ConfigError if it gives none."""
         asked = {order.job.id for order in self._asked()}
         if not asked:
             raise ConfigError("--prune: the prompt file asks for no picture, so all would go; is it the right one?")
-        pasts = [Past(self.folder, suffix) for suffix in SUFFIXES.values()]
+        pasts = [Finished(self.folder, suffix) for suffix in SUFFIXES.values()]
         return sorted(path for past in pasts for job, path in past.done.items() if job not in asked)
 
     def failures(self) -> int:
@@ -207,11 +207,11 @@ class Batch:
         return sum(order.job.id in self.past.failed for order in self.orders()) if self.past.failed else 0
 
 
-def _packs(orders: Iterable[Order], past: Past) -> Iterator[list[Order]]:
+def _packs(orders: Iterable[Item], past: Finished) -> Iterator[list[Item]]:
     """What is not over, with jobs that can share UNet calls side by side; a window of the file is looked at at a time."""
     left = (order for order in orders if order.job.id not in past)
     while window := list(islice(left, WINDOW)):
-        packs: dict[str, list[Order]] = {}
+        packs: dict[str, list[Item]] = {}
         for order in window:
             packs.setdefault(order.job.pack, []).append(order)
         yield from packs.values()

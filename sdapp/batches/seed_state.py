@@ -10,34 +10,34 @@ from sdapp.errors import OutputError
 from sdapp.outputs.files import publish
 from sdapp.prompts.seeds import Seeds
 
-STATE = "batch.json"
+STATE_FILE = "batch.json"
 
 
 @dataclass(frozen=True)
-class Begun:
+class SeedState:
     """How lines without a seed get theirs, since the first run on a folder."""
 
     base_seed: int
     seeds: Seeds
 
 
-def begin(folder: Path, seed: int | None, seeds: Seeds | None, keep: Begun | None = None) -> Begun:
+def begin_seeds(folder: Path, seed: int | None, seeds: Seeds | None, keep: SeedState | None = None) -> SeedState:
     """What a batch was begun with, as the folder has it; else `keep` is kept there, so that the next run goes on with it.
 
     Without either, a base seed is drawn if none is asked for.
     Raises OutputError where the folder was begun with something else than what is asked for, or its state is broken.
     """
-    state = folder / STATE
+    state = folder / STATE_FILE
     if not state.exists():
         if keep is None:
-            return Begun(secrets.randbelow(2**32) if seed is None else seed, seeds or "derived")
+            return SeedState(secrets.randbelow(2**32) if seed is None else seed, seeds or "derived")
         made = publish(json.dumps(asdict(keep)).encode(), folder, state.stem, state.suffix)
         if made == state:
             return keep
         made.unlink()  # another run was quicker
     try:
         kept = json.loads(state.read_bytes())
-        begun = Begun(int(kept["base_seed"]), kept["seeds"])
+        begun = SeedState(int(kept["base_seed"]), kept["seeds"])
         if begun.seeds not in get_args(Seeds):
             raise ValueError(begun.seeds)
     except (OSError, ValueError, KeyError, TypeError) as exc:

@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from sdapp.batches.items import Order, Shard
-from sdapp.batches.ledger import LEDGER
+from sdapp.batches.items import Item, Shard
+from sdapp.batches.ledger import LEDGER_FILE
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import Batch, Survey
-from sdapp.batches.seed_state import STATE
+from sdapp.batches.seed_state import STATE_FILE
 from sdapp.commands.estimates import Estimate, History
 from sdapp.commands.options import all_layers, with_flags
 from sdapp.commands.running import paint_batch
-from sdapp.commands.terminal import announce, tell
+from sdapp.commands.terminal import print_note, print_result
 from sdapp.errors import ConfigError, JobsFailedError, OutputError
 from sdapp.models.locate import Model
 from sdapp.prompts.seeds import Seeds
@@ -61,7 +61,7 @@ def batch(  # noqa: PLR0913 - a flag is an argument
     found = _survey(night, prompts.model, history, dry_run)
     if dry_run:
         if found.left and not prompts.is_begun():
-            tell("seeds, and what follows from them, will be drawn anew; --seed fixes them")
+            print_note("seeds, and what follows from them, will be drawn anew; --seed fixes them")
         return
     night.begin()
     if (kept := prompts.keep()) != prompts:  # another run has just begun the folder, with another base seed
@@ -70,11 +70,11 @@ def batch(  # noqa: PLR0913 - a flag is an argument
     if found.left:
         with closing(paint_batch(night, prompts.model, flags["verbose"], found)) as results:
             for result in results:
-                announce(result, flags["json"])
+                print_result(result, flags["json"])
     else:
         night.tidy()
     if broken := night.failures():
-        raise JobsFailedError(f"{broken} of {found.pictures} pictures failed; {night.folder / LEDGER} says why; "
+        raise JobsFailedError(f"{broken} of {found.pictures} pictures failed; {night.folder / LEDGER_FILE} says why; "
                               "--retry-failed tries them again")  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def _survey(night: Batch, model: Model, history: History, dry_run: bool) -> Surv
     """Count, estimate, and tell; a dry run lists what is left, and what of its prompts is too long."""
     estimate, long = Estimate(history), 0
 
-    def look(order: Order) -> None:
+    def look(order: Item) -> None:
         nonlocal long
         estimate.add(order.job)
         if dry_run:
@@ -90,24 +90,24 @@ def _survey(night: Batch, model: Model, history: History, dry_run: bool) -> Surv
             for note in cut(order.job, model):
                 long += 1
                 if long <= MOST_TOLD:
-                    tell(f"line {order.line}: {note}")
+                    print_note(f"line {order.line}: {note}")
 
     found = night.survey(look)
     if long > MOST_TOLD:
-        tell(f"and {long - MOST_TOLD} more prompts that are too long")
+        print_note(f"and {long - MOST_TOLD} more prompts that are too long")
     told = [
         f"{found.pictures} picture{'' if found.pictures == 1 else 's'}: {found.done} done, {found.failed} failed before, "
         f"{found.left} to paint with {found.unet_calls} UNet calls"
     ]
     told += [f"{found.repeated} asked for more than once"] if found.repeated else []
     told += [estimate.told(night.folder)] if found.left else []
-    tell("; ".join(told))
+    print_note("; ".join(told))
     return found
 
 
 def _prune(night: Batch, prompts: PromptFile, remove: bool) -> None:
     if not prompts.is_begun():
-        raise OutputError(f"{night.folder}: {STATE} is missing, so nobody knows which pictures were asked for; say --seed")
+        raise OutputError(f"{night.folder}: {STATE_FILE} is missing, so nobody knows which pictures were asked for; say --seed")
     strays = night.strays()
     for path in strays:
         if remove:
@@ -116,4 +116,4 @@ def _prune(night: Batch, prompts: PromptFile, remove: bool) -> None:
     if remove and strays:
         night.tidy()
     count = f"{len(strays)} picture{'' if len(strays) == 1 else 's'} that no line asks for"
-    tell(f"{count}, removed" if remove else f"{count}; --prune --yes removes them" if strays else count)
+    print_note(f"{count}, removed" if remove else f"{count}; --prune --yes removes them" if strays else count)

@@ -8,10 +8,10 @@ import typer
 
 from sdapp.batches.run import Batch
 from sdapp.commands.estimates import Estimate, History
-from sdapp.commands.notes import worth_knowing
+from sdapp.commands.notes import notes_before_painting
 from sdapp.commands.options import all_layers, without
 from sdapp.commands.running import load_painter, paint_batch
-from sdapp.commands.terminal import tell
+from sdapp.commands.terminal import print_note
 from sdapp.config import validate
 from sdapp.errors import ConfigError, JobsFailedError
 from sdapp.outputs.files import check_folder
@@ -23,7 +23,7 @@ from sdapp.settings.ranges import numbers
 
 if TYPE_CHECKING:  # what imports numpy and more
     from sdapp.comparisons.cells import Comparison
-    from sdapp.comparisons.plan import Contest
+    from sdapp.comparisons.plan import ComparisonPlan
     from sdapp.pipelines import Painter
 
 
@@ -76,22 +76,22 @@ def compare(  # noqa: PLR0913 - a flag is an argument
 def _compare(layers: list[Layer], dry_run: bool, verbose: bool, as_json: bool) -> None:
     from sdapp.comparisons import cells as results
     from sdapp.comparisons import measure
-    from sdapp.comparisons.plan import Contest
+    from sdapp.comparisons.plan import ComparisonPlan
 
-    contest = Contest(layers)
-    for note in worth_knowing(contest.config, contest.model, next(contest.orders()).job):
-        tell(note)
-    tell(_size(contest))
+    contest = ComparisonPlan(layers)
+    for note in notes_before_painting(contest.config, contest.model, next(contest.orders()).job):
+        print_note(note)
+    print_note(_describe_size(contest))
     if dry_run:
         return
     check_folder(contest.folder)
     if contest.unpaced:
         contest.measure_paces(load_painter(contest.model, contest.config, verbose))
-        contest = Contest(layers)
-        tell(_size(contest))
-    results.write(contest.comparison, contest.folder)
+        contest = ComparisonPlan(layers)
+        print_note(_describe_size(contest))
+    results.write_comparison(contest.comparison, contest.folder)
     _paint(contest, verbose)
-    comparison = measure.measure(contest.folder)
+    comparison = measure.measure_folder(contest.folder)
     _show(contest.folder, comparison, as_json)
     if failed := [cell for cell in comparison.cells if cell.status == "failed"]:
         raise JobsFailedError(f"{len(failed)} of {len(comparison.cells)} pictures failed; the report says why")
@@ -109,7 +109,7 @@ def report_again(
     """
     from sdapp.comparisons import measure
 
-    _show(folder, measure.measure(folder), as_json)
+    _show(folder, measure.measure_folder(folder), as_json)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def _vary(texts: list[str]) -> Layer:
 def _truth(layers: list[Layer]) -> str:
     """The truth bench for the schedulers that were asked for, or for all."""
     from sdapp.comparisons import analytic
-    from sdapp.comparisons.plan import Contest
+    from sdapp.comparisons.plan import ComparisonPlan
 
     merged = merge(layers)
     asked = merged.values.get("compare") or {}
@@ -147,15 +147,15 @@ def _truth(layers: list[Layer]) -> str:
         raise ConfigError(f"--truth: {', '.join(random)}: new noise in every step leads to no exact end, so no error; {mend}")
     columns = {}
     for budget in map(int, grid.steps):
-        steps = ((name, Contest.steps_of(grid, name, budget)) for name in grid.schedulers)
-        columns[budget] = analytic.table((name, count) for name, count in steps if count)
-    return analytic.render(columns)
+        steps = ((name, ComparisonPlan.steps_of(grid, name, budget)) for name in grid.schedulers)
+        columns[budget] = analytic.measure_all((name, count) for name, count in steps if count)
+    return analytic.render_table(columns)
 
 
 # --- painting -----------------------------------------------------------------------------------------------------
 
 
-def _size(contest: "Contest") -> str:
+def _describe_size(contest: "ComparisonPlan") -> str:
     """What it will take, before torch is imported: pictures, UNet calls, time, disk, sheets. Raises ConfigError."""
     from sdapp.comparisons.report import sheets
     from sdapp.comparisons.report.format import counted
@@ -180,7 +180,7 @@ def _size(contest: "Contest") -> str:
     )
 
 
-def _paint(contest: "Contest", verbose: bool) -> None:
+def _paint(contest: "ComparisonPlan", verbose: bool) -> None:
     painter: list[Painter] = []
 
     def prepare(loaded: "Painter") -> None:
@@ -194,7 +194,7 @@ def _paint(contest: "Contest", verbose: bool) -> None:
         with closing(paint_batch(night, contest.model, verbose, found, prepare)) as painted:
             for result in painted:
                 for note in result.record.notes if result.record else ():
-                    tell(note)
+                    print_note(note)
 
 
 # --- showing ------------------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def _show(folder: Path, comparison: "Comparison", as_json: bool) -> None:
     from sdapp.comparisons import cells as results
     from sdapp.comparisons.report import report, sheets
 
-    made = [report.build(folder), *sheets.build(folder), folder / results.TABLE]
+    made = [report.build_report(folder), *sheets.build_sheets(folder), folder / results.TABLE]
     for line in map(results.to_json, comparison.cells) if as_json else made:
         typer.echo(line)
     typer.echo(_ranking(comparison), err=True)

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from sdapp.commands.config_text import json_schema, show
+from sdapp.commands.config_text import json_schema, show_settings
 from sdapp.commands.options import ConfigFiles, Overrides, file_layers
 from sdapp.commands.terminal import Commands
 from sdapp.config import validate
 from sdapp.errors import SdappError, gathered
 from sdapp.settings.files import parse_override, read_config_file
-from sdapp.settings.layers import merge, together
+from sdapp.settings.layers import combine, merge
 
 config_app = typer.Typer(cls=Commands, help="Show, check and describe configs.", no_args_is_help=True)
 
@@ -19,8 +19,8 @@ config_app = typer.Typer(cls=Commands, help="Show, check and describe configs.",
 @config_app.command("show")
 def config_show(config: ConfigFiles = None, overrides: Overrides = None) -> None:
     """Print the settings that a run would have, and where each comes from."""
-    merged = merge([*file_layers(config), together([parse_override(text) for text in overrides or []])])
-    typer.echo(show(validate(merged), merged))
+    merged = merge([*file_layers(config), combine([parse_override(text) for text in overrides or []])])
+    typer.echo(show_settings(validate(merged), merged))
 
 
 @config_app.command("check")

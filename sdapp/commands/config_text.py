@@ -10,7 +10,7 @@ from sdapp.settings.layers import Layer
 UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
-def show(config: RunConfig, merged: Layer) -> str:
+def show_settings(config: RunConfig, merged: Layer) -> str:
     """The resolved settings as YAML, each line with where its value came from."""
     lines = []
     for key, value in config.model_dump(mode="json").items():
@@ -18,7 +18,7 @@ def show(config: RunConfig, merged: Layer) -> str:
         lines += [f"{key}:"] if grouped else []
         for name, item in value.items() if grouped else [(key, value)]:
             line = f"{'  ' if grouped else ''}{name}: {_scalar(item)}"
-            lines.append(f"{line:<44}  # {_said(f'{key}.{name}' if grouped else key, merged)}")
+            lines.append(f"{line:<44}  # {_origin_text(f'{key}.{name}' if grouped else key, merged)}")
     return "\n".join(lines)
 
 
@@ -30,7 +30,7 @@ def _scalar(value: object) -> str:
     return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
-def _said(dotted: str, merged: Layer) -> str:
+def _origin_text(dotted: str, merged: Layer) -> str:
     if dotted in merged.origins:
         return merged.origins[dotted]
     parent = dotted.rpartition(".")[0]

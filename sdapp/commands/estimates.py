@@ -15,7 +15,7 @@ from sdapp.jobs import Job
 from sdapp.outputs.files import overwrite
 from sdapp.records import Result
 
-KEPT = 64  # figures of a kind
+MAX_FIGURES = 64  # figures of a kind
 
 
 class History:
@@ -45,7 +45,7 @@ class History:
                 ("seconds", result.record.seconds / max(1, result.record.unet_calls)),
                 ("bytes", result.path.stat().st_size),
             ):
-                kind[name] = [*kind[name], figure][-KEPT:]
+                kind[name] = [*kind[name], figure][-MAX_FIGURES:]
 
     def save(self) -> None:
         """Keep the figures; that they cannot be kept stops nobody."""
@@ -89,7 +89,7 @@ class Estimate:
             return "time and disk unknown: nothing like it was painted on this machine before"
         free = shutil.disk_usage(next(place for place in _upwards(folder) if place.exists())).free
         short = "; THAT IS MORE THAN THERE IS" if self.bytes > free else ""
-        return f"about {in_words(self.seconds)}, {_size(self.bytes)} of {_size(free)} free{short}"
+        return f"about {in_words(self.seconds)}, {_bytes_text(self.bytes)} of {_bytes_text(free)} free{short}"
 
 
 def _upwards(folder: Path) -> Iterable[Path]:
@@ -104,7 +104,7 @@ def in_words(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def _size(number: float) -> str:
+def _bytes_text(number: float) -> str:
     for unit in ("bytes", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.3g} {unit}"

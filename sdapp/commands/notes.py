@@ -29,7 +29,7 @@ def unknown_words(model: Model, prompt: str) -> list[str]:
     return list(dict.fromkeys(word for word in words if f"{word}</w>" not in vocabulary))
 
 
-def worth_knowing(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
+def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     """What the user should know before the first picture."""
     if words := unknown_words(model, f"{job.prompt} {job.negative_prompt}"):
         yield (

@@ -15,7 +15,7 @@ from sdapp.metadata.read import read_settings
 from sdapp.models.files import BUILT_IN
 from sdapp.profiling import profiled
 from sdapp.settings.files import parse_override, read_config_file
-from sdapp.settings.layers import Layer, override, together
+from sdapp.settings.layers import Layer, combine, override
 
 ConfigFiles = Annotated[
     list[Path] | None,
@@ -29,7 +29,7 @@ ConfigFiles = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as --set clip_skip=1.")
 ]
-FLAGS: dict[str, Any] = {
+OPTIONS: dict[str, Any] = {
     "config": ConfigFiles,
     "negative_prompt": Annotated[str | None, typer.Option("--negative-prompt", "-n", help="What to steer away from.")],
     "seed": Annotated[int | None, typer.Option("--seed", "-s", help="Of the first picture; drawn if not given.")],
@@ -49,11 +49,11 @@ FLAGS: dict[str, Any] = {
     "profile": Annotated[bool, typer.Option("--profile", help="Say in the end where the time went.")],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Let diffusers and transformers speak.")],
 }
-DEFAULTS = {"json": False, "profile": False, "verbose": False}
+OPTION_DEFAULTS = {"json": False, "profile": False, "verbose": False}
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 NOT_SETTINGS = ("config", "json", "set", "profile", "verbose", "size")
-Prompt = Annotated[str | None, typer.Argument(help="What to paint; else the config's prompt.", show_default=False)]
-Strength = Annotated[float | None, typer.Option("--strength", help="How much is painted anew: 0 to 1.")]
+PromptArgument = Annotated[str | None, typer.Argument(help="What to paint; else the config's prompt.", show_default=False)]
+StrengthOption = Annotated[float | None, typer.Option("--strength", help="How much is painted anew: 0 to 1.")]
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -68,14 +68,14 @@ def without(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
         shared = [
             inspect.Parameter(
-                name.replace(".", "_"), inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=DEFAULTS.get(name)
+                name.replace(".", "_"), inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=OPTION_DEFAULTS.get(name)
             )
-            for name, hint in FLAGS.items()
+            for name, hint in OPTIONS.items()
             if name not in flags
         ]
 
         def run(**values: Any) -> None:
-            said = {name: None if name in flags else values.pop(name.replace(".", "_")) for name in FLAGS}
+            said = {name: None if name in flags else values.pop(name.replace(".", "_")) for name in OPTIONS}
             with profiled(partial(typer.echo, err=True)) if said["profile"] else nullcontext():
                 command(said, **values)
 
@@ -98,7 +98,7 @@ def file_layers(files: list[Path] | None) -> list[Layer]:
 def all_layers(flags: dict[str, Any], own: list[Layer]) -> list[Layer]:
     """Files first; over them all that the command line says, whatever its order."""
     said = [*(parse_override(text) for text in flags["set"] or []), *flag_layers(flags), *own]
-    return [*file_layers(flags["config"]), together(said)]
+    return [*file_layers(flags["config"]), combine(said)]
 
 
 def flag_layers(flags: dict[str, Any]) -> Iterator[Layer]:

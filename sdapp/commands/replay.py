@@ -9,15 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from sdapp.commands.notes import worth_knowing
+from sdapp.commands.notes import notes_before_painting
 from sdapp.commands.options import all_layers, with_flags
-from sdapp.commands.running import KEPT, Load, paint_loads
-from sdapp.commands.terminal import announce, tell
+from sdapp.commands.running import KEPT_MESSAGE, Load, paint_loads
+from sdapp.commands.terminal import print_note, print_result
 from sdapp.errors import ConfigError, JobsFailedError
 from sdapp.outputs.files import check_folder
-from sdapp.outputs.writer import saved
+from sdapp.outputs.writer import save_result
 from sdapp.records import Result
-from sdapp.replays import TOLERANCE, Comparison, Replay, by_load, compare, elsewhere, plan_replays
+from sdapp.replays import TOLERANCE, PixelCheck, Replay, compare_pixels, group_by_load, plan_replays, setup_differences
 
 
 @with_flags
@@ -53,16 +53,16 @@ def replay(
         check_folder(Path(replays[0].config.output.dir))
     said = [note for layer in over for note in layer.notes]
     for each in replays:
-        said += [*each.notes, *worth_knowing(each.config, each.model, each.jobs[0])]
+        said += [*each.notes, *notes_before_painting(each.config, each.model, each.jobs[0])]
     for note in dict.fromkeys(said):
-        tell(note)
-    with closing(_results(replays, flags["verbose"], "no picture was changed" if verify else KEPT)) as results:
+        print_note(note)
+    with closing(_results(replays, flags["verbose"], "no picture was changed" if verify else KEPT_MESSAGE)) as results:
         (_compare_all if verify else _save_all)(results, flags["json"])
 
 
 def _results(replays: list[Replay], verbose: bool, told: str) -> Generator[tuple[Replay, Result], None, None]:
     """Every result, beside what it is the replay of."""
-    groups = by_load(replays)
+    groups = group_by_load(replays)
     loads = [Load(group[0].model, group[0].config, [job for each in group for job in each.jobs]) for group in groups]
     asked = [each for group in groups for each in group for _ in each.jobs]
     with closing(paint_loads(loads, verbose, keep_going=True, told=told)) as results:
@@ -74,7 +74,7 @@ def _save_all(results: Iterable[tuple[Replay, Result]], as_json: bool) -> None:
     painted, failed = 0, list[str]()
     for asked, result in results:
         painted += 1
-        announce(saved(result, asked.config.output), as_json)
+        print_result(save_result(result, asked.config.output), as_json)
         failed += [f"{asked.path}: {result.error}"] if result.error else []
     if failed:
         raise JobsFailedError(f"{len(failed)} of {painted} pictures failed:\n" + "\n".join(failed))
@@ -84,11 +84,11 @@ def _compare_all(results: Iterable[tuple[Replay, Result]], as_json: bool) -> Non
     compared, bad = 0, list[str]()
     for asked, result in results:
         compared += 1
-        notes = (*result.record.notes, elsewhere(asked.path, result.record)) if result.record else ()
+        notes = (*result.record.notes, setup_differences(asked.path, result.record)) if result.record else ()
         for note in filter(None, notes):
-            tell(note)
-        found = compare(asked.path, result)
-        line = f"{found.path}: {_said(found)}"
+            print_note(note)
+        found = compare_pixels(asked.path, result)
+        line = f"{found.path}: {_difference(found)}"
         typer.echo(json.dumps(asdict(found) | {"path": str(found.path)}, ensure_ascii=False) if as_json else line)
         bad += [] if found.good else [line]
     if bad:
@@ -96,6 +96,6 @@ def _compare_all(results: Iterable[tuple[Replay, Result]], as_json: bool) -> Non
         raise JobsFailedError(f"{what}:\n" + "\n".join(bad))
 
 
-def _said(found: Comparison) -> str:
+def _difference(found: PixelCheck) -> str:
     said = found.error or f"largest difference {found.largest_difference} of 255"
     return f"{said} (lossy)" if found.lossy else said

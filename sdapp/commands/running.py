@@ -15,7 +15,7 @@ import typer
 
 from sdapp.batches.run import Batch, Survey
 from sdapp.commands.estimates import History
-from sdapp.commands.terminal import tell
+from sdapp.commands.terminal import print_note
 from sdapp.config import RunConfig
 from sdapp.diffusion.devices import lacks_bfloat16
 from sdapp.diffusion.startup import importing
@@ -28,7 +28,7 @@ from sdapp.records import Result
 if TYPE_CHECKING:
     from sdapp.pipelines import OnStep, Painter
 
-KEPT = "finished pictures are kept"
+KEPT_MESSAGE = "finished pictures are kept"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Load:
 
 
 def paint_loads(
-    loads: Sequence[Load], verbose: bool, keep_going: bool = False, told: str = KEPT
+    loads: Sequence[Load], verbose: bool, keep_going: bool = False, told: str = KEPT_MESSAGE
 ) -> Generator[Result, None, None]:
     """Paint the jobs of one load after the other, with a bar; the indices of the results count through them all.
 
@@ -99,7 +99,7 @@ def paint_batch(
             nonlocal waited
             check()
             if who != waited:
-                tell(who)
+                print_note(who)
             waited = who
             time.sleep(0.5)
 
@@ -126,7 +126,7 @@ def load_painter(model: Model, config: RunConfig, verbose: bool, unet_calls: int
     with timed("load"):
         painter = load(model, config, unet_calls)
     if painter.device.type == "cpu" and config.dtype == "bfloat16" and lacks_bfloat16():
-        tell("this CPU has no bfloat16 of its own: --dtype float32 is many times as fast")
+        print_note("this CPU has no bfloat16 of its own: --dtype float32 is many times as fast")
     return painter
 
 

@@ -25,7 +25,7 @@ def explain_scheduler(name: str) -> str:
     calls = f"{resolved.unet_calls(20)} UNet calls for 20 steps"
     lines = [f"{name} is {resolved.name}: {row.class_name}, order {row.order}, {noise}, {calls}"]
     for option, default in schedulers.constructor_options(row.class_name).items():
-        if option in schedulers.MODEL_KEYS:
+        if option in schedulers.FROM_MODEL:
             said = "from the model"
         elif repr(resolved.options.get(option, default)) in (default, repr(default)):
             said = default

@@ -24,10 +24,10 @@ class Commands(TyperGroup):
             raise typer.Exit(exc.exit_code) from exc
 
 
-def announce(result: Result, as_json: bool) -> None:
+def print_result(result: Result, as_json: bool) -> None:
     """Print the path of a finished picture, or its JSON line, and what the user should know about it."""
     for note in result.record.notes if result.record else ():
-        tell(note)
+        print_note(note)
     if as_json:
         facts: dict[str, object] = {"path": result.path and str(result.path), "seed": result.job.seed, "error": result.error}
         facts |= {"job": result.job.model_dump(mode="json"), "record": result.record and asdict(result.record)}
@@ -36,6 +36,6 @@ def announce(result: Result, as_json: bool) -> None:
         typer.echo(result.path)
 
 
-def tell(message: str) -> None:
+def print_note(message: str) -> None:
     """A note on stderr."""
     typer.echo(f"note: {message}", err=True)

@@ -82,7 +82,7 @@ def deterministic() -> tuple[str, ...]:
     return tuple(name for row in rows for name in (row.name, *(f"{row.name}-{sigmas}" for sigmas in row.sigmas)))
 
 
-def paint(
+def solve(
     name: str, steps: int, data: Data, noise: torch.Tensor, options: Mapping[str, Option] | None = None
 ) -> tuple[torch.Tensor, int]:
     """What a scheduler makes of `noise` [..., D] with the perfect model of `data`, and how often it called the model.
@@ -94,7 +94,7 @@ def paint(
     if resolved.stochastic:
         raise ConfigError(f"scheduler: {resolved.name} draws new noise in its steps, so no single picture is its exact one")
     schedulers.check_run(resolved, steps, eta=None)
-    scheduler = schedulers.build(resolved, MODEL, seeds=())
+    scheduler = schedulers.build_scheduler(resolved, MODEL, seeds=())
     scheduler.set_timesteps(steps)
     x, calls = noise * scheduler.init_noise_sigma, 0
     for timestep in scheduler.timesteps:
@@ -104,19 +104,19 @@ def paint(
     return x, calls
 
 
-def measure(name: str, steps: int, options: Mapping[str, Option] | None = None) -> Row:
-    """Run one scheduler on the bench. Raises ConfigError as `paint` does."""
-    end, calls = paint(name, steps, _DATA, _NOISE, options)
+def measure_scheduler(name: str, steps: int, options: Mapping[str, Option] | None = None) -> Row:
+    """Run one scheduler on the bench. Raises ConfigError as `solve` does."""
+    end, calls = solve(name, steps, _DATA, _NOISE, options)
     error = (end - _DATA.exact(_NOISE)).square().sum(0).mean().sqrt()
     return Row(schedulers.resolve(name, options).name, steps, calls, float(error))
 
 
-def table(runs: Iterable[tuple[str, int]]) -> list[Row]:
+def measure_all(runs: Iterable[tuple[str, int]]) -> list[Row]:
     """Measure schedulers by name and steps, in the order given."""
-    return [measure(name, steps) for name, steps in runs]
+    return [measure_scheduler(name, steps) for name, steps in runs]
 
 
-def render(columns: Mapping[int, Sequence[Row]]) -> str:
+def render_table(columns: Mapping[int, Sequence[Row]]) -> str:
     """The rows of each budget of steps or UNet calls as a table in plain text, the nearest at the last budget first.
 
     In brackets are the UNet calls of a run where they differ from its column's number.

@@ -91,16 +91,16 @@ CODECS: Mapping[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def write(comparison: Comparison, folder: Path) -> None:
+def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write comparison.json, results.jsonl, references.jsonl and results.csv, each whole or not at all. Raises OutputError."""
-    overwrite(folder / CELLS, _lines(comparison.cells))
-    overwrite(folder / REFERENCES, _lines(comparison.references))
-    overwrite(folder / TABLE, [_table(comparison).encode("utf-8-sig")])  # without the mark Excel takes UTF-8 for Latin-1
+    overwrite(folder / CELLS, _encode_lines(comparison.cells))
+    overwrite(folder / REFERENCES, _encode_lines(comparison.references))
+    overwrite(folder / TABLE, [_csv_table(comparison).encode("utf-8-sig")])  # without the mark Excel takes UTF-8 for Latin-1
     top = CODECS[Comparison].dump_json(comparison, exclude={"cells", "references"}, indent=2)
     overwrite(folder / COMPARISON, [top + b"\n"])
 
 
-def _lines(items: Iterable[Cell | Reference]) -> Iterable[bytes]:
+def _encode_lines(items: Iterable[Cell | Reference]) -> Iterable[bytes]:
     return (f"{to_json(item)}\n".encode() for item in items)
 
 
@@ -110,7 +110,7 @@ def to_json(item: Cell | Reference) -> str:
     return line.decode()
 
 
-def _table(comparison: Comparison) -> str:
+def _csv_table(comparison: Comparison) -> str:
     """One column for each field and each varied key; lists are parted by spaces, nothing is an empty cell."""
     names = [field.name for field in fields(Cell) if field.name != "varied"]
     text = StringIO()
@@ -130,10 +130,10 @@ def _defused(value: Any) -> Any:
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def read(folder: Path) -> Comparison:
-    """What `write` wrote. Raises MissingInputError, and InputError with file and line for what is broken."""
+def read_comparison(folder: Path) -> Comparison:
+    """What `write_comparison` wrote. Raises MissingInputError, and InputError with file and line for what is broken."""
     path = folder / COMPARISON
-    top: Comparison = _parse(Comparison, _bytes(path), str(path))
+    top: Comparison = _decode(Comparison, _bytes(path), str(path))
     cells = tuple(_read_lines(Cell, folder / CELLS))
     references = tuple(_read_lines(Reference, folder / REFERENCES))
     return replace(top, cells=cells, references=references)
@@ -142,7 +142,7 @@ def read(folder: Path) -> Comparison:
 def _read_lines(kind: type, path: Path) -> Iterable[Any]:
     for number, line in enumerate(_bytes(path).split(b"\n"), 1):
         if line.strip():
-            item = _parse(kind, line, f"{path}:{number}")
+            item = _decode(kind, line, f"{path}:{number}")
             if item.file is not None and not _is_inside(item.file):
                 raise InputError(f"{path}:{number}: file: {item.file!r} is not in this folder")
             yield item
@@ -154,7 +154,7 @@ def _is_inside(file: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and not set(file) & set("\\:\0")
 
 
-def _parse(kind: type, data: bytes, where: str) -> Any:
+def _decode(kind: type, data: bytes, where: str) -> Any:
     try:
         return CODECS[kind].validate_json(data)
     except ValidationError as exc:

@@ -17,7 +17,7 @@ from sdapp.records import Result
 PICTURES, LATENTS = "pictures", "latents"
 
 
-def picture(job: str) -> str:
+def image_file(job: str) -> str:
     """The file of a job's picture, from the folder of the comparison downwards."""
     return f"{PICTURES}/{job}{SUFFIXES['png']}"
 

@@ -19,7 +19,7 @@ class Pace:
         return max(0, int((seconds - self.fixed) / self.step))
 
 
-def _read_paces(folder: Path) -> dict[str, Pace]:
+def read_paces(folder: Path) -> dict[str, Pace]:
     """Those that were measured when the folder was begun, if they were."""
     try:
         return {name: Pace(**pace) for name, pace in json.loads((folder / PACES).read_bytes()).items()}

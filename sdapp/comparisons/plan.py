@@ -12,15 +12,15 @@ from functools import cached_property
 from itertools import cycle, product
 from pathlib import Path
 
-from sdapp.batches.items import Order
+from sdapp.batches.items import Item
 from sdapp.batches.run import Batch, Paints
 from sdapp.comparisons.cells import Cell, Comparison, Reference, Value
 from sdapp.comparisons.folder import PICTURES, keep_latents
-from sdapp.comparisons.pace import PACES, Pace, _read_paces
+from sdapp.comparisons.pace import PACES, Pace, read_paces
 from sdapp.config import RunConfig, SchedulerChoice, Task, Txt2Img, validate
 from sdapp.errors import ConfigError, SdappError, UnavailableError, gathered
 from sdapp.jobs import Job, plan, steps_to_run
-from sdapp.models.vae import located
+from sdapp.models.vae import locate_model
 from sdapp.outputs.files import overwrite
 from sdapp.records import Result
 from sdapp.schedulers import check_run, resolve
@@ -28,7 +28,7 @@ from sdapp.settings.grid import MOST_STEPS, Grid
 from sdapp.settings.layers import Layer, merge, override
 
 TXT2IMG = Txt2Img()
-DEFAULTS = {"output.dir": "comparison", "compile": "off"}  # compiling would count as the time of some pictures
+COMPARE_DEFAULTS = {"output.dir": "comparison", "compile": "off"}  # compiling would count as the time of some pictures
 # What suits every task, for checks that come before those of each cell.
 NEUTRAL = (override("scheduler", "euler", ""), override("steps", MOST_STEPS, ""), override("eta", None, ""))
 FEW, MANY = 4, 12  # steps by which a scheduler's pace is measured
@@ -48,12 +48,12 @@ class Combination:
     varied: Mapping[str, Value]
 
 
-class Contest:
+class ComparisonPlan:
     """A grid with its settings and its model. Nothing is written, and torch is not imported."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         """Raises ConfigError with all that cannot be honoured."""
-        self._base = merge([*(override(key, value, "sdapp compare") for key, value in DEFAULTS.items()), *layers])
+        self._base = merge([*(override(key, value, "sdapp compare") for key, value in COMPARE_DEFAULTS.items()), *layers])
         if "schedulers" not in (self._base.values.get("compare") or {}):
             raise ConfigError("compare.schedulers: there is nothing to compare; give --schedulers, or a config with `compare:`")
         asked = validate(merge([self._base, *NEUTRAL]))
@@ -63,8 +63,8 @@ class Contest:
         if asked.compare.timings > 1 and asked.batch_size != 1:
             raise ConfigError("compare.timings: a picture can be timed several times only alone; leave batch_size at 1")
         self.grid: Grid = asked.compare
-        self.folder, self.model = Path(asked.output.dir), located(asked)
-        self.paces = _read_paces(self.folder)
+        self.folder, self.model = Path(asked.output.dir), locate_model(asked)
+        self.paces = read_paces(self.folder)
         output = asked.output.model_copy(update={"dir": str(self.folder / PICTURES), "name": "{id}"})
         self.config: RunConfig = asked.model_copy(update={"output": output, "compare": None})
         if not (prompts := self.grid.prompts or ([asked.prompt] if asked.prompt is not None else [])):
@@ -185,12 +185,12 @@ class Contest:
 
     # --- the whole ------------------------------------------------------------------------------------------------
 
-    def orders(self) -> Iterator[Order]:
+    def orders(self) -> Iterator[Item]:
         """Every picture: the cells, then the references."""
         comparison = self.comparison
         jobs = {cell.id: None for cell in comparison.cells} | {reference.id: None for reference in comparison.references}
         jobs |= {reference.other_id: None for reference in comparison.references}
-        return (Order(self._jobs[job], 0, index, {}) for index, job in enumerate(jobs))
+        return (Item(self._jobs[job], 0, index, {}) for index, job in enumerate(jobs))
 
     def _planned(self, name: str, budget: float | None, where: Combination) -> Job:
         config = self._configs[name, budget, tuple(where.varied.values())]

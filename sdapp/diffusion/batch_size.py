@@ -5,10 +5,10 @@ import sys
 import torch
 
 from sdapp.config import BatchSize
-from sdapp.diffusion.memory import _free, taken
+from sdapp.diffusion.memory import free_memory, memory_taken
 from sdapp.jobs import Job
 
-MOST = 32
+MAX_BATCH = 32
 GAIN = 0.97  # what twice as many must cut a picture's time to
 SHARE = 0.8  # of the free memory; the rest is for what grows otherwise
 
@@ -38,8 +38,8 @@ class BatchSizes:
             self._next[kind] = best
             return
         self._best[kind] = (size, pace)
-        fits = taken(self.device, before) * 2 <= SHARE * _free(self.device)
-        self._next[kind] = min(size * 2, MOST) if fits and size not in (self.largest, MOST) else size
+        fits = memory_taken(self.device, before) * 2 <= SHARE * free_memory(self.device)
+        self._next[kind] = min(size * 2, MAX_BATCH) if fits and size not in (self.largest, MAX_BATCH) else size
 
 
 def _kind(job: Job) -> tuple[object, ...]:

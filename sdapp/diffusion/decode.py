@@ -19,7 +19,7 @@ class Decoded:
     notes: tuple[tuple[str, ...], ...]
 
 
-def decode(vae: Any, latents: torch.Tensor) -> Decoded:
+def decode_latents(vae: Any, latents: torch.Tensor) -> Decoded:
     """Latents [B, 4, h, w] as the pipelines leave them; pixels that overflow are decoded again in float32."""
     scaled = latents / vae.config.scaling_factor
     pixels = vae.decode(scaled.to(vae.dtype)).sample.float()  # [B, 3, H, W] in -1 … 1

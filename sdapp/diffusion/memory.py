@@ -10,8 +10,8 @@ import torch
 SHORTAGES = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
 
 
-def in_use(device: torch.device) -> int:
-    """The memory in bytes that is taken now; what is the most from now on, `taken` tells."""
+def memory_in_use(device: torch.device) -> int:
+    """The memory in bytes that is taken now; what is the most from now on, `memory_taken` tells."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
@@ -20,7 +20,7 @@ def in_use(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def taken(device: torch.device, before: int) -> int:
+def memory_taken(device: torch.device, before: int) -> int:
     """What was taken at the most over `before`, in bytes: on a GPU since then, on a CPU by the process in all its life."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) - before
@@ -43,7 +43,7 @@ def _peak() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _free(device: torch.device) -> int:
+def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type == "mps":

@@ -16,7 +16,7 @@ def _exact(*args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Any:
 
 
 @contextmanager
-def drawn_in_float32() -> Iterator[None]:
+def float32_noise() -> Iterator[None]:
     """Let diffusers draw what it draws in float32, and round it to the dtype that it asks for.
 
     Left to itself it draws in the dtype of the model. torch 2.13 then draws the same numbers, rounded; 2.11 others altogether,

@@ -13,7 +13,7 @@ Forward = Callable[..., Any]
 
 
 @contextmanager
-def shortened(pipe: Any, job: Job) -> Iterator[Counter[str]]:
+def with_shortcuts(pipe: Any, job: Job) -> Iterator[Counter[str]]:
     """While it is open, the UNet of a pipeline takes the shortcuts of a job; counts such calls, `unguided` and `cached`.
 
     The UNet as a whole gets hooks, since what offloads or compiles it replaces its `forward`, in the middle of a call too.

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from sdapp.models.locate import PARTS, Model
+from sdapp.models.locate import WEIGHT_FOLDERS, Model
 
-CHUNK = 1 << 21
+READ_AHEAD_BYTES = 1 << 21
 
 
 @contextmanager
@@ -34,11 +34,17 @@ def importing(model: Model, ours: bool = False) -> Iterator[None]:
 
 def _read_ahead(model: Model) -> None:
     """Let the system read the weights into its page cache, from where they are mapped; it copies nothing to this process."""
-    files = [model.path] if model.is_file else [path for part in PARTS for path in (model.path / part).glob("*.safetensors")]
+    files = (
+        [model.path]
+        if model.is_file
+        else [path for part in WEIGHT_FOLDERS for path in (model.path / part).glob("*.safetensors")]
+    )
     for path in files if hasattr(os, "posix_fadvise") else []:
         with suppress(OSError), path.open("rb") as file:  # loading says what is wrong
-            for place in range(0, os.fstat(file.fileno()).st_size, CHUNK):  # Linux heeds only the first part of a long range
-                os.posix_fadvise(file.fileno(), place, CHUNK, os.POSIX_FADV_WILLNEED)
+            for place in range(
+                0, os.fstat(file.fileno()).st_size, READ_AHEAD_BYTES
+            ):  # Linux heeds only the first part of a long range
+                os.posix_fadvise(file.fileno(), place, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
 
 
 def leave(code: int) -> None:

@@ -16,7 +16,7 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Canvas:
+class TaskInputs:
     """An input picture, its mask (255 is painted anew), and the box of it that is painted if not all of it is."""
 
     image: Image.Image
@@ -34,24 +34,24 @@ def _read(path: str, size: images.Size | None, mask_path: str | None) -> tuple[I
     return image, images.load_mask(mask_data, mask_path, data, image.size)
 
 
-def prepare(job: Job) -> Canvas | None:
+def prepare_inputs(job: Job) -> TaskInputs | None:
     """The canvas of img2img and inpaint. Raises InputError if a file went bad since the plan was made."""
     size = (job.width, job.height)
     match job.task:
         case Txt2Img():
             return None
         case Img2Img(image=path):
-            return Canvas(_read(path, size, None)[0])
+            return TaskInputs(_read(path, size, None)[0])
         case Inpaint(image=path, mask=mask_path, padding=None):
-            return Canvas(*_read(path, size, mask_path))
+            return TaskInputs(*_read(path, size, mask_path))
         case Inpaint(image=path, mask=mask_path, padding=padding):
             image, mask = _read(path, None, mask_path)
             # The masked part and `padding` pixels around it, widened to the shape of the size that is painted.
             left, top, right, bottom = VaeImageProcessor.get_crop_region(mask, *size, pad=padding)
-            return Canvas(image, mask, (left, top, right, bottom))
+            return TaskInputs(image, mask, (left, top, right, bottom))
 
 
-def arguments(job: Job, canvas: Canvas | None, batch: int, channels: int) -> dict[str, Any]:
+def pipeline_arguments(job: Job, canvas: TaskInputs | None, batch: int, channels: int) -> dict[str, Any]:
     """What the pipeline of the task takes beside prompts, seeds and steps, for a UNet of so many input channels."""
     size = {"width": job.width, "height": job.height}
     if canvas is None or isinstance(job.task, Txt2Img):
@@ -71,7 +71,7 @@ def arguments(job: Job, canvas: Canvas | None, batch: int, channels: int) -> dic
     return shared | size | {"mask_image": [mask] * batch} | unseen
 
 
-def finish(canvas: Canvas | None, painted: Image.Image) -> Image.Image:
+def paste_result(canvas: TaskInputs | None, painted: Image.Image) -> Image.Image:
     """After inpainting, every pixel outside the mask is the input's own, byte for byte."""
     if canvas is None or canvas.mask is None:
         return painted

@@ -9,7 +9,7 @@ from sdapp.errors import ConfigError
 KEPT_EMBEDS = 128  # 30 MB with Stable Diffusion 1.5 in float32
 
 
-class Text:
+class TextEncoder:
     """The text encoder of a loaded pipeline, wherever its weights lie."""
 
     def __init__(self, pipe: Any) -> None:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sdapp import schedulers
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError
-from sdapp.metadata.samplers import AUTOMATIC, SAMPLERS, WORDS, Values, _word
+from sdapp.metadata.samplers import AUTOMATIC, SAMPLERS, SCHEDULE_WORDS, Values, _word
 
 MAX_TEXT = 4_000_000  # characters; workflows of a thousand nodes have a tenth of it
 
@@ -22,7 +22,7 @@ MARKUP = {
 
 
 @dataclass
-class Found:
+class Carried:
     """What could be carried over so far, and the names of what could not."""
 
     values: Values = field(default_factory=dict)
@@ -73,11 +73,11 @@ class Found:
         try:
             base = schedulers.resolve(name)
         except ConfigError as exc:
-            if head and not schedule and _word(last) in WORDS:  # `euler_a karras` of stable-diffusion.cpp
+            if head and not schedule and _word(last) in SCHEDULE_WORDS:  # `euler_a karras` of stable-diffusion.cpp
                 return self.scheduler(head, last)
             return self.leave("Sampler", sampler, str(exc))
         self.take("Sampler", sampler, scheduler={"name": base.name, "options": options})
-        word = WORDS.get(_word(schedule))
+        word = SCHEDULE_WORDS.get(_word(schedule))
         word = AUTOMATIC.get(base.name, "") if word == "automatic" else word
         if word is None:
             self.leave("Schedule type", schedule, "diffusers has no such schedule")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sdapp.metadata.carry import Found
+from sdapp.metadata.carry import Carried
 from sdapp.metadata.named import NAMES
 from sdapp.metadata.samplers import Values
 
@@ -34,9 +34,9 @@ def _literal(nodes: Mapping[str, Any], node: Values, name: str) -> Any:
     return None
 
 
-def _comfy(nodes: Mapping[str, Any]) -> Found:
+def _comfy(nodes: Mapping[str, Any]) -> Carried:
     """The KSampler that starts from an empty latent, else the first, and what flows into it; all other nodes are named."""
-    found = Found()
+    found = Carried()
     samplers = [node for node in nodes.values() if node["class_type"] == "KSampler"][:50]
     latents = [
         next((n for n in _upstream(nodes, s["inputs"].get("latent_image"), "samples") if n["class_type"] in LATENTS), None)
@@ -53,7 +53,7 @@ def _comfy(nodes: Mapping[str, Any]) -> Found:
     return found
 
 
-def _comfy_sampler(found: Found, nodes: Mapping[str, Any], sampler: Values, latent: Values | None) -> None:
+def _comfy_sampler(found: Carried, nodes: Mapping[str, Any], sampler: Values, latent: Values | None) -> None:
     given = {name: _literal(nodes, sampler, name) for name in ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")}
     texts: list[Any] = []
     for side in ("positive", "negative"):

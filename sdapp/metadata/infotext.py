@@ -8,7 +8,7 @@ from typing import Any
 
 from sdapp import schedulers
 from sdapp.errors import InputError
-from sdapp.metadata.carry import MAX_TEXT, NETWORK, Found
+from sdapp.metadata.carry import MAX_TEXT, NETWORK, Carried
 from sdapp.metadata.named import take_named
 from sdapp.metadata.samplers import LABELS, SCHEDULES, Values
 from sdapp.models.files import BUILT_IN
@@ -17,7 +17,7 @@ from sdapp.scheduler_table import SIGMAS, TABLE
 ITEM = re.compile(r'(\w[\w /-]{1,60}):\s*("(?:\\.|[^"\\])+"|[^,]*)(?:,|$)')
 
 
-def write(values: Mapping[str, Any], model_name: str, version: str) -> str:
+def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> str:
     """The infotext of one picture as A1111 1.10 writes it (`create_infotext`); `values` is a Job's `model_dump()`.
 
     It is for other tools; the exact job is in sdapp's record. What infotext cannot hold is written so that the picture stays
@@ -65,22 +65,22 @@ def _scheduler_words(resolved: schedulers.Resolved) -> tuple[str, str, Values]:
     plain = "Automatic" if usual == spacing == "leading" else "Uniform"
     word = next((sigmas for sigmas, option in SIGMAS.items() if chosen.get(option)), spacing)
     schedule = plain if word == usual else SCHEDULES.get(str(word), plain)
-    back = Found()
+    back = Carried()
     back.scheduler(LABELS[row.name], schedule)
     said = schedulers.resolve(**back.values["scheduler"]).options
     return LABELS[row.name], schedule, {key: value for key, value in chosen.items() if said.get(key, ...) != value}
 
 
-def read(text: str) -> tuple[Values, list[str]]:
+def read_infotext(text: str) -> tuple[Values, list[str]]:
     """Infotext as values with the keys of a config, and the names of what could not be carried over.
 
     A task comes without its image and mask. A checkpoint's name is no model: only the built-in one that sdapp names is
     carried. Raises InputError for a text of more than 4 million characters.
     """
-    return carry(*split(text)).result()
+    return carry_fields(*split_infotext(text)).result()
 
 
-def split(text: str) -> tuple[str, str, dict[str, str]]:
+def split_infotext(text: str) -> tuple[str, str, dict[str, str]]:
     """Prompt, negative prompt and fields, by the rules of A1111's `parse_generation_parameters`."""
     if len(text) > MAX_TEXT:
         raise InputError(f"metadata of {len(text):,} characters; at most {MAX_TEXT:,} are read")
@@ -105,15 +105,15 @@ def _unquoted(value: str) -> str:
         return value
 
 
-def tool(fields: Mapping[str, str]) -> str:
+def tool_of(fields: Mapping[str, str]) -> str:
     """The tool that wrote an infotext, by its field `Version`."""
     version = fields.get("Version", "")
     return next((name for name, pattern in TOOLS.items() if re.match(pattern, version, re.IGNORECASE)), "A1111")
 
 
-def carry(prompt: str, negative: str, said: Mapping[str, str]) -> Found:
-    """What `split` gave, as values with the keys of a config."""
-    found, fields, ours = Found(), dict(said), tool(said) == "sdapp"
+def carry_fields(prompt: str, negative: str, said: Mapping[str, str]) -> Carried:
+    """What `split_infotext` gave, as values with the keys of a config."""
+    found, fields, ours = Carried(), dict(said), tool_of(said) == "sdapp"
     if literal := fields.get("Emphasis") == "None":
         del fields["Emphasis"]
     found.prompts(prompt, negative, verbatim=ours or literal)
@@ -141,7 +141,7 @@ def carry(prompt: str, negative: str, said: Mapping[str, str]) -> Found:
     return found
 
 
-def _carry_task(found: Found, fields: dict[str, str]) -> None:
+def _carry_task(found: Carried, fields: dict[str, str]) -> None:
     """`Denoising strength` is img2img's, or inpainting's, unless the second pass of a hires fix owns it."""
     if "Denoising strength" in fields and not any(name.startswith(("Hires", "First pass")) for name in fields):
         inpaint = bool(INPAINT & fields.keys())

@@ -4,12 +4,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sdapp.metadata.carry import Found
+from sdapp.metadata.carry import Carried
 
 
-def _named(data: Mapping[str, Any]) -> Found:
+def read_named(data: Mapping[str, Any]) -> Carried:
     """Settings by name: InvokeAI's metadata (invocations/metadata.py), kohya's PNG texts (gen_img.py), plain JSON."""
-    found, rest = Found(), dict(data)
+    found, rest = Carried(), dict(data)
     prompt = rest.pop("positive_prompt", None) or rest.pop("prompt", None)
     found.prompts(prompt, rest.pop("negative_prompt", None) or rest.pop("negative-prompt", None))
     for name in ("scheduler", "sampler"):
@@ -37,7 +37,7 @@ NAMES_SILENT = {"app_version", "generation_mode", "raw-prompt", "model_hash", "t
 KOHYA = ("prompt", "negative-prompt", "seed", "sampler", "steps", "scale", "negative-scale", "clip-prompt")
 
 
-def take_named(found: Found, fields: dict[str, Any]) -> None:
+def take_named(found: Carried, fields: dict[str, Any]) -> None:
     """Move the settings of `NAMES` out of the fields."""
     for name in [name for name in NAMES if name in fields]:
         found.take(name, fields[name], **{NAMES[name]: fields.pop(name)})

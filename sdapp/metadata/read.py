@@ -12,8 +12,8 @@ from sdapp.errors import InputError
 from sdapp.metadata import containers, infotext
 from sdapp.metadata.carry import json_object
 from sdapp.metadata.comfyui import _comfy, _is_node
-from sdapp.metadata.named import KOHYA, _named
-from sdapp.metadata.record import _content, _record, dotted_keys, to_layer
+from sdapp.metadata.named import KOHYA, read_named
+from sdapp.metadata.record import dotted_keys, parse_content, record_text, to_layer
 from sdapp.metadata.samplers import Values
 from sdapp.settings.layers import Layer
 
@@ -25,29 +25,29 @@ def read_foreign(info: Mapping[Any, Any], exif_comment: str | None) -> tuple[str
     write the size. Raises InputError for metadata that is too long, too deep or broken.
     """
     for candidate in _infotexts(info, exif_comment):
-        prompt, negative, fields = infotext.split(candidate)
+        prompt, negative, fields = infotext.split_infotext(candidate)
         if fields:
-            return infotext.tool(fields), *infotext.carry(prompt, negative, fields).result()
+            return infotext.tool_of(fields), *infotext.carry_fields(prompt, negative, fields).result()
     if "invokeai_metadata" in info:
         data = json_object(info["invokeai_metadata"])
         if not data:
             raise InputError("the metadata of InvokeAI is broken")
-        return "InvokeAI", *_named(data).result()
+        return "InvokeAI", *read_named(data).result()
     for text in (info.get("prompt"), containers.exif_tags(info.get("exif")).get(ExifTags.Base.Model)):
         graph = json_object(text.removeprefix("prompt:")) if isinstance(text, str) else {}
         if nodes := {key: node for key, node in graph.items() if _is_node(node)}:
             return "ComfyUI", *_comfy(nodes).result()
     if isinstance(info.get("prompt"), str) and {"sampler", "scale", "steps"} & info.keys():
-        return "kohya", *_named({key: info[key] for key in KOHYA if key in info}).result()
+        return "kohya", *read_named({key: info[key] for key in KOHYA if key in info}).result()
     if data := json_object(info.get("parameters")):
-        return "diffusers-workflow", *_named(data).result()
+        return "diffusers-workflow", *read_named(data).result()
     text = info.get("parameters")
-    return ("A1111", *infotext.read(text)) if isinstance(text, str) and text.strip() else None
+    return ("A1111", *infotext.read_infotext(text)) if isinstance(text, str) and text.strip() else None
 
 
 def _infotexts(info: Mapping[str, Any], exif_comment: str | None) -> Iterator[str]:
     """Where infotext may stand; A1111 lets EXIF win over PNG text. stable-diffusion.cpp uses comments and XMP, too."""
-    comment, packet = (_text(info.get(key)) for key in ("comment", "xmp"))
+    comment, packet = (_as_text(info.get(key)) for key in ("comment", "xmp"))
     _, _, packet = packet.partition("<sdcpp:parameters>")
     in_xmp = html.unescape(packet.partition("</sdcpp:parameters>")[0])
     for text in (exif_comment, info.get("parameters"), comment, in_xmp):
@@ -55,7 +55,7 @@ def _infotexts(info: Mapping[str, Any], exif_comment: str | None) -> Iterator[st
             yield text
 
 
-def _text(data: object) -> str:
+def _as_text(data: object) -> str:
     return data.decode("utf-8", "replace") if isinstance(data, bytes) else data if isinstance(data, str) else ""
 
 
@@ -64,9 +64,9 @@ def read_settings(path: Path) -> Layer:
 
     What could not be carried over from another tool is in the layer's notes. Raises MissingInputError, InputError.
     """
-    image = images.decode(images.read_bytes(str(path), "picture")[0], str(path), "picture")
-    if _record(image) is not None:
-        return to_layer(_content(image, path)["job"], path)
+    image = images.decode_image(images.read_bytes(str(path), "picture")[0], str(path), "picture")
+    if record_text(image) is not None:
+        return to_layer(parse_content(image, path)["job"], path)
     found = read_foreign(image.info, containers.exif_comment(image))
     if found is None:
         raise InputError(f"{path}: has no sdapp record inside, nor settings of another tool; take the file as it was painted: "

@@ -68,25 +68,25 @@ SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 def read_picture(path: Path) -> dict[str, Any]:
     """The `job` and the `record` inside a picture, which is read to its end. Raises MissingInputError, InputError."""
-    return _content(images.decode(images.read_bytes(str(path), "picture")[0], str(path), "picture"), path)
+    return parse_content(images.decode_image(images.read_bytes(str(path), "picture")[0], str(path), "picture"), path)
 
 
 def read_header(path: Path) -> dict[str, Any]:
     """The same without the pixels, for folders of thousands: sdapp writes its record before them. Raises InputError."""
     try:
         with Image.open(path, formats=tuple(SUFFIXES)) as image:
-            return _content(image, path)
+            return parse_content(image, path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         raise InputError(f"{path}: broken: {exc}") from exc
 
 
-def _record(image: Image.Image) -> str | None:
+def record_text(image: Image.Image) -> str | None:
     text = image.info.get(CHUNK)
     return text if isinstance(text, str) else containers.record_in(image.info.get("xmp"))
 
 
-def _content(image: Image.Image, path: Path) -> dict[str, Any]:
-    text = _record(image)
+def parse_content(image: Image.Image, path: Path) -> dict[str, Any]:
+    text = record_text(image)
     try:
         content = json.loads(text) if text is not None else None
     except (ValueError, RecursionError) as exc:

@@ -20,7 +20,7 @@ AUTOMATIC = dict.fromkeys(("dpm++2m", "dpm++sde", "dpm2", "dpm2-a"), "karras") |
 )
 SCHEDULES = {name: name.title() for name in SIGMAS} | {"trailing": "SGM Uniform", "leading": "DDIM"}
 # Every tool's schedules as suffixes of ours; None where diffusers has no such schedule.
-WORDS: dict[str, str | None] = {
+SCHEDULE_WORDS: dict[str, str | None] = {
     **dict.fromkeys(("", "uniform", "normal", "discrete", "default"), ""), **{name: name for name in SIGMAS},
     "automatic": "automatic", "sgmuniform": "trailing", "simple": "trailing", "ddim": "leading", "ddimuniform": "leading",
     **dict.fromkeys(("ays", "gits", "smoothstep", "kloptimal", "polyexponential", "bongtangent", "turbo", "lcm")),

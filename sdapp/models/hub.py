@@ -47,7 +47,7 @@ def download(name: str, revision: str | None, wanted: Sequence[str], ignored: Se
         raise UnavailableError(f"{key}: {name} cannot be fetched from the Hub: {exc}") from exc
 
 
-def _has_plain_files(name: str, revision: str | None) -> bool:
+def has_plain_files(name: str, revision: str | None) -> bool:
     """Whether the Hub has the UNet without a variant. Without a network the cache decides, so any answer will do."""
     from huggingface_hub import HfApi
     from huggingface_hub.constants import HF_HUB_OFFLINE

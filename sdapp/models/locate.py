@@ -7,11 +7,11 @@ from typing import Any
 
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, refuse_pickled, tensor_shapes
-from sdapp.models.hub import HUB_FILES, HUB_IGNORED, _has_plain_files, download, is_hub_id
+from sdapp.models.hub import HUB_FILES, HUB_IGNORED, download, has_plain_files, is_hub_id
 
 UNET_INPUTS = "model.diffusion_model.input_blocks."  # in the original layout
 FACTOR = 0.18215  # of Stable Diffusion, where a config does not say another
-PARTS = ("unet", "vae", "text_encoder")
+WEIGHT_FOLDERS = ("unet", "vae", "text_encoder")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def locate(name: str, revision: str | None = None) -> Model:
 
 
 def _from_hub(name: str, revision: str | None) -> Model:
-    twins = ["*.fp16.*"] if _has_plain_files(name, revision) else []  # they would double the download
+    twins = ["*.fp16.*"] if has_plain_files(name, revision) else []  # they would double the download
     folder = download(name, revision, HUB_FILES, [*HUB_IGNORED, *twins])
     return Model(name, folder, folder.name)
 
@@ -103,7 +103,7 @@ def _check_folder(model: Model) -> Model:
         raise UnavailableError(f"model: {model.path} is no diffusers folder (model_index.json is missing)")
     if (model.path / "text_encoder_2").exists() or not (model.path / "unet").exists():
         raise UnavailableError(f"model: {model.path} is no Stable Diffusion 1.x or 2.x; sdapp paints with those alone")
-    for part in PARTS:
+    for part in WEIGHT_FOLDERS:
         if not list((model.path / part).glob("*.safetensors")):
             pickled = [file.name for suffix in PICKLED for file in (model.path / part).glob(f"*{suffix}")]
             what = f"has only {pickled[0]}, which can run code and is not read" if pickled else "has no .safetensors file"

@@ -24,7 +24,7 @@ class _Facts:
     latent_scaling: float | None = None  # none where the UNet's own latents go in
 
 
-def located(config: RunConfig) -> Model:
+def locate_model(config: RunConfig) -> Model:
     """The model of a run, with the autoencoder asked for in place of its own. Raises UnavailableError, ConfigError."""
     model = locate(config.model, config.revision)
     if config.vae is None:

@@ -47,7 +47,7 @@ def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
     The bytes are on the disk before the name is. Raises OutputError.
     """
     temporary = unfinished(folder)
-    with writing(folder / f"{stem}{suffix}"):
+    with disk_errors(folder / f"{stem}{suffix}"):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
@@ -67,7 +67,7 @@ def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
 def overwrite(path: Path, chunks: Iterable[bytes]) -> None:
     """Make or replace a file, whole or not at all. Raises OutputError."""
     temporary = unfinished(path.parent)
-    with writing(path):
+    with disk_errors(path):
         try:
             with temporary.open("xb") as file:
                 file.writelines(chunks)
@@ -79,7 +79,7 @@ def overwrite(path: Path, chunks: Iterable[bytes]) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turn the errors of a disk into OutputError, or DiskFullError, with the place in it."""
     try:
         yield

@@ -32,7 +32,7 @@ def file_stem(template: str, job: Job, index: int) -> str:
         "time": f"{now:%H%M%S}",
     } | {key: str(getattr(job, key)) for key in ("seed", "steps", "width", "height")}
     stem = re.sub(r"\{(\w+)\}", lambda match: tokens[match[1]], unicodedata.normalize("NFC", template))
-    stem = _cut(stem, MAX_NAME_BYTES).rstrip(" .").lstrip(" .-~") or "picture"
+    stem = _truncate(stem, MAX_NAME_BYTES).rstrip(" .").lstrip(" .-~") or "picture"
     base, dot, rest = stem.partition(".")
     return f"{base.rstrip()}_{dot}{rest}" if base.strip().lower() in RESERVED else stem
 
@@ -40,8 +40,8 @@ def file_stem(template: str, job: Job, index: int) -> str:
 def _slug(text: str, size: int) -> str:
     """Letters, marks and digits of any script, the rest as single dashes; at most `size` bytes."""
     kept = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in unicodedata.normalize("NFC", text))
-    return _cut("-".join(kept.split()), size).strip("-")
+    return _truncate("-".join(kept.split()), size).strip("-")
 
 
-def _cut(text: str, size: int) -> str:
+def _truncate(text: str, size: int) -> str:
     return text.encode()[:size].decode(errors="ignore")

@@ -19,7 +19,7 @@ from sdapp.profiling import timed
 ENCODERS = min(4, os.cpu_count() or 1)
 
 
-def published(
+def write_results(
     results: Iterable[Result], encode: Callable[[Result], Result], publish: Callable[[Result], Result]
 ) -> Iterator[Result]:
     """What `publish` makes of each result that `encode` has made a file of, in their order, each only when it is published.
@@ -60,7 +60,7 @@ def _next(waiting: deque[Future[Result]]) -> Result:
         return waiting.popleft().result()
 
 
-def saved(result: Result, output: Output) -> Result:
+def save_result(result: Result, output: Output) -> Result:
     """The result with the path where its image is now, if it has one. Raises OutputError."""
     return replace(result, path=save(result, output) if result.picture else None, file=None)
 

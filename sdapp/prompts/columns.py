@@ -29,7 +29,7 @@ OPTIONS = {
     "n": "negative_prompt", "w": "width", "h": "height", "s": "steps", "d": "seed", "l": "guidance_scale",
     "t": "task.strength", "batch_size": "count",
 }  # fmt: skip
-REFUSED = {
+REFUSED_KEYS = {
     name: reason
     for reason, names in {
         "sdapp has no LoRA": "am",
@@ -50,11 +50,11 @@ REFUSED = {
     }.items()
     for name in names.split()
 } | dict.fromkeys(WHOLE_RUN, "the same for the whole file; give it as a flag or in the config")
-NUMBER = re.compile(r"([-+]?[0-9]{1,100})|[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,4})?")
-WORDS = {"true": True, "false": False, "null": None}
+NUMBER_CELL = re.compile(r"([-+]?[0-9]{1,100})|[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,4})?")
+LITERALS = {"true": True, "false": False, "null": None}
 
 
-class Said(NamedTuple):
+class Given(NamedTuple):
     """One setting: its name as it was written, its dotted key, its value, and where."""
 
     name: str
@@ -64,13 +64,13 @@ class Said(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def find(name: str, is_option: bool = False) -> str:
+def find_key(name: str, is_option: bool = False) -> str:
     """The dotted key of a name in any dialect; `is_option` is for those of .txt. Raises ConfigError without a place."""
     plain = re.sub("[- ]", "_", name.lower())
     first, *rest = plain.split(".")
     if is_option and name.lower() in OPTIONS:
         return OPTIONS[name.lower()]
-    if first not in REFUSED and plain in ALIASES:
+    if first not in REFUSED_KEYS and plain in ALIASES:
         return ALIASES[plain]
     if first in FIELDS and all(rest) and len(rest) < files.MAX_DEPTH:
         return plain
@@ -80,7 +80,7 @@ def find(name: str, is_option: bool = False) -> str:
 @lru_cache(maxsize=1024)  # a typo stands in every line, and the nearest word takes longest to find
 def _why_not(name: str, plain: str, is_option: bool) -> str:
     shown = f"{'--' if is_option else ''}{name if name.isprintable() else repr(name):.80}"
-    if reason := REFUSED.get(plain.split(".")[0]):
+    if reason := REFUSED_KEYS.get(plain.split(".")[0]):
         return f"{shown}: {reason}"
     near = get_close_matches(plain, (*FIELDS, *ALIASES), n=1)
     known = [f"--{word.replace('_', '-')}" if is_option else word for word in near or dict.fromkeys((*FIELDS, *ALIASES))]
@@ -94,16 +94,16 @@ def from_text(key: str, text: str) -> Any:
     if key in TEXT:
         return text
     parts = [part.strip(" \t") for part in re.split(r"[|,]" if key == "seed" else r"\|", text)]
-    values = [part if key in ("size", "scheduler.name") else _number(part) for part in parts]
+    values = [part if key in ("size", "scheduler.name") else _parse_number(part) for part in parts]
     return values if len(values) > 1 else values[0]
 
 
-def _number(text: str) -> object:
-    found = NUMBER.fullmatch(text)
-    return WORDS.get(text, text) if found is None else int(text) if found[1] else float(text)
+def _parse_number(text: str) -> object:
+    found = NUMBER_CELL.fullmatch(text)
+    return LITERALS.get(text, text) if found is None else int(text) if found[1] else float(text)
 
 
-def assemble(said: Iterable[Said], folder: Path) -> tuple[layers.Layer, tuple[int, ...] | None, str]:
+def assemble_line(said: Iterable[Given], folder: Path) -> tuple[layers.Layer, tuple[int, ...] | None, str]:
     """The layer, the seeds and the content of a line. Raises ConfigError with every error and its place."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from sdapp.errors import ConfigError, MissingInputError
-from sdapp.prompts.columns import Said, assemble, find, from_text
+from sdapp.prompts.columns import Given, assemble_line, find_key, from_text
 from sdapp.prompts.lines import Lines, PromptFileError, read_lines
-from sdapp.prompts.txt import leaves, said_in_line
+from sdapp.prompts.txt import leaf_values, parse_line
 from sdapp.settings import files, layers
 
 YAML_BREAKS = re.compile("[\u2028\u2029]")
@@ -46,10 +46,10 @@ class _Source(NamedTuple):
     folder: Path
     errors: PromptFileError
 
-    def entry(self, line: int, say: Callable[[], Iterable[Said]]) -> Iterator[Entry]:
+    def entry(self, line: int, say: Callable[[], Iterable[Given]]) -> Iterator[Entry]:
         """The entry of what is said, or its errors in the list."""
         try:
-            layer, seeds, content = assemble(say(), self.folder)
+            layer, seeds, content = assemble_line(say(), self.folder)
         except ConfigError as exc:
             self.errors.add(line, str(exc))
         else:
@@ -96,7 +96,7 @@ def _read_txt(lines: Lines, source: _Source) -> Iterator[Entry]:
     for number, line in lines:
         text = line.rstrip(" \t")
         if text and not text.lstrip(" \t").startswith("#"):
-            yield from source.entry(number, partial(said_in_line, text, f"{source.name}:{number}"))
+            yield from source.entry(number, partial(parse_line, text, f"{source.name}:{number}"))
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def _keys(header: list[str], origin: str) -> list[str]:
     errors: list[str] = []
     for name in header:
         try:
-            key = find(name.strip(" \t"))
+            key = find_key(name.strip(" \t"))
             errors += [f"{origin}: {name}: a second column of {key}; keep one"] if key in keys else []
             keys.append(key)
         except ConfigError as exc:
@@ -144,29 +144,29 @@ def _keys(header: list[str], origin: str) -> list[str]:
     return keys
 
 
-def _said_in_row(row: list[str], keys: list[str], origin: str) -> list[Said]:
+def _said_in_row(row: list[str], keys: list[str], origin: str) -> list[Given]:
     if len(row) != len(keys):
         raise ConfigError(f"{origin}: {len(row)} cells, the header has {len(keys)}; a comma or a quote inside a cell needs "
                           "double quotes around the cell")  # fmt: skip
-    return [Said(key, key, from_text(key, cell), origin) for key, cell in zip(keys, row, strict=True) if cell]
+    return [Given(key, key, from_text(key, cell), origin) for key, cell in zip(keys, row, strict=True) if cell]
 
 
 # --- JSON lines and YAML ------------------------------------------------------------------------------------------
 
 
-def _said_in_item(item: object, origins: Mapping[str, str], where: str) -> list[Said]:
+def _said_in_item(item: object, origins: Mapping[str, str], where: str) -> list[Given]:
     """A mapping of settings, or a prompt alone."""
     values = {"prompt": item} if isinstance(item, str) else item
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: an entry is a prompt or a mapping of settings, this is {item!r:.80}")
-    said: list[Said] = []
+    said: list[Given] = []
     errors: list[str] = []
     try:
-        for dotted, value in leaves(values):
+        for dotted, value in leaf_values(values):
             origin = origins.get(dotted, where)
             try:
-                key = "scheduler" if dotted == "scheduler" and _has_mappings(value) else find(dotted)
-                said.append(Said(dotted, key, value, origin))
+                key = "scheduler" if dotted == "scheduler" and _has_mappings(value) else find_key(dotted)
+                said.append(Given(dotted, key, value, origin))
             except ConfigError as exc:
                 errors.append(f"{origin}: {exc}")
     except ConfigError as exc:
@@ -186,7 +186,7 @@ def _read_jsonl(lines: Lines, source: _Source) -> Iterator[Entry]:
             yield from source.entry(number, partial(_said_in_json, line, f"{source.name}:{number}"))
 
 
-def _said_in_json(line: str, where: str) -> list[Said]:
+def _said_in_json(line: str, where: str) -> list[Given]:
     try:
         item = json.loads(line, object_pairs_hook=_without_twins, parse_constant=_refuse_constant)
     except json.JSONDecodeError as exc:

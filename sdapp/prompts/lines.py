@@ -75,11 +75,11 @@ def _decode(line: bytes, offset: int, where: str) -> str:
                           "save the file as UTF-8") from exc  # fmt: skip
     if found := FORBIDDEN.search(text):
         byte = offset + len(text[: found.start()].encode())
-        raise ConfigError(f"{where}:{found.start() + 1}: byte {byte}: {named(found[0])}")
+        raise ConfigError(f"{where}:{found.start() + 1}: byte {byte}: {character_name(found[0])}")
     return text
 
 
-def named(letter: str) -> str:
+def character_name(letter: str) -> str:
     """What to say of a forbidden character."""
     ends = "; lines end with \\n or \\r\\n" if letter in "\r\x0b\x0c\x85" else ""
     return f"U+{ord(letter):04X} is not allowed{ends}"

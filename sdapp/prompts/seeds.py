@@ -18,7 +18,7 @@ def derived_seed(base: int, content: str, copy: int) -> int:
     return (int.from_bytes(digest[:4]) + copy) % 2**32
 
 
-def seed_of(mode: Seeds, base: int, position: int, content: str, copy: int) -> int:
+def seed_for(mode: Seeds, base: int, position: int, content: str, copy: int) -> int:
     """The seed of a picture whose line names none. Raises ConfigError past 2**63 - 1.
 
     derived: by content and copy; increment: base + position, where position counts the pictures of the file before this

@@ -17,7 +17,7 @@ from sdapp.prompts.lines import PromptFileError, read_lines
 MAX_VARIANTS = 100_000  # of one entry
 MAX_CHOICES = 1_000  # in one prompt
 MAX_NESTED = 20  # braces in one text
-MAX_DEPTH = 50  # braces and wildcard files
+MAX_GROUP_DEPTH = 50  # braces and wildcard files
 MAX_LETTERS = 50_000_000  # of all the prompts of one entry
 MAX_WILDCARDS = 1_000_000  # bytes of a wildcard file
 
@@ -124,7 +124,7 @@ def _spell(template: _Template) -> list[str]:
     return ["".join(texts) for texts in product(*parts)]
 
 
-def every(prompt: Any, origin: str) -> list[Any]:
+def expand_all_groups(prompt: Any, origin: str) -> list[Any]:
     """The prompts that the `{all:…}` of one stand for; itself if it has none, or is no text (which the check will say)."""
     if not isinstance(prompt, str) or not EVERY.search(prompt):
         return [prompt]
@@ -236,5 +236,5 @@ def most_choices(template: _Template, folder: Path, known: dict[str, int], depth
 def _check_group(group: _Group, depth: int) -> None:
     if group.is_every:
         raise ConfigError(f"{group.source:.80}: every one is for the prompts of a prompt file's lines; {{a|b}} chooses one")
-    if depth > MAX_DEPTH:
-        raise ConfigError(f"{group.source:.80}: goes in a circle, or more than {MAX_DEPTH} deep")
+    if depth > MAX_GROUP_DEPTH:
+        raise ConfigError(f"{group.source:.80}: goes in a circle, or more than {MAX_GROUP_DEPTH} deep")

@@ -11,7 +11,7 @@ from sdapp.config import validate
 from sdapp.errors import ConfigError
 from sdapp.prompts.files import Entry
 from sdapp.prompts.lines import PromptFileError
-from sdapp.prompts.templates import MAX_VARIANTS, TOO_MANY, every, most_choices, parse
+from sdapp.prompts.templates import MAX_VARIANTS, TOO_MANY, expand_all_groups, most_choices, parse
 from sdapp.settings import layers
 
 # --- combinations -------------------------------------------------------------------------------------------------
@@ -45,7 +45,9 @@ def _axes(
         elif value == []:
             raise ConfigError(f"{origin}: an empty list; give at least one value")
         elif path == ("prompt",):
-            texts = [text for item in (value if isinstance(value, list) else [value]) for text in every(item, origin)]
+            texts = [
+                text for item in (value if isinstance(value, list) else [value]) for text in expand_all_groups(item, origin)
+            ]
             if texts != [value]:
                 yield path, texts
         elif isinstance(value, list) and not (path == ("guidance_interval",) and _is_pair(value)):
@@ -71,7 +73,7 @@ def _with(values: Mapping[str, Any], chosen: Mapping[tuple[str, ...], Any]) -> d
 # --- the check ----------------------------------------------------------------------------------------------------
 
 
-def check(entries: Iterable[Entry], base: Sequence[layers.Layer], folder: Path | None = None) -> Iterator[Entry]:
+def checked_entries(entries: Iterable[Entry], base: Sequence[layers.Layer], folder: Path | None = None) -> Iterator[Entry]:
     """Expand entries and yield those that can be painted over the settings in `base`, in their order, as a stream.
 
     `folder` is the prompt file's, for its wildcards. Raises PromptFileError (a ConfigError) at the end, with every error of

@@ -20,7 +20,7 @@ def _listed(value: object) -> object:
     return value
 
 
-def _named(value: object) -> object:
+def _split_names(value: object) -> object:
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
@@ -73,7 +73,7 @@ def _independent(references: list[str]) -> list[str]:
 Match = Literal["unet-calls", "steps", "seconds"]
 Ranges = BeforeValidator(_listed, json_schema_input_type=str | list[int | float | str])
 Schedulers = Annotated[
-    list[str], BeforeValidator(_named, json_schema_input_type=str | list[str]), AfterValidator(_known_schedulers)
+    list[str], BeforeValidator(_split_names, json_schema_input_type=str | list[str]), AfterValidator(_known_schedulers)
 ]
 
 

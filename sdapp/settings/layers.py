@@ -45,7 +45,7 @@ def merge(layers: list[Layer]) -> Layer:
     return Layer(values, origins, tuple(note for layer in layers for note in layer.notes))
 
 
-def together(layers: list[Layer]) -> Layer:
+def combine(layers: list[Layer]) -> Layer:
     """One layer of what was said at one time, as on one command line: no part of it drops another."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from sdapp.settings.layers import Layer
 
 
-def _explain(error: Any, merged: Layer, model: type[BaseModel]) -> str:
+def explain(error: Any, merged: Layer, model: type[BaseModel]) -> str:
     path = [str(part) for part in error["loc"]]
     if path[0] == "task":
         path = [part for part in path if part not in ("txt2img", "img2img", "inpaint")]
@@ -36,12 +36,12 @@ def _explain(error: Any, merged: Layer, model: type[BaseModel]) -> str:
         case _:
             message += f", not {reprlib.repr(error['input'])}"
     dotted = ".".join(path) or "config"
-    return _at(dotted, message, merged)
+    return place_message(dotted, message, merged)
 
 
-def _at(dotted: str, message: str, merged: Layer) -> str:
+def place_message(dotted: str, message: str, merged: Layer) -> str:
     """`origin: key: message`; where the origin is a flag of that name, it says the key already."""
-    origin = _origin(dotted, merged)
+    origin = origin_of(dotted, merged)
     is_said = origin == f"--{dotted.rpartition('.')[2].replace('_', '-')}" or origin.startswith(f"--set {dotted}=")
     return f"{origin}: {message}" if is_said else f"{origin}: {dotted}: {message}"
 
@@ -68,7 +68,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(inner)
 
 
-def _origin(dotted: str, merged: Layer) -> str:
+def origin_of(dotted: str, merged: Layer) -> str:
     while dotted and dotted not in merged.origins:
         dotted = dotted.rpartition(".")[0]
     return merged.origins.get(dotted, "settings")

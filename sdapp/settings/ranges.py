@@ -3,7 +3,7 @@
 import re
 import reprlib
 
-MOST = 10_000
+MAX_NUMBERS = 10_000
 NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 RANGE = re.compile(rf"({NUMBER})\s*-\s*({NUMBER})(?:\s*:\s*({NUMBER})|\s*\[\s*([0-9]+)\s*\])?")
 
@@ -14,8 +14,8 @@ def numbers(text: str) -> list[int | float]:
     Raises ValueError, in words, for anything else and for more than 10,000 numbers.
     """
     found = [number for part in text.split(",") for number in _part(part.strip())]
-    if len(found) > MOST:
-        raise ValueError(f"{text!r} is {len(found):,} numbers; at most {MOST:,}")
+    if len(found) > MAX_NUMBERS:
+        raise ValueError(f"{text!r} is {len(found):,} numbers; at most {MAX_NUMBERS:,}")
     return found
 
 
@@ -34,29 +34,29 @@ def interval(value: object) -> list[float]:
 
 def _part(text: str) -> list[int | float]:
     if re.fullmatch(NUMBER, text):
-        return [_number(text)]
+        return [_to_number(text)]
     match = RANGE.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is no number and no range; write 20, 5-50:5 (every fifth) or 1-10[4] (four of them)")
-    first, last = _number(match[1]), _number(match[2])
+    first, last = _to_number(match[1]), _to_number(match[2])
     if last <= first:
         raise ValueError(f"{text!r} counts downwards; put the smaller number first")
     if match[4]:
         count = int(match[4])
-        if not 2 <= count <= MOST:
-            raise ValueError(f"{text!r}: give a count from 2 to {MOST:,} in the brackets")
-        return [_plain(first + (last - first) * i / (count - 1)) for i in range(count)]
-    step = _number(match[3] or "1")
-    if not step or (last - first) / step > MOST:
-        raise ValueError(f"{text!r} is more than {MOST:,} numbers")
-    return [_plain(first + step * i) for i in range(int((last - first) / step + 1e-9) + 1)]
+        if not 2 <= count <= MAX_NUMBERS:
+            raise ValueError(f"{text!r}: give a count from 2 to {MAX_NUMBERS:,} in the brackets")
+        return [_tidy(first + (last - first) * i / (count - 1)) for i in range(count)]
+    step = _to_number(match[3] or "1")
+    if not step or (last - first) / step > MAX_NUMBERS:
+        raise ValueError(f"{text!r} is more than {MAX_NUMBERS:,} numbers")
+    return [_tidy(first + step * i) for i in range(int((last - first) / step + 1e-9) + 1)]
 
 
-def _number(text: str) -> int | float:
+def _to_number(text: str) -> int | float:
     return int(text) if text.isdigit() else float(text)
 
 
-def _plain(number: int | float) -> int | float:
+def _tidy(number: int | float) -> int | float:
     """Whole where it is whole, and without the dust of binary fractions."""
     rounded = round(number, 9)
     return int(rounded) if rounded == int(rounded) else rounded

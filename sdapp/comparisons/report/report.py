@@ -30,13 +30,13 @@ SHOWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} |
 Shown = dict[str, Any]
 
 
-def build(folder: Path, max_inline: int = MAX_INLINE) -> Path:
+def build_report(folder: Path, max_inline: int = MAX_INLINE) -> Path:
     """Write report.html into the folder of a comparison, finished or not, and return its path.
 
     Pictures are inside the file up to about `max_inline` bytes; beyond that the file links to those beside it.
     Raises MissingInputError and InputError for result files that cannot be read, OutputError.
     """
-    comparison = results.read(folder)
+    comparison = results.read_comparison(folder)
     page = _render(comparison, _View(comparison, _Pictures(folder, max_inline)))
     overwrite(folder / NAME, [page.encode()])
     return folder / NAME
@@ -58,7 +58,7 @@ def _render(comparison: Comparison, view: "_View") -> str:
         unit=format.UNITS[comparison.match],
         band=statistics.band(comparison),
         number=format.number,
-        said=_said(comparison),
+        said=_counts(comparison),
         style=Markup(style),  # our own, with nothing of the user's in it
         script=Markup(script),
         style_hash=_hash(style),
@@ -75,7 +75,7 @@ def _bare(view: Shown) -> Shown:
     return {"reference": without(view["reference"]), "cells": [[*map(without, row)] for row in view["cells"]]}
 
 
-def _said(comparison: Comparison) -> str:
+def _counts(comparison: Comparison) -> str:
     """What the medians are taken over, such as `3 prompts × 4 seeds`."""
     axes = {"prompt": len(comparison.prompts), "seed": len(comparison.seeds)}
     axes |= {f"{key} value".replace("_", " "): len(values) for key, values in comparison.varied.items() if len(values) > 1}
@@ -107,7 +107,7 @@ class _Pictures:
 
     def _inline(self, file: str) -> str:
         path = str(self.folder / file)
-        picture = images.decode(images.read_bytes(path, "picture")[0], path, "picture").convert("RGB")
+        picture = images.decode_image(images.read_bytes(path, "picture")[0], path, "picture").convert("RGB")
         buffer = BytesIO()
         picture.save(buffer, "WEBP", quality=90, method=3, lossless=max(picture.size) <= SMALL)
         text = "data:image/webp;base64," + b64encode(buffer.getvalue()).decode()
@@ -181,7 +181,7 @@ class _View:
             shown |= {"status": "failed", "says": (cell.reason or "no reason was noted").translate(SHOWN)}
         else:
             shown |= self._picture(cell.file)
-        return shown | {"alt": f"{scheduler}, {budget}, seed {seed}: {_told(shown, cell)}"}
+        return shown | {"alt": f"{scheduler}, {budget}, seed {seed}: {_summary(shown, cell)}"}
 
     def _measured(self, cell: Cell) -> Shown:
         """The numbers of a cell: the large one, the small line, and all of them for the viewer."""
@@ -214,7 +214,7 @@ class _View:
             return {"status": "failed", "says": str(exc).translate(SHOWN)}
 
 
-def _told(shown: Shown, cell: Cell) -> str:
+def _summary(shown: Shown, cell: Cell) -> str:
     """What someone who cannot see the picture should know first."""
     if shown["status"] != "done":
         return str(shown["says"])

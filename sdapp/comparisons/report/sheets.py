@@ -122,12 +122,12 @@ def plan_sheets(picture: Size, schedulers: Sequence[str], columns: int, combinat
     return _Layout(picture, tuple(schedulers), columns, combinations).sheets()
 
 
-def build(folder: Path) -> list[Path]:
+def build_sheets(folder: Path) -> list[Path]:
     """Draw grid.png, grid-2.png … into the folder of a comparison, finished or not; what is not painted yet says so.
 
     Raises MissingInputError and InputError for result files that cannot be read, ConfigError as `plan_sheets`, OutputError.
     """
-    comparison = results.read(folder)
+    comparison = results.read_comparison(folder)
     files = [reference.file for reference in comparison.references] + [cell.file for cell in comparison.cells]
     size = next((picture.size for file in files if file and (picture := _open(folder, file))), (512, 512))
     chosen = list(product(comparison.prompts, comparison.seeds, product(*comparison.varied.values())))
@@ -154,7 +154,7 @@ def _name(number: int) -> str:
 def _open(folder: Path, file: str) -> Image.Image | None:
     try:
         path = str(folder / file)
-        return images.decode(images.read_bytes(path, "picture")[0], path, "picture").convert("RGB")
+        return images.decode_image(images.read_bytes(path, "picture")[0], path, "picture").convert("RGB")
     except InputError:
         return None
 
@@ -167,7 +167,7 @@ def _font(size: int) -> Font:
     return font
 
 
-def _cut(text: str, width: float, font: Font) -> str:
+def _fit_line(text: str, width: float, font: Font) -> str:
     """The text on one line, shortened to a width."""
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:1000]).split())
     if font.getlength(line) <= width:
@@ -275,7 +275,7 @@ class _Artist:
         pen, font = ImageDraw.Draw(image), _font(max(11, round(0.8 * self.layout.text)))
         pen.rectangle((*corner, corner[0] + width - 1, corner[1] + height - 1), None, LINE)
         letters = max(8, round(1.8 * (width - 12) / font.size))
-        lines = textwrap.wrap(_cut(otherwise, 6 * width, font), letters)[: max(1, int(height / font.size / 1.4) - 1)]
+        lines = textwrap.wrap(_fit_line(otherwise, 6 * width, font), letters)[: max(1, int(height / font.size / 1.4) - 1)]
         middle = (corner[0] + width / 2, corner[1] + height / 2)
         pen.multiline_text(middle, "\n".join(lines), colour, font, anchor="mm", align="center")
 
@@ -283,7 +283,7 @@ class _Artist:
         self, pen: ImageDraw.ImageDraw, corner: Size, text: str, width: float, colour: str = SOFT, scale: float = 1.0
     ) -> None:
         font = _font(max(11, round(scale * self.layout.text)))
-        pen.text(corner, _cut(text, width, font), colour, font)
+        pen.text(corner, _fit_line(text, width, font), colour, font)
 
 
 def _key(item: Cell | Reference) -> tuple[object, ...]:
