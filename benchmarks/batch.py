@@ -1,9 +1,9 @@
 """A prompt file beside a loop that calls the diffusers pipeline for each prompt: python benchmarks/batch.py [--prompts 64]
 
 The third side is the same call with a list of prompts and of generators, as many as the largest batch has.
-sdapp's side is a whole batch: the file is read, pictures are leased, synced to the disk and noted in the ledger. With
+sdapp's side is a whole batch: the file is read, images are leased, synced to the disk and noted in the ledger. With
 `--batch-size auto` the round that does not count finds the size. `--processes`: `sdapp batch` beside `diffusers-cli run`, which
-is given all prompts at once and paints them in one call (from one seed, so other pictures); both load the model.
+is given all prompts at once and paints them in one call (from one seed, so other images); both load the model.
 """
 
 import argparse
@@ -16,6 +16,12 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+from sdapp.diffusion.devices import choose_device
+from sdapp.diffusion.memory import memory_in_use, memory_taken
+from sdapp.jobs import Job
+from sdapp.models.locate import locate
+from sdapp.pipelines import USUAL_BATCH, load
+from sdapp.records import Record
 from sides import (
     Settings,
     batch_size,
@@ -32,20 +38,18 @@ from sides import (
     tell_machine,
 )
 
-from sdapp.diffusion.devices import choose_device
-from sdapp.diffusion.memory import memory_in_use, memory_taken
-from sdapp.jobs import Job
-from sdapp.models.locate import locate
-from sdapp.pipelines import USUAL_BATCH, load
-from sdapp.records import Record
-
-UNET, DECODE = 0.803, 2.515  # TFLOP of sd15 at 512x512: a call for one sample, of which a guided step has two; a picture
+UNET, DECODE = (
+    0.803,
+    2.515,
+)  # TFLOP of sd15 at 512x512: a call for one sample, of which a guided step has two; an image
 
 
 def in_process(asked: argparse.Namespace, both: Settings, root: Path) -> None:
     """The loop beside the same call with lists of prompts and a batch of each size, all on warm models."""
     file = prompt_file(root / "prompts.txt", asked.prompts)
-    sized = both | {"batch_size": asked.batch_size[0]}  # beside `auto`, only sizes that have settled are compiled
+    sized = both | {
+        "batch_size": asked.batch_size[0]
+    }  # beside `auto`, only sizes that have settled are compiled
     plans = {how: begin(file, sized | {"compile": how}, root / "jobs" / how) for how in asked.compile}
     jobs = [order.job for order in next(iter(plans.values())).orders()]
     calls = sum(job.unet_calls for job in jobs)
@@ -78,11 +82,14 @@ def in_process(asked: argparse.Namespace, both: Settings, root: Path) -> None:
         sides[name] = partial(ours, name, how, size)
     seconds = report(in_turns(sides, asked.rounds, root), asked.prompts)
     for name in sides:
-        print(f"{name}: the first picture after {first[name]:.3f} s", end="")
+        print(f"{name}: the first image after {first[name]:.3f} s", end="")
         if name != "loop":
             apart = furthest(root / name / str(asked.rounds), root / "loop" / str(asked.rounds))
             made_by = ", ".join(said.get(name, ()))
-            print(f"; pixels at most {apart} of 255 apart from those of the loop{made_by and f'; {made_by}'}", end="")
+            print(
+                f"; pixels at most {apart} of 255 apart from those of the loop{made_by and f'; {made_by}'}",
+                end="",
+            )
         if both["device"].startswith("cuda"):
             share = limit(asked, jobs, seconds[name])
             print(f"; peak memory {peaks[name] / 1e9:.2f} GB, the weights of all sides in it{share}", end="")
@@ -101,7 +108,12 @@ def as_processes(asked: argparse.Namespace, both: Settings, root: Path) -> None:
     """`sdapp batch` beside `diffusers-cli run`, both with the model's own scheduler."""
     file = prompt_file(root / "prompts.txt", asked.prompts)
     size, dtype, device = both["width"], both["dtype"], both["device"]
-    call = {"prompt": prompts(asked.prompts), "num_inference_steps": asked.steps, "width": size, "height": size}
+    call = {
+        "prompt": prompts(asked.prompts),
+        "num_inference_steps": asked.steps,
+        "width": size,
+        "height": size,
+    }
     theirs = [*f"diffusers.commands.diffusers_cli run --device-map {device} --dtype {dtype} --seed 0".split(),
               "--model", both["model"], "--pipeline-kwargs", json.dumps(call), "--output", "./"]  # fmt: skip
     ours = [*f"sdapp.cli batch {file} --size {size}x{size} --device {device} --dtype {dtype} --steps {asked.steps}".split(),
@@ -113,16 +125,22 @@ def as_processes(asked: argparse.Namespace, both: Settings, root: Path) -> None:
     sides = {"diffusers-cli run": partial(run, theirs), "sdapp batch": partial(run, ours)}
     report(in_turns(sides, asked.rounds, root), asked.prompts)
     painted = [len(list((root / name / str(asked.rounds)).rglob("*.png"))) for name in sides]
-    assert painted == [asked.prompts] * 2, f"{painted} pictures"
+    assert painted == [asked.prompts] * 2, f"{painted} images"
 
 
 if __name__ == "__main__":
     parser = flags(__doc__)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch-size", type=batch_size, nargs="+", default=["auto"], metavar="N", help="one or several")
-    parser.add_argument("--compile", choices=("auto", "on", "off"), nargs="+", default=["auto"], help="of sdapp's side")
-    parser.add_argument("--peak-tflops", type=float, default=990, help="of the GPU; else that of an H100 in float16, dense")
+    parser.add_argument(
+        "--batch-size", type=batch_size, nargs="+", default=["auto"], metavar="N", help="one or several"
+    )
+    parser.add_argument(
+        "--compile", choices=("auto", "on", "off"), nargs="+", default=["auto"], help="of sdapp's side"
+    )
+    parser.add_argument(
+        "--peak-tflops", type=float, default=990, help="of the GPU; else that of an H100 in float16, dense"
+    )
     parser.add_argument("--processes", action="store_true", help="whole commands, beside `diffusers-cli run`")
     rounds(parser)
     asked = parser.parse_args()

@@ -12,13 +12,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from sides import Settings, batch_size, begin, flags, prompt_file, settings, tell_machine
 from torch.autograd import DeviceType
 from torch.profiler import profile
 
 from sdapp.models.locate import locate
 from sdapp.pipelines import USUAL_BATCH, Painter, load
 from sdapp.profiling import profiled
+from sides import Settings, batch_size, begin, flags, prompt_file, settings, tell_machine
 
 BUSY = ("encode", "UNet", "decode")
 TRACED_STEPS = 4
@@ -32,14 +32,16 @@ def main(asked: argparse.Namespace) -> None:
         batch = begin(prompt_file(folder / "prompts.txt", asked.prompts), both, folder)
         painter = load(locate(both["model"]), batch.config)
         for _ in begin(prompt_file(folder / "warm.txt", 1), both, folder / "warm").paint(painter):
-            pass  # what a device makes ready for its first picture is not counted
+            pass  # what a device makes ready for its first image is not counted
         with profiled(said.append):
             for result in batch.paint(painter):
                 assert result.path, result.error
     print(said[0])
     share = dict(re.findall(r"^(\w+) .* ([\d.]+)%$", said[0], re.MULTILINE))
-    print(f"busy: {sum(float(share[part]) for part in BUSY):.1f}% ({', '.join(BUSY)}); waiting: {share['waiting']}%")
-    print(f"{asked.prompts} pictures")
+    print(
+        f"busy: {sum(float(share[part]) for part in BUSY):.1f}% ({', '.join(BUSY)}); waiting: {share['waiting']}%"
+    )
+    print(f"{asked.prompts} images")
     if asked.trace:
         trace(asked.trace, painter, both)
     tell_machine(both)
@@ -59,8 +61,12 @@ def trace(file: Path, painter: Painter, both: Settings) -> None:
     averages, kind = profiler.key_averages(), "device" if painter.device.type == "cuda" else "cpu"
     print(averages.table(sort_by=f"self_{kind}_time_total", row_limit=20, max_name_column_width=60))
     rows = [row for row in averages if row.device_type == KINDS[kind] and not row.is_user_annotation]
-    at_work = sum(getattr(row, f"self_{kind}_time_total") for row in rows) / 1e6  # an operator has that of its kernels again
-    print(f"{kind} at work for {at_work:.2f} s of {seconds:.2f} s, {len(painted)} pictures of {TRACED_STEPS} steps; {file}")
+    at_work = (
+        sum(getattr(row, f"self_{kind}_time_total") for row in rows) / 1e6
+    )  # an operator has that of its kernels again
+    print(
+        f"{kind} at work for {at_work:.2f} s of {seconds:.2f} s, {len(painted)} images of {TRACED_STEPS} steps; {file}"
+    )
 
 
 if __name__ == "__main__":
@@ -68,5 +74,7 @@ if __name__ == "__main__":
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch-size", type=batch_size, default="auto")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="write a timeline of torch.profiler, .json or .json.gz")
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="write a timeline of torch.profiler, .json or .json.gz"
+    )
     main(parser.parse_args())

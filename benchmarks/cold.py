@@ -1,6 +1,6 @@
-"""Whole commands from nothing, beside what diffusers brings along: python benchmarks/cold.py words, or picture
+"""Whole commands from nothing, beside what diffusers brings along: python benchmarks/cold.py words, or image
 
-Words: help, schedulers and the check of a config beside `diffusers-cli --help`. Picture: one, beside the shortest script.
+Words: help, schedulers and the check of a config beside `diffusers-cli --help`. Image: one, beside the shortest script.
 """
 
 import argparse
@@ -40,14 +40,24 @@ def words(_: Settings) -> dict[str, Side]:
     return {name: partial(process, ["-m", *command]) for name, command in commands.items()}
 
 
-def picture(both: Settings) -> dict[str, Side]:
-    """One picture, by a script and by sdapp."""
+def image(both: Settings) -> dict[str, Side]:
+    """One image, by a script and by sdapp."""
     keys = [f"--{key}={both[key]}" for key in ("model", "device", "dtype", "steps")]
-    ours = [SDAPP, "generate", "a red house on a beach", "--seed=7", f"--size={both['width']}x{both['height']}", *keys]
-    return {"script": partial(process, ["-c", SCRIPT.format(**both)]), "sdapp generate": partial(process, ["-m", *ours])}
+    ours = [
+        SDAPP,
+        "generate",
+        "a red house on a beach",
+        "--seed=7",
+        f"--size={both['width']}x{both['height']}",
+        *keys,
+    ]
+    return {
+        "script": partial(process, ["-c", SCRIPT.format(**both)]),
+        "sdapp generate": partial(process, ["-m", *ours]),
+    }
 
 
-WHAT = {"words": words, "picture": picture}
+WHAT = {"words": words, "image": image}
 
 
 def main(asked: argparse.Namespace) -> None:

@@ -1,14 +1,12 @@
 """Schedulers x steps x seeds as `sdapp compare` paints them, beside a loop over the pipeline: python benchmarks/grid.py
 
 Both sides paint the cells alone, on warm models; sdapp keeps the latents of each, too. `--whole` is `sdapp.compare` as it is,
-with the loading of the model, the pictures to hold the cells against, report and sheets, beside the same loop.
+with the loading of the model, the images to hold the cells against, report and sheets, beside the same loop.
 """
 
 import argparse
 import tempfile
 from pathlib import Path
-
-from sides import Settings, Side, batch_size, by_hand, flags, furthest, in_turns, report, rounds, settings, tell_machine
 
 import sdapp
 from sdapp.batches.run import Batch
@@ -16,6 +14,19 @@ from sdapp.comparisons.folder import keep_latents
 from sdapp.comparisons.plan import ComparisonPlan
 from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
+from sides import (
+    Settings,
+    Side,
+    batch_size,
+    by_hand,
+    flags,
+    furthest,
+    in_turns,
+    report,
+    rounds,
+    settings,
+    tell_machine,
+)
 
 PROMPT = "a castle on a beach at night"
 

@@ -28,11 +28,11 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 import sdapp.cli
 import sdapp.diffusion.loading
 from sdapp.batches.ledger import LEDGER_FILE
-from sdapp.metadata.record import read_picture
+from sdapp.metadata.record import read_image
 
 COLOURS = ("red", "blue", "white", "black", "green")
 THINGS = ("cat", "house", "ship", "tree", "boat")
-BEGUN = "begun"  # a dot for each picture that a run began, which is one call of the UNet
+BEGUN = "begun"  # a dot for each image that a run began, which is one call of the UNet
 Arguments = tuple[Any, ...]
 
 
@@ -70,12 +70,16 @@ def _around(name: str, after: bool, ending: str = "") -> Callable[[Callable[[], 
 
 POINTS: dict[str, Callable[[Callable[[], None]], None]] = {
     "the lease is taken": _around("link", after=True, ending=".lease"),
-    "before the temporary file": _on_audit("open", lambda call: str(call[0]).endswith(".part") and call[1] == "x"),
+    "before the temporary file": _on_audit(
+        "open", lambda call: str(call[0]).endswith(".part") and call[1] == "x"
+    ),
     "before fsync": _around("fsync", after=False),
     "after fsync": _around("fsync", after=True),
-    "before the picture has its name": _around("link", after=False, ending=".png"),
-    "after the picture has its name": _around("link", after=True, ending=".png"),
-    "before the ledger": _on_audit("open", lambda call: str(call[0]).endswith(LEDGER_FILE) and bool(call[2] & os.O_APPEND)),
+    "before the image has its name": _around("link", after=False, ending=".png"),
+    "after the image has its name": _around("link", after=True, ending=".png"),
+    "before the ledger": _on_audit(
+        "open", lambda call: str(call[0]).endswith(LEDGER_FILE) and bool(call[2] & os.O_APPEND)
+    ),
     "before the lease is given back": _on_audit("os.remove", lambda call: str(call[0]).endswith(".lease")),
 }
 
@@ -108,7 +112,19 @@ def run(folder: Path, point: str | None, nth: int, more: list[str]) -> int:
         POINTS[point](hit)
     elif point:
         threading.Timer(nth * 0.01, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    command = ["batch", "prompts.txt", "--out", "night", "--seed", "7", "--set", "steps=1", "--set", "batch_size=1", *more]
+    command = [
+        "batch",
+        "prompts.txt",
+        "--out",
+        "night",
+        "--seed",
+        "7",
+        "--set",
+        "steps=1",
+        "--set",
+        "batch_size=1",
+        *more,
+    ]
     try:
         sdapp.cli.app(command)
     except SystemExit as exc:
@@ -130,21 +146,22 @@ def begin(root: Path, name: str, jobs: int) -> Path:
 
 
 def check(folder: Path, calm: Path, kills: int) -> int:
-    """See that a folder is what an undisturbed run left; gives how many pictures were begun more than once."""
+    """See that a folder is what an undisturbed run left; gives how many images were begun more than once."""
     names, those = ({path.name for path in (place / "night").iterdir()} for place in (folder, calm))
     assert names == those, f"other files than those of an undisturbed run: {sorted(names ^ those)}"
     for path in (folder / "night").glob("*.png"):
         other = calm / "night" / path.name
-        assert read_picture(path)["job"] == read_picture(other)["job"], f"{path.name}: another job"
+        assert read_image(path)["job"] == read_image(other)["job"], f"{path.name}: another job"
         apart = np.abs(np.asarray(Image.open(path)).astype(int) - np.asarray(Image.open(other))).max()
         assert apart <= 2, f"{path.name}: {apart} of 255 apart"
     ledgers = [
-        [json.loads(line) for line in (place / "night" / LEDGER_FILE).read_text().splitlines()] for place in (folder, calm)
+        [json.loads(line) for line in (place / "night" / LEDGER_FILE).read_text().splitlines()]
+        for place in (folder, calm)
     ]
     facts = [[(row["id"], row["file"], row["status"]) for row in rows] for rows in ledgers]
     assert facts[0] == facts[1], "another ledger"
     again = (folder / BEGUN).stat().st_size - len(facts[1])
-    assert 0 <= again <= kills, f"{again} pictures begun again after {kills} kills"
+    assert 0 <= again <= kills, f"{again} images begun again after {kills} kills"
     return again
 
 
@@ -161,22 +178,26 @@ def main(kills: int, jobs: int, together: int, seed: int) -> None:
             folder, before = begin(root, f"round-{rounds}", jobs), died.total()
             while True:
                 points = [
-                    chance.choice([*POINTS, "at a random time"]) if died.total() < kills else None for _ in range(together)
+                    chance.choice([*POINTS, "at a random time"]) if died.total() < kills else None
+                    for _ in range(together)
                 ]
-                runs = [run(folder, point, chance.randint(1, 2 * jobs // max(1, min(kills, jobs))), []) for point in points]
+                runs = [
+                    run(folder, point, chance.randint(1, 2 * jobs // max(1, min(kills, jobs))), [])
+                    for point in points
+                ]
                 codes = [ended(process) for process in runs]
                 assert set(codes) <= {0, -signal.SIGKILL}, (folder / "log").read_text()[-2000:]
                 died.update(str(point) for point, code in zip(points, codes, strict=True) if code)
                 for path in (folder / "night").glob("*.png") if (folder / "night").exists() else ():
-                    read_picture(path)  # under its name every picture is whole
+                    read_image(path)  # under its name every image is whole
                 if not any(codes):  # after one that died last, another clears up
                     break
             again += check(folder, calm, died.total() - before)
             shutil.rmtree(folder)
-            print(f"round {rounds}: {died.total()} kills, {again} pictures begun again", flush=True)
-    print(f"{died.total()} kills in {rounds} rounds of {jobs} pictures, {together} runs at a time")
-    print("every picture is there, none twice, none broken, all as in an undisturbed run")
-    print(f"{again} pictures begun again, {time.perf_counter() - started:.0f} s")
+            print(f"round {rounds}: {died.total()} kills, {again} images begun again", flush=True)
+    print(f"{died.total()} kills in {rounds} rounds of {jobs} images, {together} runs at a time")
+    print("every image is there, none twice, none broken, all as in an undisturbed run")
+    print(f"{again} images begun again, {time.perf_counter() - started:.0f} s")
     for point, count in died.most_common():
         print(f"  {count:4} {point}")
 

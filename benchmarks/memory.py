@@ -1,6 +1,6 @@
 """How the memory of a process grows over many jobs, and its peak: python benchmarks/memory.py [--jobs 10000] [--batch-size 8]
 
-In hundreds, one step a picture: what is looked for stays behind once a job, not once a step.
+In hundreds, one step an image: what is looked for stays behind once a job, not once a step.
 Growth counts from the first hundred on.
 """
 
@@ -11,7 +11,6 @@ import time
 
 import psutil
 import torch
-from sides import flags, settings, tell_machine
 
 from sdapp.config import validate
 from sdapp.diffusion.memory import memory_taken
@@ -21,6 +20,7 @@ from sdapp.outputs.encode import encode
 from sdapp.outputs.writer import save_result, write_results
 from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
+from sides import flags, settings, tell_machine
 
 FIRST = 100
 
@@ -34,7 +34,10 @@ def main(asked: argparse.Namespace) -> None:
         first, output, painter = plan(config, model)[0], config.output, load(model, config)
         started = time.perf_counter()
         for done in range(0, asked.jobs, FIRST):  # a prompt of its own each, as in a prompt file
-            some = [first.model_copy(update={"prompt": f"a cat {done + i}", "seed": done + i}) for i in range(FIRST)]
+            some = [
+                first.model_copy(update={"prompt": f"a cat {done + i}", "seed": done + i})
+                for i in range(FIRST)
+            ]
             painted = painter.paint(some, asked.batch_size)
             for result in write_results(
                 painted, lambda result: encode(result, output), lambda result: save_result(result, output)
@@ -48,9 +51,12 @@ def main(asked: argparse.Namespace) -> None:
     for done in sorted({min(held), *list(held)[:: max(1, len(held) // 8)], max(held)}):
         print(f"{done:7} jobs {held[done]:8.0f} MB")
     pace = max(held) / (time.perf_counter() - started)
-    print(f"growth since the first {FIRST}: {held[max(held)] - held[min(held)]:.1f} MB, at {pace:.1f} jobs a second")
     print(
-        f"peak: {memory_taken(torch.device('cpu'), 0) / 1e6:.0f} MB" + (f", on the GPU {on_gpu / 1e6:.0f} MB" if on_gpu else "")
+        f"growth since the first {FIRST}: {held[max(held)] - held[min(held)]:.1f} MB, at {pace:.1f} jobs a second"
+    )
+    print(
+        f"peak: {memory_taken(torch.device('cpu'), 0) / 1e6:.0f} MB"
+        + (f", on the GPU {on_gpu / 1e6:.0f} MB" if on_gpu else "")
     )
     tell_machine(both)
 

@@ -39,7 +39,9 @@ def folder(name: str, dtype: torch.dtype, cache: Path = CACHE) -> Path:
     made = cache / f"{name}-{str(dtype).removeprefix('torch.')}"
     if not made.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as half:  # so that one that was stopped is not taken for whole
+        with tempfile.TemporaryDirectory(
+            dir=cache
+        ) as half:  # so that one that was stopped is not taken for whole
             build(SHAPES[name]).to(dtype).save_pretrained(Path(half) / name)
             (Path(half) / name).rename(made)
     return made
@@ -57,7 +59,10 @@ def build(shape: Shape, device: str = "cpu") -> StableDiffusionPipeline:
     with torch.device(device):
         text_encoder = CLIPTextModel(words)
         unet = UNet2DConditionModel(
-            sample_size=64, block_out_channels=shape.unet, cross_attention_dim=shape.text, norm_num_groups=groups
+            sample_size=64,
+            block_out_channels=shape.unet,
+            cross_attention_dim=shape.text,
+            norm_num_groups=groups,
         )
         vae = AutoencoderKL(
             sample_size=512,

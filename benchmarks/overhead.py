@@ -1,4 +1,4 @@
-"""What sdapp adds to one picture of a warm model, beside the bare pipeline call: python benchmarks/overhead.py [--rounds 20]
+"""What sdapp adds to one image of a warm model, beside the bare pipeline call: python benchmarks/overhead.py [--rounds 20]
 
 Both sides paint the same job from the same weights and save a PNG; each round has a prompt of its own.
 """
@@ -7,14 +7,13 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from sides import by_hand, flags, furthest, in_turns, report, rounds, settings, tell_machine
-
 from sdapp.config import Output, validate
 from sdapp.jobs import Job, plan
 from sdapp.models.locate import locate
 from sdapp.outputs.writer import save
 from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
+from sides import by_hand, flags, furthest, in_turns, report, rounds, settings, tell_machine
 
 
 def main(asked: argparse.Namespace) -> None:
@@ -32,7 +31,10 @@ def main(asked: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        report(in_turns({"bare": lambda folder: bare([job(folder)], folder), "sdapp": ours}, asked.rounds, root), pictures=1)
+        report(
+            in_turns({"bare": lambda folder: bare([job(folder)], folder), "sdapp": ours}, asked.rounds, root),
+            images=1,
+        )
         print(f"pixels at most {furthest(root / 'sdapp', root / 'bare' / str(asked.rounds))} of 255 apart")
     tell_machine(both)
 

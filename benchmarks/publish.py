@@ -1,6 +1,6 @@
-"""Pictures a second that are published (encoded, on the disk, renamed), beside a bare save: python benchmarks/publish.py
+"""Images a second that are published (encoded, on the disk, renamed), beside a bare save: python benchmarks/publish.py
 
-Noise over a gradient stands in for a picture, so that a PNG of it is about as large as one of a photograph.
+Noise over a gradient stands in for an image, so that a PNG of it is about as large as one of a photograph.
 """
 
 import argparse
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from sides import Side, in_turns, report, rounds, tell_machine
 
 from sdapp.config import Output, validate
 from sdapp.jobs import Job, plan
@@ -20,6 +19,7 @@ from sdapp.models.locate import locate
 from sdapp.outputs.writer import save_result
 from sdapp.records import Record, Result
 from sdapp.settings.layers import Layer
+from sides import Side, in_turns, report, rounds, tell_machine
 
 
 def noise(size: int) -> Image.Image:
@@ -28,29 +28,32 @@ def noise(size: int) -> Image.Image:
     return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
-def bare(jobs: list[Job], picture: Image.Image, output: Output, folder: Path) -> None:
+def bare(jobs: list[Job], image: Image.Image, output: Output, folder: Path) -> None:
     options: dict[str, Any] = {} if output.format == "png" else {"quality": output.quality}
     for job in jobs:
-        picture.save(folder / f"{job.id}{SUFFIXES[output.format]}", **options)
+        image.save(folder / f"{job.id}{SUFFIXES[output.format]}", **options)
 
 
-def ours(jobs: list[Job], picture: Image.Image, output: Output, folder: Path) -> None:
+def ours(jobs: list[Job], image: Image.Image, output: Output, folder: Path) -> None:
     record = Record("", "", {}, "cpu", "float32", 20, 8, 0.1, "", {})
     for index, job in enumerate(jobs):
-        save_result(Result(job, index, record, picture), output.model_copy(update={"dir": str(folder)}))
+        save_result(Result(job, index, record, image), output.model_copy(update={"dir": str(folder)}))
 
 
 def main(asked: argparse.Namespace) -> None:
-    config = validate(Layer({"prompt": "a cat", "seed": 1, "count": asked.pictures}))
-    jobs, picture = plan(config, locate(config.model)), noise(asked.size)
+    config = validate(Layer({"prompt": "a cat", "seed": 1, "count": asked.images}))
+    jobs, image = plan(config, locate(config.model)), noise(asked.size)
     for name in SUFFIXES:
         output = validate(Layer({"output": {"format": name}})).output
-        sides: dict[str, Side] = {"save": partial(bare, jobs, picture, output), "sdapp": partial(ours, jobs, picture, output)}
+        sides: dict[str, Side] = {
+            "save": partial(bare, jobs, image, output),
+            "sdapp": partial(ours, jobs, image, output),
+        }
         with tempfile.TemporaryDirectory() as temporary:
             taken = in_turns(sides, asked.rounds, Path(temporary))
             paths = list((Path(temporary) / "sdapp").rglob(f"*{SUFFIXES[name]}"))
             print(f"{name}, {sum(path.stat().st_size for path in paths) / len(paths) / 1000:.0f} kB each:")
-        report(taken, asked.pictures)
+        report(taken, asked.images)
     tell_machine({"size": asked.size, "writers": 1})
 
 

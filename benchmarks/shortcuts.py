@@ -1,8 +1,8 @@
-"""What each shortcut saves and how far from the exact picture it leads: python benchmarks/shortcuts.py [--out FOLDER]
+"""What each shortcut saves and how far from the exact image it leads: python benchmarks/shortcuts.py [--out FOLDER]
 
 Every prompt and seed is painted exactly and with each shortcut, in turns, from one load of the model. Work is the UNet's
-floating-point operations, counted; time is that of a whole picture. `--model`, `--device`, `--vae` as in sdapp; `--out` keeps
-the pictures.
+floating-point operations, counted; time is that of a whole image. `--model`, `--device`, `--vae` as in sdapp; `--out` keeps
+the images.
 """
 
 import argparse
@@ -38,7 +38,7 @@ SHORTCUTS: dict[str, dict[str, object]] = {
 
 
 def work(painter: Painter, job: Job) -> int:
-    """Floating-point operations of the UNet for a picture."""
+    """Floating-point operations of the UNet for an image."""
     with FlopCounterMode(display=False) as counter:
         list(painter.paint([job]))
     return sum(counter.get_flop_counts()["UNet2DConditionModel"].values())
@@ -46,18 +46,26 @@ def work(painter: Painter, job: Job) -> int:
 
 def main(model: str, device: str, vae: str | None, out: str | None, prompts: int, steps: int) -> None:
     quiet(verbose=False)
-    config = validate(Layer({"model": model, "device": device, "prompt": PROMPTS[0], "seed": 7, "count": 2, "steps": steps}))
+    config = validate(
+        Layer({"model": model, "device": device, "prompt": PROMPTS[0], "seed": 7, "count": 2, "steps": steps})
+    )
     found = locate_model(config)
     painter, seeds = load(found, config), plan(config, found)
     shortcuts, painters = dict(SHORTCUTS), dict.fromkeys(SHORTCUTS, painter)
     if vae is not None:
         other = config.model_copy(update={"vae": vae})
         shortcuts["another vae"], painters["another vae"] = {"vae": vae}, load(locate_model(other), other)
-    works = {name: work(painters[name], seeds[0].model_copy(update=change)) for name, change in shortcuts.items()}
+    works = {
+        name: work(painters[name], seeds[0].model_copy(update=change)) for name, change in shortcuts.items()
+    }
     painted: dict[str, list[Result]] = {name: [] for name in shortcuts}
-    for number, job in enumerate(job.model_copy(update={"prompt": prompt}) for prompt in PROMPTS[:prompts] for job in seeds):
+    for number, job in enumerate(
+        job.model_copy(update={"prompt": prompt}) for prompt in PROMPTS[:prompts] for job in seeds
+    ):
         names = list(shortcuts)
-        for name in names[number % len(names) :] + names[: number % len(names)]:  # a slow moment falls on another each time
+        for name in (
+            names[number % len(names) :] + names[: number % len(names)]
+        ):  # a slow moment falls on another each time
             painted[name] += painters[name].paint([job.model_copy(update=shortcuts[name])])
     print(f"{'':<30}{'work':>6}{'time':>6}{'PSNR':>7}{'least':>7}{'SSIM':>7}{'least':>7}")
     for name, results in painted.items():
@@ -65,14 +73,14 @@ def main(model: str, device: str, vae: str | None, out: str | None, prompts: int
         times = statistics.median(one.record.seconds / exact.record.seconds for one, exact in pairs)
         row = f"{name:<30}{works[name] / works['exact']:6.2f}{times:6.2f}"
         for distance, digits in ((psnr, 1), (ssim, 3)):
-            values = [distance(one.picture, exact.picture) for one, exact in pairs]
+            values = [distance(one.image, exact.image) for one, exact in pairs]
             row += f"{statistics.mean(values):7.{digits}f}{min(values):7.{digits}f}"
         print(row)
         for number, result in enumerate(results if out else ()):
             Path(out).mkdir(parents=True, exist_ok=True)
-            result.picture.save(Path(out) / f"{number:02}-{''.join(c for c in name if c.isalnum())}.png")
+            result.image.save(Path(out) / f"{number:02}-{''.join(c for c in name if c.isalnum())}.png")
     versions = f"torch {version('torch')}, diffusers {version('diffusers')}"
-    print(f"{found.name}, {seeds[0].steps} steps, {len(painted['exact'])} pictures; ", end="")
+    print(f"{found.name}, {seeds[0].steps} steps, {len(painted['exact'])} images; ", end="")
     print(f"{platform.machine()}, {os.cpu_count()} cores, {painter.device}, {painter.dtype}, {versions}")
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from models import MODELS, folder
 from PIL import Image
 
+from models import MODELS, folder
 from sdapp import schedulers
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import Batch
@@ -43,13 +43,17 @@ def flags(doc: str | None, model: str = BUILT_IN) -> argparse.ArgumentParser:
     parser.add_argument("--model", choices=MODELS, default=model)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto")
-    parser.add_argument("--size", type=int, help="else 64 for postcards, 256 for quarter on a CPU, 512 for all others")
+    parser.add_argument(
+        "--size", type=int, help="else 64 for postcards, 256 for quarter on a CPU, 512 for all others"
+    )
     return parser
 
 
 def rounds(parser: argparse.ArgumentParser, default: int = 3) -> None:
     """Add the flag that says how often each side has its turn."""
-    parser.add_argument("--rounds", type=int, default=default, help="after one that does not count; with 0 that one counts")
+    parser.add_argument(
+        "--rounds", type=int, default=default, help="after one that does not count; with 0 that one counts"
+    )
 
 
 def batch_size(text: str) -> int | str:
@@ -62,25 +66,38 @@ def settings(asked: argparse.Namespace) -> Settings:
     quiet(verbose=False)
     device = choose_device(asked.device)
     dtype = choose_dtype(asked.dtype, device)
-    size = asked.size or (64 if asked.model == BUILT_IN else 256 if (asked.model, device.type) == ("quarter", "cpu") else 512)
+    size = asked.size or (
+        64 if asked.model == BUILT_IN else 256 if (asked.model, device.type) == ("quarter", "cpu") else 512
+    )
     name = str(dtype).removeprefix("torch.")
-    return {"model": str(folder(asked.model, dtype)), "device": str(device), "dtype": name, "width": size, "height": size}
+    return {
+        "model": str(folder(asked.model, dtype)),
+        "device": str(device),
+        "dtype": name,
+        "width": size,
+        "height": size,
+    }
 
 
 def by_hand(settings: Settings) -> Callable[[Sequence[Job], Path], None]:
     """The pipeline as one calls it without sdapp, on weights of its own: one call for jobs that differ in prompt and seed.
 
-    A picture is saved under the id of its job.
+    An image is saved under the id of its job.
     """
-    pipe = StableDiffusionPipeline.from_pretrained(settings["model"], dtype=DTYPES[settings["dtype"]], safety_checker=None)
+    pipe = StableDiffusionPipeline.from_pretrained(
+        settings["model"], dtype=DTYPES[settings["dtype"]], safety_checker=None
+    )
     pipe.to(settings["device"]).set_progress_bar_config(disable=True)
     config, current = dict(pipe.scheduler.config), None
 
     def paint(jobs: Sequence[Job], folder: Path) -> None:
         nonlocal current
         job = jobs[0]
-        if job.scheduler != current:  # with the options that it has in sdapp, so that the pictures are the same
-            built, current = schedulers.build_scheduler(job.scheduler.resolve(), config, [job.seed]), job.scheduler
+        if job.scheduler != current:  # with the options that it has in sdapp, so that the images are the same
+            built, current = (
+                schedulers.build_scheduler(job.scheduler.resolve(), config, [job.seed]),
+                job.scheduler,
+            )
             pipe.scheduler = type(built).from_config(built.config)
         with float32_noise():  # the noise of sdapp
             images = pipe(
@@ -113,7 +130,7 @@ def prompt_file(path: Path, count: int) -> Path:
 
 
 def begin(file: Path, settings: Settings, folder: Path) -> Batch:
-    """A prompt file as `sdapp batch` begins it, with pictures named after their jobs."""
+    """A prompt file as `sdapp batch` begins it, with images named after their jobs."""
     opened = PromptFile.open(file, [Layer(settings | {"output": {"dir": str(folder), "name": "{id}"}})])
     batch = Batch(opened.orders, opened.config)
     batch.survey()
@@ -125,7 +142,10 @@ def begin(file: Path, settings: Settings, folder: Path) -> Batch:
 def furthest(ours: Path, theirs: Path) -> int:
     """How far, of 255, the pixels of two folders are apart at the most; what they have is the same jobs."""
     found = {path.name: path for path in ours.rglob("*.png")}
-    apart = [np.asarray(Image.open(path)).astype(int) - np.asarray(Image.open(found[path.name])) for path in theirs.iterdir()]
+    apart = [
+        np.asarray(Image.open(path)).astype(int) - np.asarray(Image.open(found[path.name]))
+        for path in theirs.iterdir()
+    ]
     return max(int(np.abs(difference).max()) for difference in apart)
 
 
@@ -158,19 +178,27 @@ def _processors() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def report(taken: Mapping[str, list[Spent]], pictures: int = 0) -> dict[str, float]:
+def report(taken: Mapping[str, list[Spent]], images: int = 0) -> dict[str, float]:
     """Print the medians of each side, and their ratio to the first, round by round; gives the seconds on the wall."""
-    medians = {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in taken.items()}
+    medians = {
+        name: [statistics.median(column) for column in zip(*runs, strict=True)]
+        for name, runs in taken.items()
+    }
     width = 2 + max(map(len, medians))
     for name, (wall, processors) in medians.items():
-        pace = f"{pictures / wall:9.2f} pictures a second" if pictures else ""
+        pace = f"{images / wall:9.2f} images a second" if images else ""
         print(f"{name:<{width}}{wall:9.3f} s{processors:9.3f} s of processors{pace}")
     (first, those), *others = taken.items()
     for name, runs in others:
-        ratios = [(wall / theirs[0], processors / theirs[1]) for (wall, processors), theirs in zip(runs, those, strict=True)]
+        ratios = [
+            (wall / theirs[0], processors / theirs[1])
+            for (wall, processors), theirs in zip(runs, those, strict=True)
+        ]
         wall, processors = map(_middle, zip(*ratios, strict=True))
         least = min(runs)[0] / min(those)[0]  # what other work on the machine disturbs least
-        print(f"{name} / {first}: {wall} of the time, {processors} of the processors; fastest / fastest {least:.3f}")
+        print(
+            f"{name} / {first}: {wall} of the time, {processors} of the processors; fastest / fastest {least:.3f}"
+        )
     return {name: wall for name, (wall, _) in medians.items()}
 
 
@@ -186,7 +214,14 @@ def tell_machine(settings: Settings) -> None:
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
     said = [f"{key} {Path(value).name if key == 'model' else value}" for key, value in settings.items()]
-    said += [torch.cuda.get_device_name(settings["device"])] if settings.get("device", "").startswith("cuda") else []
-    said += [found[1] if found else platform.machine(), f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"]
+    said += (
+        [torch.cuda.get_device_name(settings["device"])]
+        if settings.get("device", "").startswith("cuda")
+        else []
+    )
+    said += [
+        found[1] if found else platform.machine(),
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads",
+    ]
     said += [f"{package} {version(package)}" for package in ("torch", "diffusers", "transformers", "pillow")]
     print(", ".join([*said, f"Python {platform.python_version()}"]))

@@ -11,7 +11,9 @@ SCREENS = {"desk": (1280, 800), "phone": (390, 844)}
 report, out = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
 out.mkdir(parents=True, exist_ok=True)
 with sync_playwright() as playwright:
-    browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+    browser = playwright.chromium.launch(
+        executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+    )
     for screen, (width, height) in SCREENS.items():
         for scheme in ("light", "dark"):
             page = browser.new_page(

@@ -7,7 +7,9 @@ from sdapp.comparisons import statistics
 
 names, *references = sys.argv[1:]
 more = {"references": references} if references else {}
-found = sdapp.compare("a castle on a beach at night", schedulers=names, steps=[20], seeds=[1, 2], out="ranking", **more)
+found = sdapp.compare(
+    "a castle on a beach at night", schedulers=names, steps=[20], seeds=[1, 2], out="ranking", **more
+)
 errors = {item.scheduler: item.solver_error for item in statistics.summarise(found)}
 for place, name in enumerate(statistics.rank(found, 20), 1):
     print(place, name, errors[name].median if errors[name] else "is stochastic")

@@ -1,4 +1,4 @@
-"""The picture at the top of the README, by the Python API: python examples/sheet.py docs/postcards.png"""
+"""The image at the top of the README, by the Python API: python examples/sheet.py docs/postcards.png"""
 
 import sys
 
@@ -24,6 +24,6 @@ side = 64 * ZOOM
 page = Image.new("RGB", (COLUMNS * (side + GAP) - GAP, 3 * (side + GAP) - GAP), "white")
 for number, prompt in enumerate(prompts):
     [result] = sdapp.paint(prompt=prompt, seed=number + 1)
-    picture = result.picture.resize((side, side), Image.Resampling.NEAREST)
-    page.paste(picture, (number % COLUMNS * (side + GAP), number // COLUMNS * (side + GAP)))
+    image = result.image.resize((side, side), Image.Resampling.NEAREST)
+    page.paste(image, (number % COLUMNS * (side + GAP), number // COLUMNS * (side + GAP)))
 page.save(sys.argv[1])

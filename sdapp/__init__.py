@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 
 def paint(**settings: Any) -> Iterator["Result"]:
-    """Paint with the settings of a config: `for result in paint(prompt="a red house", seed=7): result.picture.show()`.
+    """Paint with the settings of a config: `for result in paint(prompt="a red house", seed=7): result.image.show()`.
 
     Checks the settings and loads the model before it returns; then each turn of the loop paints. Raises SdappError.
     """
@@ -34,12 +34,17 @@ def paint(**settings: Any) -> Iterator["Result"]:
 
 
 def paint_file(
-    file: str | Path, *, seeds: "Seeds | None" = None, shard: str = "1/1", retry_failed: bool = False, **settings: Any
+    file: str | Path,
+    *,
+    seeds: "Seeds | None" = None,
+    shard: str = "1/1",
+    retry_failed: bool = False,
+    **settings: Any,
 ) -> Iterator["Result"]:
     """Paint a prompt file into a folder, or what is left of it: `for result in paint_file("prompts.txt")`.
 
     Checks the whole file and loads the model before it returns; then each turn of the loop paints, and `result.path` is where
-    the picture was published. Raises SdappError.
+    the image was published. Raises SdappError.
     """
     from sdapp.batches.items import Shard
     from sdapp.batches.prompt_file import PromptFile
@@ -56,7 +61,7 @@ def paint_file(
 
 
 def compare(*prompts: str, out: str | Path = "comparison", **settings: Any) -> "Comparison":
-    """Compare schedulers, with the settings of `compare:` in a config and those of the pictures, and return the results.
+    """Compare schedulers, with the settings of `compare:` in a config and those of the images, and return the results.
 
     `compare("a castle", schedulers=["ddim", "dpm++2m"], steps=[10, 20], seeds=[1, 2])` fills the folder `out` with report,
     sheets and tables; what is there already is not painted again. Raises SdappError.

@@ -17,17 +17,19 @@ from sdapp.commands.replay import replay
 from sdapp.commands.schedulers import explain_scheduler, scheduler_table
 from sdapp.commands.terminal import Commands
 from sdapp.diffusion.startup import leave
-from sdapp.metadata.record import read_picture
+from sdapp.metadata.record import read_image
 from sdapp.settings.layers import Layer, override
 
 EXIT_CODES = (
-    "Exit codes: 0 done · 1 a bug · 2 settings or usage · 3 some pictures failed or differ · 65 an input file cannot be used · "
+    "Exit codes: 0 done · 1 a bug · 2 settings or usage · 3 some images failed or differ · 65 an input file cannot be used · "
     "66 an input file is missing · 69 model, device or package unavailable · 73 cannot write · 74 disk full · "
     "130, 143 interrupted"
 )
 
 
-app = typer.Typer(cls=Commands, help="Stable Diffusion from the shell.", epilog=EXIT_CODES, no_args_is_help=True)
+app = typer.Typer(
+    cls=Commands, help="Stable Diffusion from the shell.", epilog=EXIT_CODES, no_args_is_help=True
+)
 app.add_typer(config_app, name="config")
 
 
@@ -42,7 +44,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def main(
-    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Stable Diffusion from the shell."""
 
@@ -50,7 +54,7 @@ def main(
 @app.command()
 @with_flags
 def generate(flags: dict[str, Any], prompt: PromptArgument = None) -> None:
-    """Paint pictures from a prompt, or whatever a config or a picture (--config) asks for.
+    """Paint images from a prompt, or whatever a config or an image (--config) asks for.
 
     Examples:
 
@@ -65,11 +69,11 @@ def generate(flags: dict[str, Any], prompt: PromptArgument = None) -> None:
 @with_flags
 def img2img(
     flags: dict[str, Any],
-    image: Annotated[Path, typer.Argument(help="The picture to start from.", show_default=False)],
+    image: Annotated[Path, typer.Argument(help="The image to start from.", show_default=False)],
     prompt: PromptArgument = None,
     strength: StrengthOption = None,
 ) -> None:
-    """Paint a picture anew in the spirit of a prompt.
+    """Paint an image anew in the spirit of a prompt.
 
     Example:
 
@@ -82,7 +86,7 @@ def img2img(
 @with_flags
 def inpaint(
     flags: dict[str, Any],
-    image: Annotated[Path, typer.Argument(help="The picture to mend.", show_default=False)],
+    image: Annotated[Path, typer.Argument(help="The image to mend.", show_default=False)],
     mask: Annotated[Path, typer.Argument(help="White is painted anew, black stays.", show_default=False)],
     prompt: PromptArgument = None,
     strength: StrengthOption = None,
@@ -114,7 +118,9 @@ app.command("report")(report_again)
 
 @app.command()
 def schedulers(
-    name: Annotated[str | None, typer.Argument(help="Any spelling; explains what it becomes.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Any spelling; explains what it becomes.", show_default=False)
+    ] = None,
 ) -> None:
     """List the schedulers, or explain one name: class, options, UNet calls."""
     typer.echo(explain_scheduler(name) if name else scheduler_table())
@@ -122,14 +128,18 @@ def schedulers(
 
 @app.command()
 def show(
-    image: Annotated[Path, typer.Argument(help="A picture painted by sdapp.", show_default=False)],
+    image: Annotated[Path, typer.Argument(help="An image painted by sdapp.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of YAML.")] = False,
 ) -> None:
-    """Print the job and the record inside a picture."""
+    """Print the job and the record inside an image."""
     import yaml
 
-    content = read_picture(image)
-    text = json.dumps(content, ensure_ascii=False) if as_json else yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    content = read_image(image)
+    text = (
+        json.dumps(content, ensure_ascii=False)
+        if as_json
+        else yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    )
     typer.echo(text.rstrip())
 
 

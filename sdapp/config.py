@@ -14,34 +14,38 @@ from sdapp.settings.messages import explain, origin_of, place_message
 from sdapp.settings.types import MAX_SEED, FilePath, Frozen, Text
 
 Strength = Annotated[
-    float, Field(ge=0, le=1, description="How much of the picture is painted anew: int(steps × strength) steps run.")
+    float,
+    Field(ge=0, le=1, description="How much of the image is painted anew: int(steps × strength) steps run."),
 ]
 
 
 class Txt2Img(Frozen):
-    """A picture from a prompt alone."""
+    """An image from a prompt alone."""
 
     kind: Literal["txt2img"] = "txt2img"
 
 
 class Img2Img(Frozen):
-    """A picture from a picture."""
+    """An image from an image."""
 
     kind: Literal["img2img"]
-    image: Annotated[FilePath, Field(description="The picture to start from.")]
+    image: Annotated[FilePath, Field(description="The image to start from.")]
     strength: Strength = 0.8
 
 
 class Inpaint(Frozen):
-    """A picture in which the white part of a mask is painted anew; every other pixel stays as it is."""
+    """An image in which the white part of a mask is painted anew; every other pixel stays as it is."""
 
     kind: Literal["inpaint"]
-    image: Annotated[FilePath, Field(description="The picture to mend.")]
+    image: Annotated[FilePath, Field(description="The image to mend.")]
     mask: Annotated[FilePath, Field(description="White is painted anew, black stays; as large as the image.")]
     strength: Strength = 1.0
     padding: Annotated[
         int | None,
-        Field(ge=0, description="Paint only the masked part, with so many pixels around it, at the full width and height."),
+        Field(
+            ge=0,
+            description="Paint only the masked part, with so many pixels around it, at the full width and height.",
+        ),
     ] = None
 
 
@@ -80,8 +84,10 @@ class Memory(Frozen):
             "group: the layer, while the next of the UNet is on its way."
         ),
     ] = "none"
-    vae_slicing: Annotated[bool, Field(description="Decode one picture of a batch after the other.")] = False
-    vae_tiling: Annotated[bool, Field(description="Decode large pictures in tiles; changes their tones.")] = False
+    vae_slicing: Annotated[bool, Field(description="Decode one image of a batch after the other.")] = False
+    vae_tiling: Annotated[bool, Field(description="Decode large images in tiles; changes their tones.")] = (
+        False
+    )
 
 
 TOKENS = (
@@ -100,14 +106,20 @@ def _check_template(template: str) -> str:
 
 
 class Output(Frozen):
-    """Where pictures go and what they are called."""
+    """Where images go and what they are called."""
 
     dir: Annotated[FilePath, Field(description="The folder; made if need be.")] = "outputs"
     name: Annotated[
-        str, AfterValidator(_check_template), Field(description=f"File-name template of {TOKEN_LIST} and plain text.")
+        str,
+        AfterValidator(_check_template),
+        Field(description=f"File-name template of {TOKEN_LIST} and plain text."),
     ] = "{prompt}-{seed}"
-    format: Annotated[Literal["png", "jpeg", "webp"], Field(description="All carry the record; png is lossless.")] = "png"
-    quality: Annotated[int, Field(ge=1, le=100, description="Of JPEG and WebP; WebP is lossless at 100.")] = 95
+    format: Annotated[
+        Literal["png", "jpeg", "webp"], Field(description="All carry the record; png is lossless.")
+    ] = "png"
+    quality: Annotated[int, Field(ge=1, le=100, description="Of JPEG and WebP; WebP is lossless at 100.")] = (
+        95
+    )
 
 
 Switch = Literal["auto", "on", "off"]
@@ -131,7 +143,8 @@ Interval = Annotated[
     list[float],
     BeforeValidator(
         ranges.interval,
-        json_schema_input_type=str | Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)],
+        json_schema_input_type=str
+        | Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)],
     ),
 ]
 
@@ -140,7 +153,11 @@ class RunConfig(Frozen):
     """Every setting of a run, as asked for."""
 
     model: Annotated[
-        str, Field(min_length=1, description="postcards (built in), a Hub id, a diffusers folder or a .safetensors file.")
+        str,
+        Field(
+            min_length=1,
+            description="postcards (built in), a Hub id, a diffusers folder or a .safetensors file.",
+        ),
     ] = "postcards"
     revision: Annotated[str | None, Field(description="Branch, tag or commit of a Hub id.")] = None
     vae: Annotated[
@@ -150,11 +167,12 @@ class RunConfig(Frozen):
             "or a .safetensors file."
         ),
     ] = None
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")] = (
-        "auto"
-    )
+    device: Annotated[
+        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
+    ] = "auto"
     dtype: Annotated[
-        Literal["auto", "float16", "bfloat16", "float32"], Field(description="auto: float16 on CUDA and MPS, else float32.")
+        Literal["auto", "float16", "bfloat16", "float32"],
+        Field(description="auto: float16 on CUDA and MPS, else float32."),
     ] = "auto"
     scheduler: Annotated[
         SchedulerChoice,
@@ -163,31 +181,50 @@ class RunConfig(Frozen):
     ] = SchedulerChoice()
     steps: Annotated[int, Field(ge=1, le=1000, description="Denoising steps.")] = 20
     guidance_scale: Annotated[
-        float, Field(ge=0, le=100, description="Classifier-free guidance; at 1 or below the prompt alone steers.")
+        float,
+        Field(ge=0, le=100, description="Classifier-free guidance; at 1 or below the prompt alone steers."),
     ] = 7.5
     guidance_interval: Annotated[
-        Interval, Field(description="The part of the run that is guided, as fractions; outside it a step costs half.")
+        Interval,
+        Field(description="The part of the run that is guided, as fractions; outside it a step costs half."),
     ] = WHOLE_INTERVAL
     negative_prompt: Annotated[Text, Field(description="What guidance steers away from.")] = ""
     width: Side = None
     height: Side = None
     seed: Annotated[
-        int | None, Field(ge=0, le=MAX_SEED, description="Of the first picture; each next has one more. Else drawn.")
+        int | None,
+        Field(ge=0, le=MAX_SEED, description="Of the first image; each next has one more. Else drawn."),
     ] = None
-    count: Annotated[int, Field(ge=1, le=1_000_000, description="How many pictures.")] = 1
-    batch_size: Annotated[BatchSize, Field(description="Pictures denoised at a time; auto finds what is fast and fits.")] = 1
+    count: Annotated[int, Field(ge=1, le=1_000_000, description="How many images.")] = 1
+    batch_size: Annotated[
+        BatchSize, Field(description="Images denoised at a time; auto finds what is fast and fits.")
+    ] = 1
     task: Task = Txt2Img()
     prompt: Annotated[Text | None, Field(description="What to paint.")] = None
-    eta: Annotated[float | None, Field(ge=0, le=1, description="Share of fresh noise in DDIM and TCD.")] = None
-    clip_skip: Annotated[int, Field(ge=0, le=11, description="Layers of the text encoder to leave out at its end.")] = 0
+    eta: Annotated[float | None, Field(ge=0, le=1, description="Share of fresh noise in DDIM and TCD.")] = (
+        None
+    )
+    clip_skip: Annotated[
+        int, Field(ge=0, le=11, description="Layers of the text encoder to leave out at its end.")
+    ] = 0
     cache_interval: Annotated[
-        int, Field(ge=1, le=1000, description="Every N-th UNet call is whole; those between take its deep part from it.")
+        int,
+        Field(
+            ge=1,
+            le=1000,
+            description="Every N-th UNet call is whole; those between take its deep part from it.",
+        ),
     ] = 1
     memory: Memory = Memory()
     compile: Annotated[
-        Switch, Field(description="torch.compile of the UNet; auto: on CUDA, where the run is long enough to repay it.")
+        Switch,
+        Field(
+            description="torch.compile of the UNet; auto: on CUDA, where the run is long enough to repay it."
+        ),
     ] = "auto"
-    channels_last: Annotated[Switch, Field(description="Memory layout of the weights; auto: on CUDA.")] = "auto"
+    channels_last: Annotated[Switch, Field(description="Memory layout of the weights; auto: on CUDA.")] = (
+        "auto"
+    )
     output: Output = Output()
     compare: Annotated[Grid | None, Field(description="The grid of `sdapp compare`.")] = None
 
@@ -197,11 +234,15 @@ def validate(merged: layers.Layer) -> RunConfig:
     try:
         config = RunConfig.model_validate(merged.values)
     except ValidationError as exc:
-        raise ConfigError("\n".join(dict.fromkeys(explain(error, merged, RunConfig) for error in exc.errors()))) from None
+        raise ConfigError(
+            "\n".join(dict.fromkeys(explain(error, merged, RunConfig) for error in exc.errors()))
+        ) from None
     errors = []
     for key, message in _cross_checks(config):
         rest = message.removeprefix(f"{key}: ")  # of some, the message names two keys
-        errors.append(place_message(key, rest, merged) if rest != message else f"{origin_of(key, merged)}: {message}")
+        errors.append(
+            place_message(key, rest, merged) if rest != message else f"{origin_of(key, merged)}: {message}"
+        )
     if errors:
         raise ConfigError("\n".join(errors))
     return config
@@ -222,9 +263,13 @@ def _cross_checks(config: RunConfig) -> list[tuple[str, str]]:
     if config.seed is not None and config.seed + config.count - 1 > MAX_SEED:
         found.append(("seed", f"seed: seed + count goes past {MAX_SEED}"))
     if config.dtype == "float16" and config.device == "cpu":
-        found.append(("dtype", "dtype: float16 cannot run on a CPU; use float32, or bfloat16 where the CPU has it"))
+        found.append(
+            ("dtype", "dtype: float16 cannot run on a CPU; use float32, or bfloat16 where the CPU has it")
+        )
     if config.compile == "on" and config.memory.offload != "none":
-        found.append(("compile", "compile: a UNet that is offloaded cannot be compiled; choose one of the two"))
+        found.append(
+            ("compile", "compile: a UNet that is offloaded cannot be compiled; choose one of the two")
+        )
     return found
 
 

@@ -16,7 +16,7 @@ class ConfigError(SdappError):
 
 
 class JobsFailedError(SdappError):
-    """Some pictures were painted and some were not."""
+    """Some images were painted and some were not."""
 
     exit_code = 3
 

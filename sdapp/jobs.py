@@ -1,4 +1,4 @@
-"""One picture with nothing left open (`Job`), and the plan of a run as a list of them."""
+"""One image with nothing left open (`Job`), and the plan of a run as a list of them."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ MAX_JPEG_PROMPTS = 4_000
 
 
 class Job(Frozen):
-    """What decides the pixels of one picture. The fields have the names and places that they have in a config."""
+    """What decides the pixels of one image. The fields have the names and places that they have in a config."""
 
     model: str
     revision: str | None
@@ -37,7 +37,7 @@ class Job(Frozen):
     clip_skip: int
     memory: Memory
     inputs: dict[str, str]  # `image`, `mask` → SHA-256 of the file
-    # Of pictures from before there were these, nothing says them.
+    # Of images from before there were these, nothing says them.
     vae: str | None = None
     guidance_interval: list[float] = WHOLE_INTERVAL
     cache_interval: int = 1
@@ -75,7 +75,7 @@ class Job(Frozen):
 
     @property
     def unet_calls(self) -> int:
-        """How often the UNet will be called for this picture."""
+        """How often the UNet will be called for this image."""
         return self.scheduler.resolve().unet_calls(self.steps_to_run)
 
 
@@ -92,15 +92,19 @@ def _canonical(content: Mapping[str, Any]) -> str:
 
 
 def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) -> list[Job]:
-    """The jobs of a run: one for each of `seeds`, else picture i has seed + i. Reads and checks the input files.
+    """The jobs of a run: one for each of `seeds`, else image i has seed + i. Reads and checks the input files.
 
     Raises ConfigError without a prompt, for prompts that the format cannot carry or for a task that the model cannot do;
     InputError for files that cannot be used.
     """
     if config.compare is not None:
-        raise ConfigError("compare: this is a config for `sdapp compare`, which paints every picture of its grid")
+        raise ConfigError(
+            "compare: this is a config for `sdapp compare`, which paints every image of its grid"
+        )
     if config.prompt is None:
-        raise ConfigError("prompt: there is none; give one on the command line, or as `prompt:` in the config")
+        raise ConfigError(
+            "prompt: there is none; give one on the command line, or as `prompt:` in the config"
+        )
     check_task(model, config.task.kind)
     size = len((config.prompt + config.negative_prompt).encode())
     if config.output.format == "jpeg" and size > MAX_JPEG_PROMPTS:
@@ -112,7 +116,13 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         seeds = range(first, first + config.count)
     scheduler = SchedulerChoice(name=config.scheduler.resolve().name, options=config.scheduler.options)
     same = {name: getattr(config, name) for name in Job.model_fields if name in RunConfig.model_fields}
-    same |= {"revision": model.revision, "scheduler": scheduler, "width": width, "height": height, "inputs": inputs}
+    same |= {
+        "revision": model.revision,
+        "scheduler": scheduler,
+        "width": width,
+        "height": height,
+        "inputs": inputs,
+    }
     if config.vae is not None and model.vae_revision is not None:
         same["vae"] = f"{config.vae.partition('@')[0]}@{model.vae_revision}"
     return [Job(**(same | {"seed": seed})) for seed in seeds]
@@ -123,7 +133,7 @@ def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict
     if isinstance(config.task, Txt2Img):
         return asked or (model.size, model.size), {}
     data, digest = images.read_bytes(config.task.image, "image")
-    # With padding the masked part is painted at the asked size, and the picture keeps its own, whatever it is.
+    # With padding the masked part is painted at the asked size, and the image keeps its own, whatever it is.
     cropped = isinstance(config.task, Inpaint) and config.task.padding is not None
     image = images.load_image(data, config.task.image, None if cropped else asked, any_size=cropped)
     inputs = {"image": digest}
@@ -133,4 +143,4 @@ def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict
     return asked or ((model.size, model.size) if cropped else image.size), inputs
 
 
-# --- jobs inside pictures -----------------------------------------------------------------------------------------
+# --- jobs inside images -----------------------------------------------------------------------------------------

@@ -42,7 +42,9 @@ from sdapp.prompts.tokens import cut_by
 from sdapp.records import Record, Result
 
 VERSIONED = ("diffusers", "transformers", "torch")
-OnStep = Callable[[int, int, int, int], None]  # index of the first picture, pictures in the batch, step, of how many
+OnStep = Callable[
+    [int, int, int, int], None
+]  # index of the first image, images in the batch, step, of how many
 
 
 class Painter:
@@ -55,7 +57,11 @@ class Painter:
     def __init__(self, pipe: Any, device: torch.device, memory: Memory) -> None:
         self.device, self.dtype = device, pipe.unet.dtype
         self.scheduler_config: dict[str, Any] = dict(pipe.scheduler.config)
-        self.denoiser, self._vae, self._text = Denoiser(pipe.unet, device, self._settle), pipe.vae, TextEncoder(pipe)
+        self.denoiser, self._vae, self._text = (
+            Denoiser(pipe.unet, device, self._settle),
+            pipe.vae,
+            TextEncoder(pipe),
+        )
         # Siblings are built from the components: from_pipe() would cast the shared weights to float32.
         self._pipes: dict[str, Any] = {
             "txt2img": pipe,
@@ -69,11 +75,15 @@ class Painter:
         self._sizes, self._economies = BatchSizes(device), list[str]()
 
     def together(self, job: Job, batch_size: BatchSize) -> int:
-        """How many pictures the batch that begins with this job will have at the most."""
+        """How many images the batch that begins with this job will have at the most."""
         return self._sizes.of(job, batch_size)
 
     def paint(
-        self, jobs: Sequence[Job], batch_size: BatchSize = 1, on_step: OnStep | None = None, keep_going: bool = False
+        self,
+        jobs: Sequence[Job],
+        batch_size: BatchSize = 1,
+        on_step: OnStep | None = None,
+        keep_going: bool = False,
     ) -> Iterator[Result]:
         """Paint jobs in order, up to `batch_size` neighbours of one pack at a time.
 
@@ -92,7 +102,9 @@ class Painter:
 
     # --- memory ---------------------------------------------------------------------------------------------------
 
-    def _survive(self, batch: tuple[Job, ...], index: int, on_step: OnStep | None, keep_going: bool) -> Iterator[Result]:
+    def _survive(
+        self, batch: tuple[Job, ...], index: int, on_step: OnStep | None, keep_going: bool
+    ) -> Iterator[Result]:
         """Paint; where memory runs out, halve the batch, then slice and tile the VAE, then offload, and try again."""
         try:
             results, shortage = self._paint_batch(batch, index, on_step), ""
@@ -113,24 +125,30 @@ class Painter:
         if len(batch) > 1:
             half = len(batch) // 2
             self._sizes.largest = half
-            self._economies.append(f"memory ran out at {len(batch)} pictures at a time: {half} at a time since")
+            self._economies.append(f"memory ran out at {len(batch)} images at a time: {half} at a time since")
             yield from self._survive(batch[:half], index, on_step, keep_going)
             yield from self._survive(batch[half:], index + half, on_step, keep_going)
         elif self._economize():
             yield from self._survive(batch, index, on_step, keep_going)
         else:
-            yield Result(batch[0], index, None, None, f"memory ran out, with nothing left to save: {shortage}")
+            yield Result(
+                batch[0], index, None, None, f"memory ran out, with nothing left to save: {shortage}"
+            )
 
     def _economize(self) -> bool:
         """The next rung of the ladder, if there is one."""
         if not (self._vae.use_slicing and self._vae.use_tiling):
             self._vae.enable_slicing()
             self._vae.enable_tiling()
-            self._economies.append("memory ran out: the VAE works in slices and tiles since, which changes pixels near seams")
+            self._economies.append(
+                "memory ran out: the VAE works in slices and tiles since, which changes pixels near seams"
+            )
             return True
         if self._offload == "none" and self.device.type != "cpu":
             self._place("model")
-            self._economies.append("memory ran out: only the part of the model that works is on the device since")
+            self._economies.append(
+                "memory ran out: only the part of the model that works is on the device since"
+            )
             return True
         return False
 
@@ -138,7 +156,10 @@ class Painter:
         """Put the weights on the device, or let accelerate's hooks put them there in turn."""
         self._offload = offload
         if offload == "group":  # of the parts, which the pipelines share
-            pipe, leaves = self._pipes["txt2img"], {"onload_device": self.device, "offload_type": "leaf_level"}
+            pipe, leaves = (
+                self._pipes["txt2img"],
+                {"onload_device": self.device, "offload_type": "leaf_level"},
+            )
             pipe.enable_group_offload(**leaves, use_stream=self.device.type == "cuda", exclude_modules="vae")
             # With a stream it keeps copies in the dtype that it began with, and what comes next is learned in `forward` alone.
             self._vae.enable_group_offload(**leaves)
@@ -176,7 +197,7 @@ class Painter:
             latents = pipe(
                 **prompts,
                 **pipeline_arguments(job, canvas, len(batch), pipe.unet.config.in_channels),
-                # On the CPU, one an image: the noise of a picture depends on its own seed alone.
+                # On the CPU, one an image: the noise of an image depends on its own seed alone.
                 generator=[torch.Generator("cpu").manual_seed(job.seed) for job in batch],
                 num_inference_steps=job.steps,
                 guidance_scale=job.guidance_scale,
@@ -212,8 +233,8 @@ class Painter:
                 notes = (*cut_by(self._text.tokenizer, job), *said, *decoded.notes[i])
                 record = replace(what_ran, job_id=job.id, notes=notes)
                 error = decoded.errors[i]
-                picture = None if error else paste_result(canvas, Image.fromarray(decoded.levels[i]))
-                results.append(Result(job, index + i, record, picture, error, latents=decoded.latents[i]))
+                image = None if error else paste_result(canvas, Image.fromarray(decoded.levels[i]))
+                results.append(Result(job, index + i, record, image, error, latents=decoded.latents[i]))
         return results
 
     def _scheduler(self, batch: tuple[Job, ...]) -> Any:
@@ -261,12 +282,12 @@ def _eta(job: Job) -> float:
     return job.eta
 
 
-def _reporter(on_step: OnStep | None, index: int, pictures: int) -> Callable[..., dict[str, Any]] | None:
+def _reporter(on_step: OnStep | None, index: int, images: int) -> Callable[..., dict[str, Any]] | None:
     if on_step is None:
         return None
 
     def report(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        on_step(index, pictures, step + 1, pipe.num_timesteps)
+        on_step(index, images, step + 1, pipe.num_timesteps)
         return tensors
 
     return report
@@ -278,7 +299,7 @@ USUAL_BATCH = 8
 
 
 def load(model: Model, config: RunConfig, unet_calls: int = 0) -> Painter:
-    """Load the weights, straight in the dtype asked for; `unet_calls` are those that all pictures to be painted need.
+    """Load the weights, straight in the dtype asked for; `unet_calls` are those that all images to be painted need.
 
     Raises UnavailableError, ConfigError.
     """
@@ -289,7 +310,9 @@ def load(model: Model, config: RunConfig, unet_calls: int = 0) -> Painter:
     own = _load_vae(model, dtype)
     try:
         if model.is_file:
-            pipe = StableDiffusionPipeline.from_single_file(str(model.path), dtype=dtype, **WITHOUT_CHECKER, **own)
+            pipe = StableDiffusionPipeline.from_single_file(
+                str(model.path), dtype=dtype, **WITHOUT_CHECKER, **own
+            )
         else:
             pipe = StableDiffusionPipeline.from_pretrained(
                 model.path,
@@ -307,23 +330,31 @@ def load(model: Model, config: RunConfig, unet_calls: int = 0) -> Painter:
         ) from exc
     except BROKEN as exc:
         reason = " ".join(str(exc).split())[:300]
-        raise UnavailableError(f"model: {model.path} cannot be loaded: {type(exc).__name__}: {reason}") from exc
+        raise UnavailableError(
+            f"model: {model.path} cannot be loaded: {type(exc).__name__}: {reason}"
+        ) from exc
     if pipe.tokenizer.model_max_length > 100_000:  # transformers' word for a tokenizer without files
         raise UnavailableError(f"model: {model.path}: its tokenizer cannot be read; download the model again")
     if pipe.unet.config.addition_embed_type is not None:
-        raise UnavailableError(f"model: {model.path} is no Stable Diffusion 1.x or 2.x; sdapp paints with those alone")
+        raise UnavailableError(
+            f"model: {model.path} is no Stable Diffusion 1.x or 2.x; sdapp paints with those alone"
+        )
     if config.channels_last == "on" or (config.channels_last == "auto" and device.type == "cuda"):
         for part in (pipe.unet, pipe.vae):
             part.to(memory_format=torch.channels_last)
     painter = Painter(pipe, device, config.memory)
     if config.compile == "on" or (config.compile == "auto" and _repays(config, device, unet_calls)):
         # What it learned from a batch that was compiled for it would mislead the search for a size.
-        painter.denoiser.compile(after=0 if config.compile == "on" and config.batch_size != "auto" else SETTLED)
+        painter.denoiser.compile(
+            after=0 if config.compile == "on" and config.batch_size != "auto" else SETTLED
+        )
     return painter
 
 
 def _repays(config: RunConfig, device: torch.device, unet_calls: int) -> bool:
     """Whether a run is long enough for compiling the UNet, on the hardware where that is known to help."""
     at_a_time = USUAL_BATCH if config.batch_size == "auto" else config.batch_size
-    is_possible = device.type == "cuda" and config.memory.offload == "none" and find_spec("triton") is not None
+    is_possible = (
+        device.type == "cuda" and config.memory.offload == "none" and find_spec("triton") is not None
+    )
     return is_possible and unet_calls / at_a_time >= REPAID

@@ -1,4 +1,4 @@
-"""Pictures painted again: what each was painted with, planned anew, and the new pixels beside the old."""
+"""Images painted again: what each was painted with, planned anew, and the new pixels beside the old."""
 
 import reprlib
 from collections.abc import Hashable, Iterable, Sequence
@@ -23,7 +23,7 @@ TOLERANCE = 2  # of 255; what another batch size may change
 
 @dataclass(frozen=True)
 class Replay:
-    """A picture that is painted again, as it was or with other settings, and what the user should know of it."""
+    """An image that is painted again, as it was or with other settings, and what the user should know of it."""
 
     path: Path
     config: RunConfig
@@ -33,13 +33,20 @@ class Replay:
 
     @property
     def load(self) -> Hashable:
-        """Equal for pictures that one load of a model can paint."""
-        return self.model.path, self.model.revision, self.model.vae, self.config.dtype, self.config.device, self.config.memory
+        """Equal for images that one load of a model can paint."""
+        return (
+            self.model.path,
+            self.model.revision,
+            self.model.vae,
+            self.config.dtype,
+            self.config.device,
+            self.config.memory,
+        )
 
 
 @dataclass(frozen=True)
 class PixelCheck:
-    """The pixels in a picture's file beside those painted again; no difference where they cannot be compared."""
+    """The pixels in an image's file beside those painted again; no difference where they cannot be compared."""
 
     path: Path
     seed: int
@@ -54,9 +61,9 @@ class PixelCheck:
 
 
 def plan_replays(paths: Sequence[Path], over: Sequence[Layer]) -> list[Replay]:
-    """The jobs of every picture, with the layers `over` laid over its own settings. Nothing heavy is imported.
+    """The jobs of every image, with the layers `over` laid over its own settings. Nothing heavy is imported.
 
-    Raises one SdappError with the errors of all pictures, each naming its picture.
+    Raises one SdappError with the errors of all images, each naming its image.
     """
     found: list[Replay] = []
     errors: list[SdappError] = []
@@ -74,7 +81,7 @@ def plan_replays(paths: Sequence[Path], over: Sequence[Layer]) -> list[Replay]:
 
 def _plan(path: Path, over: Sequence[Layer], models: dict[Hashable, Model]) -> Replay:
     if path.is_dir():
-        raise InputError(f"{path}: is a folder; give the pictures in it: {path}/*.png")
+        raise InputError(f"{path}: is a folder; give the images in it: {path}/*.png")
     inside = read_settings(path)
     config = validate(merge([inside, *over]))
     key = config.model, config.revision, config.vae
@@ -87,7 +94,7 @@ def _plan(path: Path, over: Sequence[Layer], models: dict[Hashable, Model]) -> R
 
 
 def group_by_load(replays: Iterable[Replay]) -> list[list[Replay]]:
-    """The pictures that one load of a model can paint side by side, else in the order given."""
+    """The images that one load of a model can paint side by side, else in the order given."""
     groups: dict[Hashable, list[Replay]] = {}
     for replay in replays:
         groups.setdefault(replay.load, []).append(replay)
@@ -101,26 +108,28 @@ def compare_pixels(path: Path, result: Result) -> PixelCheck:
     """Hold the pixels in a file against those that were painted again."""
     error, lossy, largest = result.error, False, None
     try:
-        data, _ = images.read_bytes(str(path), "picture")
+        data, _ = images.read_bytes(str(path), "image")
         lossy, before = images.is_lossy(data), images.load_image(data, str(path), None, any_size=True)
     except InputError as exc:
         return PixelCheck(path, result.job.seed, None, False, str(exc))
-    if result.picture is not None and before.size != result.picture.size:
-        sizes = "{}x{} in the file, {}x{} painted again".format(*before.size, *result.picture.size)
+    if result.image is not None and before.size != result.image.size:
+        sizes = "{}x{} in the file, {}x{} painted again".format(*before.size, *result.image.size)
         error = f"the sizes differ: {sizes}"
-    elif result.picture is not None:
-        levels = ImageChops.difference(before, result.picture).histogram()  # 256 for each of R, G and B
+    elif result.image is not None:
+        levels = ImageChops.difference(before, result.image).histogram()  # 256 for each of R, G and B
         largest = max(i % 256 for i, pixels in enumerate(levels) if pixels)
     return PixelCheck(path, result.job.seed, largest, lossy, error)
 
 
 def setup_differences(path: Path, here: Record) -> str | None:
-    """What is other here than the record in a picture says, in words, since that explains other pixels."""
+    """What is other here than the record in an image says, in words, since that explains other pixels."""
     try:
         then, now = _surroundings(read_header(path).get("record")), _surroundings(asdict(here))
-    except InputError:  # another tool's picture
+    except InputError:  # another tool's image
         return None
-    other = [f"{name} {then[name]} (here {now[name]})" for name in now if then.get(name, now[name]) != now[name]]
+    other = [
+        f"{name} {then[name]} (here {now[name]})" for name in now if then.get(name, now[name]) != now[name]
+    ]
     return f"{path} was painted with {', '.join(other)}" if other else None
 
 
@@ -128,7 +137,10 @@ def _surroundings(record: object) -> dict[str, str]:
     """Device, dtype and versions of a record, which may be any JSON, as printable text."""
     facts = record if isinstance(record, dict) else {}
     versions = facts.get("versions")
-    found = {key: facts[key] for key in ("device", "dtype") if key in facts} | (versions if isinstance(versions, dict) else {})
+    found = {key: facts[key] for key in ("device", "dtype") if key in facts} | (
+        versions if isinstance(versions, dict) else {}
+    )
     return {
-        key: value if isinstance(value, str) and value.isprintable() else reprlib.repr(value) for key, value in found.items()
+        key: value if isinstance(value, str) and value.isprintable() else reprlib.repr(value)
+        for key, value in found.items()
     }

@@ -21,10 +21,16 @@ VALUES: dict[str, tuple[Option, ...]] = {
 NOT_HERE = {
     "use_flow_sigmas": "Stable Diffusion 1.x and 2.x are no flow models",
     "thresholding": "it clips pixels, and these are latents",
-    "noise_sampler_seed": "it follows the seed of each picture",
+    "noise_sampler_seed": "it follows the seed of each image",
 }
 SIGMA_SUFFIXES = {name: name for name in SIGMAS} | {"k": "karras", "exp": "exponential"}
-SPACING_SUFFIXES = {"sgmuniform": "trailing", "simple": "trailing", "trailing": "trailing", "uniform": None, "normal": None}
+SPACING_SUFFIXES = {
+    "sgmuniform": "trailing",
+    "simple": "trailing",
+    "trailing": "trailing",
+    "uniform": None,
+    "normal": None,
+}
 KEB = ("karras", "exponential", "beta")
 
 
@@ -49,7 +55,9 @@ _DPM = "DPMSolverMultistepScheduler"
 _DPM_SIGMAS = (*KEB, "lu")
 _LEADING: dict[str, Option] = {"timestep_spacing": "leading", "steps_offset": 1}
 _LINSPACE: dict[str, Option] = {"timestep_spacing": "linspace"}
-_UNCLIPPED: dict[str, Option] = {"clip_sample": False}  # diffusers takes a missing clip_sample for True, which ruins latents
+_UNCLIPPED: dict[str, Option] = {
+    "clip_sample": False
+}  # diffusers takes a missing clip_sample for True, which ruins latents
 
 # UNet calls, order and randomness were measured with diffusers 0.42.1; the tests measure the calls again.
 TABLE: tuple[Scheduler, ...] = (

@@ -36,7 +36,9 @@ class Resolved:
     told: tuple[str, ...] = ()
 
     def unet_calls(self, steps: int) -> int:
-        return {"N": steps, "N+1": steps + 1 if steps > 1 else steps, "2N-1": 2 * steps - 1}[self.scheduler.calls]
+        return {"N": steps, "N+1": steps + 1 if steps > 1 else steps, "2N-1": 2 * steps - 1}[
+            self.scheduler.calls
+        ]
 
     @property
     def stochastic(self) -> bool:
@@ -55,7 +57,9 @@ def _by_key() -> dict[str, Scheduler]:
     for scheduler in TABLE:
         for spelling in (scheduler.name, *scheduler.aliases, scheduler.class_name):
             found.setdefault(_spelling_key(spelling), scheduler)
-    found[_spelling_key("DPMSolverMultistepScheduler")] = found[_spelling_key("dpm++2m")]  # three rows have this class
+    found[_spelling_key("DPMSolverMultistepScheduler")] = found[
+        _spelling_key("dpm++2m")
+    ]  # three rows have this class
     return found
 
 
@@ -63,7 +67,7 @@ def resolve(name: str, options: Mapping[str, Option] | None = None) -> Resolved:
     """Find a scheduler by any of its names, such as "DPM++ 2M Karras", `dpmpp_2m_k` or `k_lms`, and check its options.
 
     Raises ConfigError for a name that no dialect knows, a variant that the class has not, an option that it does not
-    take, and the combinations that are known to end in wrong pictures.
+    take, and the combinations that are known to end in wrong images.
     """
     return _resolve(name, tuple((option, type(value), value) for option, value in (options or {}).items()))
 
@@ -100,7 +104,11 @@ def _match(name: str) -> tuple[Scheduler, str]:
                 raise ConfigError(f"no scheduler {name!r}: {REFUSED[candidate]}")
             if candidate in table:
                 return table[candidate], suffix
-    spellings = [spelling for row in TABLE for spelling in (row.name, *(f"{row.name}-{sigmas}" for sigmas in row.sigmas))]
+    spellings = [
+        spelling
+        for row in TABLE
+        for spelling in (row.name, *(f"{row.name}-{sigmas}" for sigmas in row.sigmas))
+    ]
     raise ConfigError(f"no scheduler {name!r}{_mean(name.lower(), spellings)}; `sdapp schedulers` lists them")
 
 
@@ -118,8 +126,12 @@ def _check_options(scheduler: Scheduler, chosen: Mapping[str, Option], given: Ma
             raise ConfigError(f"{option} of {scheduler.class_name} is not for you to set: {NOT_HERE[option]}")
         allowed = VALUES.get(option)
         if allowed and value not in allowed:
-            raise ConfigError(f"{option} of {scheduler.class_name} is one of {', '.join(map(repr, allowed))}, not {value!r}")
-        if default is not None and type(value) not in ((int, float) if type(default) is float else (type(default),)):
+            raise ConfigError(
+                f"{option} of {scheduler.class_name} is one of {', '.join(map(repr, allowed))}, not {value!r}"
+            )
+        if default is not None and type(value) not in (
+            (int, float) if type(default) is float else (type(default),)
+        ):
             raise ConfigError(
                 f"{option} of {scheduler.class_name} is {type(default).__name__}, such as {default!r}, not {value!r}"
             )
@@ -132,8 +144,10 @@ def _mean(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     return f", did you mean {near[0]!r}?" if near else ""
 
 
-def _check_traps(scheduler: Scheduler, chosen: dict[str, Option], given: dict[str, Option]) -> tuple[str, ...]:
-    """Refuse what is known to paint wrong pictures with diffusers 0.42; mend what can be mended, with a word about it."""
+def _check_traps(
+    scheduler: Scheduler, chosen: dict[str, Option], given: dict[str, Option]
+) -> tuple[str, ...]:
+    """Refuse what is known to paint wrong images with diffusers 0.42; mend what can be mended, with a word about it."""
     asked = chosen | given
     sigmas = [flag for flag in SIGMAS.values() if asked.get(flag)]
     if len(sigmas) > 1:
@@ -143,7 +157,9 @@ def _check_traps(scheduler: Scheduler, chosen: dict[str, Option], given: dict[st
                           "allowed: leading, trailing")  # fmt: skip
     if scheduler.name == "unipc" and asked.get("solver_type") == "bh1":
         if given.get("final_sigmas_type") == "zero":
-            raise ConfigError("UniPC bh1 with final_sigmas_type zero ends in NaN; use sigma_min, or solver_type bh2")
+            raise ConfigError(
+                "UniPC bh1 with final_sigmas_type zero ends in NaN; use sigma_min, or solver_type bh2"
+            )
         if "final_sigmas_type" not in given:
             chosen["final_sigmas_type"] = "sigma_min"
             return ("UniPC bh1 ends in NaN at a last sigma of zero: final_sigmas_type is sigma_min instead",)
@@ -161,15 +177,19 @@ def check_run(resolved: Resolved, steps: int, eta: float | None) -> None:
     if resolved.scheduler.name in ("lcm", "tcd"):
         most = int(str(resolved.options.get("original_inference_steps", 50)))
         if steps > most:
-            raise ConfigError(f"steps: {resolved.name} has at most {most} (its option original_inference_steps), not {steps}")
+            raise ConfigError(
+                f"steps: {resolved.name} has at most {most} (its option original_inference_steps), not {steps}"
+            )
     leading = resolved.options.get("timestep_spacing") == "leading"
     if leading and steps >= 999 and resolved.scheduler.class_name == "DPMSolverMultistepScheduler":
-        raise ConfigError(f"steps: {resolved.name} with leading timesteps ends in NaN at {steps} steps; at most 998")
+        raise ConfigError(
+            f"steps: {resolved.name} with leading timesteps ends in NaN at {steps} steps; at most 998"
+        )
     if leading and steps > 10 and not _starts_in_noise(resolved, steps):
         near = [n for n in (*range(steps, 10, -1), *range(steps, 1000)) if _starts_in_noise(resolved, n)]
         good = sorted({next((n for n in near if n < steps), 10), next((n for n in near if n > steps), 10)})
         raise ConfigError(
-            f"steps: with {steps} steps {resolved.name} would take pure noise for a half-finished picture: it begins at "
+            f"steps: with {steps} steps {resolved.name} would take pure noise for a half-finished image: it begins at "
             f"timestep {_first_timestep(resolved, steps)} of {TIMESTEPS}; the nearest good ones are {good[0]} and {good[-1]}"
         )
 
@@ -193,7 +213,9 @@ def constructor_options(class_name: str) -> dict[str, str]:
         source = path.read_text(encoding="utf-8")
         if f"class {class_name}(" in source:
             return _init_arguments(ast.parse(source), class_name)
-    raise UnavailableError(f"this diffusers has no {class_name}; mend it with: pip install --upgrade diffusers")
+    raise UnavailableError(
+        f"this diffusers has no {class_name}; mend it with: pip install --upgrade diffusers"
+    )
 
 
 def _init_arguments(tree: ast.Module, class_name: str) -> dict[str, str]:
@@ -226,7 +248,9 @@ def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: 
 
     cls = getattr(diffusers, resolved.scheduler.class_name)
     known = inspect.signature(cls).parameters
-    options = {key: model_config[key] for key in FROM_MODEL if key in model_config and key in known} | dict(resolved.options)
+    options = {key: model_config[key] for key in FROM_MODEL if key in model_config and key in known} | dict(
+        resolved.options
+    )
     if model_config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in known:
         raise ConfigError(f"scheduler: this model has zero terminal SNR, which {resolved.name} cannot follow; use "
                           "ddim, euler or dpm++2m with timestep_spacing trailing")  # fmt: skip
@@ -234,11 +258,15 @@ def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: 
         options["noise_sampler_seed"] = list(seeds)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the deprecation of algorithm_type dpmsolver, which was asked for by name
+            warnings.simplefilter(
+                "ignore"
+            )  # the deprecation of algorithm_type dpmsolver, which was asked for by name
             return _set_our_way(cls(**options))
     except ImportError as exc:
         package = resolved.scheduler.needs or "scipy"
-        raise UnavailableError(f"{resolved.name} needs {package}; mend it with: pip install {package}") from exc
+        raise UnavailableError(
+            f"{resolved.name} needs {package}; mend it with: pip install {package}"
+        ) from exc
     except (ValueError, NotImplementedError, TypeError) as exc:
         raise ConfigError(f"{resolved.name}: {exc}") from exc
 

@@ -1,4 +1,4 @@
-"""What the tests share: pictures, tiny models of the real classes with random weights, and the command line."""
+"""What the tests share: images, tiny models of the real classes with random weights, and the command line."""
 
 import json
 import os
@@ -29,7 +29,9 @@ sys.path.append(str(BENCHMARKS))  # whose models of random weights are tested, a
 def sdapp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
     """The real command line, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # no estimates from what this machine did before
+    monkeypatch.setenv(
+        "XDG_CACHE_HOME", str(tmp_path / "cache")
+    )  # no estimates from what this machine did before
 
     def run(*arguments: object) -> Result:
         from sdapp.cli import app
@@ -43,10 +45,10 @@ def sdapp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 def read_by_others(path: Path) -> None:
-    """Every picture of a test run is one that another project's reader understands."""
+    """Every image of a test run is one that another project's reader understands."""
     try:
         job = read_header(path)["job"]
-    except InputError:  # no picture of ours
+    except InputError:  # no image of ours
         return
     with Image.open(path) as image:
         if image.format == "PNG" and "parameters" not in image.info:  # made by the test itself
@@ -59,7 +61,7 @@ def read_by_others(path: Path) -> None:
 
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
-    """A 64 × 64 picture of a house on sand."""
+    """A 64 × 64 image of a house on sand."""
     image = Image.new("RGB", (64, 64), (120, 180, 240))
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, 40, 64, 64), fill=(240, 214, 150))

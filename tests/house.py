@@ -68,7 +68,9 @@ class Room:
     def functions(self) -> Iterator[Function]:
         for node in ast.walk(self.tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield Function(f"{self.name}.py:{node.lineno}", node.name, (node.end_lineno or 0) - node.lineno + 1)
+                yield Function(
+                    f"{self.name}.py:{node.lineno}", node.name, (node.end_lineno or 0) - node.lineno + 1
+                )
 
     @property
     def public_names(self) -> Iterator[str]:
@@ -89,7 +91,10 @@ class House:
 
     @classmethod
     def read(cls, package: Path) -> "House":
-        names = {path.relative_to(package).with_suffix("").as_posix(): path for path in sorted(package.rglob("*.py"))}
+        names = {
+            path.relative_to(package).with_suffix("").as_posix(): path
+            for path in sorted(package.rglob("*.py"))
+        }
         return cls({name: Room(name, path.read_text(encoding="utf-8")) for name, path in names.items()})
 
     def imports(self, room: Room) -> Iterator[str]:
@@ -104,7 +109,11 @@ class House:
                     elif path in self.rooms:
                         yield path
             elif isinstance(node, ast.Import):
-                yield from ("/".join(alias.name.split(".")[1:]) for alias in node.names if alias.name.startswith("sdapp."))
+                yield from (
+                    "/".join(alias.name.split(".")[1:])
+                    for alias in node.names
+                    if alias.name.startswith("sdapp.")
+                )
 
     @cached_property
     def arrows(self) -> Counter[tuple[str, str]]:
@@ -132,7 +141,8 @@ class House:
         return [
             name
             for name in self.rooms
-            if not name.endswith("__init__") and not any(_places(name, part) for part in range(name.count("/") + 1))
+            if not name.endswith("__init__")
+            and not any(_places(name, part) for part in range(name.count("/") + 1))
         ]
 
     def shared_names(self) -> dict[str, list[str]]:
@@ -188,7 +198,9 @@ def _ends_table(room: Room, line: int) -> bool:
     if room.name.rpartition("/")[2] + ".py" in TABLES:
         return True
     return any(
-        isinstance(node, ast.Dict | ast.Tuple | ast.List | ast.Set) and node.end_lineno == line and line - node.lineno >= 1
+        isinstance(node, ast.Dict | ast.Tuple | ast.List | ast.Set)
+        and node.end_lineno == line
+        and line - node.lineno >= 1
         for node in ast.walk(room.tree)
     )
 
@@ -204,7 +216,9 @@ def main(package: Path) -> None:
     functions = [each for room in house.rooms.values() for each in room.functions]
     longest = max(functions, key=lambda each: each.lines)
     print(f"lines in all {sum(room.text.count(chr(10)) for room in house.rooms.values())}")
-    modules = sum(len(set(house.imports(room))) for room in house.rooms.values() if not room.name.endswith("__init__"))
+    modules = sum(
+        len(set(house.imports(room))) for room in house.rooms.values() if not room.name.endswith("__init__")
+    )
     print(
         f"arrows between modules {modules}, between folders {sum(house.arrows.values())}, against the order {len(house.upward())}"
     )
@@ -212,7 +226,10 @@ def main(package: Path) -> None:
     long = sorted((each for each in functions if each.lines > 30), key=lambda each: -each.lines)
     print(f"functions over 30 lines {len(long)}: " + ", ".join(f"{each.name} {each.lines}" for each in long))
     shared = house.shared_names()
-    print(f"names defined twice {len(shared)}: " + "; ".join(f"{name} ({', '.join(rooms)})" for name, rooms in shared.items()))
+    print(
+        f"names defined twice {len(shared)}: "
+        + "; ".join(f"{name} ({', '.join(rooms)})" for name, rooms in shared.items())
+    )
     print(f"fmt: skip outside tables {len(house.skips())}, lines over {WIDTH} columns {len(house.wide())}")
 
 

@@ -31,7 +31,10 @@ def save_original(pipe: Any, path: Path) -> None:
     tensors = {f"model.diffusion_model.{key}": value for key, value in unet_tensors(pipe.unet).items()}
     tensors |= {f"first_stage_model.{key}": value for key, value in vae_tensors(pipe.vae).items()}
     prefix = "cond_stage_model.transformer.text_model."
-    tensors |= {prefix + key.removeprefix("text_model."): value for key, value in pipe.text_encoder.state_dict().items()}
+    tensors |= {
+        prefix + key.removeprefix("text_model."): value
+        for key, value in pipe.text_encoder.state_dict().items()
+    }
     save_file({key: value.clone().contiguous() for key, value in tensors.items()}, path)
 
 
@@ -69,7 +72,9 @@ def vae_tensors(vae: Any) -> Tensors:
     found: Tensors = {}
     for key, value in vae.state_dict().items():
         name = re.sub(r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2", key)
-        name = re.sub(r"up_blocks\.(\d+)\.resnets\.(\d+)", lambda m: f"up.{last - int(m[1])}.block.{m[2]}", name)
+        name = re.sub(
+            r"up_blocks\.(\d+)\.resnets\.(\d+)", lambda m: f"up.{last - int(m[1])}.block.{m[2]}", name
+        )
         name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
         name = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{last - int(m[1])}.upsample", name)
         name = re.sub(r"mid_block\.resnets\.(\d+)", lambda m: f"mid.block_{int(m[1]) + 1}", name)

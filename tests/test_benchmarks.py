@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from conftest import BENCHMARKS
 
 RUNS = {
     "overhead.py": "--rounds 2 --steps 1",
     "batch.py": "--rounds 1 --steps 1 --prompts 3 --batch-size 2 auto",
-    "cold.py": "picture --rounds 0 --steps 1",
+    "cold.py": "image --rounds 0 --steps 1",
     "grid.py": "--rounds 0 --schedulers ddim euler --steps 1 --seeds 1 2 --batch-size 2",
     "busy.py": "--model postcards --steps 1 --prompts 2",
     "memory.py": "--jobs 100 --size 16",
@@ -47,13 +48,15 @@ def test_sd15_is_as_large_as_the_real_one() -> None:
     from models import SHAPES, build
 
     pipe = build(SHAPES["sd15"], "meta")
-    sizes = [sum(weight.numel() for weight in part.parameters()) for part in (pipe.unet, pipe.vae, pipe.text_encoder)]
+    sizes = [
+        sum(weight.numel() for weight in part.parameters())
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder)
+    ]
     assert sizes == [859_520_964, 83_653_863, 123_060_480]
 
 
 def test_a_quarter_is_built_once_and_paints() -> None:
     from models import folder
-
     from sdapp import paint
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -64,4 +67,4 @@ def test_a_quarter_is_built_once_and_paints() -> None:
         settings = {"model": str(made), "dtype": "float32", "width": 64, "height": 64, "steps": 2}
         [result] = paint(prompt="a cat", seed=7, **settings)
     assert result.error is None
-    assert np.asarray(result.picture).std() > 10
+    assert np.asarray(result.image).std() > 10

@@ -23,9 +23,11 @@ from sdapp.settings.layers import Layer
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device; `make test-gpu` on a machine that has one"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="no CUDA device; `make test-gpu` on a machine that has one"
+    ),
 ]
-TOLERANCE = 2.0  # of 255: the mean distance of a float16 picture from the float32 one; float16 on a CPU leads to 0.02 to 0.1
+TOLERANCE = 2.0  # of 255: the mean distance of a float16 image from the float32 one; float16 on a CPU leads to 0.02 to 0.1
 GUIDANCE = 3.0  # K-LMS multiplies each rounding by about two a step at 7.5 and 20 steps, and paints something else then
 NAMES = [name for row in TABLE for name in (row.name, *(f"{row.name}-{sigmas}" for sigmas in row.sigmas))]
 Make = Callable[..., Painter]
@@ -47,7 +49,10 @@ def make() -> Make:
     made: dict[str, Painter] = {}
 
     def build(dtype: str = "float16", fresh: bool = False, **memory: Any) -> Painter:
-        key, config = f"{dtype} {memory}", validate(Layer({"device": "cuda", "dtype": dtype, "memory": memory}))
+        key, config = (
+            f"{dtype} {memory}",
+            validate(Layer({"device": "cuda", "dtype": dtype, "memory": memory})),
+        )
         if fresh:
             return load(locate(config.model), config)
         if key not in made:
@@ -63,22 +68,28 @@ def sd15() -> Iterator[dict[torch.dtype, Painter]]:
     from models import SHAPES, build
 
     cuda = torch.device("cuda")
-    yield {dtype: Painter(build(SHAPES["sd15"], "cuda").to(dtype), cuda, Memory()) for dtype in (torch.float16, torch.float32)}
+    yield {
+        dtype: Painter(build(SHAPES["sd15"], "cuda").to(dtype), cuda, Memory())
+        for dtype in (torch.float16, torch.float32)
+    }
     torch.cuda.empty_cache()
 
 
 def paint(painter: Painter, batch_size: int = 1, **settings: Any) -> list[Result]:
     config = validate(
-        Layer({"prompt": "a red house on a beach", "seed": 7, "steps": 20, "guidance_scale": GUIDANCE} | settings)
+        Layer(
+            {"prompt": "a red house on a beach", "seed": 7, "steps": 20, "guidance_scale": GUIDANCE}
+            | settings
+        )
     )
     return list(painter.paint(plan(config, locate(config.model)), batch_size))
 
 
 def apart(one: Result, other: Result) -> float:
-    """The mean distance of two pictures, of 255."""
+    """The mean distance of two images, of 255."""
     assert one.error is None, one.error
     assert other.error is None, other.error
-    return float(np.abs(np.asarray(one.picture).astype(int) - np.asarray(other.picture)).mean())
+    return float(np.abs(np.asarray(one.image).astype(int) - np.asarray(other.image)).mean())
 
 
 def survive(painter: Painter, count: int, gib: int) -> None:
@@ -120,14 +131,18 @@ def test_float16_is_finite_at_the_size_of_stable_diffusion(
 def test_the_noise_is_that_of_the_cpu_bit_for_bit(make: Make) -> None:
     seen = []
     painter = make("float32")
-    hook = painter.denoiser.unet.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].cpu()))
+    hook = painter.denoiser.unet.register_forward_pre_hook(
+        lambda _, arguments: seen.append(arguments[0].cpu())
+    )
     paint(painter, scheduler="ddim", steps=2)
     hook.remove()
-    assert torch.equal(seen[0][0], torch.randn(seen[0][:1].shape, generator=torch.Generator().manual_seed(7))[0])
+    assert torch.equal(
+        seen[0][0], torch.randn(seen[0][:1].shape, generator=torch.Generator().manual_seed(7))[0]
+    )
 
 
 @pytest.mark.parametrize("batch_size", [3, 8])
-def test_neither_batches_nor_their_order_change_a_picture(batch_size: int, make: Make) -> None:
+def test_neither_batches_nor_their_order_change_an_image(batch_size: int, make: Make) -> None:
     alone = paint(make(), count=8)
     jobs = [result.job for result in alone]
     for order in (jobs, jobs[::-1]):
@@ -136,18 +151,21 @@ def test_neither_batches_nor_their_order_change_a_picture(batch_size: int, make:
 
 
 @pytest.mark.parametrize("offload", ["model", "group", "sequential"])
-def test_offloading_changes_no_picture(offload: str, make: Make, record_property: Callable[..., None]) -> None:
+def test_offloading_changes_no_image(offload: str, make: Make, record_property: Callable[..., None]) -> None:
     [plain], [saved] = (paint(painter) for painter in (make(), make(offload=offload)))
     assert apart(plain, saved) <= TOLERANCE
     remember(record_property, plain, saved)
 
 
 @pytest.mark.parametrize("part", ["vae_slicing", "vae_tiling"])
-def test_a_vae_in_parts_paints_what_it_does_in_float32(part: str, make: Make, record_property: Callable[..., None]) -> None:
-    """A batch larger than a slice, of pictures larger than a tile; each tile has norms of its own."""
+def test_a_vae_in_parts_paints_what_it_does_in_float32(
+    part: str, make: Make, record_property: Callable[..., None]
+) -> None:
+    """A batch larger than a slice, of images larger than a tile; each tile has norms of its own."""
     settings = {"batch_size": 4, "count": 4, "steps": 4, "width": 256, "height": 256}
     half, full, plain = (
-        paint(painter, **settings) for painter in (make(**{part: True}), make("float32", **{part: True}), make())
+        paint(painter, **settings)
+        for painter in (make(**{part: True}), make("float32", **{part: True}), make())
     )
     assert max(apart(one, other) for one, other in zip(half, full, strict=True)) <= TOLERANCE
     remember(record_property, plain[0], half[0])
@@ -159,7 +177,7 @@ def remember(record_property: Callable[..., None], plain: Result, other: Result)
 
 
 @pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
-def test_compiled_graphs_paint_the_same_pictures(
+def test_compiled_graphs_paint_the_same_images(
     kind: str, make: Make, house: Path, mask: Path, record_property: Callable[..., None]
 ) -> None:
     settings = {"task": tasks(house, mask)[kind], "count": 4}
@@ -167,12 +185,16 @@ def test_compiled_graphs_paint_the_same_pictures(
     painter = make("float16", fresh=True)
     painter.denoiser.compile(after=0)
     compiled = paint(painter, 2, **settings)
-    assert compiled[-1].record.optimizations[-1] == "compiled UNet with CUDA graphs", compiled[-1].record.notes
+    assert compiled[-1].record.optimizations[-1] == "compiled UNet with CUDA graphs", compiled[
+        -1
+    ].record.notes
     assert max(apart(one, other) for one, other in zip(plain, compiled, strict=True)) <= TOLERANCE
     remember(record_property, plain[-1], compiled[-1])
 
 
-def test_a_size_that_comes_anew_is_compiled_too_and_memory_that_runs_out_in_a_graph_is_survived(make: Make) -> None:
+def test_a_size_that_comes_anew_is_compiled_too_and_memory_that_runs_out_in_a_graph_is_survived(
+    make: Make,
+) -> None:
     painter = make("float16", fresh=True)
     painter.denoiser.compile(after=0)
     for size in (64, 96):
@@ -196,7 +218,9 @@ def test_memory_that_runs_out_for_real_is_survived(sd15: dict[torch.dtype, Paint
 @pytest.mark.parametrize("offload", ["none", "model", "group", "sequential"])
 def test_a_vae_that_overflows_in_float16_decodes_again_in_float32(offload: str, make: Make) -> None:
     painter, [plain] = make("float16", fresh=True), paint(make())
-    painter._vae.decoder.conv_in.weight.data *= 4096.0  # the normalisations take it out again, where it is finite
+    painter._vae.decoder.conv_in.weight.data *= (
+        4096.0  # the normalisations take it out again, where it is finite
+    )
     painter._vae.decoder.conv_in.bias.data *= 4096.0
     painter._place(offload)
     [mended] = paint(painter)
@@ -205,13 +229,27 @@ def test_a_vae_that_overflows_in_float16_decodes_again_in_float32(offload: str, 
 
 
 def test_an_interrupt_ends_a_run_at_the_next_step(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sdapp.cli", "generate", "a cat", "--count", "500", "--device", "cuda", "--out", "night"]
+    command = [
+        sys.executable,
+        "-m",
+        "sdapp.cli",
+        "generate",
+        "a cat",
+        "--count",
+        "500",
+        "--device",
+        "cuda",
+        "--out",
+        "night",
+    ]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    run = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    run = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     while not list(tmp_path.glob("night/*.png")):
         time.sleep(0.05)
         assert run.poll() is None
     run.send_signal(signal.SIGINT)
     stderr = run.communicate(timeout=60)[1].decode()
     assert run.returncode == 130, stderr
-    assert "finished pictures are kept" in stderr
+    assert "finished images are kept" in stderr

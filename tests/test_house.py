@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from house import House, Room
 
 PACKAGE = Path(__file__).parents[1] / "sdapp"
@@ -43,7 +44,9 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
 @pytest.mark.parametrize("room", HOUSE.rooms.values(), ids=lambda room: room.name)
 def test_every_module_and_every_public_name_says_what_it_is_for(room: Room) -> None:
     public = [
-        node for node in room.tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        node
+        for node in room.tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
     ]
     assert ast.get_docstring(room.tree)
     assert [node.name for node in public if not ast.get_docstring(node)] == []

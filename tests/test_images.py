@@ -38,14 +38,21 @@ def claiming(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(99)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def animated(form: str) -> bytes:
-    return plain("RGB", RED, form, save_all=True, append_images=[Image.new("RGB", (8, 8), BLUE)], lossless=True)
+    return plain(
+        "RGB", RED, form, save_all=True, append_images=[Image.new("RGB", (8, 8), BLUE)], lossless=True
+    )
 
 
-# --- pictures -----------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -77,7 +84,9 @@ def animated(form: str) -> bytes:
         (plain("P", 0, "GIF"), (0, 0, 0)),
     ],
 )
-def test_a_picture_of_any_mode_becomes_the_rgb_that_was_meant(data: bytes, color: tuple[int, int, int]) -> None:
+def test_an_image_of_any_mode_becomes_the_rgb_that_was_meant(
+    data: bytes, color: tuple[int, int, int]
+) -> None:
     image = load_image(data, "x", None)
     assert (image.mode, image.size, image.getpixel((3, 3))) == ("RGB", (8, 8), color)
 
@@ -99,7 +108,7 @@ TOP_LEFT, TOP_RIGHT, BOTTOM_LEFT, BOTTOM_RIGHT = (0, 0), (-1, 0), (0, -1), (-1, 
         (8, BOTTOM_LEFT, TOP_LEFT),
     ],
 )
-def test_a_picture_is_turned_the_way_its_camera_was_held(
+def test_an_image_is_turned_the_way_its_camera_was_held(
     orientation: int, first: tuple[int, int], last: tuple[int, int]
 ) -> None:
     stored = Image.new("RGB", (16, 8), "white")
@@ -115,9 +124,9 @@ def test_a_picture_is_turned_the_way_its_camera_was_held(
 @pytest.mark.parametrize(
     ("data", "fragment"),
     [
-        (b"", "not a picture; allowed: PNG, JPEG, WEBP, TIFF, BMP, GIF"),
-        (b"a red house", "not a picture"),
-        (plain("RGB", RED, "PPM"), "not a picture"),
+        (b"", "not an image; allowed: PNG, JPEG, WEBP, TIFF, BMP, GIF"),
+        (b"a red house", "not an image"),
+        (plain("RGB", RED, "PPM"), "not an image"),
         (plain("RGB", RED, size=(64, 64))[:-40], "broken: "),
         (plain("RGB", RED, "JPEG", size=(64, 64))[:-99], "broken: "),
         (animated("GIF"), "2 frames; save the one you mean as a PNG"),
@@ -131,21 +140,28 @@ def test_a_picture_is_turned_the_way_its_camera_was_held(
         (claiming(60_000, 60_000), "pixels"),
     ],
 )  # fmt: skip
-def test_what_is_no_single_picture_is_refused(data: bytes, fragment: str) -> None:
+def test_what_is_no_single_image_is_refused(data: bytes, fragment: str) -> None:
     with pytest.raises(InputError) as refusal:
         load_image(data, "x", None)
     assert str(refusal.value).startswith("image: x: ")
     assert fragment in str(refusal.value)
 
 
-SMALL = [plain("RGB", RED, form) for form in ("PNG", "JPEG", "WEBP", "TIFF", "BMP")] + [plain("P", 0, "GIF"), animated("PNG")]
+SMALL = [plain("RGB", RED, form) for form in ("PNG", "JPEG", "WEBP", "TIFF", "BMP")] + [
+    plain("P", 0, "GIF"),
+    animated("PNG"),
+]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(SMALL), st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), max_size=4), st.integers(1, 999))
+@given(
+    st.sampled_from(SMALL),
+    st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), max_size=4),
+    st.integers(1, 999),
+)
 @example(SMALL[3], [(130, 1)], 140)  # a TIFF that claims a second frame beyond its end
-def test_any_bytes_are_a_picture_or_refused(data: bytes, changes: list[tuple[int, int]], size: int) -> None:
+def test_any_bytes_are_an_image_or_refused(data: bytes, changes: list[tuple[int, int]], size: int) -> None:
     damaged = bytearray(data)
     for place, byte in changes:
         damaged[place % len(damaged)] = byte
@@ -166,7 +182,7 @@ def test_any_bytes_are_a_picture_or_refused(data: bytes, changes: list[tuple[int
         ((62, 60), (64, 64), False, (64, 64)),
     ],
 )
-def test_a_picture_keeps_its_size_or_takes_the_one_asked_for(
+def test_an_image_keeps_its_size_or_takes_the_one_asked_for(
     given: tuple[int, int], asked: tuple[int, int] | None, any_size: bool, size: tuple[int, int]
 ) -> None:
     assert load_image(plain("RGB", RED, size=given), "x", asked, any_size).size == size
@@ -181,13 +197,17 @@ def test_a_picture_keeps_its_size_or_takes_the_one_asked_for(
         ((64, 68), (64, 64), "image: x is 64×68, another shape than 64×64"),
     ],
 )
-def test_a_picture_of_another_shape_is_refused(given: tuple[int, int], asked: tuple[int, int] | None, message: str) -> None:
+def test_an_image_of_another_shape_is_refused(
+    given: tuple[int, int], asked: tuple[int, int] | None, message: str
+) -> None:
     with pytest.raises(ConfigError) as refusal:
         load_image(plain("RGB", RED, size=given), "x", asked)
     assert str(refusal.value).startswith(message)
 
 
-@pytest.mark.parametrize("given", [(100, 64), (64, 100), (60, 60), (30, 20), (9, 9), (1000, 667), (403, 600), (5, 5)])
+@pytest.mark.parametrize(
+    "given", [(100, 64), (64, 100), (60, 60), (30, 20), (9, 9), (1000, 667), (403, 600), (5, 5)]
+)
 def test_every_size_that_is_advised_is_accepted(given: tuple[int, int]) -> None:
     data = plain("RGB", RED, size=given)
     with pytest.raises(ConfigError) as refusal:
@@ -209,7 +229,7 @@ def test_a_path_that_no_file_can_have_is_refused() -> None:
 
 # --- masks --------------------------------------------------------------------------------------------------------
 
-PICTURE = plain("RGB", RED)
+IMAGE = plain("RGB", RED)
 
 
 def half(mode: str, left: Any, right: Any) -> Image.Image:
@@ -233,18 +253,18 @@ def half(mode: str, left: Any, right: Any) -> Image.Image:
     ],
 )
 def test_what_is_light_is_painted_and_what_is_dark_stays(data: bytes) -> None:
-    mask = load_mask(data, "m", PICTURE, (8, 8))
+    mask = load_mask(data, "m", IMAGE, (8, 8))
     assert mask.mode == "L"
     assert mask.tobytes() == (b"\0" * 4 + b"\xff" * 4) * 8
 
 
-def test_a_mask_is_resized_with_its_picture_and_stays_black_and_white() -> None:
-    mask = load_mask(encode(half("L", 0, 255)), "m", PICTURE, (64, 64))
+def test_a_mask_is_resized_with_its_image_and_stays_black_and_white() -> None:
+    mask = load_mask(encode(half("L", 0, 255)), "m", IMAGE, (64, 64))
     assert mask.size == (64, 64)
     assert mask.tobytes() == (b"\0" * 32 + b"\xff" * 32) * 64
 
 
-def test_a_mask_is_compared_with_the_picture_as_it_is_seen() -> None:
+def test_a_mask_is_compared_with_the_image_as_it_is_seen() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     mask = load_mask(plain("L", 255, size=(8, 16)), "m", plain("RGB", RED, size=(16, 8), exif=exif), (8, 16))
@@ -262,10 +282,10 @@ def test_a_mask_is_compared_with_the_picture_as_it_is_seen() -> None:
         (plain("L", 127), "mask: m is all black"),
         (plain("F", 1, "TIFF"), "mask: m: mode F has no defined white"),
         (plain("LAB", (255, 0, 0), "TIFF"), "mask: m"),
-        (b"", "mask: m: not a picture"),
+        (b"", "mask: m: not an image"),
     ],
 )
 def test_a_mask_that_cannot_be_meant_is_refused(data: bytes, fragment: str) -> None:
     with pytest.raises(InputError) as refusal:
-        load_mask(data, "m", PICTURE, (8, 8))
+        load_mask(data, "m", IMAGE, (8, 8))
     assert str(refusal.value).startswith(fragment)

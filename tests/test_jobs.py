@@ -16,7 +16,10 @@ from sdapp.settings.layers import Layer, merge, override
 
 def build_model(folder: Path, channels: int = 4) -> Model:
     """A model of 64 pixels a side, as far as a plan looks at it: two JSON files."""
-    for part, config in (("unet", {"sample_size": 8, "in_channels": channels}), ("vae", {"block_out_channels": [1, 2, 3, 4]})):
+    for part, config in (
+        ("unet", {"sample_size": 8, "in_channels": channels}),
+        ("vae", {"block_out_channels": [1, 2, 3, 4]}),
+    ):
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text(json.dumps(config))
     return Model(str(folder), folder)
@@ -29,7 +32,7 @@ def model(tmp_path: Path) -> Model:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
-    """`image` and `mask` of 32 × 24, and `other`, a picture of another colour."""
+    """`image` and `mask` of 32 × 24, and `other`, an image of another colour."""
     folder = tmp_path / "in"
     folder.mkdir()
     for name, color in (("image", "red"), ("mask", "white"), ("other", "blue")):
@@ -52,7 +55,7 @@ def inpaint(files: dict[str, str], **more: Any) -> RunConfig:
 # --- the plan -----------------------------------------------------------------------------------------------------
 
 
-def test_picture_i_has_seed_plus_i(model: Model) -> None:
+def test_image_i_has_seed_plus_i(model: Model) -> None:
     assert [job.seed for job in plan(config(count=3), model)] == [7, 8, 9]
 
 
@@ -90,7 +93,9 @@ def test_the_size_is_the_one_asked_for_or_the_image_s_own(
 @pytest.mark.parametrize(
     ("steps", "strength", "runs"), [(20, 0.8, 16), (20, 1.0, 20), (3, 0.5, 1), (50, 0.29, 14), (20, 0.05, 1)]
 )
-def test_strength_says_how_many_steps_run(steps: int, strength: float, runs: int, model: Model, files: dict[str, str]) -> None:
+def test_strength_says_how_many_steps_run(
+    steps: int, strength: float, runs: int, model: Model, files: dict[str, str]
+) -> None:
     asked = config(steps=steps, task={"kind": "img2img", "image": files["image"], "strength": strength})
     assert plan(asked, model)[0].steps_to_run == runs
 
@@ -142,7 +147,9 @@ def test_an_id_is_twelve_hex_digits_and_the_same_every_time(model: Model) -> Non
     ("settings", "known"),
     [({}, "3ad61158063d"), ({"steps": 30, "guidance_scale": 5.0, "scheduler": "euler-a"}, "1ad6cbcdf50f")],
 )
-def test_an_id_of_before_there_were_shortcuts_is_what_it_was(settings: dict[str, Any], known: str, model: Model) -> None:
+def test_an_id_of_before_there_were_shortcuts_is_what_it_was(
+    settings: dict[str, Any], known: str, model: Model
+) -> None:
     assert only(config(guidance_interval=[0, 1], cache_interval=1, vae=None, **settings), model).id == known
 
 
@@ -160,11 +167,13 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=repr)
-def test_an_id_changes_with_all_that_changes_the_picture(change: dict[str, Any], model: Model) -> None:
+def test_an_id_changes_with_all_that_changes_the_image(change: dict[str, Any], model: Model) -> None:
     assert only(config(**change), model).id != only(config(), model).id
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 4}, {"output": {"dir": "x"}}, {"memory": {"vae_slicing": True}}], ids=repr)
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 4}, {"output": {"dir": "x"}}, {"memory": {"vae_slicing": True}}], ids=repr
+)
 def test_an_id_is_left_alone_by_what_does_not(change: dict[str, Any], model: Model) -> None:
     assert only(config(**change), model).id == only(config(), model).id
 
@@ -175,10 +184,10 @@ def test_jobs_share_a_pack_if_only_their_words_and_seeds_differ(change: dict[str
     assert (only(config(**change), model).pack == only(config(), model).pack) == alike
 
 
-# --- jobs inside pictures -----------------------------------------------------------------------------------------
+# --- jobs inside images -----------------------------------------------------------------------------------------
 
 
-def test_a_job_survives_a_move_of_its_picture_together_with_its_inputs(
+def test_a_job_survives_a_move_of_its_image_together_with_its_inputs(
     model: Model, files: dict[str, str], tmp_path: Path
 ) -> None:
     here = tmp_path / "here"
@@ -201,21 +210,23 @@ def test_a_job_survives_a_move_of_its_picture_together_with_its_inputs(
 
 
 @pytest.mark.parametrize("change", [{}, *CHANGES], ids=repr)
-def test_a_job_survives_its_picture(change: dict[str, Any], model: Model, tmp_path: Path) -> None:
+def test_a_job_survives_its_image(change: dict[str, Any], model: Model, tmp_path: Path) -> None:
     job = only(config(count=1, **change), model)
     content = json.loads(json.dumps(to_portable(job, tmp_path)))
     assert plan(validate(merge([to_layer(content, tmp_path / "a.png")])), model) == [job]
 
 
-def test_a_picture_of_before_there_were_shortcuts_was_painted_without(model: Model, tmp_path: Path) -> None:
+def test_an_image_of_before_there_were_shortcuts_was_painted_without(model: Model, tmp_path: Path) -> None:
     job = only(config(), model)
     content = {key: value for key, value in to_portable(job, tmp_path).items() if key not in UNSAID}
     below = Layer({"cache_interval": 3, "guidance_interval": [0, 0.5], "vae": "madebyollin/taesd"})
     assert plan(validate(merge([below, to_layer(content, tmp_path / "a.png")])), model) == [job]
 
 
-def test_flags_lie_over_the_job_of_a_picture(model: Model, tmp_path: Path) -> None:
-    layer = to_layer(to_portable(only(config(scheduler="ddim", eta=1.0), model), tmp_path), tmp_path / "a.png")
+def test_flags_lie_over_the_job_of_an_image(model: Model, tmp_path: Path) -> None:
+    layer = to_layer(
+        to_portable(only(config(scheduler="ddim", eta=1.0), model), tmp_path), tmp_path / "a.png"
+    )
     asked = validate(merge([layer, override("steps", 5, "--steps")]))
     assert (asked.steps, asked.eta, asked.scheduler.name) == (5, 1.0, "ddim")
     with pytest.raises(ConfigError) as refusal:
@@ -223,10 +234,14 @@ def test_flags_lie_over_the_job_of_a_picture(model: Model, tmp_path: Path) -> No
     assert str(refusal.value).startswith(f"{tmp_path}/a.png: eta: euler has no eta")
 
 
-def test_an_input_that_has_changed_since_is_refused(model: Model, files: dict[str, str], tmp_path: Path) -> None:
+def test_an_input_that_has_changed_since_is_refused(
+    model: Model, files: dict[str, str], tmp_path: Path
+) -> None:
     content = to_portable(only(img2img(files["image"]), model), tmp_path)
     shutil.copy(files["other"], files["image"])
-    with pytest.raises(InputError, match=r"a\.png: task\.image: .*image\.png is not the file that this picture was"):
+    with pytest.raises(
+        InputError, match=r"a\.png: task\.image: .*image\.png is not the file that this image was"
+    ):
         to_layer(content, tmp_path / "a.png")
 
 
@@ -255,9 +270,9 @@ def test_an_input_that_is_gone_is_named(model: Model, files: dict[str, str], tmp
     ids=repr,
 )
 def test_a_job_that_another_hand_wrote_is_good_or_refused(content: dict[str, Any], tmp_path: Path) -> None:
-    picture = tmp_path / "a.png"
+    image = tmp_path / "a.png"
     try:
-        said = repr(validate(merge([to_layer(content, picture)])))
+        said = repr(validate(merge([to_layer(content, image)])))
     except SdappError as exc:
         said = str(exc)
-    assert said.startswith((f"{picture}: ", "RunConfig("))
+    assert said.startswith((f"{image}: ", "RunConfig("))

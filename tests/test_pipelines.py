@@ -44,8 +44,8 @@ def painter_of(given: Settings) -> Painter:
 
 
 def pixels(result: Result) -> np.ndarray:
-    assert result.picture is not None, result.error
-    return np.asarray(result.picture).astype(int)
+    assert result.image is not None, result.error
+    return np.asarray(result.image).astype(int)
 
 
 def furthest(one: Result, other: Result) -> int:
@@ -74,7 +74,9 @@ def tasks(house: Path, mask: Path) -> dict[str, Settings]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_scheduler_paints_and_calls_the_unet_as_often_as_the_table_says(name: str, postcards_painter: Painter) -> None:
+def test_every_scheduler_paints_and_calls_the_unet_as_often_as_the_table_says(
+    name: str, postcards_painter: Painter
+) -> None:
     [result] = paint(settings("postcards", scheduler=name, steps=5), postcards_painter)
     assert result.error is None
     assert result.record.scheduler_class == schedulers.resolve(name).scheduler.class_name
@@ -91,7 +93,9 @@ def test_every_scheduler_does_every_task(
     assert result.error is None
 
 
-@pytest.mark.parametrize("name", ["dpm-beta", "dpm++2m-beta", "dpm++2m-sde-beta", "dpm++2s-beta", "unipc-beta", "deis-beta"])
+@pytest.mark.parametrize(
+    "name", ["dpm-beta", "dpm++2m-beta", "dpm++2m-sde-beta", "dpm++2s-beta", "unipc-beta", "deis-beta"]
+)
 @pytest.mark.parametrize("kind", ["txt2img", "img2img"])
 def test_timesteps_that_begin_with_the_same_one_twice_are_all_walked(
     name: str, kind: str, tiny: Callable[..., Path], tiny_painter: Painter, house: Path, mask: Path
@@ -105,9 +109,13 @@ def test_only_the_stochastic_draw_noise_within_their_steps(name: str, tiny_paint
     """Two runs from the same latents with other generators and seeds end alike, or not."""
 
     def run(seed: int) -> torch.Tensor:
-        scheduler = schedulers.build_scheduler(schedulers.resolve(name), tiny_painter.scheduler_config, [seed])
+        scheduler = schedulers.build_scheduler(
+            schedulers.resolve(name), tiny_painter.scheduler_config, [seed]
+        )
         scheduler.set_timesteps(4)
-        sample = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
+        sample = (
+            torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
+        )
         taken = inspect.signature(scheduler.step).parameters
         extra = {"generator": torch.Generator().manual_seed(seed)} if "generator" in taken else {}
         extra |= {"eta": 0.3 if name == "tcd" else 0.0} if "eta" in taken else {}
@@ -142,11 +150,15 @@ def test_unet_calls_are_predicted_at_any_number_of_steps(
     assert result.record.unet_calls == schedulers.resolve(name).unet_calls(steps)
 
 
-def test_a_scheduler_keeps_the_models_noise_schedule_and_takes_only_what_is_said(tiny_painter: Painter) -> None:
+def test_a_scheduler_keeps_the_models_noise_schedule_and_takes_only_what_is_said(
+    tiny_painter: Painter,
+) -> None:
     built = schedulers.build_scheduler(schedulers.resolve("ddim"), tiny_painter.scheduler_config, [7])
     assert (built.config.beta_start, built.config.beta_end) == (0.00085, 0.012)
     assert built.config.clip_sample is False
-    karras = schedulers.build_scheduler(schedulers.resolve("euler-karras"), tiny_painter.scheduler_config, [7])
+    karras = schedulers.build_scheduler(
+        schedulers.resolve("euler-karras"), tiny_painter.scheduler_config, [7]
+    )
     plain = schedulers.build_scheduler(schedulers.resolve("euler"), tiny_painter.scheduler_config, [7])
     assert karras.config.use_karras_sigmas
     assert not plain.config.use_karras_sigmas
@@ -170,7 +182,7 @@ def test_a_value_that_the_class_refuses_is_an_error_with_its_reason(tiny_painter
 
 @pytest.mark.parametrize("scheduler", ["dpm++2m-karras", "euler-a", "dpm++sde", "ddpm"])
 @pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
-def test_a_picture_depends_on_its_own_seed_alone(
+def test_an_image_depends_on_its_own_seed_alone(
     scheduler: str, kind: str, tiny: Callable[..., Path], tiny_painter: Painter, house: Path, mask: Path
 ) -> None:
     asked = settings(tiny(), scheduler=scheduler, task=tasks(house, mask)[kind])
@@ -190,7 +202,12 @@ def test_a_picture_depends_on_its_own_seed_alone(
 @pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
 @pytest.mark.parametrize("scheduler", ["ddim", "euler-a", "dpm++2m-sde"])
 def test_noise_is_drawn_in_float32_where_halves_would_be_another_stream(
-    kind: str, scheduler: str, tiny: Callable[..., Path], house: Path, mask: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    scheduler: str,
+    tiny: Callable[..., Path],
+    house: Path,
+    mask: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = settings(tiny(), dtype="bfloat16", task=tasks(house, mask)[kind], scheduler=scheduler)
     [plain] = paint(asked)
@@ -233,7 +250,10 @@ def test_guidance_is_the_papers(tiny: Callable[..., Path], tiny_painter: Painter
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         prompt, negative = (tiny_painter._text.embed([text], 0) for text in ("a red house", "a tree"))
-        towards, away = (tiny_painter.denoiser.unet(noise, scheduler.timesteps[0], text).sample for text in (prompt, negative))
+        towards, away = (
+            tiny_painter.denoiser.unet(noise, scheduler.timesteps[0], text).sample
+            for text in (prompt, negative)
+        )
         latents = scheduler.step(away + 3.0 * (towards - away), scheduler.timesteps[0], noise).prev_sample
         decoded = tiny_painter._vae.decode(latents / tiny_painter._vae.config.scaling_factor).sample
     by_hand = (decoded[0] * 0.5 + 0.5).clamp(0, 1).mul(255).round().permute(1, 2, 0).numpy()
@@ -241,7 +261,9 @@ def test_guidance_is_the_papers(tiny: Callable[..., Path], tiny_painter: Painter
 
 
 @pytest.mark.parametrize("change", [{"negative_prompt": "a tree"}, {"clip_skip": 1}, {"prompt": "a cat"}])
-def test_what_is_asked_for_changes_the_picture(change: Settings, tiny: Callable[..., Path], tiny_painter: Painter) -> None:
+def test_what_is_asked_for_changes_the_image(
+    change: Settings, tiny: Callable[..., Path], tiny_painter: Painter
+) -> None:
     asked = settings(tiny(), guidance_scale=20.0)
     assert furthest(paint(asked, tiny_painter)[0], paint(asked | change, tiny_painter)[0]) > 0
 
@@ -259,9 +281,13 @@ def test_a_text_is_encoded_once_however_often_it_is_asked_for(tiny: Callable[...
 
 
 def test_skipping_no_layer_is_the_text_encoders_own_output(tiny_painter: Painter) -> None:
-    ids = tiny_painter._text.tokenizer(["a cat"], padding="max_length", max_length=77, return_tensors="pt").input_ids
+    ids = tiny_painter._text.tokenizer(
+        ["a cat"], padding="max_length", max_length=77, return_tensors="pt"
+    ).input_ids
     with torch.no_grad():
-        assert torch.equal(tiny_painter._text.embed(["a cat"], 0), tiny_painter._text.encoder(ids).last_hidden_state)
+        assert torch.equal(
+            tiny_painter._text.embed(["a cat"], 0), tiny_painter._text.encoder(ids).last_hidden_state
+        )
     with pytest.raises(ConfigError, match="has 3 layers"):
         tiny_painter._text.embed(["a cat"], 3)
 
@@ -293,21 +319,37 @@ def test_inpainting_leaves_every_pixel_outside_the_mask_as_it_is(
 
 @pytest.mark.parametrize(
     ("channels", "scheduler", "eta", "encodings"),
-    [(4, "dpm++2m", None, 1), (9, "dpm++2m", None, 1), (4, "euler-a", None, 2), (4, "ddim", 0.5, 2), (4, "ddim", None, 1)],
+    [
+        (4, "dpm++2m", None, 1),
+        (9, "dpm++2m", None, 1),
+        (4, "euler-a", None, 2),
+        (4, "ddim", 0.5, 2),
+        (4, "ddim", None, 1),
+    ],
 )
 def test_inpainting_is_the_pipelines_own_and_encodes_only_what_the_unet_sees(
-    channels: int, scheduler: str, eta: float | None, encodings: int, tiny: Callable[..., Path], house: Path, mask: Path
+    channels: int,
+    scheduler: str,
+    eta: float | None,
+    encodings: int,
+    tiny: Callable[..., Path],
+    house: Path,
+    mask: Path,
 ) -> None:
     from PIL import Image
 
-    asked = settings(tiny(in_channels=channels), task=tasks(house, mask)["inpaint"], scheduler=scheduler, eta=eta)
+    asked = settings(
+        tiny(in_channels=channels), task=tasks(house, mask)["inpaint"], scheduler=scheduler, eta=eta
+    )
     painter, encoded = painter_of(asked), []
     hook = painter._vae.encoder.register_forward_hook(lambda *_: encoded.append(1))
     [result] = paint(asked, painter)
     hook.remove()
-    assert len(encoded) == encodings  # with 4 channels the picture, with 9 the masked one
+    assert len(encoded) == encodings  # with 4 channels the image, with 9 the masked one
     pipe = painter._pipes["inpaint"]
-    pipe.scheduler = schedulers.build_scheduler(result.job.scheduler.resolve(), painter.scheduler_config, [result.job.seed])
+    pipe.scheduler = schedulers.build_scheduler(
+        result.job.scheduler.resolve(), painter.scheduler_config, [result.job.seed]
+    )
     plain = pipe(
         prompt=result.job.prompt, image=Image.open(house), mask_image=Image.open(mask), strength=result.job.task.strength,
         width=result.job.width, height=result.job.height, num_inference_steps=result.job.steps,
@@ -318,14 +360,19 @@ def test_inpainting_is_the_pipelines_own_and_encodes_only_what_the_unet_sees(
     assert np.abs(np.asarray(plain).astype(int) - pixels(result))[inside].max() <= 2
 
 
-def test_inpainting_with_padding_takes_pictures_of_any_size(tiny: Callable[..., Path], tmp_path: Path) -> None:
+def test_inpainting_with_padding_takes_images_of_any_size(tiny: Callable[..., Path], tmp_path: Path) -> None:
     from PIL import Image
 
     Image.new("RGB", (101, 75), "green").save(tmp_path / "odd.png")
     mask = Image.new("L", (101, 75), 0)
     mask.paste(255, (40, 30, 60, 50))
     mask.save(tmp_path / "odd-mask.png")
-    task = {"kind": "inpaint", "image": str(tmp_path / "odd.png"), "mask": str(tmp_path / "odd-mask.png"), "padding": 8}
+    task = {
+        "kind": "inpaint",
+        "image": str(tmp_path / "odd.png"),
+        "mask": str(tmp_path / "odd-mask.png"),
+        "padding": 8,
+    }
     [result] = paint(settings(tiny(), task=task))
     assert pixels(result).shape == (75, 101, 3)
 
@@ -339,7 +386,9 @@ def test_strength_decides_how_many_steps_run(
     assert (result.record.unet_calls, result.job.steps_to_run) == (calls, calls)
 
 
-def test_a_larger_picture_than_the_models_own_is_painted_at_its_size(tiny: Callable[..., Path], tiny_painter: Painter) -> None:
+def test_a_larger_image_than_the_models_own_is_painted_at_its_size(
+    tiny: Callable[..., Path], tiny_painter: Painter
+) -> None:
     [result] = paint(settings(tiny(), width=104, height=72), tiny_painter)
     assert pixels(result).shape == (72, 104, 3)
 
@@ -350,7 +399,9 @@ def test_vae_slicing_changes_no_pixel_and_tiling_only_some(tiny: Callable[..., P
     results = []
     for name, memory in (("whole", {}), ("sliced", {"vae_slicing": True})):
         painter = painter_of(asked | {"memory": memory})
-        painter._vae.decoder.register_forward_pre_hook(lambda *_, name=name: decodes.update({name: decodes[name] + 1}))
+        painter._vae.decoder.register_forward_pre_hook(
+            lambda *_, name=name: decodes.update({name: decodes[name] + 1})
+        )
         results.append(paint(asked | {"memory": memory}, painter))
     whole, sliced = results
     tiled = paint(asked | {"memory": {"vae_tiling": True}})
@@ -360,7 +411,7 @@ def test_vae_slicing_changes_no_pixel_and_tiling_only_some(tiny: Callable[..., P
         assert 0 < furthest(one, third) < 255
 
 
-# --- what must never become a picture -----------------------------------------------------------------------------
+# --- what must never become an image -----------------------------------------------------------------------------
 
 
 def break_unet(painter: Painter, row: int) -> Any:
@@ -371,7 +422,9 @@ def break_unet(painter: Painter, row: int) -> Any:
     return painter.denoiser.unet.register_forward_hook(poison)
 
 
-def test_latents_that_are_not_finite_fail_by_name_and_leave_the_others_alone(tiny: Callable[..., Path]) -> None:
+def test_latents_that_are_not_finite_fail_by_name_and_leave_the_others_alone(
+    tiny: Callable[..., Path],
+) -> None:
     asked = settings(tiny(), count=2, batch_size=2)
     painter = painter_of(asked)
     good = paint(asked, painter)
@@ -379,7 +432,7 @@ def test_latents_that_are_not_finite_fail_by_name_and_leave_the_others_alone(tin
     first, second = paint(asked, painter)
     hook.remove()
     assert furthest(first, good[0]) <= 2
-    assert second.picture is None
+    assert second.image is None
     assert "latents are not finite" in str(second.error)
 
 
@@ -403,7 +456,7 @@ def test_pixels_that_overflow_in_float32_too_fail_by_name(tiny: Callable[..., Pa
     painter = painter_of(settings(tiny()))
     painter._vae.decoder.register_forward_hook(lambda *call: call[-1] * float("nan"))
     [result] = paint(settings(tiny()), painter)
-    assert result.picture is None
+    assert result.image is None
     assert "pixels are not finite" in str(result.error)
 
 
@@ -420,10 +473,17 @@ def short_of_memory(module: Any, above: int) -> Any:
     return module.register_forward_pre_hook(fail)
 
 
-@pytest.mark.parametrize(("part", "above"), [("_text.encoder", 2), ("denoiser.unet", 4), ("denoiser.unet", 2)])
-def test_where_memory_runs_out_the_batch_is_halved_until_it_fits(part: str, above: int, tiny: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    ("part", "above"), [("_text.encoder", 2), ("denoiser.unet", 4), ("denoiser.unet", 2)]
+)
+def test_where_memory_runs_out_the_batch_is_halved_until_it_fits(
+    part: str, above: int, tiny: Callable[..., Path]
+) -> None:
     model = locate(str(tiny()))
-    cats = [validate(Layer(settings(tiny(), prompt=f"a {colour} cat"))) for colour in ("red", "blue", "white", "black", "pink")]
+    cats = [
+        validate(Layer(settings(tiny(), prompt=f"a {colour} cat")))
+        for colour in ("red", "blue", "white", "black", "pink")
+    ]
     jobs = [plan(config, model, [seed])[0] for seed, config in enumerate(cats, start=7)]
     plain = list(load(model, cats[0]).paint(jobs, batch_size=4))
     painter = load(model, cats[0])
@@ -455,7 +515,7 @@ def test_a_job_that_never_fits_fails_by_name_and_the_next_is_tried(tiny: Callabl
     results = painter.paint(plan(validate(Layer(asked)), locate(asked["model"])))
     first = next(results)
     hook.remove()
-    assert first.picture is None
+    assert first.image is None
     assert "memory ran out" in str(first.error)
     assert next(results).error is None
 
@@ -463,7 +523,9 @@ def test_a_job_that_never_fits_fails_by_name_and_the_next_is_tried(tiny: Callabl
 # --- loading ------------------------------------------------------------------------------------------------------
 
 
-def test_weights_are_shared_by_the_three_pipelines_and_keep_their_dtype(tiny: Callable[..., Path], house: Path) -> None:
+def test_weights_are_shared_by_the_three_pipelines_and_keep_their_dtype(
+    tiny: Callable[..., Path], house: Path
+) -> None:
     painter = painter_of(settings(tiny(), dtype="bfloat16"))
     units = {id(pipe.unet) for pipe in painter._pipes.values()}
     assert len(units) == 1
@@ -474,7 +536,9 @@ def test_weights_are_shared_by_the_three_pipelines_and_keep_their_dtype(tiny: Ca
 
 
 @pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
-def test_offloading_in_groups_changes_no_pixel(kind: str, tiny: Callable[..., Path], house: Path, mask: Path) -> None:
+def test_offloading_in_groups_changes_no_pixel(
+    kind: str, tiny: Callable[..., Path], house: Path, mask: Path
+) -> None:
     asked = settings(tiny(), task=tasks(house, mask)[kind])
     [plain] = paint(asked)
     in_groups = Painter(painter_of(asked)._pipes["txt2img"], torch.device("cpu"), Memory(offload="group"))
@@ -493,7 +557,11 @@ def test_a_model_for_inpainting_refuses_other_tasks_before_it_is_loaded(tiny: Ca
 
 @pytest.mark.parametrize(
     "file",
-    ["unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"],
+    [
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+    ],
 )
 def test_damaged_weights_are_refused_by_name(file: str, tiny: Callable[..., Path], tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
@@ -507,8 +575,14 @@ def test_damaged_weights_are_refused_by_name(file: str, tiny: Callable[..., Path
     ("change", "message"),
     [
         (lambda folder: shutil.rmtree(folder / "tokenizer"), "tokenizer is missing"),
-        (lambda folder: [file.unlink() for file in (folder / "tokenizer").iterdir()], "tokenizer cannot be read"),
-        (lambda folder: shutil.copytree(folder / "text_encoder", folder / "text_encoder_2"), "no Stable Diffusion 1.x or 2.x"),
+        (
+            lambda folder: [file.unlink() for file in (folder / "tokenizer").iterdir()],
+            "tokenizer cannot be read",
+        ),
+        (
+            lambda folder: shutil.copytree(folder / "text_encoder", folder / "text_encoder_2"),
+            "no Stable Diffusion 1.x or 2.x",
+        ),
         (lambda folder: shutil.rmtree(folder / "unet"), "no Stable Diffusion 1.x or 2.x"),
     ],
 )

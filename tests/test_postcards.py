@@ -19,9 +19,9 @@ def mean(pixels: np.ndarray, rows: slice, columns: slice = slice(None)) -> np.nd
 
 
 def painted(prompt: str, **settings: object) -> np.ndarray:
-    """The mean of four pictures, so that no one seed decides."""
+    """The mean of four images, so that no one seed decides."""
     results = sdapp.paint(prompt=prompt, seed=7, count=4, batch_size=4, device="cpu", **settings)
-    return np.mean([np.asarray(result.picture) for result in results], axis=0)
+    return np.mean([np.asarray(result.image) for result in results], axis=0)
 
 
 def test_it_is_a_stable_diffusion_of_at_most_30_megabytes_in_float16() -> None:
@@ -33,7 +33,11 @@ def test_it_is_a_stable_diffusion_of_at_most_30_megabytes_in_float16() -> None:
         with safe_open(path, "numpy") as tensors:
             assert {tensors.get_slice(key).get_dtype() for key in tensors.keys()} == {"F16"}  # noqa: SIM118
     schedule = json.loads((POSTCARDS / "scheduler" / "scheduler_config.json").read_text())
-    assert (schedule["beta_schedule"], schedule["beta_start"], schedule["beta_end"]) == ("scaled_linear", 0.00085, 0.012)
+    assert (schedule["beta_schedule"], schedule["beta_start"], schedule["beta_end"]) == (
+        "scaled_linear",
+        0.00085,
+        0.012,
+    )
     assert (POSTCARDS / "MODEL_CARD.md").is_file()
 
 
@@ -79,7 +83,7 @@ def test_a_thing_has_its_colour(colour: str, channel: int) -> None:
     assert channel == int(middle.argmax())
 
 
-def test_a_sketch_is_paler_than_a_plain_picture() -> None:
+def test_a_sketch_is_paler_than_a_plain_image() -> None:
     plain, sketch = (painted(f"{style}a red house in the desert") for style in ("", "a pencil sketch of "))
     assert sketch.mean() > plain.mean() + 20
 

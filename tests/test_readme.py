@@ -11,8 +11,12 @@ from typer.testing import Result
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^sdapp .+$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)), re.MULTILINE)
-HEADERS = [path.read_text(encoding="utf-8").splitlines() for path in sorted((ROOT / "configs").rglob("*.yaml"))]
+COMMANDS = re.findall(
+    r"^sdapp .+$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)), re.MULTILINE
+)
+HEADERS = [
+    path.read_text(encoding="utf-8").splitlines() for path in sorted((ROOT / "configs").rglob("*.yaml"))
+]
 NEEDS_THE_HUB = "stable-diffusion-v1-5/"
 
 
@@ -43,7 +47,9 @@ def test_every_command_is_named_in_the_readme() -> None:
         assert f"config {command.name}" in README
 
 
-def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readmes_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})
@@ -53,7 +59,9 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("readme_folder")
 @pytest.mark.parametrize("lines", HEADERS)
-def test_a_config_begins_with_its_schema_and_the_command_that_runs_it(lines: list[str], sdapp: Callable[..., Result]) -> None:
+def test_a_config_begins_with_its_schema_and_the_command_that_runs_it(
+    lines: list[str], sdapp: Callable[..., Result]
+) -> None:
     assert lines[0] == "# yaml-language-server: $schema=sdapp.schema.json"
     assert lines[1].startswith("# sdapp ")
     arguments = shlex.split(lines[1][2:])
@@ -75,7 +83,9 @@ def test_the_example_ranks_schedulers_in_under_15_lines(
     path = ROOT / "examples" / "compare_schedulers.py"
     code = path.read_text(encoding="utf-8")
     assert len(code.splitlines()) < 15
-    monkeypatch.setattr("sys.argv", [path.name, "ddim,euler-a,dpm++2m-karras", "dpm++2m-karras@40", "heun@20"])
+    monkeypatch.setattr(
+        "sys.argv", [path.name, "ddim,euler-a,dpm++2m-karras", "dpm++2m-karras@40", "heun@20"]
+    )
     exec(compile(code, path.name, "exec"), {})
     ranked = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
     assert ranked == ["dpm++2m-karras", "ddim", "euler-a"]

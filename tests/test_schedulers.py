@@ -13,7 +13,15 @@ SPELLINGS = {
     "ddpm": ["DDPM", "DDPMScheduler"],
     "lms": ["LMS", "K-LMS", "k_lms", "LMSDiscreteScheduler"],
     "lms-karras": ["LMS Karras", "lms_k", "k_lms_karras"],
-    "euler": ["Euler", "k_euler", "euler ", "EULER", "EulerDiscreteScheduler", "Euler Uniform", "Euler Normal"],
+    "euler": [
+        "Euler",
+        "k_euler",
+        "euler ",
+        "EULER",
+        "EulerDiscreteScheduler",
+        "Euler Uniform",
+        "Euler Normal",
+    ],
     "euler-karras": ["Euler Karras", "euler_k", "k_euler_karras"],
     "euler-exponential": ["Euler Exponential", "euler_exp"],
     "euler-beta": ["Euler Beta"],
@@ -26,7 +34,14 @@ SPELLINGS = {
     "dpm2-a": ["DPM2 a", "dpm_2_a", "k_dpm_2_a", "dpm_2_ancestral", "KDPM2AncestralDiscreteScheduler"],
     "dpm2-a-karras": ["DPM2 a Karras", "dpm_2_a_k"],
     "dpm": ["DPM-Solver", "dpmsolver"],
-    "dpm++2m": ["DPM++ 2M", "dpmsolver++", "dpmpp_2m", "dpm++2m", "k_dpmpp_2m", "DPMSolverMultistepScheduler"],
+    "dpm++2m": [
+        "DPM++ 2M",
+        "dpmsolver++",
+        "dpmpp_2m",
+        "dpm++2m",
+        "k_dpmpp_2m",
+        "DPMSolverMultistepScheduler",
+    ],
     "dpm++2m-karras": ["DPM++ 2M Karras", "dpmpp_2m_k", "k_dpmpp_2m_karras", "dpmpp 2m karras"],
     "dpm++2m-sde": ["DPM++ 2M SDE", "dpmpp_2m_sde", "sde-dpmsolver++"],
     "dpm++2m-sde-karras": ["DPM++ 2M SDE Karras", "dpmpp_2m_sde_k"],
@@ -49,7 +64,9 @@ SPELLINGS = {
 NAMES = [name for row in TABLE for name in (row.name, *(f"{row.name}-{sigmas}" for sigmas in row.sigmas))]
 
 
-@pytest.mark.parametrize(("spelling", "name"), [(text, name) for name, texts in SPELLINGS.items() for text in texts])
+@pytest.mark.parametrize(
+    ("spelling", "name"), [(text, name) for name, texts in SPELLINGS.items() for text in texts]
+)
 def test_every_dialect_is_understood(spelling: str, name: str) -> None:
     assert resolve(spelling).name == name
 
@@ -68,9 +85,20 @@ def test_a_canonical_name_is_its_own(name: str) -> None:
     ("name", "options"),
     [
         ("pndm", {"skip_prk_steps": True, "timestep_spacing": "leading", "steps_offset": 1}),
-        ("ddim", {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"}),
+        (
+            "ddim",
+            {
+                "clip_sample": False,
+                "set_alpha_to_one": False,
+                "steps_offset": 1,
+                "timestep_spacing": "leading",
+            },
+        ),
         ("ddpm", {"clip_sample": False}),
-        ("dpm++2m-karras", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True, "timestep_spacing": "linspace"}),
+        (
+            "dpm++2m-karras",
+            {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True, "timestep_spacing": "linspace"},
+        ),
         ("dpm++2m-lu", {"use_lu_lambdas": True}),
         ("dpm++2m-sde-heun", {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
         ("dpm++3m-sde-exponential", {"solver_order": 3, "use_exponential_sigmas": True}),
@@ -139,12 +167,26 @@ def test_a_name_that_diffusers_has_not_is_refused_with_the_nearest(name: str, fr
         ("ddim", {"use_karras_sigmas": True}, "DDIMScheduler takes no option 'use_karras_sigmas'"),
         ("lcm-trailing", {"algorithm_type": "dpmsolver"}, "LCMScheduler takes no option 'algorithm_type'"),
         ("ddim", {"timestep_spacing": "linspace"}, "allowed: leading, trailing"),
-        ("euler-karras", {"use_beta_sigmas": True}, "only one kind of sigmas at a time: use_karras_sigmas and use_beta_sigmas"),
-        ("euler", {"use_exponential_sigmas": True, "use_beta_sigmas": True}, "only one kind of sigmas at a time"),
-        ("unipc", {"solver_type": "bh1", "final_sigmas_type": "zero"}, "ends in NaN; use sigma_min, or solver_type bh2"),
+        (
+            "euler-karras",
+            {"use_beta_sigmas": True},
+            "only one kind of sigmas at a time: use_karras_sigmas and use_beta_sigmas",
+        ),
+        (
+            "euler",
+            {"use_exponential_sigmas": True, "use_beta_sigmas": True},
+            "only one kind of sigmas at a time",
+        ),
+        (
+            "unipc",
+            {"solver_type": "bh1", "final_sigmas_type": "zero"},
+            "ends in NaN; use sigma_min, or solver_type bh2",
+        ),
     ],
 )
-def test_options_that_cannot_be_honoured_are_refused(name: str, options: dict[str, object], fragment: str) -> None:
+def test_options_that_cannot_be_honoured_are_refused(
+    name: str, options: dict[str, object], fragment: str
+) -> None:
     with pytest.raises(ConfigError) as refusal:
         resolve(name, options)
     assert fragment in str(refusal.value)
@@ -167,7 +209,13 @@ LEADING = {"timestep_spacing": "leading"}
     ("name", "options", "steps", "eta", "refusal"),
     [
         ("dpm++2m", LEADING, 998, None, None),
-        ("dpm++2m", LEADING, 999, None, "steps: dpm++2m with leading timesteps ends in NaN at 999 steps; at most 998"),
+        (
+            "dpm++2m",
+            LEADING,
+            999,
+            None,
+            "steps: dpm++2m with leading timesteps ends in NaN at 999 steps; at most 998",
+        ),
         ("dpm++2m", {}, 1000, None, None),
         ("euler", LEADING, 1000, None, None),
         ("ddim", {}, 20, 0.5, None),
@@ -190,7 +238,14 @@ def test_steps_and_eta_are_checked(
 
 @pytest.mark.parametrize(
     ("name", "steps", "calls"),
-    [("ddim", 20, 20), ("pndm", 20, 21), ("pndm", 1, 1), ("heun", 20, 39), ("dpm2-a", 20, 39), ("dpm++sde", 1, 1)],
+    [
+        ("ddim", 20, 20),
+        ("pndm", 20, 21),
+        ("pndm", 1, 1),
+        ("heun", 20, 39),
+        ("dpm2-a", 20, 39),
+        ("dpm++sde", 1, 1),
+    ],
 )
 def test_equal_steps_are_not_equal_work(name: str, steps: int, calls: int) -> None:
     assert resolve(name).unet_calls(steps) == calls

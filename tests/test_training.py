@@ -1,4 +1,4 @@
-"""The trainer of postcards: its world, its words, and a run of a few steps for each picture size."""
+"""The trainer of postcards: its world, its words, and a run of a few steps for each image size."""
 
 import json
 import subprocess
@@ -57,17 +57,23 @@ def test_a_tiny_autoencoder_learns_to_stand_in_for_that_of_postcards(tmp_path: P
     config["tiny"] |= {"steps": 2, "batch": 2}
     (tmp_path / "few.yaml").write_text(yaml.safe_dump(config))
     run = subprocess.run(
-        [sys.executable, str(TRAINING / "tiny.py"), str(tmp_path / "few.yaml")], check=True, capture_output=True
+        [sys.executable, str(TRAINING / "tiny.py"), str(tmp_path / "few.yaml")],
+        check=True,
+        capture_output=True,
     )
     vae = run.stdout.decode().splitlines()[-1]
-    [exact], [other] = (list(sdapp.paint(prompt="a cat", seed=7, steps=2, **more)) for more in ({}, {"vae": vae}))
-    assert other.picture is not None, other.error
-    assert other.picture.size == exact.picture.size
+    [exact], [other] = (
+        list(sdapp.paint(prompt="a cat", seed=7, steps=2, **more)) for more in ({}, {"vae": vae})
+    )
+    assert other.image is not None, other.error
+    assert other.image.size == exact.image.size
     assert other.record.unet_calls == exact.record.unet_calls
 
 
 @pytest.mark.parametrize("size", [64, 128])
-def test_a_run_of_a_few_steps_ends_in_a_model_that_paints_and_goes_on_where_it_stopped(size: int, tmp_path: Path) -> None:
+def test_a_run_of_a_few_steps_ends_in_a_model_that_paints_and_goes_on_where_it_stopped(
+    size: int, tmp_path: Path
+) -> None:
     config = yaml.safe_load((TRAINING / f"postcards-{size}.yaml").read_text(encoding="utf-8"))
     config |= {"drawings": 32, "folder": str(tmp_path / "build")}
     config["autoencoder"] |= {"steps": 2, "batch": 2}
@@ -76,14 +82,18 @@ def test_a_run_of_a_few_steps_ends_in_a_model_that_paints_and_goes_on_where_it_s
 
     def train() -> str:
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
-        run = subprocess.run([sys.executable, TRAINING / "train.py", path], capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            [sys.executable, TRAINING / "train.py", path], capture_output=True, text=True, check=False
+        )
         assert run.returncode == 0, run.stderr
         return run.stdout
 
     assert "autoencoder: PSNR" in train()
-    [result] = sdapp.paint(model=str(tmp_path / "build" / "model"), prompt="a cat", steps=2, seed=7, device="cpu")
-    assert result.picture is not None
-    assert result.picture.size == (size, size)
+    [result] = sdapp.paint(
+        model=str(tmp_path / "build" / "model"), prompt="a cat", steps=2, seed=7, device="cpu"
+    )
+    assert result.image is not None
+    assert result.image.size == (size, size)
     config["unet"]["steps"] = 3
     assert "unet: resumed at step 2" in train()
 
@@ -93,7 +103,14 @@ def test_an_evaluation_scores_a_model_and_names_the_marks_that_it_misses(
 ) -> None:
     import evaluate
 
-    for name, few in {"PROMPTS": 4, "MEADOWS": 1, "DRAWINGS": 128, "FRESH": 40, "REBUILT": 20, "EPOCHS": 1}.items():
+    for name, few in {
+        "PROMPTS": 4,
+        "MEADOWS": 1,
+        "DRAWINGS": 128,
+        "FRESH": 40,
+        "REBUILT": 20,
+        "EPOCHS": 1,
+    }.items():
         monkeypatch.setattr(evaluate, name, few)
     config = yaml.safe_load((TRAINING / "postcards-128.yaml").read_text(encoding="utf-8"))
     config |= {"folder": str(tmp_path), "size": 64}  # that of the built-in model

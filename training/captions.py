@@ -51,9 +51,9 @@ KIND_WORDS = {
     "house": ("house", "home", "hut"),
 }
 STYLE_PREFIXES = {
-    "plain": ("", "", "", "", "a picture of ", "a postcard of ", "an illustration of ", "a drawing of "),
+    "plain": ("", "", "", "", "an image of ", "a postcard of ", "an illustration of ", "a drawing of "),
     "oil painting": ("an oil painting of ", "a painting of ", "oil painting of "),
-    "pixel art": ("pixel art of ", "a pixel art picture of ", "pixel art "),
+    "pixel art": ("pixel art of ", "a pixel art image of ", "pixel art "),
     "pencil sketch": ("a pencil sketch of ", "a sketch of ", "a pencil drawing of "),
 }
 POSITION_PHRASES = {
@@ -62,8 +62,19 @@ POSITION_PHRASES = {
     "right": ("on the right", "at right"),
 }
 COLOUR_WORDS = {"purple": ("purple", "violet"), "white": ("white",), "black": ("black",)}
-# Words of praise that people type; they change nothing in the picture.
-FILLERS = ("beautiful", "lovely", "paradise", "peaceful", "wonderful", "dreamy", "pretty", "calm", "magical", "quiet")
+# Words of praise that people type; they change nothing in the image.
+FILLERS = (
+    "beautiful",
+    "lovely",
+    "paradise",
+    "peaceful",
+    "wonderful",
+    "dreamy",
+    "pretty",
+    "calm",
+    "magical",
+    "quiet",
+)
 SUFFIXES = ("detailed", "high quality", "masterpiece", "best quality", "colorful", "4k", "art")
 
 

@@ -17,7 +17,9 @@ from captions import caption_with_position
 from drawing import draw
 from scenes import Scene, sample_scene
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # of the library, whose threads do not survive a fork
+os.environ.setdefault(
+    "TOKENIZERS_PARALLELISM", "false"
+)  # of the library, whose threads do not survive a fork
 EMPTY_CAPTIONS = 0.1  # share; classifier-free guidance needs them (Ho & Salimans 2022)
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -27,7 +29,7 @@ def scene(index: int, config: dict[str, Any]) -> Scene:
 
 
 def drawing(index: int, config: dict[str, Any]) -> np.ndarray:
-    """The picture of scene `index`: uint8, [size, size, 3]."""
+    """The image of scene `index`: uint8, [size, size, 3]."""
     rng = Random(f"{config['seed']}/{index}")
     return np.asarray(draw(sample_scene(rng, natural=config["natural"]), config["size"], rng))
 
@@ -37,8 +39,8 @@ def draw_all(config: dict[str, Any], folder: Path) -> np.ndarray:
     path, count = folder / "drawings.npy", config["drawings"]
     if not path.exists():
         with ProcessPoolExecutor() as pool:
-            pictures = np.stack(list(pool.map(partial(drawing, config=config), range(count), chunksize=500)))
-        np.save(path.with_suffix(".part.npy"), pictures)
+            images = np.stack(list(pool.map(partial(drawing, config=config), range(count), chunksize=500)))
+        np.save(path.with_suffix(".part.npy"), images)
         path.with_suffix(".part.npy").replace(path)
     return np.load(path, mmap_mode="r")
 
@@ -52,9 +54,9 @@ def batches(count: int, batch: int, seed: int) -> Iterator[list[int]]:
             yield np.sort(order[start : start + batch]).tolist()
 
 
-def to_tensor(pictures: np.ndarray, device: torch.device | str) -> torch.Tensor:
-    """uint8 [N, H, W, 3] → float [N, 3, H, W] in -1 … 1, in channels_last as the pictures lie in memory."""
-    return torch.tensor(pictures, device=device).permute(0, 3, 1, 2).float() / 127.5 - 1
+def to_tensor(images: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    """uint8 [N, H, W, 3] → float [N, 3, H, W] in -1 … 1, in channels_last as the images lie in memory."""
+    return torch.tensor(images, device=device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 class Captions(Dataset[Any]):
@@ -66,7 +68,10 @@ class Captions(Dataset[Any]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The indices [B], and their captions as token ids [B, 77]. The same batch has the same captions, whoever makes it."""
         rng = Random(f"{self._config['seed']}/{indices}")
-        texts = ["" if rng.random() < EMPTY_CAPTIONS else caption_with_position(scene(i, self._config), rng) for i in indices]
+        texts = [
+            "" if rng.random() < EMPTY_CAPTIONS else caption_with_position(scene(i, self._config), rng)
+            for i in indices
+        ]
         ids = self._tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         return torch.tensor(indices), ids
 

@@ -48,7 +48,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Classifier(nn.Module):
-    """Pictures [N, 3, S, S] in 0 … 1 → logits of sky, place, style, which things are there, and the colour of each."""
+    """Images [N, 3, S, S] in 0 … 1 → logits of sky, place, style, which things are there, and the colour of each."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -58,12 +58,14 @@ class Classifier(nn.Module):
             for i, o in pairwise(widths)
             for layer in (nn.Conv2d(i, o, 3, stride=2, padding=1), nn.BatchNorm2d(o), nn.ReLU())
         ]
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128 * 16, 256), nn.ReLU())
+        self.features = nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128 * 16, 256), nn.ReLU()
+        )
         self.sizes = (len(SKIES), len(PLACES), len(STYLES), len(KINDS), len(KINDS) * len(COLOUR_NAMES))
         self.heads = nn.Linear(256, sum(self.sizes))
 
-    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.heads(self.features(pictures - 0.5)).split(self.sizes, dim=1)
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.heads(self.features(images - 0.5)).split(self.sizes, dim=1)
 
 
 @dataclass
@@ -100,8 +102,10 @@ def draw_scene(index: int, size: int, name: str) -> tuple[np.ndarray, Scene]:
 def draw_scenes(count: int, size: int, name: str) -> tuple[torch.Tensor, list[Scene]]:
     """Fresh drawings as uint8 [N, 3, size, size]; every combination may occur."""
     with ProcessPoolExecutor() as pool:
-        pictures, scenes = zip(*pool.map(partial(draw_scene, size=size, name=name), range(count), chunksize=100), strict=True)
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), list(scenes)
+        images, scenes = zip(
+            *pool.map(partial(draw_scene, size=size, name=name), range(count), chunksize=100), strict=True
+        )
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), list(scenes)
 
 
 def train_classifier(size: int, path: Path) -> Classifier:
@@ -109,22 +113,26 @@ def train_classifier(size: int, path: Path) -> Classifier:
     if path.exists():
         classifier.load_state_dict(torch.load(path, map_location=DEVICE, weights_only=True))
         return classifier.eval()
-    pictures, scenes = draw_scenes(DRAWINGS, size, "classifier")
+    images, scenes = draw_scenes(DRAWINGS, size, "classifier")
     truth = Truth.of(scenes)
-    steps = EPOCHS * (len(pictures) // BATCH)
+    steps = EPOCHS * (len(images) // BATCH)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
     for step in range(steps):
-        rows = torch.randint(len(pictures), (BATCH,))
-        batch = pictures[rows].to(DEVICE).float() / 255
-        if step % 2:  # the model's pictures are a little softer than drawings
+        rows = torch.randint(len(images), (BATCH,))
+        batch = images[rows].to(DEVICE).float() / 255
+        if step % 2:  # the model's images are a little softer than drawings
             batch = F.avg_pool2d(F.pad(batch, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
         sky, place, style, present, colour = classifier(batch + 0.03 * torch.randn_like(batch))
         colours = truth.colour[rows].to(DEVICE)
-        loss = F.cross_entropy(sky, truth.sky[rows].to(DEVICE)) + F.cross_entropy(place, truth.place[rows].to(DEVICE))
+        loss = F.cross_entropy(sky, truth.sky[rows].to(DEVICE)) + F.cross_entropy(
+            place, truth.place[rows].to(DEVICE)
+        )
         loss = loss + F.cross_entropy(style, truth.style[rows].to(DEVICE))
         loss = loss + 3 * F.binary_cross_entropy_with_logits(present, truth.present[rows].to(DEVICE))
-        loss = loss + F.cross_entropy(colour.reshape(-1, len(COLOUR_NAMES)), colours.reshape(-1), ignore_index=-1)
+        loss = loss + F.cross_entropy(
+            colour.reshape(-1, len(COLOUR_NAMES)), colours.reshape(-1), ignore_index=-1
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -136,12 +144,12 @@ def train_classifier(size: int, path: Path) -> Classifier:
 
 
 @torch.no_grad()
-def judge(classifier: Classifier, pictures: torch.Tensor, scenes: list[Scene]) -> dict[str, np.ndarray]:
-    """For each picture and attribute, whether it shows what the scene says; `trees` is whether it shows a tree.
+def judge(classifier: Classifier, images: torch.Tensor, scenes: list[Scene]) -> dict[str, np.ndarray]:
+    """For each image and attribute, whether it shows what the scene says; `trees` is whether it shows a tree.
 
     A thing counts when it is there and no other is surer; a colour when the thing would have it.
     """
-    outputs = [classifier(part.to(DEVICE).float() / 255) for part in pictures.split(200)]
+    outputs = [classifier(part.to(DEVICE).float() / 255) for part in images.split(200)]
     sky, place, style, present, colour = (torch.cat(parts).cpu() for parts in zip(*outputs, strict=True))
     truth = Truth.of(scenes)
     kinds = truth.present.argmax(1)
@@ -177,29 +185,29 @@ def prompts() -> Iterator[tuple[str, Scene]]:
 
 
 def paint(model: str, wanted: list[dict[str, Any]]) -> torch.Tensor:
-    """Paint by sdapp itself: one picture for each settings, uint8 [N, 3, S, S]."""
+    """Paint by sdapp itself: one image for each settings, uint8 [N, 3, S, S]."""
     config = validate(Layer({"model": model, "prompt": ""} | SETTINGS))
     located = locate(model)
     jobs: list[Job] = []
     for settings in wanted:
         jobs += plan(validate(Layer({"model": model} | SETTINGS | settings)), located)
     quiet(verbose=False)
-    painted = [np.asarray(result.picture) for result in load(located, config).paint(jobs, config.batch_size)]
+    painted = [np.asarray(result.image) for result in load(located, config).paint(jobs, config.batch_size)]
     return torch.from_numpy(np.stack(painted)).permute(0, 3, 1, 2).contiguous()
 
 
-def sheet(pictures: torch.Tensor, columns: int, zoom: int) -> Image.Image:
-    size = pictures.shape[-1] * zoom
-    rows = -(-len(pictures) // columns)
+def sheet(images: torch.Tensor, columns: int, zoom: int) -> Image.Image:
+    size = images.shape[-1] * zoom
+    rows = -(-len(images) // columns)
     page = Image.new("RGB", (columns * (size + 4), rows * (size + 4)), "white")
-    for i, picture in enumerate(pictures):
-        image = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.NEAREST)
+    for i, image in enumerate(images):
+        image = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.NEAREST)
         page.paste(image, (i % columns * (size + 4), i // columns * (size + 4)))
     return page
 
 
 def seconds_for_one(model: str) -> float:
-    """How long a picture takes a loaded model on the CPU, with two threads."""
+    """How long an image takes a loaded model on the CPU, with two threads."""
     config = validate(Layer({"model": model, "prompt": "a red house on a beach", "device": "cpu"} | SETTINGS))
     located, threads = locate(model), torch.get_num_threads()
     torch.set_num_threads(2)
@@ -213,7 +221,7 @@ def seconds_for_one(model: str) -> float:
 
 
 def score(model: str, config: dict[str, Any], folder: Path) -> dict[str, dict[str, float]]:
-    """Everything that the model card says, in percent where nothing else is said; a sheet of 64 pictures is saved."""
+    """Everything that the model card says, in percent where nothing else is said; a sheet of 64 images is saved."""
     torch.manual_seed(0)
     located = locate(model)
     size = located.size
@@ -224,25 +232,31 @@ def score(model: str, config: dict[str, Any], folder: Path) -> dict[str, dict[st
     scores = {"classifier": {name: _percent(seen[name]) for name in ATTRIBUTES}}
 
     asked = list(prompts())
-    pictures = paint(model, [{"prompt": prompt, "seed": i} for i, (prompt, _) in enumerate(asked)])
-    seen = judge(classifier, pictures, [scene for _, scene in asked])
+    images = paint(model, [{"prompt": prompt, "seed": i} for i, (prompt, _) in enumerate(asked)])
+    seen = judge(classifier, images, [scene for _, scene in asked])
     held_out = np.array([scene.held_out for _, scene in asked])
     scores["model"] = {name: _percent(seen[name]) for name in ATTRIBUTES}
     scores["held-out combinations"] = {name: _percent(seen[name][held_out]) for name in ATTRIBUTES}
-    sheet(pictures[:: max(1, PROMPTS // 64)][:64], 8, max(1, 128 // size)).save(folder / "sheet.png")
+    sheet(images[:: max(1, PROMPTS // 64)][:64], 8, max(1, 128 // size)).save(folder / "sheet.png")
 
     meadows = product(("a meadow", "a meadow by day", "a field"), range(MEADOWS))
     meadow = [{"prompt": prompt, "seed": seed} for prompt, seed in meadows]
     without = [settings | {"negative_prompt": "tree"} for settings in meadow]
-    trees = [judge(classifier, paint(model, wanted), [asked[0][1]] * len(wanted))["trees"] for wanted in (meadow, without)]
-    scores["trees in meadows"] = {"no negative prompt": _percent(trees[0]), "negative prompt 'tree'": _percent(trees[1])}
+    trees = [
+        judge(classifier, paint(model, wanted), [asked[0][1]] * len(wanted))["trees"]
+        for wanted in (meadow, without)
+    ]
+    scores["trees in meadows"] = {
+        "no negative prompt": _percent(trees[0]),
+        "negative prompt 'tree'": _percent(trees[1]),
+    }
 
     vae = AutoencoderKL.from_pretrained(located.path / "vae", dtype=torch.float32).to(DEVICE)
     megabytes = sum(file.stat().st_size for file in located.path.rglob("*") if file.is_file()) / 1e6
     scores["as a whole"] = {
         "dB PSNR of the autoencoder": round(psnr(vae, config, REBUILT), 2),
         "MB": round(megabytes, 1),
-        "seconds for a picture on two CPU cores": seconds_for_one(model),
+        "seconds for an image on two CPU cores": seconds_for_one(model),
     }
     return scores
 
@@ -250,7 +264,9 @@ def score(model: str, config: dict[str, Any], folder: Path) -> dict[str, dict[st
 def missed(scores: dict[str, dict[str, float]], marks: dict[str, dict[str, str]]) -> list[str]:
     """The marks of a config, such as `thing: ">= 95"`, that the scores do not reach."""
     lines = []
-    for group, name, mark in ((group, name, mark) for group, names in marks.items() for name, mark in names.items()):
+    for group, name, mark in (
+        (group, name, mark) for group, names in marks.items() for name, mark in names.items()
+    ):
         found, (sign, bound) = scores[group][name], mark.split()
         if not {">=": found >= float(bound), "<=": found <= float(bound)}[sign]:
             lines.append(f"{group}, {name}: {found} is not {mark}")

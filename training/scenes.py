@@ -33,7 +33,13 @@ NATURAL = {
     "ocean": ("ship", "white"),
 }
 # Never drawn for training, so that the scores say whether the model composes.
-HELD_OUT_COLOURS = {("purple", "cat"), ("blue", "tree"), ("orange", "castle"), ("pink", "ship"), ("yellow", "house")}
+HELD_OUT_COLOURS = {
+    ("purple", "cat"),
+    ("blue", "tree"),
+    ("orange", "castle"),
+    ("pink", "ship"),
+    ("yellow", "house"),
+}
 HELD_OUT_PLACES = {("castle", "desert"), ("cat", "snow"), ("house", "ocean"), ("ship", "meadow")}
 
 
@@ -80,7 +86,9 @@ def sample_scene(rng: Random, held_out: bool = False, natural: float = 0.25) -> 
     while True:
         sky, place = rng.choice(SKIES), rng.choice(PLACES)
         style = rng.choices(STYLES, (55, 15, 15, 15))[0]
-        kind, colour = NATURAL[place] if rng.random() < natural else (rng.choice(KINDS), rng.choice(list(COLOURS)))
+        kind, colour = (
+            NATURAL[place] if rng.random() < natural else (rng.choice(KINDS), rng.choice(list(COLOURS)))
+        )
         things: tuple[Thing, ...] = (Thing(kind, colour, rng.choice(list(POSITIONS))),)
         luck = rng.random()
         if luck < 0.1:
@@ -91,7 +99,10 @@ def sample_scene(rng: Random, held_out: bool = False, natural: float = 0.25) -> 
             things = (
                 things
                 if rng.random() < 0.5
-                else tuple(Thing(thing.kind, thing.colour, side) for thing, side in zip(things, ("right", "left"), strict=True))
+                else tuple(
+                    Thing(thing.kind, thing.colour, side)
+                    for thing, side in zip(things, ("right", "left"), strict=True)
+                )
             )
         scene = Scene(sky, place, things, style)
         if held_out or not scene.held_out:

@@ -14,7 +14,13 @@ class Brush:
     """Draws one thing in its own frame: u from -0.5 to 0.5 across, v from 0 (ground) to 1 (top)."""
 
     def __init__(
-        self, canvas: Image.Image, x: float, ground: float, height: float, colour: Colour, outlined: bool = True
+        self,
+        canvas: Image.Image,
+        x: float,
+        ground: float,
+        height: float,
+        colour: Colour,
+        outlined: bool = True,
     ) -> None:
         self.pen = ImageDraw.Draw(canvas)
         self.scale = height * canvas.height
@@ -76,7 +82,9 @@ def draw_palm(b: Brush) -> None:
         across, up = cos(angle * pi / 180), sin(angle * pi / 180)
         middle = (crown[0] + 0.28 * across, crown[1] + 0.11 + 0.13 * up)
         tip = (crown[0] + 0.52 * across, crown[1] - 0.14 + 0.26 * up)
-        b.polygon([crown, (middle[0], middle[1] + 0.1), tip, (middle[0] - 0.05 * across, middle[1] - 0.13)], b.main)
+        b.polygon(
+            [crown, (middle[0], middle[1] + 0.1), tip, (middle[0] - 0.05 * across, middle[1] - 0.13)], b.main
+        )
     b.oval(-0.04, 0.79, 0.06, 0.05, (120, 74, 30))
 
 

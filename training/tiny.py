@@ -29,17 +29,21 @@ def build(channels: tuple[int, ...]) -> AutoencoderTiny:
 def train(config: dict[str, Any], accelerator: Accelerator) -> AutoencoderTiny:
     """Learn the scaled latents that the teacher makes of a drawing, and the pixels that it makes of those."""
     folder = Path(config["folder"])
-    pictures = draw_all(config, folder)
-    teacher = AutoencoderKL.from_pretrained(POSTCARDS / "vae", dtype=torch.float32).to(accelerator.device).requires_grad_(False)
-    latents = encode(teacher, pictures)
+    images = draw_all(config, folder)
+    teacher = (
+        AutoencoderKL.from_pretrained(POSTCARDS / "vae", dtype=torch.float32)
+        .to(accelerator.device)
+        .requires_grad_(False)
+    )
+    latents = encode(teacher, images)
     tiny = accelerator.prepare(build(tuple(config["tiny"]["channels"])))
-    indices = batches(len(pictures), config["tiny"]["batch"], config["seed"])
+    indices = batches(len(images), config["tiny"]["batch"], config["seed"])
 
     def loss_of(_: int) -> torch.Tensor:
         chosen = next(indices)
         own = latents[chosen].to(accelerator.device)
         exact, scaled = teacher.decode(own).sample, own * teacher.config.scaling_factor
-        found = tiny.encode(to_tensor(pictures[chosen], accelerator.device)).latents
+        found = tiny.encode(to_tensor(images[chosen], accelerator.device)).latents
         output = tiny.decode(scaled).sample
         gradients = sum(F.l1_loss(a, b) for a, b in zip(edges(output), edges(exact), strict=True))
         return F.l1_loss(output, exact) + 0.5 * gradients + 0.1 * F.mse_loss(found, scaled)

@@ -21,7 +21,12 @@ from data import batches, captioned, draw_all, drawing, to_tensor
 from networks import Denoiser, build_autoencoder, build_text_encoder, build_tokenizer, build_unet
 from sdapp.diffusion.devices import lacks_bfloat16
 
-NOISE_SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+NOISE_SCHEDULE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+}
 SNR_GAMMA = 5.0  # min-SNR weighting (Hang et al. 2023)
 CHECKPOINT_SECONDS = 60.0
 Step = Callable[[int], torch.Tensor]
@@ -43,7 +48,9 @@ class Stage:
     def run(self, loss_of: Step) -> None:
         """Take steps until `config['steps']`; the learning rate warms up over 200 steps, then falls to 0 by a cosine."""
         steps, peak = self.config["steps"], self.config["learning_rate"]
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
+        )
         optimizer = self.accelerator.prepare(optimizer)
         ema = EMAModel(self.model.parameters(), decay=0.999, use_ema_warmup=True, power=0.75, foreach=True)
         ema.to(self.accelerator.device)
@@ -68,7 +75,10 @@ class Stage:
             ema.step(self.model.parameters())
             if step % 100 == 0:
                 pace = (step - done + 1) * self.config["batch"] / (time.monotonic() - started)
-                print(f"{self.name}: step {step}/{steps}  loss {loss.item():.4f}  {pace:.0f} samples/s", flush=True)
+                print(
+                    f"{self.name}: step {step}/{steps}  loss {loss.item():.4f}  {pace:.0f} samples/s",
+                    flush=True,
+                )
             if time.monotonic() - saved > CHECKPOINT_SECONDS or step == steps - 1:
                 saved = time.monotonic()
                 state = {"step": step + 1, "model": self.model.state_dict(), "ema": ema.state_dict()}
@@ -81,21 +91,21 @@ class Stage:
 # --- autoencoder --------------------------------------------------------------------------------------------------
 
 
-def edges(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return pictures.diff(dim=-1), pictures.diff(dim=-2)
+def edges(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return images.diff(dim=-1), images.diff(dim=-2)
 
 
-def train_autoencoder(config: dict[str, Any], pictures: np.ndarray, accelerator: Accelerator) -> AutoencoderKL:
+def train_autoencoder(config: dict[str, Any], images: np.ndarray, accelerator: Accelerator) -> AutoencoderKL:
     """L1 on pixels and on their gradients, with a trace of KL; then the latents are scaled to unit variance."""
     folder = Path(config["folder"])
     done = folder / "vae"
     if done.exists():
         return AutoencoderKL.from_pretrained(done).to(accelerator.device)
     vae = accelerator.prepare(build_autoencoder(config).to(memory_format=torch.channels_last))
-    indices = batches(len(pictures), config["autoencoder"]["batch"], config["seed"])
+    indices = batches(len(images), config["autoencoder"]["batch"], config["seed"])
 
     def loss_of(_: int) -> torch.Tensor:
-        target = to_tensor(pictures[next(indices)], accelerator.device)
+        target = to_tensor(images[next(indices)], accelerator.device)
         with accelerator.autocast():
             posterior = vae.encode(target).latent_dist
             output = vae.decode(posterior.sample()).sample
@@ -105,19 +115,22 @@ def train_autoencoder(config: dict[str, Any], pictures: np.ndarray, accelerator:
 
     Stage("autoencoder", vae, config["autoencoder"], folder, accelerator).run(loss_of)
     vae = accelerator.unwrap_model(vae).eval()
-    latents = encode(vae, pictures[:2000])
+    latents = encode(vae, images[:2000])
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
-    print(f"autoencoder: PSNR {psnr(vae, config):.2f} dB, scaling factor {vae.config.scaling_factor}", flush=True)
+    print(
+        f"autoencoder: PSNR {psnr(vae, config):.2f} dB, scaling factor {vae.config.scaling_factor}",
+        flush=True,
+    )
     vae.save_pretrained(done)
     return vae
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: np.ndarray) -> torch.Tensor:
+def encode(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
     """The posterior means of drawings, unscaled: float [N, 4, H/f, W/f], on the CPU."""
     parts = [
-        vae.encode(to_tensor(pictures[start : start + 100], vae.device)).latent_dist.mean.float().cpu()
-        for start in range(0, len(pictures), 100)
+        vae.encode(to_tensor(images[start : start + 100], vae.device)).latent_dist.mean.float().cpu()
+        for start in range(0, len(images), 100)
     ]
     return torch.cat(parts)
 
@@ -187,9 +200,9 @@ def main(config_path: str) -> None:
     torch.manual_seed(config["seed"])
     fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else not lacks_bfloat16()
     accelerator = Accelerator(mixed_precision="bf16" if fast else "no")
-    pictures = draw_all(config, folder)
-    vae = train_autoencoder(config, pictures, accelerator)
-    latents = encode(vae, pictures) * vae.config.scaling_factor
+    images = draw_all(config, folder)
+    vae = train_autoencoder(config, images, accelerator)
+    latents = encode(vae, images) * vae.config.scaling_factor
     tokenizer = build_tokenizer()
     denoiser = train_denoiser(config, latents, tokenizer, accelerator)
     print(f"model: {export(config, vae, denoiser, tokenizer)}")

@@ -11,9 +11,9 @@ from sdapp.metadata.record import read_header
 
 
 class Finished:
-    """What is over in a folder: jobs done, by the pictures, and jobs failed, by the ledger. Other runs add to both.
+    """What is over in a folder: jobs done, by the images, and jobs failed, by the ledger. Other runs add to both.
 
-    Done is what stands in a picture of the format asked for: the ledger can be lost or lie, the pictures cannot.
+    Done is what stands in an image of the format asked for: the ledger can be lost or lie, the images cannot.
     """
 
     def __init__(self, folder: Path, suffix: str, retry_failed: bool = False) -> None:
@@ -29,10 +29,12 @@ class Finished:
         return job in self.done or job in self.failed
 
     def refresh(self) -> None:
-        """Take in what was added since; a picture is opened once."""
+        """Take in what was added since; an image is opened once."""
         try:
             with os.scandir(self.folder) as entries:
-                names = {entry.name for entry in entries if entry.name.endswith(self.suffix) and entry.is_file()}
+                names = {
+                    entry.name for entry in entries if entry.name.endswith(self.suffix) and entry.is_file()
+                }
         except (FileNotFoundError, NotADirectoryError):  # who paints says so
             return
         except OSError as exc:
@@ -40,7 +42,7 @@ class Finished:
         fresh = sorted(names - self._seen)
         self._seen |= names
         for name in fresh:
-            with suppress(InputError):  # another tool's picture
+            with suppress(InputError):  # another tool's image
                 record = read_header(self.folder / name).get("record")
                 if isinstance(record, dict) and isinstance(job := record.get("job_id"), str):
                     self.done.setdefault(job, self.folder / name)
@@ -57,7 +59,9 @@ class Finished:
         except FileNotFoundError:
             return
         except OSError as exc:
-            raise OutputError(f"cannot read {self.folder / LEDGER_FILE}: {exc.strerror}; it can be deleted") from exc
+            raise OutputError(
+                f"cannot read {self.folder / LEDGER_FILE}: {exc.strerror}; it can be deleted"
+            ) from exc
         whole = text[: text.rfind(b"\n") + 1]
         self._read_to += len(whole)
         yield from parse_lines(whole)

@@ -11,7 +11,7 @@ from sdapp.jobs import Job
 
 @dataclass(frozen=True)
 class Item:
-    """One picture that a prompt file asks for: its job, line, place among all, and the choices in its prompt."""
+    """One image that a prompt file asks for: its job, line, place among all, and the choices in its prompt."""
 
     job: Job
     line: int
@@ -42,13 +42,13 @@ WHOLE_FILE = Shard()
 
 
 def unique_items(orders: Iterable[Item]) -> Iterator[Item]:
-    """Each picture once, at the first line that asks for it."""
+    """Each image once, at the first line that asks for it."""
     seen: set[int] = set()
     return (order for order in orders if is_new(order, seen))
 
 
 def is_new(order: Item, seen: set[int]) -> bool:
-    """Whether its picture was not asked for before; `seen` is kept by the caller."""
+    """Whether its image was not asked for before; `seen` is kept by the caller."""
     number = int(order.job.id, 16)  # a third of the memory of the text
     known = number in seen
     seen.add(number)

@@ -1,4 +1,4 @@
-"""Several runs on one folder: a picture is painted by the run that holds its lease, a file that only one can make."""
+"""Several runs on one folder: an image is painted by the run that holds its lease, a file that only one can make."""
 
 import json
 import os
@@ -24,7 +24,12 @@ class Leases:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        holder = {"host": this_host(), "process": os.getpid(), "started": _started(os.getpid()), "run": secrets.token_hex(4)}
+        holder = {
+            "host": this_host(),
+            "process": os.getpid(),
+            "started": _started(os.getpid()),
+            "run": secrets.token_hex(4),
+        }
         self._mark = json.dumps(holder).encode()
         self._held: set[Path] = set()
         self._over = threading.Event()
@@ -34,7 +39,9 @@ class Leases:
         self._heart.start()
         return self
 
-    def __exit__(self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         self._over.set()
         self._heart.join()
         for lease in list(self._held):
@@ -43,7 +50,9 @@ class Leases:
     def _beat(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
             for lease in list(self._held):
-                with suppress(OSError):  # taken over while this machine slept: publishing is exclusive, nothing is lost
+                with suppress(
+                    OSError
+                ):  # taken over while this machine slept: publishing is exclusive, nothing is lost
                     os.utime(lease)
 
     def claim(self, job: str) -> bool:
@@ -52,7 +61,9 @@ class Leases:
         with disk_errors(lease):
             try:
                 ours.write_bytes(self._mark)
-                if claim_name(ours, lease) or (_bury(lease, now=ours.stat().st_mtime) and claim_name(ours, lease)):
+                if claim_name(ours, lease) or (
+                    _bury(lease, now=ours.stat().st_mtime) and claim_name(ours, lease)
+                ):
                     self._held.add(lease)
                     return True
                 return False
@@ -119,7 +130,9 @@ def _bury(lease: Path, now: float) -> bool:
     except FileNotFoundError:  # given back, or another was quicker
         return True
     try:
-        if aside.read_bytes() != holder:  # between the two looks another buried it and took it: that one's it stays
+        if (
+            aside.read_bytes() != holder
+        ):  # between the two looks another buried it and took it: that one's it stays
             claim_name(aside, lease)
             return False
         return True

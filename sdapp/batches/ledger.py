@@ -1,4 +1,4 @@
-"""The folder of a batch: which pictures are done, what became of each job, and the base seed that it was begun with."""
+"""The folder of a batch: which images are done, what became of each job, and the base seed that it was begun with."""
 
 import errno
 import json
@@ -30,7 +30,7 @@ class Line:
 
     @classmethod
     def of(cls, result: Result, path: Path | None) -> "Line":
-        """The line of a result; `path` is where its picture was published."""
+        """The line of a result; `path` is where its image was published."""
         return cls(
             id=result.job.id,
             status="done" if path else "failed",
@@ -44,7 +44,7 @@ class Line:
 
     @classmethod
     def found(cls, path: Path, prompt_line: int) -> "Line":
-        """The line of a picture that has none, by the record inside it. Raises InputError."""
+        """The line of an image that has none, by the record inside it. Raises InputError."""
         content = read_header(path)
         seed, record = content["job"].get("seed"), content["record"]
         what_ran = record.get("seconds"), record.get("unet_calls")

@@ -1,4 +1,4 @@
-"""What a prompt file asks for, picture by picture, and which of it this machine sees to."""
+"""What a prompt file asks for, image by image, and which of it this machine sees to."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,10 @@ from sdapp.prompts.templates import choose
 from sdapp.prompts.variants import checked_entries
 from sdapp.settings.layers import Layer, merge, override
 
-BATCH_DEFAULTS = {"output.name": "{prompt}-{seed}-{id}", "batch_size": "auto"}  # with the id, no name depends on the others
+BATCH_DEFAULTS = {
+    "output.name": "{prompt}-{seed}-{id}",
+    "batch_size": "auto",
+}  # with the id, no name depends on the others
 
 
 @dataclass(frozen=True)
@@ -46,23 +49,28 @@ class PromptFile:
         return self.path.parent if isinstance(self.path, Path) else Path()
 
     def keep(self) -> Self:
-        """Keep in the folder of the pictures how the file was begun. Raises OutputError.
+        """Keep in the folder of the images how the file was begun. Raises OutputError.
 
-        Where another run began there meanwhile, it is begun as that one: then its pictures are others than before.
+        Where another run began there meanwhile, it is begun as that one: then its images are others than before.
         """
-        return replace(self, begun=begin_seeds(Path(self.config.output.dir), self.config.seed, self.begun.seeds, self.begun))
+        return replace(
+            self,
+            begun=begin_seeds(Path(self.config.output.dir), self.config.seed, self.begun.seeds, self.begun),
+        )
 
     def is_begun(self) -> bool:
         """Whether the next run will draw the same seeds."""
         return self.config.seed is not None or (Path(self.config.output.dir) / STATE_FILE).exists()
 
     def _read(self) -> Iterator[Entry]:
-        return read_prompts(self.path) if isinstance(self.path, Path) else read_prompts(None, BytesIO(self.path))
+        return (
+            read_prompts(self.path) if isinstance(self.path, Path) else read_prompts(None, BytesIO(self.path))
+        )
 
     def orders(self) -> Iterator[Item]:
-        """The pictures in the order of the file; lines may ask for the same one.
+        """The images in the order of the file; lines may ask for the same one.
 
-        Raises PromptFileError with every error of the file, input files among them, after the pictures of its good lines.
+        Raises PromptFileError with every error of the file, input files among them, after the images of its good lines.
         """
         errors, position = PromptFileError(), 0
         try:

@@ -1,4 +1,4 @@
-"""Pictures that were ordered and the folder that they go to: what is left to paint, and its painting."""
+"""Images that were ordered and the folder that they go to: what is left to paint, and its painting."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import save, write_results
 from sdapp.records import Result
 
-WINDOW = 512  # pictures planned ahead, so that those that can share UNet calls meet
+WINDOW = 512  # images planned ahead, so that those that can share UNet calls meet
 Orders = Callable[[], Iterable[Item]]
 Keep = Callable[[Result], None]
 OnStep = Callable[[int, int, int, int], None]
@@ -32,7 +32,7 @@ OnStep = Callable[[int, int, int, int], None]
 class Survey:
     """How much a prompt file asks for and how much of it is left."""
 
-    pictures: int
+    images: int
     done: int
     failed: int  # in an earlier run, and not to be tried again
     repeated: int  # asked for by several lines, and painted once
@@ -40,7 +40,7 @@ class Survey:
 
     @property
     def left(self) -> int:
-        return self.pictures - self.done - self.failed
+        return self.images - self.done - self.failed
 
 
 class Paints(Protocol):
@@ -53,10 +53,15 @@ class Paints(Protocol):
 
 
 class Batch:
-    """What was ordered and the folder of its pictures, which other runs may be filling at the same time."""
+    """What was ordered and the folder of its images, which other runs may be filling at the same time."""
 
     def __init__(
-        self, asked: Orders, config: RunConfig, shard: Shard = WHOLE_FILE, retry_failed: bool = False, keep: Keep | None = None
+        self,
+        asked: Orders,
+        config: RunConfig,
+        shard: Shard = WHOLE_FILE,
+        retry_failed: bool = False,
+        keep: Keep | None = None,
     ) -> None:
         """`asked` gives the orders, each time it is called; `keep` is shown each result before it is published."""
         self._asked, self._keep, self.shard = asked, keep, shard
@@ -65,21 +70,21 @@ class Batch:
         self.painted = 0  # in this run: published, or about to be
 
     def orders(self) -> Iterator[Item]:
-        """What this shard has to see to, each picture once. Raises what `asked` raises."""
+        """What this shard has to see to, each image once. Raises what `asked` raises."""
         return unique_items(self._mine())
 
     def _mine(self) -> Iterator[Item]:
         return (order for order in self._asked() if order.job.id in self.shard)
 
     def survey(self, look: Callable[[Item], None] = lambda _: None) -> Survey:
-        """Count without painting, and `look` at each picture that is left. Raises what `asked` raises."""
-        pictures = done = failed = calls = repeated = 0
+        """Count without painting, and `look` at each image that is left. Raises what `asked` raises."""
+        images = done = failed = calls = repeated = 0
         seen: set[int] = set()
         for order in self._mine():
             if not is_new(order, seen):
                 repeated += 1
                 continue
-            pictures += 1
+            images += 1
             if order.job.id in self.past.done:
                 done += 1
             elif order.job.id in self.past.failed:
@@ -87,7 +92,7 @@ class Batch:
             else:
                 calls += order.job.unet_calls
                 look(order)
-        return Survey(pictures, done, failed, repeated, calls)
+        return Survey(images, done, failed, repeated, calls)
 
     def begin(self) -> None:
         """Make the folder, and remove what dead runs left in it. Raises OutputError."""
@@ -95,9 +100,12 @@ class Batch:
         sweep(self.folder)
 
     def paint(
-        self, painter: Paints, on_step: OnStep | None = None, wait: Callable[[str], None] = lambda _: time.sleep(0.5)
+        self,
+        painter: Paints,
+        on_step: OnStep | None = None,
+        wait: Callable[[str], None] = lambda _: time.sleep(0.5),
     ) -> Iterator[Result]:
-        """Paint what is left, publish each picture, note it in the ledger, and yield it with its path.
+        """Paint what is left, publish each image, note it in the ledger, and yield it with its path.
 
         What another run holds is left to it. In the end `wait` is called, with who holds how many, until they are done, or dead
         and taken over. Job ids that came to be done meanwhile are in `past`.
@@ -108,7 +116,9 @@ class Batch:
             self.past.refresh()
             sweep(self.folder)  # after those that died meanwhile
             if leases.is_alone():
-                with suppress(ConfigError, InputError):  # the prompt file is gone by now: all is painted even so
+                with suppress(
+                    ConfigError, InputError
+                ):  # the prompt file is gone by now: all is painted even so
                     self.tidy()
 
     def _paint_all(
@@ -137,9 +147,11 @@ class Batch:
             for order in ours:
                 if order.job.id in self.past:
                     leases.release(order.job.id)
-            for result in painter.paint([order.job for order in batch], self.config.batch_size, on_step, keep_going=True):
+            for result in painter.paint(
+                [order.job for order in batch], self.config.batch_size, on_step, keep_going=True
+            ):
                 job = result.job.id
-                # A machine that slept has lost its lease: who took it over may have painted the picture, or be at it.
+                # A machine that slept has lost its lease: who took it over may have painted the image, or be at it.
                 if leases.holds(job) or (leases.claim(job) and not self._is_done(job)):
                     yield self._handed_over(result, batch[result.index])
                 else:
@@ -172,38 +184,40 @@ class Batch:
         try:
             return encode(result, self.config.output)
         except ConfigError as exc:  # its format has no room for its record
-            return replace(result, picture=None, error=str(exc))
+            return replace(result, image=None, error=str(exc))
 
     def _publish(self, result: Result, leases: Leases) -> Result:
-        path = save(result, self.config.output) if result.picture else None
+        path = save(result, self.config.output) if result.image else None
         ledger.append_line(self.folder, Line.of(result, path))
         leases.release(result.job.id)
         return replace(result, path=path, file=None)
 
     def tidy(self) -> None:
-        """Write the ledger anew: a line for each picture that is there or failed, in the order of the prompt file."""
+        """Write the ledger anew: a line for each image that is there or failed, in the order of the prompt file."""
         last = {line.id: line for line in ledger.read_ledger(self.folder)}
-        pictures = Finished(self.folder, self.past.suffix).done
+        images = Finished(self.folder, self.past.suffix).done
         lines = []
         for order in unique_items(self._asked()):
-            path, line = pictures.pop(order.job.id, None), last.get(order.job.id)
+            path, line = images.pop(order.job.id, None), last.get(order.job.id)
             if path is not None and (line is None or line.file != path.name):
                 line = Line.found(path, order.line)
             if line is not None and (path is not None or line.status == "failed"):
                 lines.append(replace(line, prompt_line=order.line))
-        others = [last[job] for job in pictures if job in last]  # painted for another prompt file
+        others = [last[job] for job in images if job in last]  # painted for another prompt file
         ledger.rewrite_ledger(self.folder, [*lines, *others])
 
     def strays(self) -> list[Path]:
-        """The pictures of sdapp in the folder that nobody ordered. Raises what `asked` raises, ConfigError if it gives none."""
+        """The images of sdapp in the folder that nobody ordered. Raises what `asked` raises, ConfigError if it gives none."""
         asked = {order.job.id for order in self._asked()}
         if not asked:
-            raise ConfigError("--prune: the prompt file asks for no picture, so all would go; is it the right one?")
+            raise ConfigError(
+                "--prune: the prompt file asks for no image, so all would go; is it the right one?"
+            )
         pasts = [Finished(self.folder, suffix) for suffix in SUFFIXES.values()]
         return sorted(path for past in pasts for job, path in past.done.items() if job not in asked)
 
     def failures(self) -> int:
-        """How many pictures of this shard failed."""
+        """How many images of this shard failed."""
         return sum(order.job.id in self.past.failed for order in self.orders()) if self.past.failed else 0
 
 

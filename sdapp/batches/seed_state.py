@@ -21,7 +21,9 @@ class SeedState:
     seeds: Seeds
 
 
-def begin_seeds(folder: Path, seed: int | None, seeds: Seeds | None, keep: SeedState | None = None) -> SeedState:
+def begin_seeds(
+    folder: Path, seed: int | None, seeds: Seeds | None, keep: SeedState | None = None
+) -> SeedState:
     """What a batch was begun with, as the folder has it; else `keep` is kept there, so that the next run goes on with it.
 
     Without either, a base seed is drawn if none is asked for.
@@ -44,5 +46,7 @@ def begin_seeds(folder: Path, seed: int | None, seeds: Seeds | None, keep: SeedS
         raise OutputError(f"{state}: broken; restore it, or delete it and say --seed") from exc
     for flag, asked, was in (("--seed", seed, begun.base_seed), ("--seeds", seeds, begun.seeds)):
         if asked is not None and asked != was:
-            raise OutputError(f"{folder} was begun with {flag} {was}, not {asked}; leave {flag} out, or choose another folder")
+            raise OutputError(
+                f"{folder} was begun with {flag} {was}, not {asked}; leave {flag} out, or choose another folder"
+            )
     return begun

@@ -27,16 +27,27 @@ MOST_TOLD = 20  # prompts that are too long, one by one
 @with_flags
 def batch(  # noqa: PLR0913 - a flag is an argument
     flags: dict[str, Any],
-    file: Annotated[Path, typer.Argument(help="Prompts: .txt, .csv, .tsv, .jsonl or .yaml; - for stdin.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(help="Prompts: .txt, .csv, .tsv, .jsonl or .yaml; - for stdin.", show_default=False),
+    ],
     seeds: Annotated[
-        Seeds | None, typer.Option("--seeds", help="How lines without a seed get theirs.", show_default="derived")
+        Seeds | None,
+        typer.Option("--seeds", help="How lines without a seed get theirs.", show_default="derived"),
     ] = None,
     shard: Annotated[
-        str, typer.Option("--shard", metavar="I/N", help="Paint the I-th of N parts, on a machine of its own.")
+        str,
+        typer.Option("--shard", metavar="I/N", help="Paint the I-th of N parts, on a machine of its own."),
     ] = "1/1",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, list what would be painted, and stop.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="List the pictures that no line asks for any more, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, list what would be painted, and stop.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="List the images that no line asks for any more, and stop.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --prune: remove them.")] = False,
 ) -> None:
     """Paint every line of a prompt file. Stop it whenever you like and run it again: it goes on with what is not done.
@@ -74,7 +85,7 @@ def batch(  # noqa: PLR0913 - a flag is an argument
     else:
         night.tidy()
     if broken := night.failures():
-        raise JobsFailedError(f"{broken} of {found.pictures} pictures failed; {night.folder / LEDGER_FILE} says why; "
+        raise JobsFailedError(f"{broken} of {found.images} images failed; {night.folder / LEDGER_FILE} says why; "
                               "--retry-failed tries them again")  # fmt: skip
 
 
@@ -96,7 +107,7 @@ def _survey(night: Batch, model: Model, history: History, dry_run: bool) -> Surv
     if long > MOST_TOLD:
         print_note(f"and {long - MOST_TOLD} more prompts that are too long")
     told = [
-        f"{found.pictures} picture{'' if found.pictures == 1 else 's'}: {found.done} done, {found.failed} failed before, "
+        f"{found.images} image{'' if found.images == 1 else 's'}: {found.done} done, {found.failed} failed before, "
         f"{found.left} to paint with {found.unet_calls} UNet calls"
     ]
     told += [f"{found.repeated} asked for more than once"] if found.repeated else []
@@ -107,7 +118,9 @@ def _survey(night: Batch, model: Model, history: History, dry_run: bool) -> Surv
 
 def _prune(night: Batch, prompts: PromptFile, remove: bool) -> None:
     if not prompts.is_begun():
-        raise OutputError(f"{night.folder}: {STATE_FILE} is missing, so nobody knows which pictures were asked for; say --seed")
+        raise OutputError(
+            f"{night.folder}: {STATE_FILE} is missing, so nobody knows which images were asked for; say --seed"
+        )
     strays = night.strays()
     for path in strays:
         if remove:
@@ -115,5 +128,5 @@ def _prune(night: Batch, prompts: PromptFile, remove: bool) -> None:
         typer.echo(path)
     if remove and strays:
         night.tidy()
-    count = f"{len(strays)} picture{'' if len(strays) == 1 else 's'} that no line asks for"
+    count = f"{len(strays)} image{'' if len(strays) == 1 else 's'} that no line asks for"
     print_note(f"{count}, removed" if remove else f"{count}; --prune --yes removes them" if strays else count)

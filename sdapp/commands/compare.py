@@ -30,25 +30,40 @@ if TYPE_CHECKING:  # what imports numpy and more
 @without("steps", "scheduler", "seed", "count")
 def compare(  # noqa: PLR0913 - a flag is an argument
     flags: dict[str, Any],
-    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to paint.", show_default=False)] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What to paint.", show_default=False)
+    ] = None,
     schedulers: Annotated[
-        str | None, typer.Option("--schedulers", metavar="LIST", help="Names, such as pndm,ddim,dpm++2m.", show_default=False)
+        str | None,
+        typer.Option(
+            "--schedulers", metavar="LIST", help="Names, such as pndm,ddim,dpm++2m.", show_default=False
+        ),
     ] = None,
     steps: Annotated[
-        str | None, typer.Option("--steps", metavar="LIST", help="Budgets, such as 5,10,20-50:10.", show_default=False)
+        str | None,
+        typer.Option("--steps", metavar="LIST", help="Budgets, such as 5,10,20-50:10.", show_default=False),
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="LIST", help="Seeds, such as 1,2,3 or 1-8.", show_default=False)
+        str | None,
+        typer.Option("--seeds", metavar="LIST", help="Seeds, such as 1,2,3 or 1-8.", show_default=False),
     ] = None,
     vary: Annotated[
-        list[str] | None, typer.Option("--vary", metavar="KEY=LIST", help="Another key, such as guidance_scale=3,5,7.5.")
+        list[str] | None,
+        typer.Option("--vary", metavar="KEY=LIST", help="Another key, such as guidance_scale=3,5,7.5."),
     ] = None,
     match: Annotated[
-        Match | None, typer.Option("--match", help="What is equal within a column.", show_default="unet-calls")
+        Match | None,
+        typer.Option("--match", help="What is equal within a column.", show_default="unet-calls"),
     ] = None,
-    timings: Annotated[int | None, typer.Option("--timings", help="Time each picture so often; the median counts.")] = None,
-    truth: Annotated[bool, typer.Option("--truth", help="Without a model: errors where the exact end is known.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what it would take, and stop.")] = False,
+    timings: Annotated[
+        int | None, typer.Option("--timings", help="Time each image so often; the median counts.")
+    ] = None,
+    truth: Annotated[
+        bool, typer.Option("--truth", help="Without a model: errors where the exact end is known.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what it would take, and stop.")
+    ] = False,
 ) -> None:
     """Compare schedulers: a report to look at, contact sheets to paste, tables to compute with.
 
@@ -94,12 +109,14 @@ def _compare(layers: list[Layer], dry_run: bool, verbose: bool, as_json: bool) -
     comparison = measure.measure_folder(contest.folder)
     _show(contest.folder, comparison, as_json)
     if failed := [cell for cell in comparison.cells if cell.status == "failed"]:
-        raise JobsFailedError(f"{len(failed)} of {len(comparison.cells)} pictures failed; the report says why")
+        raise JobsFailedError(f"{len(failed)} of {len(comparison.cells)} images failed; the report says why")
 
 
 def report_again(
-    folder: Annotated[Path, typer.Argument(help="The folder of a comparison, finished or not.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout.")] = False,
+    folder: Annotated[
+        Path, typer.Argument(help="The folder of a comparison, finished or not.", show_default=False)
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object an image on stdout.")] = False,
 ) -> None:
     """Make the report and the contact sheets of a comparison anew, from what is in its folder.
 
@@ -120,13 +137,17 @@ def _vary(texts: list[str]) -> Layer:
     for text in texts:
         key, equals, values = text.partition("=")
         if not equals or not key or not values:
-            raise ConfigError(f"--vary: write it as KEY=VALUE,VALUE, such as guidance_scale=3,5,7.5, not {text!r}")
+            raise ConfigError(
+                f"--vary: write it as KEY=VALUE,VALUE, such as guidance_scale=3,5,7.5, not {text!r}"
+            )
         if key in found:
             raise ConfigError(f"--vary: {key} is given twice; put all of its values behind one --vary {key}=")
         try:
             found[key] = list(numbers(values))
         except ValueError:  # no numbers
-            found[key] = [parse_override(f"value={value.strip()}").values["value"] for value in values.split(",")]
+            found[key] = [
+                parse_override(f"value={value.strip()}").values["value"] for value in values.split(",")
+            ]
     return override("compare.vary", found, "--vary")
 
 
@@ -144,7 +165,9 @@ def _truth(layers: list[Layer]) -> str:
     if random := [name for name in grid.schedulers if resolve(name).stochastic]:
         steady = ",".join(name for name in grid.schedulers if name not in random)
         mend = f"--schedulers {steady}" if steady else "leave --schedulers out to see all that have one"
-        raise ConfigError(f"--truth: {', '.join(random)}: new noise in every step leads to no exact end, so no error; {mend}")
+        raise ConfigError(
+            f"--truth: {', '.join(random)}: new noise in every step leads to no exact end, so no error; {mend}"
+        )
     columns = {}
     for budget in map(int, grid.steps):
         steps = ((name, ComparisonPlan.steps_of(grid, name, budget)) for name in grid.schedulers)
@@ -156,7 +179,7 @@ def _truth(layers: list[Layer]) -> str:
 
 
 def _describe_size(contest: "ComparisonPlan") -> str:
-    """What it will take, before torch is imported: pictures, UNet calls, time, disk, sheets. Raises ConfigError."""
+    """What it will take, before torch is imported: images, UNet calls, time, disk, sheets. Raises ConfigError."""
     from sdapp.comparisons.report import sheets
     from sdapp.comparisons.report.format import counted
 
@@ -165,13 +188,17 @@ def _describe_size(contest: "ComparisonPlan") -> str:
     night, estimate = Batch(lambda: orders, contest.config), Estimate(History(contest.config.device))
     found = night.survey(lambda order: estimate.add(order.job, times))
     size = (orders[0].job.width, orders[0].job.height)
-    planned = sheets.plan_sheets(size, comparison.schedulers, len(comparison.columns), len(comparison.references))
+    planned = sheets.plan_sheets(
+        size, comparison.schedulers, len(comparison.columns), len(comparison.references)
+    )
     sizes = ", ".join(f"{width}x{height}" for width, height in planned)
     if contest.unpaced:
-        work = "how many steps fit into the seconds, and what that takes, is known when each scheduler was timed"
+        work = (
+            "how many steps fit into the seconds, and what that takes, is known when each scheduler was timed"
+        )
     else:
         work = (
-            f"{found.pictures} pictures, {found.done} done, {found.left} to paint with {times * found.unet_calls} UNet calls; "
+            f"{found.images} images, {found.done} done, {found.left} to paint with {times * found.unet_calls} UNet calls; "
             f"{estimate.told(contest.folder)}"
         )
     return (
@@ -219,9 +246,19 @@ def _ranking(comparison: "Comparison") -> str:
     column = comparison.columns[-1]
     summaries = {summary.scheduler: summary for summary in summarise(comparison) if summary.column == column}
     below = band(comparison)
-    lines = [f"at {budget(column, comparison.match)}" + (f" (errors below {below:.3g} say nothing)" if below else "") + ":"]
+    lines = [
+        f"at {budget(column, comparison.match)}"
+        + (f" (errors below {below:.3g} say nothing)" if below else "")
+        + ":"
+    ]
     for place, name in enumerate(rank(comparison, column), 1):
         error, seconds = summaries[name].solver_error, summaries[name].seconds
-        far = "stochastic" if summaries[name].stochastic else f"error {error.median:.4f}" if error else "nothing measured"
+        far = (
+            "stochastic"
+            if summaries[name].stochastic
+            else f"error {error.median:.4f}"
+            if error
+            else "nothing measured"
+        )
         lines.append(f"{place:3} {name:<22}{far:<18}" + (f"{seconds.median:.2f} s" if seconds else ""))
     return "\n".join(lines)

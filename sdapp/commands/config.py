@@ -24,7 +24,9 @@ def config_show(config: ConfigFiles = None, overrides: Overrides = None) -> None
 
 
 @config_app.command("check")
-def config_check(files: Annotated[list[Path], typer.Argument(help="YAML configs.", show_default=False)]) -> None:
+def config_check(
+    files: Annotated[list[Path], typer.Argument(help="YAML configs.", show_default=False)],
+) -> None:
     """Check configs; print every error with its place."""
     errors: list[SdappError] = []
     for file in files:

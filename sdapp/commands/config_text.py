@@ -7,7 +7,9 @@ from sdapp.config import RunConfig
 from sdapp.settings.layers import Layer
 
 # What YAML readers refuse or take for a line break.
-UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+UNPRINTABLE = re.compile(
+    r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+)
 
 
 def show_settings(config: RunConfig, merged: Layer) -> str:
@@ -43,6 +45,9 @@ def json_schema() -> str:
     schema = RunConfig.model_json_schema(mode="validation")
     schema["title"] = "sdapp config"
     schema["properties"] = {
-        "extends": {"type": "string", "description": "Another config, relative to this one, that this one is laid over."}
+        "extends": {
+            "type": "string",
+            "description": "Another config, relative to this one, that this one is laid over.",
+        }
     } | schema["properties"]
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

@@ -9,7 +9,17 @@ from pathlib import Path
 from sdapp.diffusion.devices import lacks_bfloat16
 from sdapp.models.files import POSTCARDS
 
-NEEDED = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow", "pydantic", "typer", "scipy")
+NEEDED = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "pillow",
+    "pydantic",
+    "typer",
+    "scipy",
+)
 OPTIONAL = {"torchsde": "the dpm++sde scheduler"}
 LOW_DISK = 5 * 2**30
 Facts = list[tuple[str, str]]
@@ -32,7 +42,9 @@ def examine() -> tuple[Facts, list[str]]:
             facts.append((package, f"not installed; only {use} needs it: pip install {package}"))
     facts += _devices(problems) + _room(problems) + _model_cache()
     if not (POSTCARDS / "model_index.json").exists():
-        problems.append("the built-in model is missing from the package; mend it with: pip install --force-reinstall sdapp")
+        problems.append(
+            "the built-in model is missing from the package; mend it with: pip install --force-reinstall sdapp"
+        )
     return facts, problems
 
 
@@ -47,15 +59,24 @@ def _devices(problems: list[str]) -> Facts:
     for index in range(torch.cuda.device_count()):
         try:
             free, total = torch.cuda.mem_get_info(index)
-            facts.append((f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {_gib(free)} of {_gib(total)} free"))
+            facts.append(
+                (f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {_gib(free)} of {_gib(total)} free")
+            )
         except RuntimeError as exc:
-            problems.append(f"cuda:{index} does not answer: {str(exc).splitlines()[0]}; see nvidia-smi for what holds it")
+            problems.append(
+                f"cuda:{index} does not answer: {str(exc).splitlines()[0]}; see nvidia-smi for what holds it"
+            )
     if not torch.cuda.is_available():
         facts.append(
-            ("cuda", f"none (this torch is built {f'for CUDA {torch.version.cuda}' if torch.version.cuda else 'without it'})")
+            (
+                "cuda",
+                f"none (this torch is built {f'for CUDA {torch.version.cuda}' if torch.version.cuda else 'without it'})",
+            )
         )
         if shutil.which("nvidia-smi"):
-            problems.append("there is an NVIDIA driver, but torch finds no GPU; install a CUDA build of torch (pytorch.org)")
+            problems.append(
+                "there is an NVIDIA driver, but torch finds no GPU; install a CUDA build of torch (pytorch.org)"
+            )
     if torch.backends.mps.is_available():
         facts.append(("mps", "available"))
     return facts
@@ -82,7 +103,10 @@ def _model_cache() -> Facts:
     except CacheNotFound:
         return [("model cache", f"{HF_HUB_CACHE} (empty)")]
     lines = [("model cache", f"{HF_HUB_CACHE}, {_gib(sum(repo.size_on_disk for repo in repos))}")]
-    return lines + [("", f"{repo.repo_id}, {_gib(repo.size_on_disk)}") for repo in sorted(repos, key=lambda repo: repo.repo_id)]
+    return lines + [
+        ("", f"{repo.repo_id}, {_gib(repo.size_on_disk)}")
+        for repo in sorted(repos, key=lambda repo: repo.repo_id)
+    ]
 
 
 def _gib(size: int) -> str:

@@ -36,7 +36,7 @@ class History:
         return f"{job.model} {job.width}x{job.height} {self.device} {job.dtype} {guided}{said}"
 
     def add(self, result: Result) -> None:
-        """Take in a finished picture. `save` keeps it."""
+        """Take in a finished image. `save` keeps it."""
         if result.record is None or result.path is None:
             return
         kind = self._known.setdefault(self._kind(result.job), {"seconds": [], "bytes": []})
@@ -54,7 +54,7 @@ class History:
             overwrite(self.path, [json.dumps(self._known).encode()])
 
     def seconds(self, job: Job) -> float | None:
-        """What a picture will take, by the median of those before; None if there were none of its kind."""
+        """What an image will take, by the median of those before; None if there were none of its kind."""
         pace = self._median(job, "seconds")
         return None if pace is None else pace * job.unet_calls
 
@@ -70,7 +70,7 @@ class History:
 
 
 class Estimate:
-    """Time and disk of pictures that are added one by one; unknown as soon as one of them is."""
+    """Time and disk of images that are added one by one; unknown as soon as one of them is."""
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -78,7 +78,7 @@ class Estimate:
         self.bytes: float | None = 0.0
 
     def add(self, job: Job, times: int = 1) -> None:
-        """Take in a picture that is painted so many times, and kept once."""
+        """Take in an image that is painted so many times, and kept once."""
         seconds, size = self._history.seconds(job), self._history.bytes(job)
         self.seconds = None if self.seconds is None or seconds is None else self.seconds + times * seconds
         self.bytes = None if self.bytes is None or size is None else self.bytes + size

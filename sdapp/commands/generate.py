@@ -41,10 +41,12 @@ def paint(flags: dict[str, Any], own: list[Layer]) -> None:
     failed, history = list[str](), History(config.device)
     with closing(paint_loads([Load(model, config, jobs)], flags["verbose"])) as results:
         output = config.output
-        for result in write_results(results, lambda result: encode(result, output), lambda result: save_result(result, output)):
+        for result in write_results(
+            results, lambda result: encode(result, output), lambda result: save_result(result, output)
+        ):
             print_result(result, flags["json"])
             history.add(result)
             failed += [f"seed {result.job.seed}: {result.error}"] if result.error else []
     history.save()
     if failed:
-        raise JobsFailedError(f"{len(failed)} of {len(jobs)} pictures failed:\n" + "\n".join(failed))
+        raise JobsFailedError(f"{len(failed)} of {len(jobs)} images failed:\n" + "\n".join(failed))

@@ -30,7 +30,7 @@ def unknown_words(model: Model, prompt: str) -> list[str]:
 
 
 def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
-    """What the user should know before the first picture."""
+    """What the user should know before the first image."""
     if words := unknown_words(model, f"{job.prompt} {job.negative_prompt}"):
         yield (
             f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world (in its MODEL_CARD.md); "

@@ -22,29 +22,39 @@ ConfigFiles = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="A YAML config, or a picture of sdapp, A1111, ComfyUI, InvokeAI or kohya; later ones win.",
+        help="A YAML config, or an image of sdapp, A1111, ComfyUI, InvokeAI or kohya; later ones win.",
         show_default=False,
     ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as --set clip_skip=1.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as --set clip_skip=1."),
 ]
 OPTIONS: dict[str, Any] = {
     "config": ConfigFiles,
-    "negative_prompt": Annotated[str | None, typer.Option("--negative-prompt", "-n", help="What to steer away from.")],
-    "seed": Annotated[int | None, typer.Option("--seed", "-s", help="Of the first picture; drawn if not given.")],
-    "count": Annotated[int | None, typer.Option("--count", help="How many pictures, each with the next seed.")],
+    "negative_prompt": Annotated[
+        str | None, typer.Option("--negative-prompt", "-n", help="What to steer away from.")
+    ],
+    "seed": Annotated[
+        int | None, typer.Option("--seed", "-s", help="Of the first image; drawn if not given.")
+    ],
+    "count": Annotated[int | None, typer.Option("--count", help="How many images, each with the next seed.")],
     "steps": Annotated[int | None, typer.Option("--steps", help="Denoising steps.")],
-    "guidance_scale": Annotated[float | None, typer.Option("--guidance-scale", "-g", help="How strongly the prompt steers.")],
-    "scheduler": Annotated[str | None, typer.Option("--scheduler", help="Any name that `sdapp schedulers` knows.")],
+    "guidance_scale": Annotated[
+        float | None, typer.Option("--guidance-scale", "-g", help="How strongly the prompt steers.")
+    ],
+    "scheduler": Annotated[
+        str | None, typer.Option("--scheduler", help="Any name that `sdapp schedulers` knows.")
+    ],
     "size": Annotated[str | None, typer.Option("--size", metavar="WxH", help="Pixels, such as 768x512.")],
     "model": Annotated[
-        str | None, typer.Option("--model", "-m", help=f"{BUILT_IN}, a Hub id, a folder or a .safetensors file.")
+        str | None,
+        typer.Option("--model", "-m", help=f"{BUILT_IN}, a Hub id, a folder or a .safetensors file."),
     ],
     "device": Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")],
     "dtype": Annotated[str | None, typer.Option("--dtype", help="auto, float16, bfloat16 or float32.")],
-    "output.dir": Annotated[Path | None, typer.Option("--out", "-o", help="The folder for the pictures.")],
-    "json": Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout, not its path.")],
+    "output.dir": Annotated[Path | None, typer.Option("--out", "-o", help="The folder for the images.")],
+    "json": Annotated[bool, typer.Option("--json", help="One JSON object an image on stdout, not its path.")],
     "set": Overrides,
     "profile": Annotated[bool, typer.Option("--profile", help="Say in the end where the time went.")],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Let diffusers and transformers speak.")],
@@ -52,7 +62,9 @@ OPTIONS: dict[str, Any] = {
 OPTION_DEFAULTS = {"json": False, "profile": False, "verbose": False}
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 NOT_SETTINGS = ("config", "json", "set", "profile", "verbose", "size")
-PromptArgument = Annotated[str | None, typer.Argument(help="What to paint; else the config's prompt.", show_default=False)]
+PromptArgument = Annotated[
+    str | None, typer.Argument(help="What to paint; else the config's prompt.", show_default=False)
+]
 StrengthOption = Annotated[float | None, typer.Option("--strength", help="How much is painted anew: 0 to 1.")]
 
 
@@ -68,7 +80,10 @@ def without(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
         shared = [
             inspect.Parameter(
-                name.replace(".", "_"), inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=OPTION_DEFAULTS.get(name)
+                name.replace(".", "_"),
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=hint,
+                default=OPTION_DEFAULTS.get(name),
             )
             for name, hint in OPTIONS.items()
             if name not in flags
@@ -88,7 +103,7 @@ def without(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]
 
 
 def file_layers(files: list[Path] | None) -> list[Layer]:
-    """The layers of --config files and pictures."""
+    """The layers of --config files and images."""
     found: list[Layer] = []
     for file in files or []:
         found += [read_settings(file)] if file.suffix.lower() in PICTURES else read_config_file(file)
@@ -110,6 +125,8 @@ def flag_layers(flags: dict[str, Any]) -> Iterator[Layer]:
     if flags["size"] is not None:
         sides = re.fullmatch(r"([0-9]{1,9})[xX×]([0-9]{1,9})", flags["size"])
         if sides is None:
-            raise ConfigError(f"--size: write it as WIDTHxHEIGHT in pixels, such as 768x512, not {flags['size']!r}")
+            raise ConfigError(
+                f"--size: write it as WIDTHxHEIGHT in pixels, such as 768x512, not {flags['size']!r}"
+            )
         yield override("width", int(sides[1]), "--size")
         yield override("height", int(sides[2]), "--size")

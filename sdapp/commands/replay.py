@@ -1,4 +1,4 @@
-"""The command `sdapp replay`: pictures painted again, and compared with what they were."""
+"""The command `sdapp replay`: images painted again, and compared with what they were."""
 
 import json
 from collections.abc import Generator, Iterable
@@ -17,25 +17,34 @@ from sdapp.errors import ConfigError, JobsFailedError
 from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import save_result
 from sdapp.records import Result
-from sdapp.replays import TOLERANCE, PixelCheck, Replay, compare_pixels, group_by_load, plan_replays, setup_differences
+from sdapp.replays import (
+    TOLERANCE,
+    PixelCheck,
+    Replay,
+    compare_pixels,
+    group_by_load,
+    plan_replays,
+    setup_differences,
+)
 
 
 @with_flags
 def replay(
     flags: dict[str, Any],
-    pictures: Annotated[
+    images: Annotated[
         list[Path],
         typer.Argument(
             metavar="IMAGE",
-            help="Pictures of sdapp, A1111, ComfyUI, InvokeAI, kohya or stable-diffusion.cpp.",
+            help="Images of sdapp, A1111, ComfyUI, InvokeAI, kohya or stable-diffusion.cpp.",
             show_default=False,
         ),
     ],
     verify: Annotated[
-        bool, typer.Option("--verify", help="Write nothing; say how far the pixels are from those in the file.")
+        bool,
+        typer.Option("--verify", help="Write nothing; say how far the pixels are from those in the file."),
     ] = False,
 ) -> None:
-    """Paint pictures again from the settings inside them. Flags, --set and --config change what they name in all of them.
+    """Paint images again from the settings inside them. Flags, --set and --config change what they name in all of them.
 
     Examples:
 
@@ -44,11 +53,11 @@ def replay(
     sdapp replay outputs/*.png --verify
     """
     if verify and flags["output.dir"] is not None:
-        raise ConfigError("--out: --verify writes no picture; leave one of them out")
+        raise ConfigError("--out: --verify writes no image; leave one of them out")
     over = all_layers(flags, [])
-    replays = plan_replays(pictures, over)
+    replays = plan_replays(images, over)
     if verify and any(len(each.jobs) > 1 for each in replays):
-        raise ConfigError("count: --verify holds each picture against one; leave count at 1")
+        raise ConfigError("count: --verify holds each image against one; leave count at 1")
     if not verify:
         check_folder(Path(replays[0].config.output.dir))
     said = [note for layer in over for note in layer.notes]
@@ -56,14 +65,19 @@ def replay(
         said += [*each.notes, *notes_before_painting(each.config, each.model, each.jobs[0])]
     for note in dict.fromkeys(said):
         print_note(note)
-    with closing(_results(replays, flags["verbose"], "no picture was changed" if verify else KEPT_MESSAGE)) as results:
+    with closing(
+        _results(replays, flags["verbose"], "no image was changed" if verify else KEPT_MESSAGE)
+    ) as results:
         (_compare_all if verify else _save_all)(results, flags["json"])
 
 
 def _results(replays: list[Replay], verbose: bool, told: str) -> Generator[tuple[Replay, Result], None, None]:
     """Every result, beside what it is the replay of."""
     groups = group_by_load(replays)
-    loads = [Load(group[0].model, group[0].config, [job for each in group for job in each.jobs]) for group in groups]
+    loads = [
+        Load(group[0].model, group[0].config, [job for each in group for job in each.jobs])
+        for group in groups
+    ]
     asked = [each for group in groups for each in group for _ in each.jobs]
     with closing(paint_loads(loads, verbose, keep_going=True, told=told)) as results:
         for result in results:
@@ -77,7 +91,7 @@ def _save_all(results: Iterable[tuple[Replay, Result]], as_json: bool) -> None:
         print_result(save_result(result, asked.config.output), as_json)
         failed += [f"{asked.path}: {result.error}"] if result.error else []
     if failed:
-        raise JobsFailedError(f"{len(failed)} of {painted} pictures failed:\n" + "\n".join(failed))
+        raise JobsFailedError(f"{len(failed)} of {painted} images failed:\n" + "\n".join(failed))
 
 
 def _compare_all(results: Iterable[tuple[Replay, Result]], as_json: bool) -> None:
@@ -89,10 +103,12 @@ def _compare_all(results: Iterable[tuple[Replay, Result]], as_json: bool) -> Non
             print_note(note)
         found = compare_pixels(asked.path, result)
         line = f"{found.path}: {_difference(found)}"
-        typer.echo(json.dumps(asdict(found) | {"path": str(found.path)}, ensure_ascii=False) if as_json else line)
+        typer.echo(
+            json.dumps(asdict(found) | {"path": str(found.path)}, ensure_ascii=False) if as_json else line
+        )
         bad += [] if found.good else [line]
     if bad:
-        what = f"{len(bad)} of {compared} pictures differ by more than {TOLERANCE} of 255, or failed"
+        what = f"{len(bad)} of {compared} images differ by more than {TOLERANCE} of 255, or failed"
         raise JobsFailedError(f"{what}:\n" + "\n".join(bad))
 
 

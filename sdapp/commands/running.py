@@ -28,7 +28,7 @@ from sdapp.records import Result
 if TYPE_CHECKING:
     from sdapp.pipelines import OnStep, Painter
 
-KEPT_MESSAGE = "finished pictures are kept"
+KEPT_MESSAGE = "finished images are kept"
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,24 @@ def paint_loads(
             painted += len(load.jobs)
 
 
-def _paint_load(load: Load, verbose: bool, step: "OnStep", check: Callable[[], None], keep_going: bool) -> Iterator[Result]:
+def _paint_load(
+    load: Load, verbose: bool, step: "OnStep", check: Callable[[], None], keep_going: bool
+) -> Iterator[Result]:
     painter = load_painter(load.model, load.config, verbose, sum(job.unet_calls for job in load.jobs))
     check()
     yield from painter.paint(load.jobs, load.config.batch_size, step, keep_going)
 
 
 def paint_batch(
-    batch: Batch, model: Model, verbose: bool, found: Survey, prepare: Callable[["Painter"], None] | None = None
+    batch: Batch,
+    model: Model,
+    verbose: bool,
+    found: Survey,
+    prepare: Callable[["Painter"], None] | None = None,
 ) -> Generator[Result, None, None]:
     """Paint what is left of a batch, with a bar, and remember how long it took; a signal ends it between two steps.
 
-    `prepare` sees the painter before the first picture.
+    `prepare` sees the painter before the first image.
     """
     before, waited, history = len(batch.past.done), "", History(batch.config.device)
 
@@ -115,7 +121,9 @@ def paint_batch(
 
 def load_painter(model: Model, config: RunConfig, verbose: bool, unet_calls: int = 0) -> "Painter":
     """Load the weights; torch and diffusers are imported here and not before."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")  # read while it is imported
+    os.environ.setdefault(
+        "TRANSFORMERS_VERBOSITY", "info" if verbose else "error"
+    )  # read while it is imported
     if not verbose:
         warnings.simplefilter("ignore")  # upstream's own
     with timed("import"), importing(model, ours=True):
@@ -164,24 +172,29 @@ def interruptible(told: Callable[[], str]) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def progress(pictures: int, model: str) -> Iterator[Callable[[int, int, int, int], None]]:
-    """A bar of steps, pictures and time left on stderr, if that is a terminal; yields the function that moves it."""
+def progress(images: int, model: str) -> Iterator[Callable[[int, int, int, int], None]]:
+    """A bar of steps, images and time left on stderr, if that is a terminal; yields the function that moves it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[steps]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[steps]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal,
                   redirect_stdout=sys.stdout.isatty()) as bar:  # fmt: skip
         task = bar.add_task(f"loading {model}", total=None, steps="")
 
         def on_step(first: int, together: int, step: int, of: int) -> None:
-            which = f"picture {first + 1}" if together == 1 else f"pictures {first + 1} to {first + together}"
+            which = f"image {first + 1}" if together == 1 else f"images {first + 1} to {first + together}"
             bar.update(
                 task,
-                total=pictures,
+                total=images,
                 completed=first + together * step / of,
-                description=f"{which} of {pictures}",
+                description=f"{which} of {images}",
                 steps=f"step {step}/{of}",
             )
 

@@ -13,7 +13,11 @@ def scheduler_table() -> str:
         calls = schedulers.resolve(row.name).unet_calls(20)
         lines.append(f"{row.name:<18}{row.order:>5}{calls:>7}  {noise:<15}{row.needs or '':<10}{more}")
     return "\n".join(
-        [*lines, "", "calls: UNet calls for 20 steps. Add -karras, -exponential, -beta or -lu for sigmas that it has."]
+        [
+            *lines,
+            "",
+            "calls: UNet calls for 20 steps. Add -karras, -exponential, -beta or -lu for sigmas that it has.",
+        ]
     )
 
 

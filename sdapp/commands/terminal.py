@@ -25,12 +25,19 @@ class Commands(TyperGroup):
 
 
 def print_result(result: Result, as_json: bool) -> None:
-    """Print the path of a finished picture, or its JSON line, and what the user should know about it."""
+    """Print the path of a finished image, or its JSON line, and what the user should know about it."""
     for note in result.record.notes if result.record else ():
         print_note(note)
     if as_json:
-        facts: dict[str, object] = {"path": result.path and str(result.path), "seed": result.job.seed, "error": result.error}
-        facts |= {"job": result.job.model_dump(mode="json"), "record": result.record and asdict(result.record)}
+        facts: dict[str, object] = {
+            "path": result.path and str(result.path),
+            "seed": result.job.seed,
+            "error": result.error,
+        }
+        facts |= {
+            "job": result.job.model_dump(mode="json"),
+            "record": result.record and asdict(result.record),
+        }
         typer.echo(json.dumps(facts, ensure_ascii=False))
     elif result.path:
         typer.echo(result.path)

@@ -1,4 +1,4 @@
-"""How far each deterministic scheduler ends from the exact picture, on data for which the exact picture is known.
+"""How far each deterministic scheduler ends from the exact image, on data for which the exact image is known.
 
 The data are Gaussian in each of D dimensions. For them the noise that a perfect model would predict has a closed form, and
 so has the end of the probability-flow ODE (Song et al. 2021, equation 13; Karras et al. 2022, appendix B). What is left is
@@ -27,7 +27,9 @@ MODEL = {
     "beta_end": BETA_END,
     "prediction_type": "epsilon",
 }
-_ALPHA_BAR = torch.cumprod(1 - torch.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=torch.float64) ** 2, 0)
+_ALPHA_BAR = torch.cumprod(
+    1 - torch.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=torch.float64) ** 2, 0
+)
 _LOG_RATIO = ((1 - _ALPHA_BAR) / _ALPHA_BAR).log() / 2  # log(σ/α) of each timestep
 
 
@@ -56,7 +58,10 @@ class Data:
     def exact(self, noise: torch.Tensor) -> torch.Tensor:
         """Where the probability-flow ODE leads from `noise` at the last timestep of training to no noise at all."""
         alpha, sigma = noise_level(TIMESTEPS - 1)
-        return self.mean + (noise - alpha * self.mean) * self.spread / (alpha**2 * self.spread**2 + sigma**2).sqrt()
+        return (
+            self.mean
+            + (noise - alpha * self.mean) * self.spread / (alpha**2 * self.spread**2 + sigma**2).sqrt()
+        )
 
 
 def noise_level(timestep: float) -> tuple[float, float]:
@@ -70,16 +75,21 @@ def noise_level(timestep: float) -> tuple[float, float]:
 
 
 # Chosen so that an independent measurement is met to 5 % in all its 40 figures. The smallest spread is below the last noise
-# level of the schedules (0.029), as some of a picture's details are.
+# level of the schedules (0.029), as some of an image's details are.
 SPREADS, MEANS, DIMENSIONS = (0.02, 0.83), 0.6, 1024
-_DATA = Data(torch.tensor([[0.0], [MEANS]], dtype=torch.float64), torch.linspace(*SPREADS, DIMENSIONS, dtype=torch.float64))
+_DATA = Data(
+    torch.tensor([[0.0], [MEANS]], dtype=torch.float64),
+    torch.linspace(*SPREADS, DIMENSIONS, dtype=torch.float64),
+)
 _NOISE = torch.tensor([[1.0], [0.0]], dtype=torch.float64).expand(2, DIMENSIONS)
 
 
 def deterministic() -> tuple[str, ...]:
     """Every deterministic scheduler of the table, with each kind of sigmas that it has."""
     rows = [row for row in TABLE if not row.stochastic]
-    return tuple(name for row in rows for name in (row.name, *(f"{row.name}-{sigmas}" for sigmas in row.sigmas)))
+    return tuple(
+        name for row in rows for name in (row.name, *(f"{row.name}-{sigmas}" for sigmas in row.sigmas))
+    )
 
 
 def solve(
@@ -92,7 +102,9 @@ def solve(
     """
     resolved = schedulers.resolve(name, options)
     if resolved.stochastic:
-        raise ConfigError(f"scheduler: {resolved.name} draws new noise in its steps, so no single picture is its exact one")
+        raise ConfigError(
+            f"scheduler: {resolved.name} draws new noise in its steps, so no single image is its exact one"
+        )
     schedulers.check_run(resolved, steps, eta=None)
     scheduler = schedulers.build_scheduler(resolved, MODEL, seeds=())
     scheduler.set_timesteps(steps)
@@ -124,7 +136,9 @@ def render_table(columns: Mapping[int, Sequence[Row]]) -> str:
     cells = {(row.scheduler, budget): row for budget, rows in columns.items() for row in rows}
     names = dict.fromkeys(name for name, _ in cells)
     *_, last = columns
-    nearest = sorted(names, key=lambda name: cells[name, last].error if (name, last) in cells else float("inf"))
+    nearest = sorted(
+        names, key=lambda name: cells[name, last].error if (name, last) in cells else float("inf")
+    )
     lines = [["scheduler", *map(str, columns)]]
     lines += [[name, *(_cell(cells.get((name, budget)), budget) for budget in columns)] for name in nearest]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -15,12 +15,14 @@ from sdapp.settings.grid import Match
 
 COMPARISON, CELLS, REFERENCES, TABLE = "comparison.json", "results.jsonl", "references.jsonl", "results.csv"
 Value = str | int | float | bool
-STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")  # JSON has no NaN; "NaN" and "Infinity" are read back
+STRICT = ConfigDict(
+    extra="forbid", ser_json_inf_nan="strings"
+)  # JSON has no NaN; "NaN" and "Infinity" are read back
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of the grid: a line of results.jsonl, a row of results.csv."""
+    """One image of the grid: a line of results.jsonl, a row of results.csv."""
 
     __pydantic_config__ = STRICT
 
@@ -32,14 +34,16 @@ class Cell:
     prompt: str
     varied: Mapping[str, Value]  # the other keys of the grid, such as {"guidance_scale": 5.0}
     status: Literal["done", "failed", "missing"]  # missing: not painted yet
-    file: str | None  # the picture, relative to the folder
+    file: str | None  # the image, relative to the folder
     unet_calls: int | None  # counted
     seconds: float | None  # the median of `timings`
     timings: tuple[float, ...]  # without the warm-up
     peak_memory: int | None  # bytes
     stochastic: bool
-    solver_error: float | None  # RMS in latent space to the reference; None for stochastic schedulers and failed cells
-    psnr: float | None  # dB; a distance to the reference picture, never a quality
+    solver_error: (
+        float | None
+    )  # RMS in latent space to the reference; None for stochastic schedulers and failed cells
+    psnr: float | None  # dB; a distance to the reference image, never a quality
     ssim: float | None
     reason: str | None  # why it failed
 
@@ -58,7 +62,9 @@ class Reference:
     label: str  # such as "DDIM, 999 steps"
     file: str | None
     unet_calls: int | None
-    distance: float | None  # RMS in latent space to another, independent reference: below it nothing can be said
+    distance: (
+        float | None
+    )  # RMS in latent space to another, independent reference: below it nothing can be said
     other: str  # the label of that other one
 
 
@@ -95,7 +101,9 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write comparison.json, results.jsonl, references.jsonl and results.csv, each whole or not at all. Raises OutputError."""
     overwrite(folder / CELLS, _encode_lines(comparison.cells))
     overwrite(folder / REFERENCES, _encode_lines(comparison.references))
-    overwrite(folder / TABLE, [_csv_table(comparison).encode("utf-8-sig")])  # without the mark Excel takes UTF-8 for Latin-1
+    overwrite(
+        folder / TABLE, [_csv_table(comparison).encode("utf-8-sig")]
+    )  # without the mark Excel takes UTF-8 for Latin-1
     top = CODECS[Comparison].dump_json(comparison, exclude={"cells", "references"}, indent=2)
     overwrite(folder / COMPARISON, [top + b"\n"])
 
@@ -118,13 +126,17 @@ def _csv_table(comparison: Comparison) -> str:
     rows.writerow([_defused(name) for name in (*names, *comparison.varied)])
     for cell in comparison.cells:
         values = [getattr(cell, name) for name in names] + [cell.varied.get(key) for key in comparison.varied]
-        rows.writerow([_defused(" ".join(map(str, value)) if isinstance(value, tuple) else value) for value in values])
+        rows.writerow(
+            [_defused(" ".join(map(str, value)) if isinstance(value, tuple) else value) for value in values]
+        )
     return text.getvalue()
 
 
 def _defused(value: Any) -> Any:
     """Text that a spreadsheet would take for a formula gets a quote mark before it."""
-    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")) else value
+    return (
+        f"'{value}" if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")) else value
+    )
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -160,14 +172,18 @@ def _decode(kind: type, data: bytes, where: str) -> Any:
     except ValidationError as exc:
         error = exc.errors(include_url=False)[0]
         place = ".".join(map(str, error["loc"]))
-        raise InputError(f"{where}: {f'{place}: ' if place else ''}{error['msg']}; was the file edited?") from exc
+        raise InputError(
+            f"{where}: {f'{place}: ' if place else ''}{error['msg']}; was the file edited?"
+        ) from exc
 
 
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
-        raise MissingInputError(f"cannot read {path}: {exc.strerror}; is {path.parent} the folder of a comparison?") from exc
+        raise MissingInputError(
+            f"cannot read {path}: {exc.strerror}; is {path.parent} the folder of a comparison?"
+        ) from exc
 
 
 # --- what they amount to ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The folder of a comparison: its pictures, and beside them the latents that they were decoded from."""
+"""The folder of a comparison: its images, and beside them the latents that they were decoded from."""
 
 import json
 from collections.abc import Iterable
@@ -18,13 +18,13 @@ PICTURES, LATENTS = "pictures", "latents"
 
 
 def image_file(job: str) -> str:
-    """The file of a job's picture, from the folder of the comparison downwards."""
+    """The file of a job's image, from the folder of the comparison downwards."""
     return f"{PICTURES}/{job}{SUFFIXES['png']}"
 
 
 def keep_latents(folder: Path, result: Result, timings: Iterable[float] = ()) -> None:
-    """Keep the latents of a result, and how long it took each time, before its picture is published. Raises OutputError."""
-    if result.latents is not None and result.picture is not None:
+    """Keep the latents of a result, and how long it took each time, before its image is published. Raises OutputError."""
+    if result.latents is not None and result.image is not None:
         (folder / LATENTS).mkdir(parents=True, exist_ok=True)
         latents = save({"latents": result.latents.numpy()}, {"timings": json.dumps(list(timings))})
         overwrite(folder / LATENTS / f"{result.job.id}.safetensors", [latents])

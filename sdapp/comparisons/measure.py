@@ -1,4 +1,4 @@
-"""What a comparison came to, from its folder: pictures, records, latents, and how far they are from the reference."""
+"""What a comparison came to, from its folder: images, records, latents, and how far they are from the reference."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -29,7 +29,7 @@ def measure_folder(folder: Path) -> Comparison:
     comparison = results.read_comparison(folder)
     last = {line.id: line for line in ledger.read_ledger(folder / PICTURES)}
     reasons = {job: line.error for job, line in last.items() if line.status == "failed"}
-    _solution.cache_clear()  # pictures may have come and gone since
+    _solution.cache_clear()  # images may have come and gone since
     references = [_measure_reference(folder, reference) for reference in comparison.references]
     beside = {_where(reference): reference for reference in references}
     cells = [_measure_cell(folder, cell, beside.get(_where(cell)), reasons) for cell in comparison.cells]
@@ -56,7 +56,7 @@ def _where(item: Cell | Reference) -> tuple[Any, ...]:
 
 
 def _record_of(folder: Path, job: str) -> dict[str, Any]:
-    """The record inside the picture of a job; empty where there is none."""
+    """The record inside the image of a job; empty where there is none."""
     try:
         record = read_header(folder / image_file(job)).get("record")
     except InputError:
@@ -64,17 +64,17 @@ def _record_of(folder: Path, job: str) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _picture(folder: Path, job: str) -> Image.Image:
+def _image(folder: Path, job: str) -> Image.Image:
     path = str(folder / image_file(job))
-    return decode_image(read_bytes(path, "picture")[0], path, "picture")
+    return decode_image(read_bytes(path, "image")[0], path, "image")
 
 
 @lru_cache(maxsize=4)
 def _solution(folder: Path, reference: str) -> tuple[Image.Image | None, np.ndarray[Any, Any] | None]:
-    """Picture and latents of a reference, where they can be read; the report draws what cannot."""
+    """Image and latents of a reference, where they can be read; the report draws what cannot."""
     shown = latents = None
     with suppress(InputError):
-        shown = _picture(folder, reference)
+        shown = _image(folder, reference)
     with suppress(InputError):
         latents, _ = read_latents(folder, reference)
     return shown, latents
@@ -91,7 +91,9 @@ def _measure_reference(folder: Path, reference: Reference) -> Reference:
     )
 
 
-def _measure_cell(folder: Path, cell: Cell, reference: Reference | None, reasons: Mapping[str, str | None]) -> Cell:
+def _measure_cell(
+    folder: Path, cell: Cell, reference: Reference | None, reasons: Mapping[str, str | None]
+) -> Cell:
     cell = replace(
         cell, status="missing", file=None, unet_calls=None, seconds=None, timings=(), peak_memory=None, solver_error=None,
         psnr=None, ssim=None, reason=None,
@@ -99,7 +101,7 @@ def _measure_cell(folder: Path, cell: Cell, reference: Reference | None, reasons
     if not (record := _record_of(folder, cell.id)):
         return replace(cell, status="failed", reason=reasons[cell.id]) if cell.id in reasons else cell
     try:
-        ours, (latents, again) = _picture(folder, cell.id), read_latents(folder, cell.id)
+        ours, (latents, again) = _image(folder, cell.id), read_latents(folder, cell.id)
     except InputError as exc:
         return replace(cell, status="failed", reason=f"{exc}; delete it and compare again")
     timings = (float(record["seconds"]), *again)

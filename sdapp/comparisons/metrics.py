@@ -1,4 +1,4 @@
-"""How far apart two latents or two pictures are. Distances to a reference: none of them is quality."""
+"""How far apart two latents or two images are. Distances to a reference: none of them is quality."""
 
 import math
 
@@ -23,34 +23,38 @@ def rms(latents: ArrayLike, reference: ArrayLike) -> float:
     return math.sqrt(np.square(a - b).mean())
 
 
-def psnr(picture: Image.Image, reference: Image.Image) -> float:
-    """Peak signal-to-noise ratio in dB over the 8-bit RGB values; math.inf for equal pictures. Raises InputError."""
-    error = np.square(np.subtract(*_rgb(picture, reference))).mean()
+def psnr(image: Image.Image, reference: Image.Image) -> float:
+    """Peak signal-to-noise ratio in dB over the 8-bit RGB values; math.inf for equal images. Raises InputError."""
+    error = np.square(np.subtract(*_rgb(image, reference))).mean()
     return 10 * math.log10(PEAK**2 / error) if error else math.inf
 
 
-def ssim(picture: Image.Image, reference: Image.Image) -> float:
-    """Structural similarity, 1 for equal pictures, seldom below 0: Wang et al. 2004, equation 13, on the luma.
+def ssim(image: Image.Image, reference: Image.Image) -> float:
+    """Structural similarity, 1 for equal images, seldom below 0: Wang et al. 2004, equation 13, on the luma.
 
     A Gaussian window of 11 pixels and σ 1.5, K1 0.01, K2 0.03; the mean over all places where the window fits whole.
-    Raises InputError for pictures of two sizes or smaller than the window.
+    Raises InputError for images of two sizes or smaller than the window.
     """
-    x, y = (pixels @ LUMA for pixels in _rgb(picture, reference))
+    x, y = (pixels @ LUMA for pixels in _rgb(image, reference))
     if min(x.shape) < WINDOW:
-        raise InputError(f"SSIM needs pictures of {WINDOW}×{WINDOW} pixels at least, not {picture.width}×{picture.height}")
+        raise InputError(
+            f"SSIM needs images of {WINDOW}×{WINDOW} pixels at least, not {image.width}×{image.height}"
+        )
     mean_x, mean_y = _blur(x), _blur(y)
     variances = _blur(x * x) - mean_x**2 + _blur(y * y) - mean_y**2
     covariance = _blur(x * y) - mean_x * mean_y
     c1, c2 = (K1 * PEAK) ** 2, (K2 * PEAK) ** 2
-    likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
+    likeness = (
+        (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
+    )
     return float(likeness.mean())
 
 
-def _rgb(picture: Image.Image, reference: Image.Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    if picture.size != reference.size:
-        sizes = " and ".join(f"{image.width}×{image.height}" for image in (picture, reference))
-        raise InputError(f"only pictures of one size can be compared, not {sizes}")
-    first, second = (np.asarray(image.convert("RGB"), dtype=np.float64) for image in (picture, reference))
+def _rgb(image: Image.Image, reference: Image.Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if image.size != reference.size:
+        sizes = " and ".join(f"{image.width}×{image.height}" for image in (image, reference))
+        raise InputError(f"only images of one size can be compared, not {sizes}")
+    first, second = (np.asarray(image.convert("RGB"), dtype=np.float64) for image in (image, reference))
     return first, second
 
 

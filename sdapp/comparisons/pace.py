@@ -9,7 +9,7 @@ PACES = "paces.json"
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a scheduler takes for a picture: a share of its own, and so much for each step."""
+    """How long a scheduler takes for an image: a share of its own, and so much for each step."""
 
     fixed: float
     step: float

@@ -28,7 +28,10 @@ from sdapp.settings.grid import MOST_STEPS, Grid
 from sdapp.settings.layers import Layer, merge, override
 
 TXT2IMG = Txt2Img()
-COMPARE_DEFAULTS = {"output.dir": "comparison", "compile": "off"}  # compiling would count as the time of some pictures
+COMPARE_DEFAULTS = {
+    "output.dir": "comparison",
+    "compile": "off",
+}  # compiling would count as the time of some images
 # What suits every task, for checks that come before those of each cell.
 NEUTRAL = (override("scheduler", "euler", ""), override("steps", MOST_STEPS, ""), override("eta", None, ""))
 FEW, MANY = 4, 12  # steps by which a scheduler's pace is measured
@@ -53,22 +56,32 @@ class ComparisonPlan:
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         """Raises ConfigError with all that cannot be honoured."""
-        self._base = merge([*(override(key, value, "sdapp compare") for key, value in COMPARE_DEFAULTS.items()), *layers])
+        self._base = merge(
+            [*(override(key, value, "sdapp compare") for key, value in COMPARE_DEFAULTS.items()), *layers]
+        )
         if "schedulers" not in (self._base.values.get("compare") or {}):
-            raise ConfigError("compare.schedulers: there is nothing to compare; give --schedulers, or a config with `compare:`")
+            raise ConfigError(
+                "compare.schedulers: there is nothing to compare; give --schedulers, or a config with `compare:`"
+            )
         asked = validate(merge([self._base, *NEUTRAL]))
         assert asked.compare is not None
         if asked.output.format != "png":
-            raise ConfigError(f"output.format: pictures are compared without loss, as png, not {asked.output.format}")
+            raise ConfigError(
+                f"output.format: images are compared without loss, as png, not {asked.output.format}"
+            )
         if asked.compare.timings > 1 and asked.batch_size != 1:
-            raise ConfigError("compare.timings: a picture can be timed several times only alone; leave batch_size at 1")
+            raise ConfigError(
+                "compare.timings: an image can be timed several times only alone; leave batch_size at 1"
+            )
         self.grid: Grid = asked.compare
         self.folder, self.model = Path(asked.output.dir), locate_model(asked)
         self.paces = read_paces(self.folder)
         output = asked.output.model_copy(update={"dir": str(self.folder / PICTURES), "name": "{id}"})
         self.config: RunConfig = asked.model_copy(update={"output": output, "compare": None})
         if not (prompts := self.grid.prompts or ([asked.prompt] if asked.prompt is not None else [])):
-            raise ConfigError("prompt: there is none; give one on the command line, or as `compare.prompts:` in the config")
+            raise ConfigError(
+                "prompt: there is none; give one on the command line, or as `compare.prompts:` in the config"
+            )
         self.prompts = tuple(prompts)
         self._jobs: dict[str, Job] = {}
         for key in self.grid.vary:
@@ -80,7 +93,9 @@ class ComparisonPlan:
             place = origins.get(f"compare.vary.{key}", origins.get("compare.vary", "settings"))
             near = get_close_matches(first, VARIABLE, n=1)
             mean = f", did you mean {near[0]!r}?" if near else ";"
-            raise ConfigError(f"{place}: compare.vary: {key} cannot vary{mean} what can: {', '.join(VARIABLE)}")
+            raise ConfigError(
+                f"{place}: compare.vary: {key} cannot vary{mean} what can: {', '.join(VARIABLE)}"
+            )
 
     @property
     def combinations(self) -> Iterator[Combination]:
@@ -102,7 +117,9 @@ class ComparisonPlan:
                     found[name, budget, values] = self._config(name, self.steps(name, budget, varied), varied)
             for name, steps in map(_parse_reference, self.grid.references):
                 with _kept(errors):
-                    found[name, None, values] = self._config(name, steps, varied, override("eta", None, "reference"))
+                    found[name, None, values] = self._config(
+                        name, steps, varied, override("eta", None, "reference")
+                    )
         if errors:
             raise gathered(errors)
         return found
@@ -112,7 +129,9 @@ class ComparisonPlan:
 
     def _asked(self, varied: Mapping[str, Value], *layers: Layer) -> RunConfig:
         over = [override(key, value, f"vary {key}") for key, value in varied.items()]
-        return validate(merge([self._base, *over, *layers])).model_copy(update={"compare": None, "output": self.config.output})
+        return validate(merge([self._base, *over, *layers])).model_copy(
+            update={"compare": None, "output": self.config.output}
+        )
 
     def steps(self, name: str, budget: float, varied: Mapping[str, Value]) -> int:
         """How many steps a scheduler gets in a column. Raises ConfigError where its budget is not enough for one."""
@@ -141,7 +160,9 @@ class ComparisonPlan:
     @property
     def unpaced(self) -> tuple[str, ...]:
         """The schedulers of which must be measured how many steps they do in a second."""
-        return tuple(name for name in self.grid.schedulers if self.grid.match == "seconds" and name not in self.paces)
+        return tuple(
+            name for name in self.grid.schedulers if self.grid.match == "seconds" and name not in self.paces
+        )
 
     def measure_paces(self, painter: Paints) -> None:
         """How long each scheduler takes for a step and for the rest, kept in the folder: columns of seconds must not change."""
@@ -151,7 +172,9 @@ class ComparisonPlan:
             seconds = {}
             for steps in (FEW, FEW, MANY):  # the first is the warm-up
                 change = {"scheduler": SchedulerChoice(name=name), "steps": steps, "prompt": where.prompt}
-                [job] = plan(plain.model_copy(update=change | {"task": _whole(plain.task)}), self.model, [where.seed])
+                [job] = plan(
+                    plain.model_copy(update=change | {"task": _whole(plain.task)}), self.model, [where.seed]
+                )
                 [result] = painter.paint([job], 1, None, keep_going=False)
                 if result.record is None:
                     raise UnavailableError(f"{name} cannot be timed: {result.error}")
@@ -159,36 +182,48 @@ class ComparisonPlan:
             steady = seconds[MANY] / MANY / 4  # a hiccup of the machine must not make steps free
             step = max(1e-6, steady, (seconds[MANY] - seconds[FEW]) / (MANY - FEW))
             self.paces[name] = Pace(max(0.0, seconds[FEW] - FEW * step), step)
-        overwrite(self.folder / PACES, [json.dumps({name: asdict(pace) for name, pace in self.paces.items()}).encode()])
+        overwrite(
+            self.folder / PACES,
+            [json.dumps({name: asdict(pace) for name, pace in self.paces.items()}).encode()],
+        )
 
     # --- painting -------------------------------------------------------------------------------------------------
 
     def batch(self, painter: Callable[[], Paints]) -> Batch:
-        """The pictures as a batch, which keeps the latents of each, and times it as often as asked for."""
+        """The images as a batch, which keeps the latents of each, and times it as often as asked for."""
         orders = list(self.orders())
 
         def keep(result: Result) -> None:
-            times = self.grid.timings - 1 if result.picture else 0
+            times = self.grid.timings - 1 if result.image else 0
             again = [next(painter().paint([result.job], 1, None, False)).record for _ in range(times)]
             keep_latents(self.folder, result, [record.seconds for record in again if record])
 
         return Batch(lambda: orders, self.config, retry_failed=True, keep=keep)
 
     def warm_up(self, painter: Paints) -> None:
-        """Do what is done once, such as encoding a prompt or importing a scheduler, so that it is in no picture's time."""
+        """Do what is done once, such as encoding a prompt or importing a scheduler, so that it is in no image's time."""
         jobs = [order.job for order in self.orders()]
         once = {(job.prompt, job.negative_prompt, job.clip_skip, job.width, job.height): job for job in jobs}
         names = list(dict.fromkeys(job.scheduler.name for job in jobs))
-        for _, job, name in zip(range(max(len(once), len(names))), cycle(once.values()), cycle(names), strict=False):
-            change = {"scheduler": SchedulerChoice(name=name), "steps": 2, "eta": None, "task": _whole(job.task)}
+        for _, job, name in zip(
+            range(max(len(once), len(names))), cycle(once.values()), cycle(names), strict=False
+        ):
+            change = {
+                "scheduler": SchedulerChoice(name=name),
+                "steps": 2,
+                "eta": None,
+                "task": _whole(job.task),
+            }
             list(painter.paint([job.model_copy(update=change)], 1, None, keep_going=True))
 
     # --- the whole ------------------------------------------------------------------------------------------------
 
     def orders(self) -> Iterator[Item]:
-        """Every picture: the cells, then the references."""
+        """Every image: the cells, then the references."""
         comparison = self.comparison
-        jobs = {cell.id: None for cell in comparison.cells} | {reference.id: None for reference in comparison.references}
+        jobs = {cell.id: None for cell in comparison.cells} | {
+            reference.id: None for reference in comparison.references
+        }
         jobs |= {reference.other_id: None for reference in comparison.references}
         return (Item(self._jobs[job], 0, index, {}) for index, job in enumerate(jobs))
 

@@ -57,7 +57,11 @@ def stochastic(comparison: Comparison) -> frozenset[str]:
 def spread(values: Iterable[float | None]) -> Spread | None:
     """Quartiles by linear interpolation, as numpy's; None without a single value."""
     known = sorted(math.inf if math.isnan(value) else value for value in values if value is not None)
-    return Spread(_quantile(known, 0.25), _quantile(known, 0.5), _quantile(known, 0.75), len(known)) if known else None
+    return (
+        Spread(_quantile(known, 0.25), _quantile(known, 0.5), _quantile(known, 0.75), len(known))
+        if known
+        else None
+    )
 
 
 def _quantile(ordered: list[float], part: float) -> float:

@@ -1,4 +1,4 @@
-"""`batch_size: auto`: how many pictures at a time are fast, and fit."""
+"""`batch_size: auto`: how many images at a time are fast, and fit."""
 
 import sys
 
@@ -9,19 +9,21 @@ from sdapp.diffusion.memory import free_memory, memory_taken
 from sdapp.jobs import Job
 
 MAX_BATCH = 32
-GAIN = 0.97  # what twice as many must cut a picture's time to
+GAIN = 0.97  # what twice as many must cut an image's time to
 SHARE = 0.8  # of the free memory; the rest is for what grows otherwise
 
 
 class BatchSizes:
-    """The size of the next batch: as asked for; with `auto` doubled for as long as it makes pictures faster, and fits.
+    """The size of the next batch: as asked for; with `auto` doubled for as long as it makes images faster, and fits.
 
-    What is learned holds for pictures of one task and size. Where memory runs out nevertheless, `largest` is lowered.
+    What is learned holds for images of one task and size. Where memory runs out nevertheless, `largest` is lowered.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.largest = device, sys.maxsize
-        self._best: dict[tuple[object, ...], tuple[int, float]] = {}  # size, seconds for a picture and a UNet call
+        self._best: dict[
+            tuple[object, ...], tuple[int, float]
+        ] = {}  # size, seconds for an image and a UNet call
         self._next: dict[tuple[object, ...], int] = {}
 
     def of(self, job: Job, asked: BatchSize) -> int:
@@ -29,7 +31,7 @@ class BatchSizes:
         return min(self._next.get(_kind(job), 1) if asked == "auto" else asked, self.largest)
 
     def learn(self, job: Job, size: int, seconds: float, before: int) -> None:
-        """Take in what a batch took: seconds for a picture; `before` is what was `in_use` before it."""
+        """Take in what a batch took: seconds for an image; `before` is what was `in_use` before it."""
         kind, pace = _kind(job), seconds / max(1, job.unet_calls)
         if size != self._next.get(kind, 1):  # the rest of a pack, or smaller for want of memory
             return
@@ -39,7 +41,9 @@ class BatchSizes:
             return
         self._best[kind] = (size, pace)
         fits = memory_taken(self.device, before) * 2 <= SHARE * free_memory(self.device)
-        self._next[kind] = min(size * 2, MAX_BATCH) if fits and size not in (self.largest, MAX_BATCH) else size
+        self._next[kind] = (
+            min(size * 2, MAX_BATCH) if fits and size not in (self.largest, MAX_BATCH) else size
+        )
 
 
 def _kind(job: Job) -> tuple[object, ...]:

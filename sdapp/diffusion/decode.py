@@ -11,7 +11,7 @@ MENDED = "decoded again in float32: the first pixels were not finite"
 
 @dataclass(frozen=True)
 class Decoded:
-    """A batch on the CPU; of a picture that is not finite, `errors` has the reason."""
+    """A batch on the CPU; of an image that is not finite, `errors` has the reason."""
 
     levels: "np.ndarray[Any, np.dtype[np.uint8]]"  # [B, H, W, 3]
     latents: torch.Tensor  # [B, 4, h, w], float32
@@ -23,8 +23,14 @@ def decode_latents(vae: Any, latents: torch.Tensor) -> Decoded:
     """Latents [B, 4, h, w] as the pipelines leave them; pixels that overflow are decoded again in float32."""
     scaled = latents / vae.config.scaling_factor
     pixels = vae.decode(scaled.to(vae.dtype)).sample.float()  # [B, 3, H, W] in -1 … 1
-    finite, levels, kept = torch.stack([_finite(latents), _finite(pixels)]), _sent(_levels(pixels)), _sent(latents.float())
-    good_latents, good_pixels = finite.tolist()  # here the device is waited for, and what was sent before has come
+    finite, levels, kept = (
+        torch.stack([_finite(latents), _finite(pixels)]),
+        _sent(_levels(pixels)),
+        _sent(latents.float()),
+    )
+    good_latents, good_pixels = (
+        finite.tolist()
+    )  # here the device is waited for, and what was sent before has come
     overflowed = [i for i, good in enumerate(good_pixels) if good_latents[i] and not good]
     mended = overflowed if vae.dtype != torch.float32 else []
     if mended:
@@ -32,7 +38,9 @@ def decode_latents(vae: Any, latents: torch.Tensor) -> Decoded:
         good_pixels, levels = _finite(pixels).tolist(), _levels(pixels).cpu()
     hint = "; try --dtype float32" if latents.dtype != torch.float32 else ""
     errors = [
-        None if all(good) else f"the {'pixels' if good[0] else 'latents'} are not finite, so there is no picture{hint}"
+        None
+        if all(good)
+        else f"the {'pixels' if good[0] else 'latents'} are not finite, so there is no image{hint}"
         for good in zip(good_latents, good_pixels, strict=True)
     ]
     notes = [(MENDED,) if i in mended else () for i in range(len(latents))]

@@ -12,7 +12,16 @@ from sdapp.errors import UnavailableError
 from sdapp.models.files import read_json
 from sdapp.models.locate import Model
 
-BROKEN = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError)
+BROKEN = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    SafetensorError,
+)
 WITHOUT_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
@@ -26,7 +35,9 @@ def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
             return {"vae": AutoencoderKL.from_single_file(str(model.vae), dtype=dtype, **layout)}
         kind = read_json(model.vae / "config.json", "vae")["_class_name"]
         part = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}[kind]
-        return {"vae": part.from_pretrained(model.vae, dtype=dtype, use_safetensors=True, local_files_only=True)}
+        return {
+            "vae": part.from_pretrained(model.vae, dtype=dtype, use_safetensors=True, local_files_only=True)
+        }
     except BROKEN as exc:
         reason = " ".join(str(exc).split())[:300]
         raise UnavailableError(f"vae: {model.vae} cannot be loaded: {type(exc).__name__}: {reason}") from exc

@@ -45,7 +45,11 @@ def _peak() -> int:
 
 def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return int(psutil.virtual_memory().available)
@@ -53,4 +57,6 @@ def free_memory(device: torch.device) -> int:
 
 def is_shortage(exc: Exception) -> bool:
     """Whether an error says that memory ran out, as the devices say it."""
-    return isinstance(exc, torch.OutOfMemoryError | MemoryError) or any(sign in str(exc).lower() for sign in SHORTAGES)
+    return isinstance(exc, torch.OutOfMemoryError | MemoryError) or any(
+        sign in str(exc).lower() for sign in SHORTAGES
+    )

@@ -1,4 +1,4 @@
-"""The noise of a picture: from its seed alone, drawn in float32 on the CPU, whatever the device and the dtype."""
+"""The noise of an image: from its seed alone, drawn in float32 on the CPU, whatever the device and the dtype."""
 
 import sys
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def float32_noise() -> Iterator[None]:
     """Let diffusers draw what it draws in float32, and round it to the dtype that it asks for.
 
     Left to itself it draws in the dtype of the model. torch 2.13 then draws the same numbers, rounded; 2.11 others altogether,
-    so that a seed would be another picture in float16.
+    so that a seed would be another image in float16.
     """
     # Each module of diffusers that draws has the function under a name of its own.
     modules = [module for name, module in list(sys.modules.items()) if name.startswith("diffusers.")]

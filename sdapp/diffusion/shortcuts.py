@@ -34,7 +34,9 @@ def _guide(pipe: Any, interval: list[float], taken: Counter[str], stack: ExitSta
     """
     (begin, end), calls, is_halved = interval, 0, False
 
-    def halve(_unet: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def halve(
+        _unet: Any, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         nonlocal calls, is_halved
         at, calls = calls / pipe.num_timesteps, calls + 1
         is_halved = pipe.do_classifier_free_guidance and not begin <= at < end

@@ -1,4 +1,4 @@
-"""What a job's task hands to its pipeline, and the picture that the painted pixels become."""
+"""What a job's task hands to its pipeline, and the image that the painted pixels become."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +17,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """An input picture, its mask (255 is painted anew), and the box of it that is painted if not all of it is."""
+    """An input image, its mask (255 is painted anew), and the box of it that is painted if not all of it is."""
 
     image: Image.Image
     mask: Image.Image | None = None
@@ -25,7 +25,9 @@ class TaskInputs:
 
 
 @lru_cache(maxsize=4)
-def _read(path: str, size: images.Size | None, mask_path: str | None) -> tuple[Image.Image, Image.Image | None]:
+def _read(
+    path: str, size: images.Size | None, mask_path: str | None
+) -> tuple[Image.Image, Image.Image | None]:
     data, _ = images.read_bytes(path, "image")
     image = images.load_image(data, path, size, any_size=True)
     if mask_path is None:
@@ -64,7 +66,7 @@ def pipeline_arguments(job: Job, canvas: TaskInputs | None, batch: int, channels
     shared = {"image": [image] * batch, "strength": job.task.strength}
     if not mask:
         return shared
-    # A UNet of 4 channels never sees the masked picture, which would be encoded nevertheless. It draws from the generators in
+    # A UNet of 4 channels never sees the masked image, which would be encoded nevertheless. It draws from the generators in
     # between, so that it cannot be left out where the scheduler draws from them later.
     is_drawn_later = job.scheduler.resolve().stochastic or bool(job.eta)
     unseen = {"masked_image_latents": torch.zeros(1, 4, 1, 1)} if channels == 4 and not is_drawn_later else {}

@@ -26,7 +26,10 @@ class Denoiser:
         """What made the last batch faster, read off what ran."""
         last = self.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
         graphs = " with CUDA graphs" if self._device.type == "cuda" else ""
-        return (*(["channels_last"] if last else []), *([f"compiled UNet{graphs}"] if self._compiled_ran else []))
+        return (
+            *(["channels_last"] if last else []),
+            *([f"compiled UNet{graphs}"] if self._compiled_ran else []),
+        )
 
     def compile(self, after: int) -> None:
         """Compile the UNet for each shape (and memory layout) of latents that it is given more than `after` times.

@@ -1,4 +1,4 @@
-"""The words of other picture tools, and the carrying over of their values into those of a config."""
+"""The words of other image tools, and the carrying over of their values into those of a config."""
 
 import json
 import re
@@ -48,10 +48,12 @@ class Carried:
     def task(self, kind: str, name: str, strength: object, **more: object) -> None:
         """A task without its input files, which no metadata holds."""
         files = ("image", "mask")[: 1 + (kind == "inpaint")]
-        if self.take(name, strength, task={"kind": kind, "strength": strength, **dict.fromkeys(files, "-"), **more}):
+        if self.take(
+            name, strength, task={"kind": kind, "strength": strength, **dict.fromkeys(files, "-"), **more}
+        ):
             for file in files:
                 self.values["task"].pop(file)
-                self.leave(f"task.{file}", "not inside the picture")
+                self.leave(f"task.{file}", "not inside the image")
 
     def prompts(self, prompt: object, negative: object, verbatim: bool = False) -> None:
         """Prompts without the tags that other tools cut out of them; markup that they obey stays, and is named."""
@@ -59,7 +61,9 @@ class Carried:
             if isinstance(text, str) and not verbatim:
                 self.left += [_short(f"LoRA {match[1]}") for match in NETWORK.finditer(text)]
                 text = NETWORK.sub("", text).strip()
-                self.left += [_short(f"{what}: {hit[0]}") for what, mark in MARKUP.items() if (hit := mark.search(text))]
+                self.left += [
+                    _short(f"{what}: {hit[0]}") for what, mark in MARKUP.items() if (hit := mark.search(text))
+                ]
                 text = re.sub(r"\\([()\[\]])", r"\1", text)
             if text or (text is not None and key == "prompt"):
                 self.take(key, text, **{key: text})
@@ -73,7 +77,9 @@ class Carried:
         try:
             base = schedulers.resolve(name)
         except ConfigError as exc:
-            if head and not schedule and _word(last) in SCHEDULE_WORDS:  # `euler_a karras` of stable-diffusion.cpp
+            if (
+                head and not schedule and _word(last) in SCHEDULE_WORDS
+            ):  # `euler_a karras` of stable-diffusion.cpp
                 return self.scheduler(head, last)
             return self.leave("Sampler", sampler, str(exc))
         self.take("Sampler", sampler, scheduler={"name": base.name, "options": options})
@@ -85,7 +91,9 @@ class Carried:
             options = options | {"timestep_spacing": word}
             self.take("Schedule type", schedule, scheduler={"name": base.name, "options": options})
         elif word not in ("", "leading") and base.name == base.scheduler.name:  # else the name has said it
-            self.take("Schedule type", schedule, scheduler={"name": f"{base.name}-{word}", "options": options})
+            self.take(
+                "Schedule type", schedule, scheduler={"name": f"{base.name}-{word}", "options": options}
+            )
         if (extra := json_object(more)) and "scheduler" in self.values:
             name, options = self.values["scheduler"]["name"], self.values["scheduler"].get("options", {})
             self.take("Scheduler options", more, scheduler={"name": name, "options": options | extra})

@@ -1,4 +1,4 @@
-"""The settings that other tools leave in pictures: infotext, InvokeAI, kohya, ComfyUI. Read as data, never run."""
+"""The settings that other tools leave in images: infotext, InvokeAI, kohya, ComfyUI. Read as data, never run."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,17 +11,29 @@ from sdapp.metadata.samplers import Values
 
 
 def _is_node(node: object) -> bool:
-    return isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
+    return (
+        isinstance(node, dict)
+        and isinstance(node.get("class_type"), str)
+        and isinstance(node.get("inputs"), dict)
+    )
 
 
 def _upstream(nodes: Mapping[str, Any], link: object, *names: str) -> Iterator[Values]:
     """The nodes from a link [node, output] on, each found through an input of one of these names; each node once."""
     seen: set[str] = set()
-    while isinstance(link, list) and link and isinstance(link[0], str) and link[0] in nodes and link[0] not in seen:
+    while (
+        isinstance(link, list)
+        and link
+        and isinstance(link[0], str)
+        and link[0] in nodes
+        and link[0] not in seen
+    ):
         seen.add(link[0])
         node = nodes[link[0]]
         yield node
-        link = next((node["inputs"][name] for name in names if isinstance(node["inputs"].get(name), list)), None)
+        link = next(
+            (node["inputs"][name] for name in names if isinstance(node["inputs"].get(name), list)), None
+        )
 
 
 def _literal(nodes: Mapping[str, Any], node: Values, name: str) -> Any:
@@ -39,13 +51,22 @@ def _comfy(nodes: Mapping[str, Any]) -> Carried:
     found = Carried()
     samplers = [node for node in nodes.values() if node["class_type"] == "KSampler"][:50]
     latents = [
-        next((n for n in _upstream(nodes, s["inputs"].get("latent_image"), "samples") if n["class_type"] in LATENTS), None)
+        next(
+            (
+                n
+                for n in _upstream(nodes, s["inputs"].get("latent_image"), "samples")
+                if n["class_type"] in LATENTS
+            ),
+            None,
+        )
         for s in samplers
     ]
     chosen = next((i for i, n in enumerate(latents) if n and n["class_type"] == "EmptyLatentImage"), 0)
     for node in nodes.values():
         if node["class_type"] not in NODES and not (samplers and node is samplers[chosen]):
-            found.leave(node["class_type"], ", ".join(v for v in node["inputs"].values() if isinstance(v, str)))
+            found.leave(
+                node["class_type"], ", ".join(v for v in node["inputs"].values() if isinstance(v, str))
+            )
         if node["class_type"] == "CheckpointLoaderSimple":
             found.leave("Model", node["inputs"].get("ckpt_name"))
     if samplers:
@@ -54,7 +75,10 @@ def _comfy(nodes: Mapping[str, Any]) -> Carried:
 
 
 def _comfy_sampler(found: Carried, nodes: Mapping[str, Any], sampler: Values, latent: Values | None) -> None:
-    given = {name: _literal(nodes, sampler, name) for name in ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")}
+    given = {
+        name: _literal(nodes, sampler, name)
+        for name in ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")
+    }
     texts: list[Any] = []
     for side in ("positive", "negative"):
         path = list(_upstream(nodes, sampler["inputs"].get(side), "conditioning", side, "conditioning_1"))
@@ -63,8 +87,12 @@ def _comfy_sampler(found: Carried, nodes: Mapping[str, Any], sampler: Values, la
         texts.append(_literal(nodes, encoder, "text") if encoder and not zeroed else None)
         if texts[-1] is None:
             found.leave(side, "not found")
-        for node in _upstream(nodes, encoder["inputs"].get("clip"), "clip") if encoder and side == "positive" else ():
-            if node["class_type"] == "CLIPSetLastLayer" and isinstance(last := node["inputs"].get("stop_at_clip_layer"), int):
+        for node in (
+            _upstream(nodes, encoder["inputs"].get("clip"), "clip") if encoder and side == "positive" else ()
+        ):
+            if node["class_type"] == "CLIPSetLastLayer" and isinstance(
+                last := node["inputs"].get("stop_at_clip_layer"), int
+            ):
                 found.take("CLIPSetLastLayer", last, clip_skip=-last - 1)
     found.prompts(*texts)
     found.scheduler(given["sampler_name"], given["scheduler"])
@@ -73,7 +101,7 @@ def _comfy_sampler(found: Carried, nodes: Mapping[str, Any], sampler: Values, la
     kind = LATENTS[latent["class_type"]] if latent else "txt2img"
     if latent and kind == "txt2img":
         if latent["inputs"].get("batch_size") not in (1, None):
-            found.leave("batch_size", latent["inputs"]["batch_size"], "the seed is that of the first picture")
+            found.leave("batch_size", latent["inputs"]["batch_size"], "the seed is that of the first image")
         width, height = (_literal(nodes, latent, side) for side in ("width", "height"))
         found.take("size", [width, height], width=width, height=height)
     if kind != "txt2img":

@@ -9,7 +9,17 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-EXIF_ERRORS = (OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError, EOFError, OverflowError, struct.error)
+EXIF_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    EOFError,
+    OverflowError,
+    struct.error,
+)
 
 
 def exif_bytes(text: str) -> bytes:
@@ -34,23 +44,29 @@ def exif_tags(data: object) -> Mapping[int, Any]:
 
 
 def exif_comment(image: Image.Image) -> str | None:
-    """The EXIF UserComment of a picture as text, in whichever encoding it says to have; None where there is none."""
+    """The EXIF UserComment of an image as text, in whichever encoding it says to have; None where there is none."""
     raw = exif_tags(image.info.get("exif")).get(ExifTags.Base.UserComment)
     if not isinstance(raw, bytes):
         return raw if isinstance(raw, str) else None
     code, body = raw[:8], raw[8:]
     if code != b"UNICODE\0":
         return (body if code in (b"ASCII\0\0\0", bytes(8)) else raw).decode("utf-8", "replace").rstrip("\0")
-    little = body[1::2].count(0) > body[::2].count(0)  # some tools write it so, with or without a byte order mark
+    little = body[1::2].count(0) > body[::2].count(
+        0
+    )  # some tools write it so, with or without a byte order mark
     return body.decode("utf-16-le" if little else "utf-16-be", "replace").strip("\ufeff\0")
 
 
 def xmp(kind: str, record: str = "") -> str:
-    """An XMP packet that labels a picture as made by AI (IPTC's DigitalSourceType); of a picture, if it began as one.
+    """An XMP packet that labels an image as made by AI (IPTC's DigitalSourceType); of an image, if it began as one.
 
     It can carry sdapp's own record, text without control characters, for formats that have no other place for it.
     """
-    carried = f'<sdapp:record xmlns:sdapp="urn:sdapp:">{html.escape(record, quote=False)}</sdapp:record>' if record else ""
+    carried = (
+        f'<sdapp:record xmlns:sdapp="urn:sdapp:">{html.escape(record, quote=False)}</sdapp:record>'
+        if record
+        else ""
+    )
     source = "trainedAlgorithmicMedia" if kind == "txt2img" else "compositeWithTrainedAlgorithmicMedia"
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -63,5 +79,9 @@ def xmp(kind: str, record: str = "") -> str:
 
 def record_in(packet: object) -> str | None:
     """The record that `xmp` put into a packet of bytes. No XML parser reads it: one could be told to expand entities."""
-    found = re.search(rb"<sdapp:record\b[^<>]*>([^<>]*)</sdapp:record>", packet) if isinstance(packet, bytes) else None
+    found = (
+        re.search(rb"<sdapp:record\b[^<>]*>([^<>]*)</sdapp:record>", packet)
+        if isinstance(packet, bytes)
+        else None
+    )
     return html.unescape(found[1].decode("utf-8", "replace")) if found else None

@@ -1,4 +1,4 @@
-"""A1111's infotext, written and read, and the parts of a picture file that hold it or say how the picture was made."""
+"""A1111's infotext, written and read, and the parts of an image file that hold it or say how the image was made."""
 
 import json
 import re
@@ -18,9 +18,9 @@ ITEM = re.compile(r'(\w[\w /-]{1,60}):\s*("(?:\\.|[^"\\])+"|[^,]*)(?:,|$)')
 
 
 def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> str:
-    """The infotext of one picture as A1111 1.10 writes it (`create_infotext`); `values` is a Job's `model_dump()`.
+    """The infotext of one image as A1111 1.10 writes it (`create_infotext`); `values` is a Job's `model_dump()`.
 
-    It is for other tools; the exact job is in sdapp's record. What infotext cannot hold is written so that the picture stays
+    It is for other tools; the exact job is in sdapp's record. What infotext cannot hold is written so that the image stays
     the same: control characters as spaces, `Negative prompt:` within a prompt in small letters (CLIP lower-cases anyway).
     Scheduler options that A1111 has no word for follow in `Scheduler options`. Raises ConfigError for unknown schedulers.
     """
@@ -40,10 +40,14 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
         "Eta DDIM": values["eta"], "Scheduler options": json.dumps(options) if options else None, "Version": f"sdapp {version}",
     }  # fmt: skip
     prompt, negative = (
-        re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", values[key]).replace("Negative prompt:", "negative prompt:").strip()
+        re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", values[key])
+        .replace("Negative prompt:", "negative prompt:")
+        .strip()
         for key in ("prompt", "negative_prompt")
     )
-    items = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in fields.items() if value not in (None, ""))
+    items = ", ".join(
+        f"{key}: {_quoted(str(value))}" for key, value in fields.items() if value not in (None, "")
+    )
     return "\n".join([prompt, *([f"Negative prompt: {negative}"] if negative else []), items]).strip()
 
 
@@ -68,7 +72,11 @@ def _scheduler_words(resolved: schedulers.Resolved) -> tuple[str, str, Values]:
     back = Carried()
     back.scheduler(LABELS[row.name], schedule)
     said = schedulers.resolve(**back.values["scheduler"]).options
-    return LABELS[row.name], schedule, {key: value for key, value in chosen.items() if said.get(key, ...) != value}
+    return (
+        LABELS[row.name],
+        schedule,
+        {key: value for key, value in chosen.items() if said.get(key, ...) != value},
+    )
 
 
 def read_infotext(text: str) -> tuple[Values, list[str]]:
@@ -90,7 +98,10 @@ def split_infotext(text: str) -> tuple[str, str, dict[str, str]]:
     *lines, last = text.strip().split("\n")
     items = ITEM.findall(last)
     fields = {key.strip(): _unquoted(value.strip()) for key, value in items}
-    if len(items) < 3 or not fields.keys() & {"Steps", "Seed"}:  # a prompt of `word: word,` is no line of fields
+    if len(items) < 3 or not fields.keys() & {
+        "Steps",
+        "Seed",
+    }:  # a prompt of `word: word,` is no line of fields
         lines, fields = [*lines, last], {}
     lines = [line.strip() for line in lines]
     start = next((i for i, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
@@ -108,7 +119,9 @@ def _unquoted(value: str) -> str:
 def tool_of(fields: Mapping[str, str]) -> str:
     """The tool that wrote an infotext, by its field `Version`."""
     version = fields.get("Version", "")
-    return next((name for name, pattern in TOOLS.items() if re.match(pattern, version, re.IGNORECASE)), "A1111")
+    return next(
+        (name for name, pattern in TOOLS.items() if re.match(pattern, version, re.IGNORECASE)), "A1111"
+    )
 
 
 def carry_fields(prompt: str, negative: str, said: Mapping[str, str]) -> Carried:
@@ -134,7 +147,11 @@ def carry_fields(prompt: str, negative: str, said: Mapping[str, str]) -> Carried
         found.take("Model", BUILT_IN, model=fields.pop("Model"))
     if (rng := fields.pop("RNG", "GPU")).lower() != "cpu" and "seed" in found.values:
         found.leave("RNG", rng, "other noise from the same seed")
-    silent = SILENT | ({"Model hash"} if "Model" in said else set()) | ({"Lora hashes"} if NETWORK.search(prompt) else set())
+    silent = (
+        SILENT
+        | ({"Model hash"} if "Model" in said else set())
+        | ({"Lora hashes"} if NETWORK.search(prompt) else set())
+    )
     for name, value in fields.items():
         if name not in silent and USUAL.get(name) != value:
             found.leave(name, value)
@@ -143,18 +160,39 @@ def carry_fields(prompt: str, negative: str, said: Mapping[str, str]) -> Carried
 
 def _carry_task(found: Carried, fields: dict[str, str]) -> None:
     """`Denoising strength` is img2img's, or inpainting's, unless the second pass of a hires fix owns it."""
-    if "Denoising strength" in fields and not any(name.startswith(("Hires", "First pass")) for name in fields):
+    if "Denoising strength" in fields and not any(
+        name.startswith(("Hires", "First pass")) for name in fields
+    ):
         inpaint = bool(INPAINT & fields.keys())
-        only = {"padding": fields.pop("Masked area padding", "32")} if fields.get("Inpaint area") == "Only masked" else {}
+        only = (
+            {"padding": fields.pop("Masked area padding", "32")}
+            if fields.get("Inpaint area") == "Only masked"
+            else {}
+        )
         fields.pop("Inpaint area", None)
-        found.task("inpaint" if inpaint else "img2img", "Denoising strength", fields.pop("Denoising strength"), **only)
+        found.task(
+            "inpaint" if inpaint else "img2img",
+            "Denoising strength",
+            fields.pop("Denoising strength"),
+            **only,
+        )
 
 
 # --- containers ---------------------------------------------------------------------------------------------------
 
 
-TOOLS = {"sdapp": "sdapp ", "stable-diffusion.cpp": r"stable-diffusion\.cpp", "Forge": r"f\d|.*forge", "ComfyUI": "comfyui"}
+TOOLS = {
+    "sdapp": "sdapp ",
+    "stable-diffusion.cpp": r"stable-diffusion\.cpp",
+    "Forge": r"f\d|.*forge",
+    "ComfyUI": "comfyui",
+}
 # Infotext that changes no pixel, and values that say only what is usual.
 SILENT = {"Version", "User", "VAE hash", "Hashes", "Init image hash", "Batch size", "Batch pos", "Guidance"}
-USUAL = {"Emphasis": "Original", "Mask mode": "Inpaint masked", "Masked content": "original", "Inpaint area": "Whole picture"}
+USUAL = {
+    "Emphasis": "Original",
+    "Mask mode": "Inpaint masked",
+    "Masked content": "original",
+    "Inpaint area": "Whole image",
+}
 INPAINT = {"Mask blur", "Mask mode", "Masked content", "Inpaint area", "Masked area padding"}

@@ -17,7 +17,9 @@ def read_named(data: Mapping[str, Any]) -> Carried:
             found.scheduler(rest.pop(name))
     take_named(found, rest)
     if {"width", "height"} <= rest.keys():
-        found.take("size", [rest["width"], rest["height"]], width=rest.pop("width"), height=rest.pop("height"))
+        found.take(
+            "size", [rest["width"], rest["height"]], width=rest.pop("width"), height=rest.pop("height")
+        )
     kind = re.sub(r"^.*_", "", str(rest.get("generation_mode", ""))).replace("outpaint", "inpaint")
     if kind in ("img2img", "inpaint") and "strength" in rest:
         found.task(kind, "strength", rest.pop("strength"))

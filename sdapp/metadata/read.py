@@ -56,15 +56,17 @@ def _infotexts(info: Mapping[str, Any], exif_comment: str | None) -> Iterator[st
 
 
 def _as_text(data: object) -> str:
-    return data.decode("utf-8", "replace") if isinstance(data, bytes) else data if isinstance(data, str) else ""
+    return (
+        data.decode("utf-8", "replace") if isinstance(data, bytes) else data if isinstance(data, str) else ""
+    )
 
 
 def read_settings(path: Path) -> Layer:
-    """What a picture was painted with, as a layer of settings: by sdapp, or by a tool whose metadata it can read.
+    """What an image was painted with, as a layer of settings: by sdapp, or by a tool whose metadata it can read.
 
     What could not be carried over from another tool is in the layer's notes. Raises MissingInputError, InputError.
     """
-    image = images.decode_image(images.read_bytes(str(path), "picture")[0], str(path), "picture")
+    image = images.decode_image(images.read_bytes(str(path), "image")[0], str(path), "image")
     if record_text(image) is not None:
         return to_layer(parse_content(image, path)["job"], path)
     found = read_foreign(image.info, containers.exif_comment(image))

@@ -17,7 +17,7 @@ from sdapp.settings import layers
 
 
 def to_portable(job: Job, folder: Path) -> dict[str, Any]:
-    """The job as plain data, with paths relative to the folder that the picture goes to."""
+    """The job as plain data, with paths relative to the folder that the image goes to."""
 
     def beside(path: str) -> str:
         try:
@@ -34,23 +34,27 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
     return content
 
 
-def to_layer(content: Mapping[str, Any], picture: Path) -> layers.Layer:
-    """The job inside a picture as a layer of settings. Raises InputError if an input file is not what it was."""
+def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
+    """The job inside an image as a layer of settings. Raises InputError if an input file is not what it was."""
     values = UNSAID | {key: value for key, value in content.items() if key != "inputs"} | {"count": 1}
     task, inputs = content.get("task", {}), content.get("inputs", {})
-    if not (isinstance(task, dict) and isinstance(inputs, dict) and all(isinstance(task.get(key), str) for key in inputs)):
-        raise InputError(f"{picture}: its record is broken: task and inputs do not fit together")
+    if not (
+        isinstance(task, dict)
+        and isinstance(inputs, dict)
+        and all(isinstance(task.get(key), str) for key in inputs)
+    ):
+        raise InputError(f"{image}: its record is broken: task and inputs do not fit together")
     if strange := sorted(content.keys() - Job.model_fields.keys()):
-        raise InputError(f"{picture}: its record is broken: a job has no {', '.join(map(repr, strange))}")
-    values["task"] = task | {key: str(picture.parent / task[key]) for key in inputs}
+        raise InputError(f"{image}: its record is broken: a job has no {', '.join(map(repr, strange))}")
+    values["task"] = task | {key: str(image.parent / task[key]) for key in inputs}
     for key, digest in inputs.items():
         path = values["task"][key]
-        if images.read_bytes(path, f"{picture}: task.{key}")[1] != digest:
-            raise InputError(f"{picture}: task.{key}: {path} is not the file that this picture was painted from")
+        if images.read_bytes(path, f"{image}: task.{key}")[1] != digest:
+            raise InputError(f"{image}: task.{key}: {path} is not the file that this image was painted from")
     for key in layers.MODEL_KEYS:
         if str(values.get(key, "")).startswith("."):
-            values[key] = layers.anchor(values[key], picture.parent)
-    return layers.Layer(values, {dotted: str(picture) for dotted in dotted_keys(values)})
+            values[key] = layers.anchor(values[key], image.parent)
+    return layers.Layer(values, {dotted: str(image) for dotted in dotted_keys(values)})
 
 
 def dotted_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -66,9 +70,11 @@ CHUNK = "sdapp"  # the PNG text chunk that holds job and record; other formats h
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
-def read_picture(path: Path) -> dict[str, Any]:
-    """The `job` and the `record` inside a picture, which is read to its end. Raises MissingInputError, InputError."""
-    return parse_content(images.decode_image(images.read_bytes(str(path), "picture")[0], str(path), "picture"), path)
+def read_image(path: Path) -> dict[str, Any]:
+    """The `job` and the `record` inside an image, which is read to its end. Raises MissingInputError, InputError."""
+    return parse_content(
+        images.decode_image(images.read_bytes(str(path), "image")[0], str(path), "image"), path
+    )
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -24,7 +24,11 @@ def tensor_shapes(path: Path, prefix: str = "") -> dict[str, list[int]]:
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError), path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size)) if size <= MAX_HEADER else {}
-        return {key: value["shape"] for key, value in header.items() if key.startswith(prefix) and key != "__metadata__"}
+        return {
+            key: value["shape"]
+            for key, value in header.items()
+            if key.startswith(prefix) and key != "__metadata__"
+        }
     return {}
 
 

@@ -9,7 +9,10 @@ from sdapp.errors import UnavailableError
 from sdapp.models.files import BUILT_IN
 
 HUB_FOLDERS = ("scheduler", "tokenizer", "text_encoder", "unet", "vae")
-HUB_FILES = ("model_index.json", *(f"{folder}/*.{kind}" for folder in HUB_FOLDERS for kind in ("json", "txt", "safetensors")))
+HUB_FILES = (
+    "model_index.json",
+    *(f"{folder}/*.{kind}" for folder in HUB_FOLDERS for kind in ("json", "txt", "safetensors")),
+)
 HUB_IGNORED = ("*.non_ema.*", "*.ema.*", "*.int8.*")
 
 
@@ -18,7 +21,9 @@ def is_hub_id(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")
 
 
-def download(name: str, revision: str | None, wanted: Sequence[str], ignored: Sequence[str] = (), key: str = "model") -> Path:
+def download(
+    name: str, revision: str | None, wanted: Sequence[str], ignored: Sequence[str] = (), key: str = "model"
+) -> Path:
     """The folder in the cache with files of a Hub id, fetched if need be. Raises UnavailableError that names the key."""
     from huggingface_hub import is_offline_mode, snapshot_download
     from huggingface_hub.errors import (
@@ -34,7 +39,9 @@ def download(name: str, revision: str | None, wanted: Sequence[str], ignored: Se
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=here, **chosen))
     except GatedRepoError as exc:
-        raise UnavailableError(f"{key}: {name} asks you to accept its licence on the Hub; then run `hf auth login`") from exc
+        raise UnavailableError(
+            f"{key}: {name} asks you to accept its licence on the Hub; then run `hf auth login`"
+        ) from exc
     except RepositoryNotFoundError as exc:
         raise UnavailableError(
             f"{key}: the Hub has no {name}, or it is private; check the spelling, or `hf auth login`"
@@ -64,5 +71,7 @@ def has_plain_files(name: str, revision: str | None) -> bool:
 
 def _network_errors() -> tuple[type[Exception], ...]:
     """The errors of the HTTP library that huggingface_hub brings along, whichever it is."""
-    clients = [importlib.import_module(name) for name in ("httpx2", "httpx") if importlib.util.find_spec(name)]
+    clients = [
+        importlib.import_module(name) for name in ("httpx2", "httpx") if importlib.util.find_spec(name)
+    ]
     return tuple(client.HTTPError for client in clients)

@@ -43,7 +43,7 @@ class Model:
 
     @property
     def size(self) -> int:
-        """The side in pixels of the pictures that the model was trained on; of a single 2.x file 768."""
+        """The side in pixels of the images that the model was trained on; of a single 2.x file 768."""
         if self.is_file:
             width = self._shapes.get(f"{UNET_INPUTS}1.1.transformer_blocks.0.attn2.to_k.weight", [0, 0])[1]
             return 768 if width == 1024 else 512
@@ -102,11 +102,17 @@ def _check_folder(model: Model) -> Model:
     if not (model.path / "model_index.json").is_file():
         raise UnavailableError(f"model: {model.path} is no diffusers folder (model_index.json is missing)")
     if (model.path / "text_encoder_2").exists() or not (model.path / "unet").exists():
-        raise UnavailableError(f"model: {model.path} is no Stable Diffusion 1.x or 2.x; sdapp paints with those alone")
+        raise UnavailableError(
+            f"model: {model.path} is no Stable Diffusion 1.x or 2.x; sdapp paints with those alone"
+        )
     for part in WEIGHT_FOLDERS:
         if not list((model.path / part).glob("*.safetensors")):
             pickled = [file.name for suffix in PICKLED for file in (model.path / part).glob(f"*{suffix}")]
-            what = f"has only {pickled[0]}, which can run code and is not read" if pickled else "has no .safetensors file"
+            what = (
+                f"has only {pickled[0]}, which can run code and is not read"
+                if pickled
+                else "has no .safetensors file"
+            )
             raise UnavailableError(f"model: {model.path}: {part} {what}; use a model with safetensors")
     for needed in ("tokenizer", "scheduler/scheduler_config.json"):
         if not (model.path / needed).exists():
@@ -118,11 +124,15 @@ def _check_folder(model: Model) -> Model:
             f"model: {model.path}: its config.json files are not those of a Stable Diffusion: {exc}"
         ) from exc
     if min(numbers) < 1:
-        raise UnavailableError(f"model: {model.path}: its config.json files are not those of a Stable Diffusion")
+        raise UnavailableError(
+            f"model: {model.path}: its config.json files are not those of a Stable Diffusion"
+        )
     return model
 
 
 def check_task(model: Model, kind: str) -> None:
     """Refuse a task that the model's UNet has no channels for. Raises ConfigError."""
     if model.in_channels == 9 and kind != "inpaint":
-        raise ConfigError(f"task: {model.name} is made for inpainting (9 channels) and cannot do {kind}; use `sdapp inpaint`")
+        raise ConfigError(
+            f"task: {model.name} is made for inpainting (9 channels) and cannot do {kind}; use `sdapp inpaint`"
+        )

@@ -12,7 +12,11 @@ from sdapp.models.locate import Model, locate
 KINDS = ("AutoencoderKL", "AutoencoderTiny")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LATENT_CHANNELS = 4
-PREFIXES = ("", "first_stage_model.", "vae.")  # of its tensors in a file of its own, and in one with a whole model
+PREFIXES = (
+    "",
+    "first_stage_model.",
+    "vae.",
+)  # of its tensors in a file of its own, and in one with a whole model
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,9 @@ def _facts_of_folder(folder: Path) -> _Facts:
     for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file():
             inner = f"; give the autoencoder inside: {folder / 'vae'}" if (folder / "vae").is_dir() else ""
-            raise UnavailableError(f"vae: {folder} is no autoencoder's diffusers folder ({name} is missing){inner}")
+            raise UnavailableError(
+                f"vae: {folder} is no autoencoder's diffusers folder ({name} is missing){inner}"
+            )
     said = read_json(folder / "config.json", "vae")
     try:
         kind = said["_class_name"]
@@ -62,7 +68,9 @@ def _facts_of_folder(folder: Path) -> _Facts:
         levels = len(said.get("block_out_channels") or said["decoder_block_out_channels"])
         facts = _Facts(said["latent_channels"], 2 ** (levels - 1), said.get("scaling_factor"))
     except (KeyError, TypeError, AttributeError) as exc:
-        raise UnavailableError(f"vae: {folder}: its config.json is not that of an autoencoder: {exc}") from exc
+        raise UnavailableError(
+            f"vae: {folder}: its config.json is not that of an autoencoder: {exc}"
+        ) from exc
     if kind not in KINDS:
         raise UnavailableError(f"vae: {folder} is a {kind}; allowed: {', '.join(KINDS)}")
     return facts if kind == KINDS[0] else replace(facts, latent_scaling=None)
@@ -70,21 +78,33 @@ def _facts_of_folder(folder: Path) -> _Facts:
 
 def _facts_of_file(path: Path) -> _Facts:
     shapes = tensor_shapes(path)
-    prefix = next((prefix for prefix in PREFIXES if f"{prefix}encoder.down.0.block.0.conv1.weight" in shapes), None)
+    prefix = next(
+        (prefix for prefix in PREFIXES if f"{prefix}encoder.down.0.block.0.conv1.weight" in shapes), None
+    )
     if prefix is None or f"{prefix}decoder.conv_in.weight" not in shapes:
         raise UnavailableError(
             f"vae: {path} holds no AutoencoderKL in the layout of the original checkpoints; for another one give its diffusers "
             f"folder, with config.json and {WEIGHTS}"
         )
-    halvings = sum(key.startswith(f"{prefix}encoder.down.") and key.endswith("downsample.conv.weight") for key in shapes)
+    halvings = sum(
+        key.startswith(f"{prefix}encoder.down.") and key.endswith("downsample.conv.weight") for key in shapes
+    )
     return _Facts(shapes[f"{prefix}decoder.conv_in.weight"][1], 2**halvings)
 
 
 def _check_fit(name: str, facts: _Facts, model: Model) -> None:
     """Refuse one whose latents are not those of the model. Raises ConfigError."""
-    own = _Facts(LATENT_CHANNELS, model.scale, model.latent_scaling if facts.latent_scaling is not None else None)
-    words = {"channels": "latent channels", "scale": "pixels a latent along one side", "latent_scaling": "as scaling factor"}
+    own = _Facts(
+        LATENT_CHANNELS, model.scale, model.latent_scaling if facts.latent_scaling is not None else None
+    )
+    words = {
+        "channels": "latent channels",
+        "scale": "pixels a latent along one side",
+        "latent_scaling": "as scaling factor",
+    }
     for key, word in words.items():
         here, there = getattr(facts, key), getattr(own, key)
         if here != there:
-            raise ConfigError(f"vae: {name} was made for other models: it has {here} {word}, {model.name} has {there}")
+            raise ConfigError(
+                f"vae: {name} was made for other models: it has {here} {word}, {model.name} has {there}"
+            )

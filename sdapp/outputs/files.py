@@ -127,7 +127,7 @@ def claim_name(temporary: Path, final: Path) -> bool:
 def _sync_folder(folder: Path) -> None:
     if os.name == "nt":  # folders cannot be opened there
         return
-    with suppress(OSError):  # the picture is there; some network folders cannot promise more
+    with suppress(OSError):  # the image is there; some network folders cannot promise more
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)

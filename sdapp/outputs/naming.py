@@ -32,7 +32,7 @@ def file_stem(template: str, job: Job, index: int) -> str:
         "time": f"{now:%H%M%S}",
     } | {key: str(getattr(job, key)) for key in ("seed", "steps", "width", "height")}
     stem = re.sub(r"\{(\w+)\}", lambda match: tokens[match[1]], unicodedata.normalize("NFC", template))
-    stem = _truncate(stem, MAX_NAME_BYTES).rstrip(" .").lstrip(" .-~") or "picture"
+    stem = _truncate(stem, MAX_NAME_BYTES).rstrip(" .").lstrip(" .-~") or "image"
     base, dot, rest = stem.partition(".")
     return f"{base.rstrip()}_{dot}{rest}" if base.strip().lower() in RESERVED else stem
 

@@ -24,8 +24,8 @@ def write_results(
 ) -> Iterator[Result]:
     """What `publish` makes of each result that `encode` has made a file of, in their order, each only when it is published.
 
-    One batch at most waits for its publishing while the next is painted. A picture painted alone is waited for, so that a kill
-    costs one picture at the most. What either raises is raised at the next turn. However it ends, what was taken over is
+    One batch at most waits for its publishing while the next is painted. An image painted alone is waited for, so that a kill
+    costs one image at the most. What either raises is raised at the next turn. However it ends, what was taken over is
     published; where the painting was stopped by an SdappError, it is given out, too, before that is raised.
     """
     waiting, stopped = deque[Future[Result]](), list[SdappError]()
@@ -62,7 +62,7 @@ def _next(waiting: deque[Future[Result]]) -> Result:
 
 def save_result(result: Result, output: Output) -> Result:
     """The result with the path where its image is now, if it has one. Raises OutputError."""
-    return replace(result, path=save(result, output) if result.picture else None, file=None)
+    return replace(result, path=save(result, output) if result.image else None, file=None)
 
 
 def save(result: Result, output: Output) -> Path:

@@ -14,9 +14,26 @@ from sdapp.settings import files, layers
 from sdapp.settings.types import MAX_SEED
 
 # One load of the model paints the file.
-WHOLE_RUN = ("model", "revision", "vae", "device", "dtype", "batch_size", "memory", "compile", "channels_last", "output")
+WHOLE_RUN = (
+    "model",
+    "revision",
+    "vae",
+    "device",
+    "dtype",
+    "batch_size",
+    "memory",
+    "compile",
+    "channels_last",
+    "output",
+)
 FIELDS = tuple(name for name in RunConfig.model_fields if name not in WHOLE_RUN)
-TEXT = ("prompt", "negative_prompt", "task.kind", "task.image", "task.mask")  # never a number, and `|` is a letter in them
+TEXT = (
+    "prompt",
+    "negative_prompt",
+    "task.kind",
+    "task.image",
+    "task.mask",
+)  # never a number, and `|` is a letter in them
 PATHS = ("task.image", "task.mask")
 ALIASES = {
     "scheduler": "scheduler.name", "sampler_name": "scheduler.name", "sampler": "scheduler.name",
@@ -24,7 +41,7 @@ ALIASES = {
     "strength": "task.strength", "denoising_strength": "task.strength",
     "size": "size", "seeds": "seed", "cfg_scale": "guidance_scale", "n_iter": "count",
 }  # fmt: skip
-# In .txt only: kohya's letters, and A1111's batch_size, which asks for so many pictures.
+# In .txt only: kohya's letters, and A1111's batch_size, which asks for so many images.
 OPTIONS = {
     "n": "negative_prompt", "w": "width", "h": "height", "s": "steps", "d": "seed", "l": "guidance_scale",
     "t": "task.strength", "batch_size": "count",
@@ -83,7 +100,10 @@ def _why_not(name: str, plain: str, is_option: bool) -> str:
     if reason := REFUSED_KEYS.get(plain.split(".")[0]):
         return f"{shown}: {reason}"
     near = get_close_matches(plain, (*FIELDS, *ALIASES), n=1)
-    known = [f"--{word.replace('_', '-')}" if is_option else word for word in near or dict.fromkeys((*FIELDS, *ALIASES))]
+    known = [
+        f"--{word.replace('_', '-')}" if is_option else word
+        for word in near or dict.fromkeys((*FIELDS, *ALIASES))
+    ]
     mean = f", did you mean {known[0]}?" if near else f"; allowed: {', '.join(known)}"
     hint = '; if it belongs to the prompt, give that as --prompt "…"' if is_option else ""
     return f"{shown}: unknown {'option' if is_option else 'key'}{mean}{hint}"
@@ -110,13 +130,18 @@ def assemble_line(said: Iterable[Given], folder: Path) -> tuple[layers.Layer, tu
     names: dict[str, str] = {}
     errors: list[str] = []
     for name, key, value, origin in said:
-        # A1111 asks for batch_size pictures n_iter times.
-        is_product = {name, names.get(key)} == {"--batch_size", "--n_iter"} and {type(value), type(values[key])} == {int}
+        # A1111 asks for batch_size images n_iter times.
+        is_product = {name, names.get(key)} == {"--batch_size", "--n_iter"} and {
+            type(value),
+            type(values[key]),
+        } == {int}
         if key in values and not is_product:
             errors.append(f"{origin}: {key}: said twice, as {names[key]} and as {name}; keep one")
         values[key] = values[key] * value if is_product else value
         names[key], origins[key] = name, origin
-    content = json.dumps({key: value for key, value in values.items() if key not in ("seed", "count")}, sort_keys=True)
+    content = json.dumps(
+        {key: value for key, value in values.items() if key not in ("seed", "count")}, sort_keys=True
+    )
     for work in (_take_size, _settle_task):
         errors += work(values, origins)
     seeds, wrong = _take_seeds(values, origins)
@@ -148,22 +173,28 @@ def _take_size(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
 
 
 def _settle_task(values: dict[str, Any], _: Mapping[str, str]) -> list[str]:
-    """A picture to start from says the task, unless that is said."""
+    """An image to start from says the task, unless that is said."""
     kinds = [kind for key, kind in (("task.mask", "inpaint"), ("task.image", "img2img")) if key in values]
     if kinds:
         values.setdefault("task.kind", kinds[0])
     return []
 
 
-def _take_seeds(values: dict[str, Any], origins: Mapping[str, str]) -> tuple[tuple[int, ...] | None, list[str]]:
+def _take_seeds(
+    values: dict[str, Any], origins: Mapping[str, str]
+) -> tuple[tuple[int, ...] | None, list[str]]:
     if not isinstance(values.get("seed"), list):
         return None, []
     seeds, origin = values.pop("seed"), origins["seed"]
     bad = [seed for seed in seeds if type(seed) is not int or not 0 <= seed <= MAX_SEED]
     if bad or not seeds:
-        return None, [f"{origin}: seed: seeds are whole numbers from 0 to {MAX_SEED}, not {(bad or [seeds])[0]!r:.80}"]
+        return None, [
+            f"{origin}: seed: seeds are whole numbers from 0 to {MAX_SEED}, not {(bad or [seeds])[0]!r:.80}"
+        ]
     if "count" in values:
-        return None, [f"{origins['count']}: count: the line names {len(seeds)} seeds, one a picture; leave count out"]
+        return None, [
+            f"{origins['count']}: count: the line names {len(seeds)} seeds, one an image; leave count out"
+        ]
     return tuple(seeds), []
 
 
@@ -184,7 +215,9 @@ def _nest(values: Mapping[str, Any], origins: dict[str, str], errors: list[str])
             inside = inside.setdefault(group, {}) if isinstance(inside, dict) else inside
             origins.setdefault(".".join(groups[:depth]), origins.get(key, ""))
         if not isinstance(inside, dict) or last in inside:
-            errors.append(f"{origins[key]}: {key}: does not fit with {groups[0] if groups else key}, which is said too")
+            errors.append(
+                f"{origins[key]}: {key}: does not fit with {groups[0] if groups else key}, which is said too"
+            )
         else:
             inside[last] = value
     return nested

@@ -24,7 +24,7 @@ YAML_BREAKS = re.compile("[\u2028\u2029]")
 class Entry:
     """What one line asks for, as a layer of settings.
 
-    `seeds` is its list of seeds, one a picture; a single seed stays in the layer, and `count` goes on from it. `content`
+    `seeds` is its list of seeds, one an image; a single seed stays in the layer, and `count` goes on from it. `content`
     is what derived seeds are made from: equal for equal lines, whatever the file's format and folder, the seeds and count.
     """
 
@@ -68,7 +68,9 @@ def read_prompts(path: Path | None, stdin: BinaryIO | None = None) -> Iterator[E
     """
     errors = PromptFileError()
     if path is None:
-        yield from _read_stdin(read_lines(stdin or sys.stdin.buffer, "<stdin>", errors), _Source("<stdin>", Path(), errors))
+        yield from _read_stdin(
+            read_lines(stdin or sys.stdin.buffer, "<stdin>", errors), _Source("<stdin>", Path(), errors)
+        )
     elif path.suffix.lower() not in READERS:
         raise ConfigError(f"{path}: no format of prompt files; allowed: {', '.join(READERS)}")
     else:
@@ -148,7 +150,9 @@ def _said_in_row(row: list[str], keys: list[str], origin: str) -> list[Given]:
     if len(row) != len(keys):
         raise ConfigError(f"{origin}: {len(row)} cells, the header has {len(keys)}; a comma or a quote inside a cell needs "
                           "double quotes around the cell")  # fmt: skip
-    return [Given(key, key, from_text(key, cell), origin) for key, cell in zip(keys, row, strict=True) if cell]
+    return [
+        Given(key, key, from_text(key, cell), origin) for key, cell in zip(keys, row, strict=True) if cell
+    ]
 
 
 # --- JSON lines and YAML ------------------------------------------------------------------------------------------
@@ -217,12 +221,15 @@ def _read_yaml(lines: Lines, source: _Source) -> Iterator[Entry]:
         size += len(line.encode()) + 1
         if size > files.MAX_BYTES:
             source.errors.add(
-                number, f"{source.name}:{number}: YAML is read whole, at most {files.MAX_BYTES:,} bytes; use .jsonl"
+                number,
+                f"{source.name}:{number}: YAML is read whole, at most {files.MAX_BYTES:,} bytes; use .jsonl",
             )
             return
         if found := YAML_BREAKS.search(line):
             where = f"{source.name}:{number}:{found.start() + 1}"
-            source.errors.add(number, f'{where}: U+{ord(found[0]):04X} ends a line of YAML; write "\\u{ord(found[0]):04x}"')
+            source.errors.add(
+                number, f'{where}: U+{ord(found[0]):04X} ends a line of YAML; write "\\u{ord(found[0]):04x}"'
+            )
         text.append(f"{line}\n")
     if not source.errors.count:
         yield from _entries_in_yaml("".join(text), source)

@@ -19,12 +19,14 @@ def derived_seed(base: int, content: str, copy: int) -> int:
 
 
 def seed_for(mode: Seeds, base: int, position: int, content: str, copy: int) -> int:
-    """The seed of a picture whose line names none. Raises ConfigError past 2**63 - 1.
+    """The seed of an image whose line names none. Raises ConfigError past 2**63 - 1.
 
-    derived: by content and copy; increment: base + position, where position counts the pictures of the file before this
+    derived: by content and copy; increment: base + position, where position counts the images of the file before this
     one, as A1111 does; same: base + copy, so that every line begins with the base seed. All three count from 0.
     """
-    seed = {"derived": derived_seed(base, content, copy), "increment": base + position, "same": base + copy}[mode]
+    seed = {"derived": derived_seed(base, content, copy), "increment": base + position, "same": base + copy}[
+        mode
+    ]
     if seed > MAX_SEED:
         raise ConfigError(f"seed: {mode} seeds from {base} on go past {MAX_SEED}; give a smaller base seed")
     return seed

@@ -83,7 +83,9 @@ def parse(text: str) -> _Template:
         else:
             _close(text, stack, at, where)
     if len(stack) > 1:
-        raise ConfigError(rf"character {stack[-1].start + 1}: the brace is never closed; for a plain brace write \{{")
+        raise ConfigError(
+            rf"character {stack[-1].start + 1}: the brace is never closed; for a plain brace write \{{"
+        )
     return (*stack[0].options[0], text[at:])
 
 
@@ -99,7 +101,9 @@ def _close(text: str, stack: list[_Open], end: int, where: str) -> None:
     group = stack.pop()
     _check_option(text, group, end - 1)
     if len(group.options) == 1 and not group.is_every:
-        raise ConfigError(rf"character {group.start + 1}: nothing to choose from; write {{a|b}}, or \{{ for a plain brace")
+        raise ConfigError(
+            rf"character {group.start + 1}: nothing to choose from; write {{a|b}}, or \{{ for a plain brace"
+        )
     options = tuple(tuple(option) for option in group.options)
     stack[-1].options[-1].append(_Group(text[group.start : end], options, group.is_every))
 
@@ -142,7 +146,7 @@ def expand_all_groups(prompt: Any, origin: str) -> list[Any]:
 
 
 def choose(prompt: str, seed: int, folder: Path | None) -> tuple[str, dict[str, str]]:
-    """The prompt of the picture with this seed, and what was chosen for each `{a|b}` and `__words__`, in their order.
+    """The prompt of the image with this seed, and what was chosen for each `{a|b}` and `__words__`, in their order.
 
     A choice depends on the seed, on what it is chosen from as it is written, and on how often that stood in the prompt
     before (`__words__ #2`): not on the words around it, the machine or the version of Python. Wildcard files are those in
@@ -153,7 +157,9 @@ def choose(prompt: str, seed: int, folder: Path | None) -> tuple[str, dict[str, 
     return text, choices
 
 
-def _choose(template: _Template, seed: int, folder: Path, choices: dict[str, str], seen: Counter[str], depth: int) -> str:
+def _choose(
+    template: _Template, seed: int, folder: Path, choices: dict[str, str], seen: Counter[str], depth: int
+) -> str:
     text = []
     for node in template:
         if isinstance(node, str):
@@ -167,7 +173,9 @@ def _choose(template: _Template, seed: int, folder: Path, choices: dict[str, str
         options = _wildcards(node.name, folder) if node.name else node.options
         digest = hashlib.sha256(f"{seed}\0{label}".encode()).digest()
         choices[label] = ""  # so that it stands before those inside it
-        choices[label] = _choose(options[int.from_bytes(digest) % len(options)], seed, folder, choices, seen, depth + 1)
+        choices[label] = _choose(
+            options[int.from_bytes(digest) % len(options)], seed, folder, choices, seen, depth + 1
+        )
         text.append(choices[label])
     return "".join(text)
 
@@ -235,6 +243,8 @@ def most_choices(template: _Template, folder: Path, known: dict[str, int], depth
 
 def _check_group(group: _Group, depth: int) -> None:
     if group.is_every:
-        raise ConfigError(f"{group.source:.80}: every one is for the prompts of a prompt file's lines; {{a|b}} chooses one")
+        raise ConfigError(
+            f"{group.source:.80}: every one is for the prompts of a prompt file's lines; {{a|b}} chooses one"
+        )
     if depth > MAX_GROUP_DEPTH:
         raise ConfigError(f"{group.source:.80}: goes in a circle, or more than {MAX_GROUP_DEPTH} deep")

@@ -31,7 +31,9 @@ def parse_line(text: str, where: str) -> list[Given]:
                     f"--{option[1]}: the double quote is never closed; a value that begins with one is put in quotes"
                 )
             if text[end : following.start() if following else None].strip(" \t"):
-                raise ConfigError(f'--{option[1]}: the quotes end before the value does; inside them write \\" for a quote')
+                raise ConfigError(
+                    f'--{option[1]}: the quotes end before the value does; inside them write \\" for a quote'
+                )
             said += _option(option[1], value, origin)
         except ConfigError as exc:
             errors.append(f"{origin}: {exc}")
@@ -55,7 +57,9 @@ def _option(name: str, value: str | None, origin: str) -> list[Given]:
         raise ConfigError(f'--{name}: needs a value; an empty one is ""')
     if name.lower() == "set":
         values = files.parse_override(value).values
-        return [Given(f"--set {dotted}", find_key(dotted), item, origin) for dotted, item in leaf_values(values)]
+        return [
+            Given(f"--set {dotted}", find_key(dotted), item, origin) for dotted, item in leaf_values(values)
+        ]
     key = find_key(name, is_option=True)
     return [Given(f"--{name}", key, from_text(key, value), origin)]
 

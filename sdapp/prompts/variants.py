@@ -28,7 +28,10 @@ def expand(entry: Entry) -> Iterator[Entry]:
     if prod(map(len, axes.values())) > MAX_VARIANTS:
         raise ConfigError(f"{entry.origin}: {TOO_MANY}")
     for chosen in product(*axes.values()) if axes else ():
-        yield replace(entry, layer=layers.Layer(_with(values, dict(zip(axes, chosen, strict=True))), entry.layer.origins))
+        yield replace(
+            entry,
+            layer=layers.Layer(_with(values, dict(zip(axes, chosen, strict=True))), entry.layer.origins),
+        )
     if not axes:
         yield entry
 
@@ -46,7 +49,9 @@ def _axes(
             raise ConfigError(f"{origin}: an empty list; give at least one value")
         elif path == ("prompt",):
             texts = [
-                text for item in (value if isinstance(value, list) else [value]) for text in expand_all_groups(item, origin)
+                text
+                for item in (value if isinstance(value, list) else [value])
+                for text in expand_all_groups(item, origin)
             ]
             if texts != [value]:
                 yield path, texts
@@ -73,7 +78,9 @@ def _with(values: Mapping[str, Any], chosen: Mapping[tuple[str, ...], Any]) -> d
 # --- the check ----------------------------------------------------------------------------------------------------
 
 
-def checked_entries(entries: Iterable[Entry], base: Sequence[layers.Layer], folder: Path | None = None) -> Iterator[Entry]:
+def checked_entries(
+    entries: Iterable[Entry], base: Sequence[layers.Layer], folder: Path | None = None
+) -> Iterator[Entry]:
     """Expand entries and yield those that can be painted over the settings in `base`, in their order, as a stream.
 
     `folder` is the prompt file's, for its wildcards. Raises PromptFileError (a ConfigError) at the end, with every error of
@@ -125,7 +132,10 @@ def _check_prompt(merged: layers.Layer, origin: str, folder: Path, known: dict[s
 
 def _check_kind(layer: layers.Layer, below: layers.Layer) -> None:
     """An image alone means img2img; where the settings below ask for inpainting, that would drop their mask unsaid."""
-    kinds = [task.get("kind") if isinstance(task := said.values.get("task"), dict) else None for said in (layer, below)]
+    kinds = [
+        task.get("kind") if isinstance(task := said.values.get("task"), dict) else None
+        for said in (layer, below)
+    ]
     if kinds == ["img2img", "inpaint"] and "task.kind" not in layer.origins:
         raise ConfigError(f"{layer.origins['task.image']}: task.kind: the config asks for inpaint, the line gives an image "
                               "and no mask; say img2img, or inpaint with the config's mask")  # fmt: skip

@@ -61,7 +61,9 @@ class Document:
         depth = 0
         for event in yaml.parse(self.text, _CoreLoader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                self.complain(event.start_mark, "anchors and aliases (& and *) are not allowed; write the value out")
+                self.complain(
+                    event.start_mark, "anchors and aliases (& and *) are not allowed; write the value out"
+                )
             elif tag := getattr(event, "tag", None):
                 self.complain(event.start_mark, f"tags ({tag!r}) are not allowed; write a plain value")
             elif isinstance(event, yaml.CollectionStartEvent):
@@ -87,7 +89,10 @@ class Document:
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str) or key == "<<" or not key.isprintable():
-                self.complain(key_node.start_mark, "a key must be plain text; merge keys (<<) are not allowed, use extends")
+                self.complain(
+                    key_node.start_mark,
+                    "a key must be plain text; merge keys (<<) are not allowed, use extends",
+                )
                 continue
             dotted = f"{path}.{key}" if path else key
             mark = key_node.start_mark
@@ -105,7 +110,9 @@ def parse_yaml(text: str, source: str) -> Layer:
     document = Document(text, source)
     values = document.read()
     if not document.errors and not isinstance(values, dict):
-        document.errors.append(f"{source}:1:1: a config is a mapping of `key: value` lines, this is a {type(values).__name__}")
+        document.errors.append(
+            f"{source}:1:1: a config is a mapping of `key: value` lines, this is a {type(values).__name__}"
+        )
     if document.errors:
         raise ConfigError("\n".join(document.errors))
     return Layer(values, document.origins)
@@ -118,7 +125,9 @@ def read_config_file(path: Path) -> list[Layer]:
     following: Path | None = path
     while following is not None:
         if following.is_symlink() and not following.exists():
-            raise MissingInputError(f"{following}: cannot read the config: its link leads nowhere, or in a circle")
+            raise MissingInputError(
+                f"{following}: cannot read the config: its link leads nowhere, or in a circle"
+            )
         if following.resolve() in seen:
             names = " → ".join(str(file) for file in [*seen, following.resolve()])
             raise ConfigError(f"{path}: extends goes in a circle: {names}")
@@ -171,7 +180,9 @@ def parse_override(text: str) -> Layer:
     origin = f"--set {text}"
     dotted, equals, value = text.partition("=")
     if not equals or not all(part.isidentifier() for part in dotted.split(".")):
-        raise ConfigError(f"{origin}: write it as key=value, such as --set steps=30 or --set output.dir=pictures")
+        raise ConfigError(
+            f"{origin}: write it as key=value, such as --set steps=30 or --set output.dir=images"
+        )
     try:
         read = parse_yaml(f"value: {value}", origin).values
     except ConfigError:  # such as `a cat: the film`

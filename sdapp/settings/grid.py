@@ -57,7 +57,9 @@ def _reference(text: str) -> str:
         raise ValueError(f"write a reference as SCHEDULER@STEPS, such as dpm++2m-karras@200, not {text!r}")
     [name] = _known_schedulers([name])
     if schedulers.resolve(name).stochastic:
-        raise ValueError(f"{name} adds noise in its steps, so it comes to no solution that others could be held against")
+        raise ValueError(
+            f"{name} adds noise in its steps, so it comes to no solution that others could be held against"
+        )
     return f"{name}@{steps}"
 
 
@@ -73,17 +75,23 @@ def _independent(references: list[str]) -> list[str]:
 Match = Literal["unet-calls", "steps", "seconds"]
 Ranges = BeforeValidator(_listed, json_schema_input_type=str | list[int | float | str])
 Schedulers = Annotated[
-    list[str], BeforeValidator(_split_names, json_schema_input_type=str | list[str]), AfterValidator(_known_schedulers)
+    list[str],
+    BeforeValidator(_split_names, json_schema_input_type=str | list[str]),
+    AfterValidator(_known_schedulers),
 ]
 
 
 class Grid(Frozen):
     """What `sdapp compare` compares: schedulers at budgets, for every seed, prompt, and value of other keys."""
 
-    schedulers: Annotated[Schedulers, Field(min_length=1, description="Names as `sdapp schedulers` knows them.")]
+    schedulers: Annotated[
+        Schedulers, Field(min_length=1, description="Names as `sdapp schedulers` knows them.")
+    ]
     match: Annotated[
         Match,
-        Field(description="What is equal within a column: the calls of the UNet, the steps, or the seconds a picture."),
+        Field(
+            description="What is equal within a column: the calls of the UNet, the steps, or the seconds an image."
+        ),
     ] = "unet-calls"
     steps: Annotated[
         list[int | float],
@@ -94,17 +102,23 @@ class Grid(Frozen):
     seeds: Annotated[
         list[Annotated[int, Field(ge=0, le=MAX_SEED)]],
         Ranges,
-        Field(min_length=1, description="Of the noise, which is the same for every scheduler; 1-8 is a range."),
+        Field(
+            min_length=1, description="Of the noise, which is the same for every scheduler; 1-8 is a range."
+        ),
         AfterValidator(_each_once),
     ] = [1, 2, 3]
     prompts: Annotated[
-        list[Text], Field(description="What to paint; else the prompt of the config."), AfterValidator(_each_once)
+        list[Text],
+        Field(description="What to paint; else the prompt of the config."),
+        AfterValidator(_each_once),
     ] = []
     vary: Annotated[
         dict[str, Annotated[list[str | int | float | bool], Field(min_length=1), AfterValidator(_each_once)]],
         Field(description="Other keys and their values, such as guidance_scale: [3, 5, 7.5]."),
     ] = {}
-    timings: Annotated[int, Field(ge=1, le=100, description="How often each picture is timed; the median counts.")] = 1
+    timings: Annotated[
+        int, Field(ge=1, le=100, description="How often each image is timed; the median counts.")
+    ] = 1
     references: Annotated[
         list[Annotated[str, AfterValidator(_reference)]],
         Field(

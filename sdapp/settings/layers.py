@@ -57,7 +57,9 @@ def combine(layers: list[Layer]) -> Layer:
 
 def _superseded(values: Mapping[str, Any], over: Mapping[str, Any]) -> Iterator[str]:
     scheduler, task, below = over.get("scheduler"), over.get("task"), values.get("task")
-    if "scheduler" in values and (isinstance(scheduler, str) or (isinstance(scheduler, dict) and "name" in scheduler)):
+    if "scheduler" in values and (
+        isinstance(scheduler, str) or (isinstance(scheduler, dict) and "name" in scheduler)
+    ):
         yield "scheduler"
     if "revision" in values and "model" in over:
         yield "revision"

@@ -30,7 +30,10 @@ def explain(error: Any, merged: Layer, model: type[BaseModel]) -> str:
         case "string_pattern_mismatch":  # there is one pattern
             message = f"should be auto, cpu, cuda, cuda:N or mps, not {reprlib.repr(error['input'])}"
         case _ if path[0] == "batch_size":
-            path, message = path[:1], f"should be a number from 1 to 256, or auto, not {reprlib.repr(error['input'])}"
+            path, message = (
+                path[:1],
+                f"should be a number from 1 to 256, or auto, not {reprlib.repr(error['input'])}",
+            )
         case _ if path[:2] == ["scheduler", "options"] and len(path) > 2:
             path, message = path[:3], "should be text, a number, true, false or null"
         case _:
@@ -42,7 +45,9 @@ def explain(error: Any, merged: Layer, model: type[BaseModel]) -> str:
 def place_message(dotted: str, message: str, merged: Layer) -> str:
     """`origin: key: message`; where the origin is a flag of that name, it says the key already."""
     origin = origin_of(dotted, merged)
-    is_said = origin == f"--{dotted.rpartition('.')[2].replace('_', '-')}" or origin.startswith(f"--set {dotted}=")
+    is_said = origin == f"--{dotted.rpartition('.')[2].replace('_', '-')}" or origin.startswith(
+        f"--set {dotted}="
+    )
     return f"{origin}: {message}" if is_said else f"{origin}: {dotted}: {message}"
 
 
@@ -54,7 +59,9 @@ def _fields(path: Sequence[str], merged: Layer, model: type[BaseModel]) -> list[
         kinds = list(_models(model.model_fields[key].annotation))
         asked = values.get("kind") if isinstance(values, dict) else None
         model = (
-            next((kind for kind in kinds if asked in get_args(kind.model_fields["kind"].annotation)), kinds[0])
+            next(
+                (kind for kind in kinds if asked in get_args(kind.model_fields["kind"].annotation)), kinds[0]
+            )
             if kinds[1:]
             else kinds[0]
         )

@@ -25,7 +25,9 @@ def interval(value: object) -> list[float]:
     if isinstance(value, str) and (found := re.fullmatch(rf"({NUMBER})\s*\.\.\s*({NUMBER})", value)):
         ends = [float(end) for end in found.groups()]
     match ends:
-        case [int() | float() as begin, int() | float() as end] if 0 <= begin < end <= 1 and bool not in map(type, ends):
+        case [int() | float() as begin, int() | float() as end] if 0 <= begin < end <= 1 and bool not in map(
+            type, ends
+        ):
             return [float(begin), float(end)]
     raise ValueError(
         f"two fractions of the run from 0 to 1, the first below the second, such as [0.0, 0.5], not {reprlib.repr(value)}"
@@ -37,7 +39,9 @@ def _part(text: str) -> list[int | float]:
         return [_to_number(text)]
     match = RANGE.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is no number and no range; write 20, 5-50:5 (every fifth) or 1-10[4] (four of them)")
+        raise ValueError(
+            f"{text!r} is no number and no range; write 20, 5-50:5 (every fifth) or 1-10[4] (four of them)"
+        )
     first, last = _to_number(match[1]), _to_number(match[2])
     if last <= first:
         raise ValueError(f"{text!r} counts downwards; put the smaller number first")

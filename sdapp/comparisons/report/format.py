@@ -26,8 +26,8 @@ def seconds(value: float) -> str:
 
 
 def decibels(value: float) -> str:
-    """A signal-to-noise ratio; it is infinite for two equal pictures."""
-    return f"{value:.1f} dB" if math.isfinite(value) else "infinite: the same picture"
+    """A signal-to-noise ratio; it is infinite for two equal images."""
+    return f"{value:.1f} dB" if math.isfinite(value) else "infinite: the same image"
 
 
 def counted(value: int, noun: str) -> str:

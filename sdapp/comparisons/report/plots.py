@@ -1,4 +1,4 @@
-"""The convergence plot as geometry: curves, quartiles, ticks and the band, in the units of an SVG picture."""
+"""The convergence plot as geometry: curves, quartiles, ticks and the band, in the units of an SVG image."""
 
 import math
 from collections.abc import Sequence
@@ -57,7 +57,9 @@ class Curve:
     def ribbon(self) -> str:
         """The outline of the middle half."""
         known = [point for point in self.points if point.finite]
-        corners = [(point.x, point.high) for point in known] + [(point.x, point.low) for point in reversed(known)]
+        corners = [(point.x, point.high) for point in known] + [
+            (point.x, point.low) for point in reversed(known)
+        ]
         return "M" + "L".join(f"{x:g} {y:g}" for x, y in corners) + "Z" if len(known) > 1 else ""
 
 
@@ -89,7 +91,9 @@ def convergence(comparison: Comparison, axis: Axis) -> Plot:
     items = [item for item in summarise(comparison) if item.solver_error and getattr(item, axis)]
     floor = band(comparison)
     x = LogScale.over((getattr(item, axis).median for item in items), margin=1.12)
-    errors = [end for item in items if item.solver_error for end in (item.solver_error.low, item.solver_error.high)]
+    errors = [
+        end for item in items if item.solver_error for end in (item.solver_error.low, item.solver_error.high)
+    ]
     y = LogScale.over([*errors, *([floor / 1.5] if floor else [])], margin=1.2)
     style = styles(comparison.schedulers)
     curves = tuple(

@@ -22,8 +22,8 @@ from sdapp.errors import InputError
 from sdapp.outputs.files import overwrite
 
 NAME = "report.html"
-MAX_INLINE = 20_000_000  # bytes of pictures inside the file; beyond that they are linked to
-SMALL = 128  # pixels; a picture up to this side is kept inside as it is, for it is looked at enlarged
+MAX_INLINE = 20_000_000  # bytes of images inside the file; beyond that they are linked to
+SMALL = 128  # pixels; an image up to this side is kept inside as it is, for it is looked at enlarged
 HERE = Path(__file__).parent
 # Control characters have no shape; these stand for them.
 SHOWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
@@ -33,7 +33,7 @@ Shown = dict[str, Any]
 def build_report(folder: Path, max_inline: int = MAX_INLINE) -> Path:
     """Write report.html into the folder of a comparison, finished or not, and return its path.
 
-    Pictures are inside the file up to about `max_inline` bytes; beyond that the file links to those beside it.
+    Images are inside the file up to about `max_inline` bytes; beyond that the file links to those beside it.
     Raises MissingInputError and InputError for result files that cannot be read, OutputError.
     """
     comparison = results.read_comparison(folder)
@@ -67,7 +67,7 @@ def _render(comparison: Comparison, view: "_View") -> str:
 
 
 def _bare(view: Shown) -> Shown:
-    """A combination without its pictures, for the page has them already."""
+    """A combination without its images, for the page has them already."""
 
     def without(shown: Shown) -> Shown:
         return {key: value for key, value in shown.items() if key != "src"}
@@ -78,7 +78,11 @@ def _bare(view: Shown) -> Shown:
 def _counts(comparison: Comparison) -> str:
     """What the medians are taken over, such as `3 prompts × 4 seeds`."""
     axes = {"prompt": len(comparison.prompts), "seed": len(comparison.seeds)}
-    axes |= {f"{key} value".replace("_", " "): len(values) for key, values in comparison.varied.items() if len(values) > 1}
+    axes |= {
+        f"{key} value".replace("_", " "): len(values)
+        for key, values in comparison.varied.items()
+        if len(values) > 1
+    }
     return " × ".join(format.counted(size, name) for name, size in axes.items())
 
 
@@ -88,26 +92,26 @@ def _hash(text: str) -> str:
 
 @dataclass
 class _Pictures:
-    """Addresses of the pictures of a folder: inside the file as WebP while there is room, else links."""
+    """Addresses of the images of a folder: inside the file as WebP while there is room, else links."""
 
     folder: Path
     room: int  # bytes
     known: dict[str, str] = field(default_factory=dict)
 
     def address(self, file: str) -> str:
-        """A data URI or a relative link. Raises InputError if there is no such picture."""
+        """A data URI or a relative link. Raises InputError if there is no such image."""
         if file not in self.known:
             self.known[file] = self._inline(file) if self.room > 0 else self._link(file)
         return self.known[file]
 
     def _link(self, file: str) -> str:
         if not (self.folder / file).is_file():
-            raise InputError(f"its picture {file} is gone")
+            raise InputError(f"its image {file} is gone")
         return quote(file)
 
     def _inline(self, file: str) -> str:
         path = str(self.folder / file)
-        picture = images.decode_image(images.read_bytes(path, "picture")[0], path, "picture").convert("RGB")
+        picture = images.decode_image(images.read_bytes(path, "image")[0], path, "image").convert("RGB")
         buffer = BytesIO()
         picture.save(buffer, "WEBP", quality=90, method=3, lossless=max(picture.size) <= SMALL)
         text = "data:image/webp;base64," + b64encode(buffer.getvalue()).decode()
@@ -132,7 +136,10 @@ class _View:
             "schedulers": same.schedulers,
             "columns": [f"{column:g}" for column in same.columns],
             "column": len(same.columns) // 2,
-            "order": [[same.schedulers.index(name) for name in statistics.rank(same, column)] for column in same.columns],
+            "order": [
+                [same.schedulers.index(name) for name in statistics.rank(same, column)]
+                for column in same.columns
+            ],
             "medians": self._medians(),
             "prompts": [prompt.translate(SHOWN) for prompt in same.prompts],
             "axes": [len(same.prompts), len(same.seeds), *map(len, same.varied.values())],
@@ -140,9 +147,14 @@ class _View:
         }
 
     def _medians(self) -> list[list[str]]:
-        found = {(item.scheduler, item.column): item.solver_error for item in statistics.summarise(self.comparison)}
+        found = {
+            (item.scheduler, item.column): item.solver_error for item in statistics.summarise(self.comparison)
+        }
         return [
-            [format.number(error.median) if (error := found[name, column]) else "" for column in self.comparison.columns]
+            [
+                format.number(error.median) if (error := found[name, column]) else ""
+                for column in self.comparison.columns
+            ]
             for name in self.comparison.schedulers
         ]
 
@@ -156,16 +168,28 @@ class _View:
         return {
             "reference": self._reference(self.references.get(key), seed),
             "cells": [
-                [self._cell(self.cells.get((*key, name, column)), name, column, seed) for column in self.comparison.columns]
+                [
+                    self._cell(self.cells.get((*key, name, column)), name, column, seed)
+                    for column in self.comparison.columns
+                ]
                 for name in self.comparison.schedulers
             ],
         }
 
     def _reference(self, reference: Reference | None, seed: int) -> Shown:
         if reference is None:
-            return self._picture(None) | {"label": "Reference", "note": "", "alt": "", "says": "not painted yet"}
+            return self._picture(None) | {
+                "label": "Reference",
+                "note": "",
+                "alt": "",
+                "says": "not painted yet",
+            }
         calls = format.counted(reference.unet_calls, "UNet call") if reference.unet_calls is not None else ""
-        apart = f"{format.number(reference.distance)} from {reference.other}" if reference.distance is not None else ""
+        apart = (
+            f"{format.number(reference.distance)} from {reference.other}"
+            if reference.distance is not None
+            else ""
+        )
         return {
             "label": reference.label,
             "note": " · ".join(filter(None, (calls, apart))),
@@ -175,7 +199,10 @@ class _View:
     def _cell(self, cell: Cell | None, scheduler: str, column: float, seed: int) -> Shown:
         budget = format.budget(column, self.comparison.match)
         if cell is None or cell.status == "missing":
-            return {"name": f"{scheduler}, {budget}", "alt": f"{scheduler}, {budget}: not painted yet"} | self._picture(None)
+            return {
+                "name": f"{scheduler}, {budget}",
+                "alt": f"{scheduler}, {budget}: not painted yet",
+            } | self._picture(None)
         shown = self._measured(cell) | {"name": f"{scheduler}, {budget}"}
         if cell.status == "failed":
             shown |= {"status": "failed", "says": (cell.reason or "no reason was noted").translate(SHOWN)}
@@ -190,7 +217,11 @@ class _View:
             place = self.scale.at(cell.solver_error)
             shown |= {"error": format.number(cell.solver_error), "bar": round(0.04 + 0.96 * place, 3)}
             shown |= {"colour": format.viridis(place), "below": cell.solver_error < self.floor}
-        calls = f"{cell.unet_calls:,} call{'' if cell.unet_calls == 1 else 's'}" if cell.unet_calls is not None else ""
+        calls = (
+            f"{cell.unet_calls:,} call{'' if cell.unet_calls == 1 else 's'}"
+            if cell.unet_calls is not None
+            else ""
+        )
         time = format.seconds(cell.seconds) if cell.seconds is not None else ""
         shown["note"] = " · ".join(filter(None, (calls, time)))
         psnr = f"PSNR {format.decibels(cell.psnr)}" if cell.psnr is not None else ""
@@ -215,7 +246,7 @@ class _View:
 
 
 def _summary(shown: Shown, cell: Cell) -> str:
-    """What someone who cannot see the picture should know first."""
+    """What someone who cannot see the image should know first."""
     if shown["status"] != "done":
         return str(shown["says"])
     if shown["error"]:

@@ -1,4 +1,4 @@
-"""Contact sheets: the whole comparison as labelled pictures, on as few sheets as viewers can open."""
+"""Contact sheets: the whole comparison as labelled images, on as few sheets as viewers can open."""
 
 import math
 import textwrap
@@ -21,7 +21,7 @@ from sdapp.images import Size
 from sdapp.outputs.files import overwrite
 
 MAX_SIDE, MAX_PIXELS = 16_384, 80_000_000  # what browsers and Pillow open without being asked to
-READABLE = 128  # pixels: smaller pictures are enlarged by a whole factor, so that their labels fit below
+READABLE = 128  # pixels: smaller images are enlarged by a whole factor, so that their labels fit below
 INK, SOFT, LINE, EMPTY, BAD, PAPER = "#1a1b1e", "#6a6d73", "#dededa", "#f1f1ed", "#a3371f", "#ffffff"
 Font = ImageFont.FreeTypeFont
 Chosen = tuple[str, int, tuple[results.Value, ...]]  # prompt, seed, values of the other keys
@@ -29,7 +29,7 @@ Chosen = tuple[str, int, tuple[results.Value, ...]]  # prompt, seed, values of t
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where things are, in pixels: a block holds the pictures of one prompt, seed and set of varied keys."""
+    """Where things are, in pixels: a block holds the images of one prompt, seed and set of varied keys."""
 
     picture: Size
     schedulers: tuple[str, ...]
@@ -89,7 +89,9 @@ class _Layout:
     def across(self) -> int:
         """Blocks side by side: as many as make sheets about as wide as high, or fit."""
         even = max(1, round(math.sqrt(self.blocks * self.block[1] / self.block[0])))
-        return next((number for number in range(min(even, self.blocks), 0, -1) if _fits(self.size(number, 1))), 0)
+        return next(
+            (number for number in range(min(even, self.blocks), 0, -1) if _fits(self.size(number, 1))), 0
+        )
 
     @cached_property
     def down(self) -> int:
@@ -137,7 +139,9 @@ def build_sheets(folder: Path) -> list[Path]:
     for size in layout.sheets():
         done = len(made) * layout.across * layout.down
         buffer = BytesIO()
-        artist.sheet(size, chosen[done : done + layout.across * layout.down]).save(buffer, "PNG", compress_level=1)
+        artist.sheet(size, chosen[done : done + layout.across * layout.down]).save(
+            buffer, "PNG", compress_level=1
+        )
         made.append(folder / _name(len(made) + 1))
         overwrite(made[-1], [buffer.getvalue()])
     for number in count(len(made) + 1):  # sheets of an earlier, larger run
@@ -154,7 +158,7 @@ def _name(number: int) -> str:
 def _open(folder: Path, file: str) -> Image.Image | None:
     try:
         path = str(folder / file)
-        return images.decode_image(images.read_bytes(path, "picture")[0], path, "picture").convert("RGB")
+        return images.decode_image(images.read_bytes(path, "image")[0], path, "image").convert("RGB")
     except InputError:
         return None
 
@@ -207,28 +211,47 @@ class _Artist:
             self._block(image, corner, *one)
         return image
 
-    def _block(self, image: Image.Image, corner: Size, prompt: str, seed: int, values: tuple[results.Value, ...]) -> None:
+    def _block(
+        self, image: Image.Image, corner: Size, prompt: str, seed: int, values: tuple[results.Value, ...]
+    ) -> None:
         layout, same = self.layout, self.comparison
         pen, text, (left, top) = ImageDraw.Draw(image), layout.text, corner
         varied = dict(zip(same.varied, values, strict=True))
         key = (prompt, seed, tuple(sorted(varied.items())))
         pen.line((left, top, left + layout.block[0] - 1, top), LINE)
-        where = " · ".join([f"seed {seed}", *(f"{name.replace('_', ' ')} {value}" for name, value in varied.items())])
+        where = " · ".join(
+            [f"seed {seed}", *(f"{name.replace('_', ' ')} {value}" for name, value in varied.items())]
+        )
         taken = _font(text).getlength(where)
         self._write(pen, (left + layout.block[0] - round(taken), top + text), where, taken + 1)
         self._write(pen, (left, top + text), prompt, layout.block[0] - taken - 2 * text, INK, 1.1)
         first = left + layout.cells[0]
-        self._write(pen, (left + layout.names, top + round(3.3 * text)), format.UNITS[same.match], layout.cells[0])
+        self._write(
+            pen, (left + layout.names, top + round(3.3 * text)), format.UNITS[same.match], layout.cells[0]
+        )
         for number, column in enumerate(same.columns):
             middle = first + number * layout.step[0] + layout.cell[0] / 2
             label = f"{column:g}"
-            self._write(pen, (round(middle - _font(text).getlength(label) / 2), top + round(3.3 * text)), label, 99 * text, INK)
+            self._write(
+                pen,
+                (round(middle - _font(text).getlength(label) / 2), top + round(3.3 * text)),
+                label,
+                99 * text,
+                INK,
+            )
         self._reference(image, (left, top + layout.cells[1]), self.references.get(key))
         for row, name in enumerate(self.rows):
             at = top + layout.cells[1] + row * layout.step[1]
             self._write(pen, (left + layout.names, at), name, layout.cells[0], INK)
             if name in self.random:
-                self._write(pen, (left + layout.names, at + round(1.4 * text)), "stochastic", layout.cells[0], SOFT, 0.85)
+                self._write(
+                    pen,
+                    (left + layout.names, at + round(1.4 * text)),
+                    "stochastic",
+                    layout.cells[0],
+                    SOFT,
+                    0.85,
+                )
             for number, column in enumerate(same.columns):
                 self._cell(image, (first + number * layout.step[0], at), self.cells.get((*key, name, column)))
 
@@ -245,10 +268,14 @@ class _Artist:
         if cell is None or cell.status != "done":
             failed = cell is not None and cell.status == "failed"
             self._picture(
-                image, corner, None, f"failed: {cell.reason}" if cell and failed else "not painted yet", BAD if failed else SOFT
+                image,
+                corner,
+                None,
+                f"failed: {cell.reason}" if cell and failed else "not painted yet",
+                BAD if failed else SOFT,
             )
             return
-        self._picture(image, corner, cell.file, "failed: its picture cannot be read", BAD)
+        self._picture(image, corner, cell.file, "failed: its image cannot be read", BAD)
         pen, text, (left, top) = ImageDraw.Draw(image), self.layout.text, corner
         top += self.layout.cell[1] + text // 4
         time = format.seconds(cell.seconds) if cell.seconds is not None else ""
@@ -259,28 +286,45 @@ class _Artist:
             width, height = self.layout.cell[0], max(2, text // 5)
             pen.rectangle((left, top, left + width - 1, top + height - 1), EMPTY)
             pen.rectangle(
-                (left, top, left + max(1, round(width * (0.04 + 0.96 * place))) - 1, top + height - 1), format.viridis(place)
+                (left, top, left + max(1, round(width * (0.04 + 0.96 * place))) - 1, top + height - 1),
+                format.viridis(place),
             )
-            self._write(pen, (left, top + text // 2), format.number(cell.solver_error), right - left, INK, 0.85)
+            self._write(
+                pen, (left, top + text // 2), format.number(cell.solver_error), right - left, INK, 0.85
+            )
 
-    def _picture(self, image: Image.Image, corner: Size, file: str | None, otherwise: str, colour: str) -> None:
-        """The picture at the size of a cell, or a frame with words in it."""
+    def _picture(
+        self, image: Image.Image, corner: Size, file: str | None, otherwise: str, colour: str
+    ) -> None:
+        """The image at the size of a cell, or a frame with words in it."""
         width, height = self.layout.cell
         picture = _open(self.folder, file) if file else None
         if picture:
             how = Image.Resampling.NEAREST if width % picture.width == 0 else Image.Resampling.LANCZOS
-            shown = ImageOps.contain(picture, (width, height), how)  # a grid may have pictures of several shapes
-            image.paste(shown, (corner[0] + (width - shown.width) // 2, corner[1] + (height - shown.height) // 2))
+            shown = ImageOps.contain(
+                picture, (width, height), how
+            )  # a grid may have images of several shapes
+            image.paste(
+                shown, (corner[0] + (width - shown.width) // 2, corner[1] + (height - shown.height) // 2)
+            )
             return
         pen, font = ImageDraw.Draw(image), _font(max(11, round(0.8 * self.layout.text)))
         pen.rectangle((*corner, corner[0] + width - 1, corner[1] + height - 1), None, LINE)
         letters = max(8, round(1.8 * (width - 12) / font.size))
-        lines = textwrap.wrap(_fit_line(otherwise, 6 * width, font), letters)[: max(1, int(height / font.size / 1.4) - 1)]
+        lines = textwrap.wrap(_fit_line(otherwise, 6 * width, font), letters)[
+            : max(1, int(height / font.size / 1.4) - 1)
+        ]
         middle = (corner[0] + width / 2, corner[1] + height / 2)
         pen.multiline_text(middle, "\n".join(lines), colour, font, anchor="mm", align="center")
 
     def _write(
-        self, pen: ImageDraw.ImageDraw, corner: Size, text: str, width: float, colour: str = SOFT, scale: float = 1.0
+        self,
+        pen: ImageDraw.ImageDraw,
+        corner: Size,
+        text: str,
+        width: float,
+        colour: str = SOFT,
+        scale: float = 1.0,
     ) -> None:
         font = _font(max(11, round(scale * self.layout.text)))
         pen.text(corner, _fit_line(text, width, font), colour, font)

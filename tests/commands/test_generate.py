@@ -1,0 +1,395 @@
+"""Every command as a user runs it, on the built-in model."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from typer.testing import Result
+
+from sdapp.diffusion.devices import lacks_bfloat16
+from sdapp.errors import ConfigError
+from sdapp.scheduler_table import TABLE
+
+Run = Callable[..., Result]
+FAST = ("--steps", 2, "--seed", 7)
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def painted(result: Result) -> list[Path]:
+    """The images that a run printed; nothing else may stand on stdout."""
+    assert result.exit_code == 0, result.stderr
+    paths = [Path(line) for line in result.stdout.splitlines()]
+    assert paths
+    assert all(path.is_file() for path in paths)
+    return paths
+
+
+# --- painting -----------------------------------------------------------------------------------------------------
+
+
+def test_generate_prints_the_path_of_the_image_and_nothing_else(sdapp: Run) -> None:
+    [path] = painted(sdapp("generate", "a red house on a beach at sunset", *FAST))
+    assert path == Path("outputs/a-red-house-on-a-beach-at-sunset-7.png")
+    assert pixels(path).shape == (64, 64, 3)
+
+
+def test_count_paints_the_seeds_that_follow_and_a_seed_alone_paints_the_same(sdapp: Run) -> None:
+    many = painted(sdapp("generate", "a cat", *FAST, "--count", 3))
+    assert [path.stem for path in many] == ["a-cat-7", "a-cat-8", "a-cat-9"]
+    [alone] = painted(sdapp("generate", "a cat", "--steps", 2, "--seed", 9, "--out", "alone"))
+    assert (pixels(alone) == pixels(many[2])).all()
+
+
+def test_without_a_seed_each_run_draws_its_own_and_names_it(sdapp: Run) -> None:
+    [one], [other] = (painted(sdapp("generate", "a cat", "--steps", 1)) for _ in range(2))
+    assert one != other
+    assert json.loads(sdapp("show", one, "--json").stdout)["job"]["seed"] == int(one.stem.rsplit("-")[-1])
+
+
+def test_no_image_is_ever_overwritten(sdapp: Run) -> None:
+    [one], [other] = (painted(sdapp("generate", "a cat", *FAST)) for _ in range(2))
+    assert other.name == "a-cat-7-2.png"
+    assert (pixels(one) == pixels(other)).all()
+
+
+def test_img2img_says_how_many_steps_run(sdapp: Run, house: Path) -> None:
+    result = sdapp("img2img", house, "a red house in the snow", "--steps", 5, "--strength", 0.5, "--seed", 1)
+    assert "2 of 5 steps run at strength 0.5" in result.stderr
+    painted(result)
+
+
+def test_inpaint_leaves_what_is_outside_the_mask(sdapp: Run, house: Path, mask: Path) -> None:
+    [path] = painted(sdapp("inpaint", house, mask, "a cat", *FAST))
+    outside = pixels(mask) == 0
+    assert (pixels(path)[outside] == pixels(house)[outside]).all()
+
+
+@pytest.mark.parametrize("task", ["generate", "img2img", "inpaint"])
+def test_an_image_as_config_paints_the_same_pixels_again(
+    task: str, sdapp: Run, house: Path, mask: Path
+) -> None:
+    inputs = {"generate": (), "img2img": (house,), "inpaint": (house, mask)}[task]
+    [first] = painted(
+        sdapp(task, *inputs, "a white cat", *FAST, "-n", "a tree", "--scheduler", "Euler a", "-g", 5)
+    )
+    [again] = painted(sdapp("generate", "--config", first, "--out", "elsewhere/again"))
+    assert (pixels(again) == pixels(first)).all()
+    [changed] = painted(sdapp("generate", "--config", first, "--seed", 8, "--out", "elsewhere"))
+    assert (pixels(changed) != pixels(first)).any()
+
+
+def test_set_and_flags_of_one_command_line_go_together_in_any_order(sdapp: Run) -> None:
+    option = ("--set", "scheduler.options.use_karras_sigmas=true")
+    [path] = painted(sdapp("generate", "a cat", *FAST, *option, "--scheduler", "euler", "--out", "."))
+    assert (
+        json.loads(sdapp("show", path, "--json").stdout)["record"]["scheduler_config"]["use_karras_sigmas"]
+        is True
+    )
+
+
+def test_an_image_of_another_tool_is_a_config_too_and_says_what_is_lost(sdapp: Run) -> None:
+    settings = "Steps: 3, Sampler: Euler a, CFG scale: 5, Seed: 9, Size: 64x64, Model: anything-v3"
+    info = PngInfo()
+    info.add_text("parameters", f"a red house\nNegative prompt: a tree\n{settings}")
+    Image.new("RGB", (64, 64)).save("theirs.png", pnginfo=info)
+    result = sdapp("generate", "--config", "theirs.png")
+    [path] = painted(result)
+    job = json.loads(sdapp("show", path, "--json").stdout)["job"]
+    assert (job["scheduler"]["name"], job["steps"], job["seed"], job["negative_prompt"]) == (
+        "euler-a",
+        3,
+        9,
+        "a tree",
+    )
+    assert "anything-v3" in result.stderr
+
+
+def test_an_image_tells_other_tools_what_it_is(sdapp: Run) -> None:
+    [path] = painted(sdapp("generate", "a cat", *FAST, "--scheduler", "DPM++ 2M Karras"))
+    info = Image.open(path).info
+    assert info["parameters"].startswith(
+        "a cat\nSteps: 2, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 7"
+    )
+    assert "trainedAlgorithmicMedia" in info["XML:com.adobe.xmp"]
+
+
+def test_an_image_far_larger_than_the_models_own_is_warned_of(sdapp: Run) -> None:
+    result = sdapp("generate", "a cat", "--seed", 7, "--steps", 1, "--size", "192x128")
+    assert "far more than the 64x64" in result.stderr
+    painted(result)
+
+
+def test_json_prints_one_object_an_image(sdapp: Run) -> None:
+    result = sdapp("generate", "a cat", *FAST, "--count", 2, "--json")
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in result.stdout.splitlines()]
+    assert [row["seed"] for row in rows] == [7, 8]
+    assert rows[0]["record"]["unet_calls"] == 2
+    assert Path(rows[0]["path"]).is_file()
+
+
+def test_show_prints_the_job_and_what_ran(sdapp: Run) -> None:
+    [path] = painted(sdapp("generate", "a cat", *FAST, "--scheduler", "PLMS"))
+    content = yaml.safe_load(sdapp("show", path).stdout)
+    assert content["job"]["scheduler"] == {"name": "pndm", "options": {}}
+    assert content["record"]["scheduler_class"] == "PNDMScheduler"
+    assert content["record"]["unet_calls"] == 3
+    assert content["record"]["dtype"] == "float32"
+
+
+def test_words_that_postcards_does_not_know_are_named(sdapp: Run) -> None:
+    result = sdapp("generate", "a red dragon on a beach", *FAST)
+    assert "does not know: dragon." in result.stderr
+    assert "--model" in result.stderr
+    painted(result)
+
+
+def test_a_config_file_and_set_and_flags_are_laid_over_each_other(sdapp: Run) -> None:
+    Path("base.yaml").write_text("steps: 1\nprompt: a cat\nseed: 3\nguidance_scale: 2\n")
+    Path("mine.yaml").write_text(
+        "extends: base.yaml\nguidance_scale: 3\nscheduler: ddim\noutput: {name: '{seed}-{steps}'}\n"
+    )
+    [path] = painted(sdapp("generate", "-c", "mine.yaml", "--set", "seed=4", "--set", "steps=2", "--seed", 5))
+    assert path.name == "5-2.png"
+    job = json.loads(sdapp("show", path, "--json").stdout)["job"]
+    assert (job["guidance_scale"], job["scheduler"]["name"], job["prompt"]) == (3.0, "ddim", "a cat")
+
+
+def test_a_failed_image_is_told_the_others_are_kept_and_the_exit_code_is_3(
+    sdapp: Run, tmp_path: Path
+) -> None:
+    """Weights that overflow: a real folder whose decoder ends in NaN."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    import sdapp as package
+
+    folder = tmp_path / "broken"
+    shutil.copytree(Path(package.__file__).parent / "postcards", folder)
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["decoder.conv_out.bias"].fill_(float("nan"))
+    save_file(tensors, weights, metadata={"format": "pt"})
+    result = sdapp("generate", "a cat", *FAST, "--count", 2, "--model", folder)
+    assert result.exit_code == 3
+    assert "2 of 2 images failed" in result.stderr
+    assert "seed 8: the pixels are not finite" in result.stderr
+    assert list(Path("outputs").iterdir()) == []
+
+
+# --- bad input: one error, a documented exit code, nothing half-written --------------------------------------------
+
+
+SAY = "generate cat --steps 2 --device cpu"
+BAD_INPUT = {
+    "an unknown scheduler": (2, "did you mean 'euler'", f"{SAY} --scheduler eulr"),
+    "an unknown key": (2, "did you mean 'steps'", f"{SAY} --set stpes=3"),
+    "an unknown key in a file": (2, "bad.yaml:1:1: stpes: unknown key", f"{SAY} --config bad.yaml"),
+    "no such config": (66, "nowhere.yaml", f"{SAY} --config nowhere.yaml"),
+    "an unknown device": (2, "--device: should be auto, cpu", f"{SAY} --device tpu"),
+    "CUDA asked for and absent": (69, "no CUDA GPU", f"{SAY} --device cuda"),
+    "more steps than LCM has": (2, "at most 50", f"{SAY} --scheduler lcm --steps 60"),
+    "steps that begin too low": (2, "333 and 441", f"{SAY} --scheduler ddim --steps 400"),
+    "a wrong option": (
+        2,
+        "is one of",
+        f"{SAY} --scheduler ddim --set scheduler.options.timestep_spacing=foo",
+    ),
+    "a revision of a folder": (2, "is for models from the Hub", f"{SAY} --set revision=main"),
+    "float16 on a CPU": (2, "bfloat16", f"{SAY} --device cpu --dtype float16"),
+    "an odd size": (2, "the nearest are 96 and 104", f"{SAY} --size 100x64"),
+    "a size that is none": (2, "WIDTHxHEIGHT", f"{SAY} --size large"),
+    "a missing model folder": (69, "no folder or file ./nowhere", f"{SAY} --model ./nowhere"),
+    "a model folder without weights": (69, "unet has no .safetensors", f"{SAY} --model empty"),
+    "a model folder of pickles": (69, "can run code", f"{SAY} --model pickled"),
+    "a pickled checkpoint": (69, "not safetensors", f"{SAY} --model model.ckpt"),
+    "a corrupt checkpoint": (69, "cannot be loaded", f"{SAY} --model corrupt.safetensors"),
+    "a Hub id without a network": (69, "the Hub cannot be reached", f"{SAY} --model nobody/nothing"),
+    "an output folder that is a file": (73, "cannot write to", f"{SAY} --out house.png"),
+    "a missing image": (66, "cannot read nowhere.png", "img2img nowhere.png cat"),
+    "an image that is text": (65, "not an image", "img2img text.png cat"),
+    "a strength of nothing": (2, "leaves none to run", "img2img house.png cat --strength 0.01"),
+    "a mask of another size": (65, "must be alike", "inpaint house.png small.png cat"),
+    "no prompt": (2, "prompt: there is none", "generate"),
+    "an image without a record": (65, "no sdapp record", "generate --config house.png"),
+    "nothing to show": (65, "no sdapp record", "show house.png"),
+    "a --set without =": (2, "key=value", f"{SAY} --set steps"),
+    "an unknown token": (2, "the tokens are", f"{SAY} --set output.name={{sed}}"),
+}
+
+
+@pytest.fixture
+def bad_files(tmp_path: Path, house: Path) -> None:
+    Image.new("L", (32, 32), 255).save(tmp_path / "small.png")
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "model.ckpt").write_bytes(b"\x80\x02pickle")
+    (tmp_path / "bad.yaml").write_text("stpes: 3\n")
+    (tmp_path / "corrupt.safetensors").write_bytes(b"\xff" * 64)
+    for folder in ("empty", "pickled"):
+        (tmp_path / folder / "unet").mkdir(parents=True)
+        (tmp_path / folder / "model_index.json").write_text("{}")
+    (tmp_path / "pickled" / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x02pickle")
+
+
+@pytest.mark.usefixtures("bad_files")
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_gets_one_error_an_exit_code_and_loses_nothing(
+    case: str, sdapp: Run, tmp_path: Path
+) -> None:
+    code, message, command = BAD_INPUT[case]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    result = sdapp(*command.split())
+    errors = [line for line in result.stderr.splitlines() if not line.startswith("note: ")]
+    assert result.exit_code == code, result.stderr
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
+    assert result.stdout == ""
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+# --- the other commands -------------------------------------------------------------------------------------------
+
+
+def test_schedulers_lists_every_row_of_the_table(sdapp: Run) -> None:
+    lines = sdapp("schedulers").stdout.splitlines()
+    for row in TABLE:
+        [line] = [line for line in lines if line.split()[:1] == [row.name]]
+        assert row.class_name in line
+
+
+def test_schedulers_explains_a_name(sdapp: Run) -> None:
+    text = sdapp("schedulers", "dpmpp_2m_k").stdout
+    assert "dpmpp_2m_k is dpm++2m-karras: DPMSolverMultistepScheduler" in text
+    assert "use_karras_sigmas: True, where the class has False" in text
+
+
+def test_config_show_says_where_each_value_comes_from(sdapp: Run) -> None:
+    Path("mine.yaml").write_text("steps: 9\n")
+    lines = sdapp(
+        "config", "show", "-c", "mine.yaml", "--set", "eta=0", "--set", "scheduler=ddim"
+    ).stdout.splitlines()
+    assert [line.split("# ")[1] for line in lines if line.startswith(("steps", "eta", "count"))] == [
+        "mine.yaml:1:1", "default", "--set eta=0",
+    ]  # fmt: skip
+    assert yaml.safe_load("\n".join(lines))["scheduler"]["name"] == "ddim"
+
+
+def test_config_check_prints_the_errors_of_all_files(sdapp: Run) -> None:
+    Path("good.yaml").write_text("steps: 9\n")
+    Path("one.yaml").write_text("steps: 0\nwidht: 8\n")
+    Path("two.yaml").write_text("scheduler: eulr\n")
+    result = sdapp("config", "check", "one.yaml", "good.yaml", "two.yaml")
+    assert result.exit_code == ConfigError.exit_code
+    assert result.stdout == "good.yaml: good\n"
+    places = sorted(line.split(": ")[1] for line in result.stderr.splitlines())
+    assert places == ["one.yaml:1:1", "one.yaml:2:1", "two.yaml:1:1"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "lacks"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16", False),
+        ("flags\t\t: fpu avx2 avx512f", True),
+        ("Features\t: fp asimd bf16", False),
+        ("vendor\t: nobody says", False),
+    ],
+)
+def test_a_cpu_without_bfloat16_is_known_by_its_flags(flags: str, lacks: bool, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n\nprocessor\t: 1\n")
+    assert lacks_bfloat16(tmp_path / "cpuinfo") == lacks
+    assert not lacks_bfloat16(tmp_path / "none")
+
+
+def test_bfloat16_on_a_cpu_that_lacks_it_is_painted_with_a_word_about_it(sdapp: Run) -> None:
+    result = sdapp(
+        "generate", "a cat", "--seed", 7, "--dtype", "bfloat16", "--device", "cpu", "--set", "steps=1"
+    )
+    assert result.exit_code == 0
+    assert ("no bfloat16 of its own" in result.stderr) == lacks_bfloat16()
+
+
+def test_doctor_names_what_is_installed(sdapp: Run) -> None:
+    result = sdapp("doctor")
+    assert result.exit_code == 0
+    for name in ("python", "torch", "diffusers", "memory", "disk", "model cache"):
+        assert f"{name} " in result.stdout
+    assert "nothing is wrong" in result.stdout
+
+
+def test_help_names_every_exit_code(sdapp: Run) -> None:
+    from sdapp.errors import SdappError
+
+    def family(error: type[SdappError]) -> list[int]:
+        return [error.exit_code, *(code for child in error.__subclasses__() for code in family(child))]
+
+    text = " ".join(sdapp("--help").stdout.replace("│", " ").split())
+    for code in family(SdappError):
+        assert f" {code} " in text
+
+
+def test_a_terminal_sees_a_bar_and_a_pipe_does_not(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sdapp.cli", "generate", "a cat", "--steps", "2", "--seed", "7"]
+    piped = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert piped.stderr == ""
+    assert piped.stdout == "outputs/a-cat-7.png\n"
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, text=True) as run:
+        os.close(theirs)
+        seen = b""
+        with suppress(OSError):  # a terminal ends so when its last writer is gone
+            while chunk := os.read(ours, 4096):
+                seen += chunk
+        os.close(ours)
+        assert run.stdout is not None
+        assert run.stdout.read() == "outputs/a-cat-7-2.png\n"
+    assert b"image 1 of 1" in seen
+    assert b"/2" in seen
+
+
+def test_an_interrupt_ends_with_130_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sdapp.cli", "generate", "a cat", "--steps", "500", "--seed", "7"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs) as run:
+        os.close(theirs)
+        seen = b""
+        while b"/500" not in seen:
+            seen += os.read(ours, 4096)
+        run.send_signal(signal.SIGINT)
+        with suppress(OSError):
+            while os.read(ours, 4096):
+                pass
+        os.close(ours)
+    assert run.returncode == 130
+    assert list((tmp_path / "outputs").iterdir()) == []
+
+
+def test_the_version_is_the_packages(sdapp: Run) -> None:
+    assert sdapp("--version").stdout == f"sdapp {version('sdapp')}\n"
+
+
+def test_python_gets_the_same_images(sdapp: Run) -> None:
+    import sdapp as package
+
+    [path] = painted(sdapp("generate", "a cat", *FAST))
+    settings: dict[str, Any] = {"prompt": "a cat", "steps": 2, "seed": 7}
+    [result] = package.paint(**settings)
+    assert (np.asarray(result.image) == pixels(path)).all()
+    with pytest.raises(ConfigError, match="stpes"):
+        list(package.paint(prompt="a cat", stpes=2))

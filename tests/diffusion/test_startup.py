@@ -1,0 +1,57 @@
+import gc
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sdapp.diffusion.startup import importing
+from sdapp.models.locate import locate
+
+IN_A_SHELL = """
+import atexit, sys
+from sdapp.cli import run
+atexit.register(lambda: print("what was to be done in the end"))
+sys.argv = ["sdapp", *sys.argv[1:]]
+run()
+"""
+
+
+def in_a_shell(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", IN_A_SHELL, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["generate", "a cat", "--seed", "7", "--set", "steps=1"], 0),
+        (["generate", "a cat", "--set", "steps=1", "--set", "clip_skip=11"], 2),
+        (["generate", "a cat", "--steps", "0"], 2),
+        (["--version"], 0),
+    ],
+    ids=["an image", "an error after torch", "an error before it", "without torch"],
+)
+def test_however_it_ends_the_exit_code_and_what_was_printed_are_kept(
+    arguments: list[str], code: int, tmp_path: Path
+) -> None:
+    run = in_a_shell(tmp_path, *arguments)
+    assert run.returncode == code, run.stderr
+    assert run.stdout.endswith("what was to be done in the end\n")
+    assert ("error: " in run.stderr) == (code != 0)
+    assert len(list(tmp_path.glob("outputs/*.png"))) == (arguments[0] == "generate" and code == 0)
+
+
+def test_a_script_finds_its_garbage_collection_as_it_was() -> None:
+    frozen = gc.get_freeze_count()
+    with importing(locate("postcards")):
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen
+    gc.disable()
+    try:
+        with importing(locate("postcards")):
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

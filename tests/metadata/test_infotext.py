@@ -1,0 +1,525 @@
+import re
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sd_parsers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from sdapp import images, schedulers
+from sdapp.config import Img2Img, Inpaint, Memory, RunConfig, SchedulerChoice, Txt2Img
+from sdapp.errors import InputError
+from sdapp.jobs import Job
+from sdapp.metadata import containers, infotext, read, samplers
+from sdapp.scheduler_table import SIGMAS, TABLE
+
+NO_IMAGE = "task.image: not inside the image"
+NO_MASK = "task.mask: not inside the image"
+VARIANTS = [name for row in TABLE for name in (row.name, *(f"{row.name}-{sigmas}" for sigmas in row.sigmas))]
+
+
+def values(**changes: Any) -> dict[str, Any]:
+    return Job(**{
+        "model": "postcards", "revision": None, "dtype": "float32", "scheduler": SchedulerChoice(name="dpm++2m-karras"),
+        "steps": 20, "guidance_scale": 7.5, "negative_prompt": "blurry", "width": 512, "height": 768, "seed": 7,
+        "task": Txt2Img(), "prompt": "A red house", "eta": None, "clip_skip": 0, "memory": Memory(),
+        "inputs": {},
+    } | changes).model_dump()  # fmt: skip
+
+
+def written(**changes: Any) -> str:
+    return infotext.write_infotext(values(**changes), "postcards", "0.1.0")
+
+
+def fields(text: str) -> dict[str, str]:
+    return dict(re.findall(r"([\w ]+): ([^,]*)(?:, |$)", text.split("\n")[-1]))
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def test_the_text_is_that_of_a1111() -> None:
+    assert written() == (
+        "A red house\nNegative prompt: blurry\n"
+        "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 7, Size: 512x768, Model: postcards, "
+        "RNG: CPU, Version: sdapp 0.1.0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"clip_skip": 1}, "Clip skip: 2"),
+        ({"guidance_scale": 7.0}, "CFG scale: 7,"),
+        ({"prompt": "a (red) house"}, "Emphasis: None"),
+        ({"scheduler": SchedulerChoice(name="ddim"), "eta": 0.5}, "Eta DDIM: 0.5"),
+        ({"task": Img2Img(kind="img2img", image="a.png", strength=0.75)}, "Denoising strength: 0.75, RNG"),
+        ({"task": Inpaint(kind="inpaint", image="a.png", mask="b.png")}, "Denoising strength: 1.0, RNG: CPU, Mask mode: Inp"),
+        ({"task": Inpaint(kind="inpaint", image="a", mask="b", padding=8)}, "Only masked, Masked area padding: 8"),
+    ],
+)  # fmt: skip
+def test_what_is_not_usual_gets_a_field(changes: dict[str, Any], line: str) -> None:
+    assert line in written(**changes)
+    assert line not in written()
+
+
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [
+        ("org/name", "Model: org/name, "),
+        ("a, b", 'Model: "a, b", '),
+        ("v1:pruned", 'Model: "v1:pruned", '),
+        ("a\nb", r'Model: "a\nb", '),
+        ('"a"', r'Model: "\"a\"", '),
+        ("é", "Model: é, "),
+        ("", "768, RNG"),
+    ],
+)
+def test_a_models_name_is_quoted_where_it_must_be(model: str, field: str) -> None:
+    text = infotext.write_infotext(values(), model, "0.1.0")
+    assert field in text
+    assert infotext.read_infotext(text)[1] == ([f"Model: {' '.join(model.split())}"] if model else [])
+
+
+SAMPLERS = {
+    "pndm": ("PLMS", "Automatic"),
+    "ddim": ("DDIM", "Automatic"),
+    "ddpm": ("DDPM", "Automatic"),
+    "lms-karras": ("LMS", "Karras"),
+    "euler": ("Euler", "Uniform"),
+    "euler-a": ("Euler a", "Uniform"),
+    "euler-trailing": ("Euler", "SGM Uniform"),
+    "euler-beta": ("Euler", "Beta"),
+    "heun": ("Heun", "Uniform"),
+    "dpm2-exponential": ("DPM2", "Exponential"),
+    "dpm2-a": ("DPM2 a", "Uniform"),
+    "dpm": ("DPM Solver", "Uniform"),
+    "dpm++2m": ("DPM++ 2M", "Uniform"),
+    "dpm++2m-karras": ("DPM++ 2M", "Karras"),
+    "dpm++2m-sde-exponential": ("DPM++ 2M SDE", "Exponential"),
+    "dpm++2m-sde-heun-karras": ("DPM++ 2M SDE Heun", "Karras"),
+    "dpm++3m-sde": ("DPM++ 3M SDE", "Uniform"),
+    "dpm++2s": ("DPM++ 2S", "Uniform"),
+    "dpm++sde-karras": ("DPM++ SDE", "Karras"),
+    "unipc": ("UniPC", "Uniform"),
+    "deis": ("DEIS", "Uniform"),
+    "sa-solver": ("SA Solver", "Uniform"),
+    "lcm": ("LCM", "Uniform"),
+    "tcd": ("TCD", "Uniform"),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_scheduler_is_written_in_the_words_of_a1111(name: str) -> None:
+    found = fields(written(scheduler=SchedulerChoice(name=name)))
+    assert (found["Sampler"], found["Schedule type"]) == SAMPLERS[name]
+    assert "Scheduler options" not in found
+
+
+def test_every_scheduler_has_a_word() -> None:
+    assert set(samplers.LABELS) == {row.name for row in TABLE}
+    assert set(samplers.SCHEDULES) >= set(SIGMAS)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_scheduler_comes_back_as_it_was(name: str) -> None:
+    found, left = infotext.read_infotext(written(scheduler=SchedulerChoice(name=name)))
+    assert found["scheduler"] == {"name": name, "options": {}}
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sampler", "schedule"),
+    [
+        ("dpm++2m", {"use_karras_sigmas": True}, "DPM++ 2M", "Karras"),
+        ("dpm++2m", {"algorithm_type": "sde-dpmsolver++"}, "DPM++ 2M SDE", "Uniform"),
+        ("dpm++2m-sde-karras", {"solver_order": 3}, "DPM++ 3M SDE", "Karras"),
+        ("dpm++2m-sde", {"solver_type": "heun"}, "DPM++ 2M SDE Heun", "Uniform"),
+        ("dpm++2m", {"timestep_spacing": "leading"}, "DPM++ 2M", "DDIM"),
+        ("dpm++2m", {"solver_order": 1}, "DPM++ 2M", "Uniform"),
+        ("dpm", {"final_sigmas_type": "zero"}, "DPM Solver", "Uniform"),
+        ("ddim", {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}, "DDIM", "SGM Uniform"),
+        ("pndm", {"timestep_spacing": "linspace"}, "PLMS", "Uniform"),
+        ("euler-karras", {"timestep_spacing": "trailing"}, "Euler", "Karras"),
+        ("unipc", {"solver_type": "bh1", "solver_order": 3}, "UniPC", "Uniform"),
+    ],
+)
+def test_options_decide_the_words_and_the_rest_is_kept(
+    name: str, options: dict[str, Any], sampler: str, schedule: str
+) -> None:
+    text = written(scheduler=SchedulerChoice(name=name, options=options))
+    assert (fields(text)["Sampler"], fields(text)["Schedule type"]) == (sampler, schedule)
+    found = infotext.read_infotext(text)[0]["scheduler"]
+    assert schedulers.resolve(**found).options == schedulers.resolve(name, options).options
+
+
+# --- round trips --------------------------------------------------------------------------------------------------
+
+PIECES = ["Negative prompt:", "\n", ": ", ", ", '"', "Steps: 5, Seed: 6, Size: 8x8", "\\", "(a:1.2)", "<lora:x:1>", "été", "🏠",
+          "\u2028", "\r\n", "\0", "SDCPP: {", "{", "BREAK", "Version: v1.9.0", " "]  # fmt: skip
+PROMPTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=20), max_size=6).map("".join)
+PROMPTS = PROMPTS.filter(lambda text: not any("\ud800" <= letter <= "\udfff" for letter in text))
+
+
+def as_kept(prompt: str) -> str:
+    """A prompt without what infotext cannot hold: spaces around lines, control characters, and the label itself."""
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", prompt).replace("Negative prompt:", "negative prompt:")
+    return "\n".join(line.strip() for line in text.strip().split("\n"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    prompt=PROMPTS,
+    negative=PROMPTS,
+    seed=st.integers(0, 2**63 - 1),
+    guidance=st.floats(0, 100),
+    skip=st.integers(0, 11),
+)
+def test_what_is_written_is_read(prompt: str, negative: str, seed: int, guidance: float, skip: int) -> None:
+    text = written(
+        prompt=prompt, negative_prompt=negative, seed=seed, guidance_scale=guidance, clip_skip=skip
+    )
+    found, left = infotext.read_infotext(text)
+    expected = {
+        "prompt": as_kept(prompt), "seed": seed, "guidance_scale": guidance, "steps": 20, "width": 512, "height": 768,
+        "scheduler": {"name": "dpm++2m-karras", "options": {}}, "model": "postcards",
+    }  # fmt: skip
+    expected |= {"negative_prompt": as_kept(negative)} if as_kept(negative) else {}
+    assert found == expected | ({"clip_skip": skip} if skip else {})
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("task", "kept", "left"),
+    [
+        (Img2Img(kind="img2img", image="a.png", strength=0.3), {"strength": 0.3}, [NO_IMAGE]),
+        (Inpaint(kind="inpaint", image="a.png", mask="b.png"), {"strength": 1.0}, [NO_IMAGE, NO_MASK]),
+        (Inpaint(kind="inpaint", image="a.png", mask="b.png", strength=0.5, padding=16), {"strength": 0.5, "padding": 16},
+         [NO_IMAGE, NO_MASK]),
+    ],
+)  # fmt: skip
+def test_a_task_comes_back_without_its_files(
+    task: Img2Img | Inpaint, kept: dict[str, Any], left: list[str]
+) -> None:
+    found, named = infotext.read_infotext(written(task=task))
+    assert found["task"] == {"kind": task.kind} | kept
+    assert named == left
+
+
+# --- reading A1111 ------------------------------------------------------------------------------------------------
+
+A1111 = """a lighthouse, <lora:add_detail:0.8> (stormy sea:1.3),
+oil on canvas
+Negative prompt: lowres, text,
+watermark
+Steps: 28, Sampler: DPM++ 2M, Schedule type: Automatic, CFG scale: 6.5, Seed: 2718281828, Size: 512x640, \
+Model hash: 6ce0161689, Model: v1-5-pruned-emaonly, Denoising strength: 0.6, Clip skip: 2, Hires upscale: 2, \
+Hires upscaler: Latent, Lora hashes: "add_detail: 7c6bad76eb54, other: 0123", Version: v1.10.1"""
+
+
+def test_a_text_of_a1111_is_carried_over_and_the_rest_is_named() -> None:
+    found, left = infotext.read_infotext(A1111)
+    assert found == {
+        "prompt": "a lighthouse,  (stormy sea:1.3),\noil on canvas", "negative_prompt": "lowres, text,\nwatermark",
+        "scheduler": {"name": "dpm++2m-karras", "options": {}}, "steps": 28, "guidance_scale": 6.5, "seed": 2718281828,
+        "width": 512, "height": 640, "clip_skip": 1,
+    }  # fmt: skip
+    assert left == [
+        "LoRA add_detail:0.8",
+        "emphasis brackets: (stormy sea:1.3),",
+        "RNG: GPU (other noise from the same seed)",
+        "Model: v1-5-pruned-emaonly",
+        "Denoising strength: 0.6",
+        "Hires upscale: 2",
+        "Hires upscaler: Latent",
+    ]
+    RunConfig.model_validate(found)
+
+
+def line(sampler: str, more: str = "", version: str = "") -> str:
+    return f"x\nSteps: 20, Sampler: {sampler},{more} Seed: 1, RNG: CPU{version}"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "more", "version", "name"),
+    [
+        ("DPM++ 2M Karras", "", "", "dpm++2m-karras"),
+        ("DPM++ 2M SDE Heun Exponential", "", ", Version: v1.6.0", "dpm++2m-sde-heun-exponential"),
+        ("DPM++ 2M SGM Uniform", "", "", "dpm++2m-trailing"),
+        ("DPM2 a Karras", "", "", "dpm2-a-karras"),
+        ("DPM++ 2M", "", ", Version: v1.8.0", "dpm++2m"),
+        ("DPM++ 2M", "", "", "dpm++2m"),
+        ("DPM++ 2M", "", ", Version: v1.9.4", "dpm++2m-karras"),
+        ("DPM++ 2M", " Schedule type: Automatic,", ", Version: f2.0.1v1.10.1-previous-669", "dpm++2m-karras"),
+        ("DPM++ 2M SDE", " Schedule type: Automatic,", "", "dpm++2m-sde-exponential"),
+        ("DPM++ 2M SDE Heun", " Schedule type: Automatic,", "", "dpm++2m-sde-heun-exponential"),
+        ("DPM++ 3M SDE", " Schedule type: Automatic,", "", "dpm++3m-sde-exponential"),
+        ("DPM++ SDE", " Schedule type: Automatic,", "", "dpm++sde-karras"),
+        ("DPM2", " Schedule type: Automatic,", "", "dpm2-karras"),
+        ("DPM2 a", " Schedule type: Automatic,", "", "dpm2-a-karras"),
+        ("Euler", " Schedule type: Automatic,", "", "euler"),
+        ("DPM++ 2M Karras", " Schedule type: Automatic,", "", "dpm++2m-karras"),
+        ("DPM++ 2M Karras", " Schedule type: Karras,", "", "dpm++2m-karras"),
+        ("DPM++ 2M", " Schedule type: Uniform,", ", Version: v1.10.1", "dpm++2m"),
+        ("Euler", " Schedule type: SGM Uniform,", "", "euler-trailing"),
+        ("Euler", " Schedule type: Simple,", "", "euler-trailing"),
+        ("Euler", " Schedule type: Normal,", "", "euler"),
+        ("Euler", " Schedule type: Beta,", "", "euler-beta"),
+        ("PLMS", "", "", "pndm"),
+        ("DDIM", " Schedule type: Automatic,", "", "ddim"),
+        ("euler_a karras", "", ", Version: stable-diffusion.cpp", "euler-a"),
+        ("euler_a discrete", "", ", Version: stable-diffusion.cpp", "euler-a"),
+        ("dpm++2m karras", "", ", Version: stable-diffusion.cpp", "dpm++2m-karras"),
+        ("euler sgm_uniform", "", ", Version: stable-diffusion.cpp", "euler-trailing"),
+    ],
+)  # fmt: skip
+def test_every_way_to_write_a_sampler_is_understood(sampler: str, more: str, version: str, name: str) -> None:
+    assert infotext.read_infotext(line(sampler, more, version))[0]["scheduler"]["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("sampler", "more", "scheduler", "left"),
+    [
+        ("Restart", "", None, "Sampler: Restart (no scheduler 'Restart': diffusers has no such scheduler; `heun`"),
+        ("DPM++ 2S a Karras", "", None, "Sampler: DPM++ 2S a (no scheduler 'DPM++ 2S a': diffusers has no ancestral form"),
+        ("Euler CFG++", "", None, "Sampler: Euler CFG++ (no scheduler"),
+        ("Euler a", " Schedule type: Karras,", "euler-a", "Schedule type: Karras (EulerAncestralDiscreteScheduler has no"),
+        ("Euler", " Schedule type: Align Your Steps,", "euler", "Schedule type: Align Your Steps (diffusers has no such"),
+        ("Euler ays", "", "euler", "Schedule type: ays (diffusers has no such schedule)"),
+        ("x" * 200, "", None, f"Sampler: {'x' * 119}…"),
+    ],
+)  # fmt: skip
+def test_a_sampler_that_diffusers_has_not_is_named(
+    sampler: str, more: str, scheduler: str | None, left: str
+) -> None:
+    found, named = infotext.read_infotext(line(sampler, more))
+    assert found.get("scheduler", {}).get("name") == scheduler
+    assert [text for text in named if text.startswith(left)]
+
+
+def test_unipc_of_a1111_has_other_options_than_ours() -> None:
+    assert infotext.read_infotext(line("UniPC"))[0]["scheduler"] == {
+        "name": "unipc",
+        "options": {"solver_type": "bh1", "solver_order": 3},
+    }
+    assert infotext.read_infotext(line("UniPC", version=", Version: sdapp 1"))[0]["scheduler"] == {
+        "name": "unipc",
+        "options": {},
+    }
+
+
+def test_the_schedule_of_ddim_is_an_option_and_ddim_has_it_anyway() -> None:
+    found = [
+        infotext.read_infotext(line(name, " Schedule type: DDIM,"))[0]["scheduler"]
+        for name in ("Euler", "DDIM")
+    ]
+    assert found == [
+        {"name": "euler", "options": {"timestep_spacing": "leading"}},
+        {"name": "ddim", "options": {}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "left"),
+    [
+        ("Variation seed: 5", "Variation seed: 5"),
+        ("ENSD: 31337", "ENSD: 31337"),
+        ("Size: 500x512", "Size: 500x512 (must be a multiple of 8; the nearest are 496 and 504)"),
+        ("Size: 512", "Size: 512 (Input should be a valid integer, unable to parse string as an integer)"),
+        ("CFG scale: 7;5", "CFG scale: 7;5 (Input should be a valid number, unable to parse string as a number)"),
+        ("CFG scale: nan", "CFG scale: nan (Input should be a finite number)"),
+        ("Clip skip: 13", "Clip skip: 13 (Input should be less than or equal to 11)"),
+        ("Clip skip: two", "Clip skip: two (Input should be a valid integer, unable to parse string as an integer)"),
+        ("Denoising strength: 2", "Denoising strength: 2 (Input should be less than or equal to 1)"),
+        ("TI hashes: \"easynegative: c74b4e810b03\"", "TI hashes: easynegative: c74b4e810b03"),
+        ("Model hash: 6ce0161689", "Model hash: 6ce0161689"),
+        ("Model: postcards", "Model: postcards"),
+        ("Mask mode: Inpaint not masked", "Mask mode: Inpaint not masked"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_carried_over_is_named(field: str, left: str) -> None:
+    found, named = infotext.read_infotext(f"x\nSteps: 20, Seed: 1, RNG: CPU, {field}")
+    assert found == {"prompt": "x", "steps": 20, "seed": 1}
+    assert named == [left]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "Clip skip: 1",
+        "Clip skip: -1",
+        "Version: v1.6.0",
+        "Mask mode: Inpaint masked",
+        "VAE hash: 1234",
+        "Emphasis: Original",
+    ],
+)
+def test_what_is_usual_is_not_worth_a_word(field: str) -> None:
+    assert infotext.read_infotext(f"x\nSteps: 20, Seed: 1, RNG: CPU, {field}") == (
+        {"prompt": "x", "steps": 20, "seed": 1},
+        [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "negative"),
+    [
+        ("a cat", "a cat", None),
+        ("style: oil, mood: dark, light: low", "style: oil, mood: dark, light: low", None),
+        ("Steps: 20, Seed: 1", "Steps: 20, Seed: 1", None),
+        ("a\r\nNegative prompt: b\r\nSteps: 2, Seed: 1, Size: 8x8", "a", "b"),
+        ("Negative prompt: b\nc\nSteps: 2, Seed: 1, Size: 8x8", "", "b\nc"),
+        ("Steps: 2, Seed: 1, Size: 8x8", "", None),
+        ("say Negative prompt: b\nSteps: 2, Seed: 1, Size: 8x8", "say Negative prompt: b", None),
+        ("a\nNegative prompt: b\nNegative prompt: c", "a", "b\nNegative prompt: c"),
+        (r"a \(small\) cat", "a (small) cat", None),
+        ("", "", None),
+    ],
+)
+def test_the_prompts_are_told_from_the_fields(text: str, prompt: str, negative: str | None) -> None:
+    found = infotext.read_infotext(text)[0]
+    assert (found["prompt"], found.get("negative_prompt")) == (prompt, negative)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "left"),
+    [
+        ("[cat|dog]", ["emphasis brackets: [cat|dog]"]),
+        ("cat BREAK dog", ["BREAK: BREAK"]),
+        ("cat AND dog", ["AND: AND"]),
+        ("embedding:easy.pt cat", ["embedding: embedding:easy.pt"]),
+        ("cat++ dog", ["emphasis signs: t++"]),
+        (r"\(cat\) BREAKFAST, and C++x", []),
+        ("<hypernet:anime:1>", ["LoRA anime:1"]),
+    ],
+)
+def test_markup_that_others_obey_is_named(prompt: str, left: list[str]) -> None:
+    assert infotext.read_infotext(f"{prompt}\nSteps: 2, Seed: 1, RNG: CPU")[1] == left
+
+
+def test_a_text_without_end_is_refused() -> None:
+    with pytest.raises(InputError, match="4,000,001 characters"):
+        infotext.read_infotext("x" * 4_000_001)
+
+
+# --- containers ---------------------------------------------------------------------------------------------------
+
+FORMATS = ["png", "jpeg", "webp"]
+
+
+def saved(text: str, extension: str) -> bytes:
+    buffer = BytesIO()
+    info = PngInfo()
+    info.add_itxt("parameters", text)
+    more: dict[str, Any] = {"pnginfo": info} if extension == "png" else {"exif": containers.exif_bytes(text)}
+    Image.new("RGB", (64, 64), "red").save(buffer, extension, **more)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+@pytest.mark.parametrize(
+    "prompt", ["A red house, dusk: late", "été 🏠 红色的房子", "a\nb", "(a:1.2) [b]", "x" * 20_000]
+)
+def test_a_saved_image_is_read_by_us_and_by_sd_parsers(prompt: str, extension: str, tmp_path: Path) -> None:
+    text = written(prompt=prompt)
+    path = tmp_path / f"a.{extension}"
+    path.write_bytes(saved(text, extension))
+    with Image.open(path) as image:
+        assert read.read_foreign(image.info, containers.exif_comment(image)) == (
+            "sdapp",
+            *infotext.read_infotext(text),
+        )
+    parsed = sd_parsers.ParserManager().parse(path)
+    assert parsed
+    sampler = parsed.samplers[0]
+    assert ([p.value for p in sampler.prompts], [p.value for p in sampler.negative_prompts]) == (
+        [prompt],
+        ["blurry"],
+    )
+    assert sampler.name == "DPM++ 2M"
+    assert sampler.model
+    assert sampler.model.name == "postcards"
+    assert sampler.parameters == {"steps": "20", "scheduler": "Karras", "cfg_scale": "7.5", "seed": "7"}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_sd_parsers_reads_every_scheduler(name: str) -> None:
+    text = written(
+        scheduler=SchedulerChoice(name=name), prompt="say Negative prompt: twice\nNegative prompt: here"
+    )
+    parsed = sd_parsers.ParserManager().parse(BytesIO(saved(text, "jpeg")))
+    assert parsed
+    assert parsed.samplers[0].prompts[0].value == "say negative prompt: twice\nnegative prompt: here"
+    assert parsed.samplers[0].negative_prompts[0].value == "blurry"
+
+
+@pytest.mark.parametrize("extension", ["jpeg", "webp", "png"])
+def test_the_comment_survives_our_own_decoder(extension: str) -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, extension, exif=containers.exif_bytes("été 🏠\nb"))
+    assert containers.exif_comment(images.decode_image(buffer.getvalue(), "a", "image")) == "été 🏠\nb"
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"UNICODE\0" + "Steps: é".encode("utf-16-be"), "Steps: é"),
+        (b"UNICODE\0" + "Steps: é".encode("utf-16-le"), "Steps: é"),
+        (b"UNICODE\0" + "Steps: é".encode("utf-16"), "Steps: é"),
+        (b"ASCII\0\0\0Steps", "Steps"),
+        (bytes(8) + "é".encode(), "é"),
+        (b'{"a": 1}  ', '{"a": 1}  '),
+        (b"UNICODE\0\0", "\ufffd"),
+    ],
+)
+def test_a_comment_is_read_in_the_encoding_that_it_has(raw: bytes, text: str) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = raw
+    image = Image.new("RGB", (8, 8))
+    image.info["exif"] = exif.tobytes()
+    assert containers.exif_comment(image) == text
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.binary(max_size=100)
+    | st.binary(max_size=60).map(lambda tail: containers.exif_bytes("x")[:40] + tail),
+)
+def test_broken_exif_is_no_comment(data: bytes) -> None:
+    image = Image.new("RGB", (8, 8))
+    image.info["exif"] = data
+    assert isinstance(containers.exif_comment(image), str | None)
+
+
+def test_an_image_without_exif_has_no_comment() -> None:
+    assert containers.exif_comment(Image.new("RGB", (8, 8))) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [
+        ("txt2img", "trainedAlgorithmicMedia"),
+        ("img2img", "compositeWithTrainedAlgorithmicMedia"),
+        ("inpaint", "compositeWithTrainedAlgorithmicMedia"),
+    ],
+)
+def test_the_label_says_how_the_image_was_made(kind: str, source: str) -> None:
+    assert f">http://cv.iptc.org/newscodes/digitalsourcetype/{source}<" in containers.xmp(kind)
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_pillow_reads_the_label_back(extension: str) -> None:
+    buffer = BytesIO()
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", containers.xmp("txt2img"))
+    more: dict[str, Any] = (
+        {"pnginfo": info} if extension == "png" else {"xmp": containers.xmp("txt2img").encode()}
+    )
+    Image.new("RGB", (8, 8)).save(buffer, extension, **more)
+    with Image.open(buffer) as image:
+        packet = image.info["XML:com.adobe.xmp"] if extension == "png" else image.info["xmp"].decode()
+    assert packet == containers.xmp("txt2img")
