@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sdapp.diffusion.devices import choose_device
 from sdapp.diffusion.memory import memory_in_use, memory_taken
-from sdapp.jobs import Job
+from sdapp.jobs import Job, LoadKey
 from sdapp.models.locate import locate
 from sdapp.pipelines import USUAL_BATCH, load
 from sdapp.records import Record
@@ -53,7 +53,14 @@ def in_process(asked: argparse.Namespace, both: Settings, root: Path) -> None:
     plans = {how: begin(file, sized | {"compile": how}, root / "jobs" / how) for how in asked.compile}
     jobs = [order.job for order in next(iter(plans.values())).orders()]
     calls = sum(job.unet_calls for job in jobs)
-    painters = {how: load(locate(both["model"]), plan.config, calls) for how, plan in plans.items()}
+    painters = {
+        how: load(
+            LoadKey.of(plan.config, locate(both["model"])),
+            unet_calls=calls,
+            batch_size=plan.config.batch_size,
+        )
+        for how, plan in plans.items()
+    }
     bare, device = by_hand(both), choose_device(both["device"])
     peaks, first, said = dict[str, int](), dict[str, float](), dict[str, tuple[str, ...]]()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from torch.autograd import DeviceType
 from torch.profiler import profile
 
+from sdapp.jobs import LoadKey
 from sdapp.models.locate import locate
 from sdapp.pipelines import USUAL_BATCH, Painter, load
 from sdapp.profiling import profiled
@@ -30,7 +31,7 @@ def main(asked: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder, said = Path(temporary), list[str]()
         batch = begin(prompt_file(folder / "prompts.txt", asked.prompts), both, folder)
-        painter = load(locate(both["model"]), batch.config)
+        painter = load(LoadKey.of(batch.config, locate(both["model"])))
         for _ in begin(prompt_file(folder / "warm.txt", 1), both, folder / "warm").paint(painter):
             pass  # what a device makes ready for its first image is not counted
         with profiled(said.append):

@@ -12,6 +12,7 @@ import sdapp
 from sdapp.batches.run import Batch
 from sdapp.comparisons.folder import keep_latents
 from sdapp.comparisons.plan import ComparisonPlan
+from sdapp.jobs import LoadKey
 from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
 from sides import (
@@ -47,7 +48,7 @@ def main(asked: argparse.Namespace) -> None:
         root = Path(temporary)
         held, cells = contest(both, grid, root / "jobs")
         jobs = [order.job for order in cells.orders()]
-        bare, painter = by_hand(both), None if asked.whole else load(held.model, held.config)
+        bare, painter = by_hand(both), None if asked.whole else load(LoadKey.of(held.config, held.model))
 
         def loop(folder: Path) -> None:
             for job in sorted(jobs, key=lambda job: job.scheduler.name):

@@ -14,7 +14,7 @@ import torch
 
 from sdapp.config import validate
 from sdapp.diffusion.memory import memory_taken
-from sdapp.jobs import plan
+from sdapp.jobs import LoadKey, plan
 from sdapp.models.locate import locate
 from sdapp.outputs.encode import encode
 from sdapp.outputs.writer import save_result, write_results
@@ -31,7 +31,7 @@ def main(asked: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = validate(Layer(both | {"prompt": "a cat", "seed": 1, "output": {"dir": folder}}))
         model = locate(config.model)
-        first, output, painter = plan(config, model)[0], config.output, load(model, config)
+        first, output, painter = plan(config, model)[0], config.output, load(LoadKey.of(config, model))
         started = time.perf_counter()
         for done in range(0, asked.jobs, FIRST):  # a prompt of its own each, as in a prompt file
             some = [

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from sdapp.config import Output, validate
-from sdapp.jobs import Job, plan
+from sdapp.jobs import Job, LoadKey, plan
 from sdapp.models.locate import locate
 from sdapp.outputs.writer import save
 from sdapp.pipelines import load
@@ -20,7 +20,7 @@ def main(asked: argparse.Namespace) -> None:
     both = settings(asked) | {"steps": asked.steps}
     config = validate(Layer(both | {"prompt": "a red house on a beach", "seed": 7}))
     model = locate(config.model)
-    painter, bare, [first] = load(model, config), by_hand(both), plan(config, model)
+    painter, bare, [first] = load(LoadKey.of(config, model)), by_hand(both), plan(config, model)
 
     def job(folder: Path) -> Job:
         return first.model_copy(update={"prompt": f"{first.prompt} {folder.name}"})

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sdapp.comparisons.metrics import psnr, ssim
 from sdapp.config import validate
 from sdapp.diffusion.loading import quiet
-from sdapp.jobs import Job, plan
+from sdapp.jobs import Job, LoadKey, plan
 from sdapp.models.vae import locate_model
 from sdapp.pipelines import Painter, load
 from sdapp.records import Result
@@ -49,12 +49,15 @@ def main(model: str, device: str, vae: str | None, out: str | None, prompts: int
     config = validate(
         Layer({"model": model, "device": device, "prompt": PROMPTS[0], "seed": 7, "count": 2, "steps": steps})
     )
-    found = locate_model(config)
-    painter, seeds = load(found, config), plan(config, found)
+    found = locate_model(config.model, config.revision, config.vae)
+    painter, seeds = load(LoadKey.of(config, found)), plan(config, found)
     shortcuts, painters = dict(SHORTCUTS), dict.fromkeys(SHORTCUTS, painter)
     if vae is not None:
         other = config.model_copy(update={"vae": vae})
-        shortcuts["another vae"], painters["another vae"] = {"vae": vae}, load(locate_model(other), other)
+        shortcuts["another vae"], painters["another vae"] = (
+            {"vae": vae},
+            load(LoadKey.of(other, locate_model(other.model, other.revision, other.vae))),
+        )
     works = {
         name: work(painters[name], seeds[0].model_copy(update=change)) for name, change in shortcuts.items()
     }

@@ -28,7 +28,7 @@ def paint(**settings: Any) -> Iterator["Result"]:
     from sdapp.settings.layers import Layer
 
     config = validate(Layer(settings))
-    model = locate_model(config)
+    model = locate_model(config.model, config.revision, config.vae)
     jobs = plan(config, model)
     return _load(model, config, sum(job.unet_calls for job in jobs)).paint(jobs, config.batch_size)
 
@@ -103,7 +103,8 @@ def _load(model: "Model", config: "RunConfig", unet_calls: int = 0) -> "Painter"
 
     with importing(model):
         from sdapp.diffusion.loading import quiet
+        from sdapp.jobs import LoadKey
         from sdapp.pipelines import load  # only now torch and diffusers
 
     quiet(verbose=False)
-    return load(model, config, unet_calls)
+    return load(LoadKey.of(config, model), model, unet_calls=unet_calls, batch_size=config.batch_size)

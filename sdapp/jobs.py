@@ -4,11 +4,22 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from sdapp import images
-from sdapp.config import WHOLE_INTERVAL, Inpaint, Memory, RunConfig, SchedulerChoice, Task, Txt2Img
+from sdapp.config import (
+    WHOLE_INTERVAL,
+    BatchSize,
+    Inpaint,
+    Memory,
+    RunConfig,
+    SchedulerChoice,
+    Switch,
+    Task,
+    Txt2Img,
+)
 from sdapp.errors import ConfigError
 from sdapp.models.locate import Model, check_task
 from sdapp.settings.types import Frozen
@@ -79,6 +90,67 @@ class Job(Frozen):
         return self.scheduler.resolve().unet_calls(self.steps_to_run)
 
 
+class JobList(Sequence[Job]):
+    """Jobs that differ in their seeds alone, one for each seed; each is built when it is asked for."""
+
+    def __init__(self, first: Job, seeds: Sequence[int]) -> None:
+        self._first, self._seeds = first, seeds
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    @overload
+    def __getitem__(self, index: int) -> Job: ...
+    @overload
+    def __getitem__(self, index: slice) -> "JobList": ...
+    def __getitem__(self, index: int | slice) -> "Job | JobList":
+        if isinstance(index, slice):
+            return JobList(self._first, self._seeds[index])
+        return self._first.model_copy(update={"seed": self._seeds[index]})
+
+    @property
+    def unet_calls(self) -> int:
+        """How often the UNet will be called for all of them."""
+        return len(self) * self._first.unet_calls
+
+
+class LoadKey(Frozen):
+    """What one load of a model depends on. Jobs whose keys are equal can share a load; keys can be pickled."""
+
+    model: str
+    revision: str | None  # the commit, for a model from the Hub
+    vae: str | None
+    device: str
+    dtype: str
+    memory: Memory
+    compile: Switch
+    channels_last: Switch
+
+    @classmethod
+    def of(cls, config: RunConfig, model: Model) -> Self:
+        """The key of a run's settings and the model that was located for them."""
+        given = {name: getattr(config, name) for name in cls.model_fields}
+        return cls(**given | {"revision": model.revision, "vae": pinned_vae(config, model)})
+
+
+@dataclass(frozen=True)
+class Work:
+    """Jobs for one load of a model, and how to paint them. It can be pickled and sent to another machine."""
+
+    load: LoadKey
+    jobs: Sequence[Job]
+    batch_size: BatchSize = 1
+    keep_going: bool = False  # a job that cannot be painted becomes a result with its error
+    unet_calls: int = 0  # of the whole run that this is a part of, which decides whether compiling pays
+
+
+def pinned_vae(config: RunConfig, model: Model) -> str | None:
+    """The name of the autoencoder asked for, with its commit if it is from the Hub: `org/name@commit`."""
+    if config.vae is None or model.vae_revision is None:
+        return config.vae
+    return f"{config.vae.partition('@')[0]}@{model.vae_revision}"
+
+
 UNSAID = {key: field.default for key, field in Job.model_fields.items() if not field.is_required()}
 
 
@@ -91,7 +163,7 @@ def _canonical(content: Mapping[str, Any]) -> str:
     return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
-def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) -> list[Job]:
+def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) -> JobList:
     """The jobs of a run: one for each of `seeds`, else image i has seed + i. Reads and checks the input files.
 
     Raises ConfigError without a prompt, for prompts that the format cannot carry or for a task that the model cannot do;
@@ -123,9 +195,10 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         "height": height,
         "inputs": inputs,
     }
-    if config.vae is not None and model.vae_revision is not None:
-        same["vae"] = f"{config.vae.partition('@')[0]}@{model.vae_revision}"
-    return [Job(**(same | {"seed": seed})) for seed in seeds]
+    same["vae"] = pinned_vae(config, model)
+    if not seeds:
+        raise ConfigError("seed: there is none")
+    return JobList(Job(**(same | {"seed": seeds[0]})), seeds)
 
 
 def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict[str, str]]:

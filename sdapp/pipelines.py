@@ -10,7 +10,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
 from sdapp import __version__, schedulers
-from sdapp.config import BatchSize, Memory, RunConfig
+from sdapp.config import BatchSize, Memory
 from sdapp.diffusion.batch_size import BatchSizes
 from sdapp.diffusion.decode import decode_latents
 from sdapp.diffusion.devices import choose_device, choose_dtype
@@ -35,23 +34,21 @@ from sdapp.diffusion.task_inputs import paste_result, pipeline_arguments, prepar
 from sdapp.diffusion.text_encoder import TextEncoder
 from sdapp.diffusion.unet import Denoiser
 from sdapp.errors import ConfigError, InputError, SdappError, UnavailableError
-from sdapp.jobs import Job
+from sdapp.jobs import Job, LoadKey
 from sdapp.models.locate import Model
+from sdapp.models.vae import locate_model
 from sdapp.profiling import timed
 from sdapp.prompts.tokens import cut_by
-from sdapp.records import Record, Result
+from sdapp.records import OnStep, Record, Result
 
 VERSIONED = ("diffusers", "transformers", "torch")
-OnStep = Callable[
-    [int, int, int, int], None
-]  # index of the first image, images in the batch, step, of how many
 
 
 class Painter:
     """One load of the weights, and the three pipelines over it.
 
-    pipe = load(locate("postcards"), config)
-    for result in pipe.paint(jobs): result.save(config.output)
+    painter = load(LoadKey.of(config, model))
+    for result in painter.paint(jobs): result.image.show()
     """
 
     def __init__(self, pipe: Any, device: torch.device, memory: Memory) -> None:
@@ -90,15 +87,23 @@ class Painter:
         A job without finite pixels, or for which memory runs out, is a Result with its error. Raises SdappError for a job
         that cannot be honoured, unless `keep_going` makes a Result of that too.
         """
-        index, end = 0, 0
-        for _, neighbours in groupby(jobs, key=lambda job: job.pack):
-            pack = tuple(neighbours)
-            end += len(pack)
-            while index < end:
-                start = index - end + len(pack)
-                batch = pack[start : start + self.together(pack[start], batch_size)]
-                yield from self._survive(batch, index, on_step, keep_going)
-                index += len(batch)
+        index = 0
+        for batch in self._batches(jobs, batch_size):
+            yield from self._survive(batch, index, on_step, keep_going)
+            index += len(batch)
+
+    def _batches(self, jobs: Sequence[Job], batch_size: BatchSize) -> Iterator[tuple[Job, ...]]:
+        """Neighbours of one pack, as many as are painted together when their turn comes; jobs are read as they are needed."""
+        batch: list[Job] = []
+        size = 0
+        for job in jobs:
+            if batch and (len(batch) == size or job.pack != batch[0].pack):
+                yield tuple(batch)
+                batch = []
+            size = size if batch else self.together(job, batch_size)
+            batch.append(job)
+        if batch:
+            yield tuple(batch)
 
     # --- memory ---------------------------------------------------------------------------------------------------
 
@@ -298,14 +303,17 @@ SETTLED = 200  # calls after which a size of batches is not one that `batch_size
 USUAL_BATCH = 8
 
 
-def load(model: Model, config: RunConfig, unet_calls: int = 0) -> Painter:
-    """Load the weights, straight in the dtype asked for; `unet_calls` are those that all images to be painted need.
+def load(
+    key: LoadKey, model: Model | None = None, *, unet_calls: int = 0, batch_size: BatchSize = 1
+) -> Painter:
+    """Load the weights of a key, straight in the dtype asked for. `model` is what the key names, if it was located before.
 
-    Raises UnavailableError, ConfigError.
+    `unet_calls` of the whole run and `batch_size` decide whether compiling pays. Raises UnavailableError, ConfigError.
     """
-    device = choose_device(config.device)
-    dtype = choose_dtype(config.dtype, device)
-    if config.memory.offload != "none" and device.type == "cpu":
+    model = model or locate_model(key.model, key.revision, key.vae)
+    device = choose_device(key.device)
+    dtype = choose_dtype(key.dtype, device)
+    if key.memory.offload != "none" and device.type == "cpu":
         raise ConfigError("memory.offload: there is nothing to offload from on a CPU; leave it at none")
     own = _load_vae(model, dtype)
     try:
@@ -339,22 +347,18 @@ def load(model: Model, config: RunConfig, unet_calls: int = 0) -> Painter:
         raise UnavailableError(
             f"model: {model.path} is no Stable Diffusion 1.x or 2.x; sdapp paints with those alone"
         )
-    if config.channels_last == "on" or (config.channels_last == "auto" and device.type == "cuda"):
+    if key.channels_last == "on" or (key.channels_last == "auto" and device.type == "cuda"):
         for part in (pipe.unet, pipe.vae):
             part.to(memory_format=torch.channels_last)
-    painter = Painter(pipe, device, config.memory)
-    if config.compile == "on" or (config.compile == "auto" and _repays(config, device, unet_calls)):
+    painter = Painter(pipe, device, key.memory)
+    if key.compile == "on" or (key.compile == "auto" and _repays(key, device, unet_calls, batch_size)):
         # What it learned from a batch that was compiled for it would mislead the search for a size.
-        painter.denoiser.compile(
-            after=0 if config.compile == "on" and config.batch_size != "auto" else SETTLED
-        )
+        painter.denoiser.compile(after=0 if key.compile == "on" and batch_size != "auto" else SETTLED)
     return painter
 
 
-def _repays(config: RunConfig, device: torch.device, unet_calls: int) -> bool:
+def _repays(key: LoadKey, device: torch.device, unet_calls: int, batch_size: BatchSize) -> bool:
     """Whether a run is long enough for compiling the UNet, on the hardware where that is known to help."""
-    at_a_time = USUAL_BATCH if config.batch_size == "auto" else config.batch_size
-    is_possible = (
-        device.type == "cuda" and config.memory.offload == "none" and find_spec("triton") is not None
-    )
+    at_a_time = USUAL_BATCH if batch_size == "auto" else batch_size
+    is_possible = device.type == "cuda" and key.memory.offload == "none" and find_spec("triton") is not None
     return is_possible and unet_calls / at_a_time >= REPAID

@@ -1,6 +1,6 @@
 """What happened: the record of a job that ran, and its result."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,10 @@ from typing import Any
 from PIL import Image
 
 from sdapp.jobs import Job
+
+OnStep = Callable[
+    [int, int, int, int], None
+]  # index of the first image, images in the batch, step, steps in all
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def _plan(path: Path, over: Sequence[Layer], models: dict[Hashable, Model]) -> R
     config = validate(merge([inside, *over]))
     key = config.model, config.revision, config.vae
     if key not in models:
-        models[key] = locate_model(config)
+        models[key] = locate_model(config.model, config.revision, config.vae)
     notes = inside.notes
     if config.seed is None:
         notes += (f"{path}: there is no seed inside, so one is drawn; --seed gives it another",)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sdapp.config import Memory, validate
-from sdapp.jobs import plan
+from sdapp.jobs import LoadKey, plan
 from sdapp.models.locate import locate
 from sdapp.pipelines import Painter
 from sdapp.records import Result
@@ -54,9 +54,9 @@ def make() -> Make:
             validate(Layer({"device": "cuda", "dtype": dtype, "memory": memory})),
         )
         if fresh:
-            return load(locate(config.model), config)
+            return load(LoadKey.of(config, locate(config.model)))
         if key not in made:
-            made[key] = load(locate(config.model), config)
+            made[key] = load(LoadKey.of(config, locate(config.model)))
         return made[key]
 
     return build

@@ -213,14 +213,14 @@ def test_a_job_survives_a_move_of_its_image_together_with_its_inputs(
 def test_a_job_survives_its_image(change: dict[str, Any], model: Model, tmp_path: Path) -> None:
     job = only(config(count=1, **change), model)
     content = json.loads(json.dumps(to_portable(job, tmp_path)))
-    assert plan(validate(merge([to_layer(content, tmp_path / "a.png")])), model) == [job]
+    assert list(plan(validate(merge([to_layer(content, tmp_path / "a.png")])), model)) == [job]
 
 
 def test_an_image_of_before_there_were_shortcuts_was_painted_without(model: Model, tmp_path: Path) -> None:
     job = only(config(), model)
     content = {key: value for key, value in to_portable(job, tmp_path).items() if key not in UNSAID}
     below = Layer({"cache_interval": 3, "guidance_interval": [0, 0.5], "vae": "madebyollin/taesd"})
-    assert plan(validate(merge([below, to_layer(content, tmp_path / "a.png")])), model) == [job]
+    assert list(plan(validate(merge([below, to_layer(content, tmp_path / "a.png")])), model)) == [job]
 
 
 def test_flags_lie_over_the_job_of_an_image(model: Model, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sdapp import schedulers
 from sdapp.config import Memory, validate
 from sdapp.diffusion.devices import choose_device, choose_dtype
 from sdapp.errors import ConfigError, UnavailableError
-from sdapp.jobs import plan
+from sdapp.jobs import LoadKey, plan
 from sdapp.models.locate import locate
 from sdapp.pipelines import Painter, load
 from sdapp.records import Result
@@ -35,12 +35,12 @@ def settings(model: Path | str, **changes: Any) -> Settings:
 def paint(given: Settings, painter: Painter | None = None) -> list[Result]:
     config = validate(Layer(given))
     model = locate(config.model)
-    return list((painter or load(model, config)).paint(plan(config, model), config.batch_size))
+    return list((painter or load(LoadKey.of(config, model))).paint(plan(config, model), config.batch_size))
 
 
 def painter_of(given: Settings) -> Painter:
     config = validate(Layer(given))
-    return load(locate(config.model), config)
+    return load(LoadKey.of(config, locate(config.model)))
 
 
 def pixels(result: Result) -> np.ndarray:
@@ -485,8 +485,8 @@ def test_where_memory_runs_out_the_batch_is_halved_until_it_fits(
         for colour in ("red", "blue", "white", "black", "pink")
     ]
     jobs = [plan(config, model, [seed])[0] for seed, config in enumerate(cats, start=7)]
-    plain = list(load(model, cats[0]).paint(jobs, batch_size=4))
-    painter = load(model, cats[0])
+    plain = list(load(LoadKey.of(cats[0], model)).paint(jobs, batch_size=4))
+    painter = load(LoadKey.of(cats[0], model))
     short_of_memory(attrgetter(part)(painter), above)
     survived = list(painter.paint(jobs, batch_size=4))
     assert [result.job.seed for result in survived] == [7, 8, 9, 10, 11]

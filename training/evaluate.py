@@ -28,7 +28,7 @@ from drawing import draw
 from scenes import COLOURS, KINDS, PLACES, SKIES, STYLES, Scene, Thing, sample_scene
 from sdapp.config import validate
 from sdapp.diffusion.loading import quiet
-from sdapp.jobs import Job, plan
+from sdapp.jobs import Job, LoadKey, plan
 from sdapp.models.locate import locate
 from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
@@ -192,7 +192,10 @@ def paint(model: str, wanted: list[dict[str, Any]]) -> torch.Tensor:
     for settings in wanted:
         jobs += plan(validate(Layer({"model": model} | SETTINGS | settings)), located)
     quiet(verbose=False)
-    painted = [np.asarray(result.image) for result in load(located, config).paint(jobs, config.batch_size)]
+    painted = [
+        np.asarray(result.image)
+        for result in load(LoadKey.of(config, located)).paint(jobs, config.batch_size)
+    ]
     return torch.from_numpy(np.stack(painted)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -211,7 +214,7 @@ def seconds_for_one(model: str) -> float:
     config = validate(Layer({"model": model, "prompt": "a red house on a beach", "device": "cpu"} | SETTINGS))
     located, threads = locate(model), torch.get_num_threads()
     torch.set_num_threads(2)
-    painter, taken = load(located, config), []
+    painter, taken = load(LoadKey.of(config, located)), []
     for _ in range(3):
         started = time.perf_counter()
         list(painter.paint(plan(config, located), 1))

@@ -42,7 +42,7 @@ class PromptFile:
         base = [*(override(key, value, "sdapp batch") for key, value in BATCH_DEFAULTS.items()), *layers]
         config = validate(merge(base))
         begun = begin_seeds(Path(config.output.dir), config.seed, seeds)
-        return cls(path, base, config, locate_model(config), begun)
+        return cls(path, base, config, locate_model(config.model, config.revision, config.vae), begun)
 
     @property
     def folder(self) -> Path:

@@ -20,12 +20,11 @@ from sdapp.metadata.record import SUFFIXES
 from sdapp.outputs.encode import encode
 from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import save, write_results
-from sdapp.records import Result
+from sdapp.records import OnStep, Result
 
 WINDOW = 512  # images planned ahead, so that those that can share UNet calls meet
 Orders = Callable[[], Iterable[Item]]
 Keep = Callable[[Result], None]
-OnStep = Callable[[int, int, int, int], None]
 
 
 @dataclass(frozen=True)

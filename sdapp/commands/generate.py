@@ -33,7 +33,7 @@ def paint(flags: dict[str, Any], own: list[Layer]) -> None:
     for note in merged.notes:
         print_note(note)
     config = validate(merged)
-    model = locate_model(config)
+    model = locate_model(config.model, config.revision, config.vae)
     jobs = plan(config, model)
     check_folder(Path(config.output.dir))
     for note in notes_before_painting(config, model, jobs[0]):

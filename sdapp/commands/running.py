@@ -20,13 +20,14 @@ from sdapp.config import RunConfig
 from sdapp.diffusion.devices import lacks_bfloat16
 from sdapp.diffusion.startup import importing
 from sdapp.errors import InterruptedRunError
-from sdapp.jobs import Job
+from sdapp.jobs import Job, LoadKey
 from sdapp.models.locate import Model
 from sdapp.profiling import timed
 from sdapp.records import Result
 
 if TYPE_CHECKING:
-    from sdapp.pipelines import OnStep, Painter
+    from sdapp.pipelines import Painter
+    from sdapp.records import OnStep
 
 KEPT_MESSAGE = "finished images are kept"
 
@@ -132,7 +133,7 @@ def load_painter(model: Model, config: RunConfig, verbose: bool, unet_calls: int
 
     quiet(verbose)
     with timed("load"):
-        painter = load(model, config, unet_calls)
+        painter = load(LoadKey.of(config, model), model, unet_calls=unet_calls, batch_size=config.batch_size)
     if painter.device.type == "cpu" and config.dtype == "bfloat16" and lacks_bfloat16():
         print_note("this CPU has no bfloat16 of its own: --dtype float32 is many times as fast")
     return painter

@@ -74,7 +74,7 @@ class ComparisonPlan:
                 "compare.timings: an image can be timed several times only alone; leave batch_size at 1"
             )
         self.grid: Grid = asked.compare
-        self.folder, self.model = Path(asked.output.dir), locate_model(asked)
+        self.folder, self.model = Path(asked.output.dir), locate_model(asked.model, asked.revision, asked.vae)
         self.paces = read_paces(self.folder)
         output = asked.output.model_copy(update={"dir": str(self.folder / PICTURES), "name": "{id}"})
         self.config: RunConfig = asked.model_copy(update={"output": output, "compare": None})

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.models.files import read_json, refuse_pickled, tensor_shapes
 from sdapp.models.hub import download, is_hub_id
@@ -28,14 +27,14 @@ class _Facts:
     latent_scaling: float | None = None  # none where the UNet's own latents go in
 
 
-def locate_model(config: RunConfig) -> Model:
-    """The model of a run, with the autoencoder asked for in place of its own. Raises UnavailableError, ConfigError."""
-    model = locate(config.model, config.revision)
-    if config.vae is None:
+def locate_model(name: str, revision: str | None = None, vae: str | None = None) -> Model:
+    """Find a model, with another autoencoder in place of its own if `vae` names one. Raises UnavailableError, ConfigError."""
+    model = locate(name, revision)
+    if vae is None:
         return model
-    path, revision = _find(config.vae)
-    _check_fit(config.vae, _facts_of_file(path) if path.is_file() else _facts_of_folder(path), model)
-    return replace(model, vae=path, vae_revision=revision)
+    path, commit = _find(vae)
+    _check_fit(vae, _facts_of_file(path) if path.is_file() else _facts_of_folder(path), model)
+    return replace(model, vae=path, vae_revision=commit)
 
 
 def _find(name: str) -> tuple[Path, str | None]:

@@ -26,6 +26,7 @@ from sdapp.batches.ledger import LEDGER_FILE
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import Batch, Keep
 from sdapp.errors import ConfigError
+from sdapp.jobs import LoadKey
 from sdapp.metadata.record import read_image
 from sdapp.outputs.files import this_host
 from sdapp.pipelines import Painter
@@ -362,7 +363,7 @@ def open_batch(lines: list[str], keep: Keep | None = None, **settings: Any) -> t
     )
     night = Batch(prompts.orders, prompts.config, keep=keep)
     night.begin()
-    return night, load(prompts.model, prompts.config)
+    return night, load(LoadKey.of(prompts.config, prompts.model))
 
 
 @pytest.mark.parametrize(

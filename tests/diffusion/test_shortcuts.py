@@ -16,7 +16,7 @@ from sdapp.commands.estimates import History
 from sdapp.config import validate
 from sdapp.diffusion.batch_size import BatchSizes
 from sdapp.errors import InterruptedRunError
-from sdapp.jobs import plan
+from sdapp.jobs import LoadKey, plan
 from sdapp.metadata.record import read_header
 from sdapp.models.vae import locate_model
 from sdapp.pipelines import Painter, load
@@ -49,12 +49,18 @@ def settings(model: Path | str, **changes: Any) -> Settings:
 
 def painter_of(asked: Settings) -> Painter:
     config = validate(Layer(asked))
-    return load(locate_model(config), config)
+    return load(LoadKey.of(config, locate_model(config.model, config.revision, config.vae)))
 
 
 def paint(painter: Painter, asked: Settings, **options: Any) -> list[Result]:
     config = validate(Layer(asked))
-    return list(painter.paint(plan(config, locate_model(config)), config.batch_size, **options))
+    return list(
+        painter.paint(
+            plan(config, locate_model(config.model, config.revision, config.vae)),
+            config.batch_size,
+            **options,
+        )
+    )
 
 
 def furthest(one: Result, other: Result) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from sdapp.config import validate
 from sdapp.errors import ConfigError
-from sdapp.jobs import plan
+from sdapp.jobs import LoadKey, plan
 from sdapp.models.locate import locate
 from sdapp.pipelines import Painter, load
 from sdapp.records import Result
@@ -42,7 +42,7 @@ def asked(model: Path, **changes: Any) -> dict[str, Any]:
 
 def painter_of(settings: dict[str, Any], unet_calls: int = 0) -> Painter:
     config = validate(Layer(settings))
-    return load(locate(config.model), config, unet_calls)
+    return load(LoadKey.of(config, locate(config.model)), unet_calls=unet_calls, batch_size=config.batch_size)
 
 
 def paint(settings: dict[str, Any], painter: Painter | None = None) -> list[Result]:

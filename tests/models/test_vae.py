@@ -19,7 +19,7 @@ from conftest import POSTCARDS, random_pipeline
 from original_layout import vae_tensors
 from sdapp.config import validate
 from sdapp.errors import SdappError
-from sdapp.jobs import plan
+from sdapp.jobs import LoadKey, plan
 from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import read_header
 from sdapp.models.vae import WEIGHTS, locate_model
@@ -47,8 +47,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def paint(model: Path | str, vae: Path | str | None, **changes: Any) -> list[Result]:
     asked = {"model": str(model), "prompt": "a red house", "seed": 7, "steps": 2, "device": "cpu"}
     config = validate(Layer(asked | {"vae": None if vae is None else str(vae)} | changes))
-    found = locate_model(config)
-    return list(load(found, config).paint(plan(config, found), config.batch_size))
+    found = locate_model(config.model, config.revision, config.vae)
+    return list(load(LoadKey.of(config, found)).paint(plan(config, found), config.batch_size))
 
 
 def pixels(result: Result) -> np.ndarray:
