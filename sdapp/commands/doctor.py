@@ -6,7 +6,6 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sdapp.diffusion.devices import lacks_bfloat16
 from sdapp.models.files import POSTCARDS
 
 NEEDED = (
@@ -54,6 +53,8 @@ def _devices(problems: list[str]) -> Facts:
     except (ImportError, OSError) as exc:
         problems.append(f"torch cannot be imported: {exc}; reinstall it")
         return []
+    from sdapp.diffusion.devices import lacks_bfloat16
+
     half = "; no bfloat16 of its own, float32 is far faster" if lacks_bfloat16() else ""
     facts: Facts = [("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads{half}")]
     for index in range(torch.cuda.device_count()):

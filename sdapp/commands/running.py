@@ -17,7 +17,6 @@ from sdapp.batches.run import Batch, Survey
 from sdapp.commands.estimates import History
 from sdapp.commands.terminal import print_note
 from sdapp.config import RunConfig
-from sdapp.diffusion.devices import lacks_bfloat16
 from sdapp.diffusion.startup import importing
 from sdapp.errors import InterruptedRunError
 from sdapp.jobs import Job, LoadKey
@@ -134,6 +133,8 @@ def load_painter(model: Model, config: RunConfig, verbose: bool, unet_calls: int
     quiet(verbose)
     with timed("load"):
         painter = load(LoadKey.of(config, model), model, unet_calls=unet_calls, batch_size=config.batch_size)
+    from sdapp.diffusion.devices import lacks_bfloat16
+
     if painter.device.type == "cpu" and config.dtype == "bfloat16" and lacks_bfloat16():
         print_note("this CPU has no bfloat16 of its own: --dtype float32 is many times as fast")
     return painter
