@@ -39,7 +39,7 @@ def words(**files: str) -> None:
         Path(f"{name}.txt").write_text(text, encoding="utf-8")
 
 
-# --- combinations -------------------------------------------------------------------------------------------------
+# --- combinations -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_an_entry_of_too_many_or_broken_variants_is_refused(line: str, told: str
     assert str(refusal.value).startswith(told)
 
 
-# --- choices ------------------------------------------------------------------------------------------------------
+# --- choices ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_any_prompt_is_chosen_from_or_refused_and_the_check_foresees_it(prompt: 
         assert choose(variant.layer.values["prompt"], seed, None) == (text, choices)
 
 
-# --- the check ----------------------------------------------------------------------------------------------------
+# --- the check ----------------------------------------------------------------------------------------------
 
 
 def checked(text: str, *base: Layer, suffix: str = ".txt") -> list[dict[str, Any]]:
@@ -349,7 +349,7 @@ def test_a_line_may_lean_on_the_settings_below(text: str, base: str) -> None:
     assert len(checked(text, parse_yaml(base, "c.yaml"))) == 1
 
 
-# --- seeds --------------------------------------------------------------------------------------------------------
+# --- seeds --------------------------------------------------------------------------------------------------
 
 
 def test_derived_seeds_are_those_of_any_machine_and_version() -> None:
