@@ -53,18 +53,38 @@ def words(**files: str) -> None:
         (".txt", "{all:a|{all:b|c}|}", [{"prompt": p} for p in ("a", "b", "c")] + [{"prompt": ""}]),
         (".txt", "{all:{a|b}|__c__}", [{"prompt": "{a|b}"}, {"prompt": "__c__"}]),
         (".txt", "{x|{all:a|b}}", [{"prompt": "{x|a}"}, {"prompt": "{x|b}"}]),
-        (".txt", r"\{all:a\|b\} {all:\{|\}}", [{"prompt": r"\{all:a\|b\} \{"}, {"prompt": r"\{all:a\|b\} \}"}]),
-        (".jsonl", '{"steps": [1, 2], "prompt": ["a", "{all:b|c}"], "seed": [5, 6]}',
-         [{"steps": s, "prompt": p} for s in (1, 2) for p in "abc"]),
+        (
+            ".txt",
+            r"\{all:a\|b\} {all:\{|\}}",
+            [{"prompt": r"\{all:a\|b\} \{"}, {"prompt": r"\{all:a\|b\} \}"}],
+        ),
+        (
+            ".jsonl",
+            '{"steps": [1, 2], "prompt": ["a", "{all:b|c}"], "seed": [5, 6]}',
+            [{"steps": s, "prompt": p} for s in (1, 2) for p in "abc"],
+        ),
         (".jsonl", '{"steps": [1]}', [{"steps": 1}]),
-        (".csv", "steps,cfg_scale\n1|2,3|4\n5,\n",
-         [{"steps": s, "guidance_scale": g} for s in (1, 2) for g in (3, 4)] + [{"steps": 5}]),
-        (".yaml", "- {scheduler: [ddim, {name: euler}], size: [64x48, 72x64]}",
-         [{"scheduler": s, "width": w, "height": h} for s in ("ddim", {"name": "euler"}) for w, h in ((64, 48), (72, 64))]),
-        (".yaml", "- {image: [a, b], strength: [0.5, 1]}",
-         [{"task": {"image": i, "strength": s, "kind": "img2img"}} for i in "ab" for s in (0.5, 1)]),
+        (
+            ".csv",
+            "steps,cfg_scale\n1|2,3|4\n5,\n",
+            [{"steps": s, "guidance_scale": g} for s in (1, 2) for g in (3, 4)] + [{"steps": 5}],
+        ),
+        (
+            ".yaml",
+            "- {scheduler: [ddim, {name: euler}], size: [64x48, 72x64]}",
+            [
+                {"scheduler": s, "width": w, "height": h}
+                for s in ("ddim", {"name": "euler"})
+                for w, h in ((64, 48), (72, 64))
+            ],
+        ),
+        (
+            ".yaml",
+            "- {image: [a, b], strength: [0.5, 1]}",
+            [{"task": {"image": i, "strength": s, "kind": "img2img"}} for i in "ab" for s in (0.5, 1)],
+        ),
     ],
-)  # fmt: skip
+)
 def test_lists_and_all_mean_every_combination(suffix: str, text: str, variants: list[dict[str, Any]]) -> None:
     assert expanded(text, suffix) == variants
 
@@ -179,7 +199,7 @@ def test_an_edited_wildcard_file_is_read_anew() -> None:
         ("{}", "character 1: nothing to choose from"),
         (
             "a {2::b|c}",
-            "character 4: weights (2::) and counts (2$$) are not known here; {a|b} is one of them, {all:a|b} is every",
+            "character 4: weights (2::) and counts (2$$) are not supported; {a|b} chooses one of them, ",
         ),
         ("{a|0.5::b}", "character 4: weights"),
         ("{e$$a|b}", "character 2: weights"),
@@ -191,13 +211,13 @@ def test_an_edited_wildcard_file_is_read_anew() -> None:
         ("__deep/words__", "__deep/words__: there is no file deep/words.txt, did you mean __deep/wordz__?"),
         (
             "x __../secret__",
-            "character 3: __../secret__ names no wildcard file: letters, digits, - and _, at most one folder",
+            "character 3: __../secret__ is not the name of a wildcard file: letters, digits, - and _, ",
         ),
-        ("__/etc/passwd__", "character 1: __/etc/passwd__ names no"),
-        ("__a/b/c__", "character 1: __a/b/c__ names no"),
-        (r"__a\b__", r"character 1: __a\b__ names no"),
-        ("__~/a__", "character 1: __~/a__ names no"),
-        ("__a/../b__", "character 1: __a/../b__ names no"),
+        ("__/etc/passwd__", "character 1: __/etc/passwd__ is not the name of"),
+        ("__a/b/c__", "character 1: __a/b/c__ is not the name of"),
+        (r"__a\b__", r"character 1: __a\b__ is not the name of"),
+        ("__~/a__", "character 1: __~/a__ is not the name of"),
+        ("__a/../b__", "character 1: __a/../b__ is not the name of"),
         ("__link__", "__link__: link.txt is a link to a place outside the prompt file's folder"),
         (
             "__linked/secret__",
@@ -209,8 +229,8 @@ def test_an_edited_wildcard_file_is_read_anew() -> None:
         ("__latin__", "__latin__: "),
         ("__broken__", "__broken__: "),
         ("__huge__", "__huge__: huge.txt has more than 1,000,000 bytes"),
-        ("__circle__", "__circle__: goes in a circle, or more than 50 deep"),
-        ("__every__", "{all:a|b}: every one is for"),
+        ("__circle__", "__circle__: contains itself, or is nested deeper than 50 levels"),
+        ("__every__", "{all:a|b}: {all:…} works only in"),
         ("__many__", "__ten__"),
     ],
 )
@@ -224,9 +244,19 @@ def test_a_prompt_that_cannot_be_chosen_from_is_refused_by_choice_and_check(
     (folder / "link.txt").symlink_to(tmp_path / "outside/secret.txt")
     (folder / "linked").symlink_to(tmp_path / "outside")
     (folder / "loop.txt").symlink_to(folder / "loop.txt")
-    texts = {"color": "red", "deep/wordz": "x", "empty": "# x\n\n", "latin": "x", "broken": "a\nb {c", "huge": "x\n" * 500_001,
-             "circle": "a __circle__", "every": "{all:a|b}", "many": "__ten__ " * 10, "ten": "__hundred__ " * 10,
-             "hundred": "{a|b} " * 10}  # fmt: skip
+    texts = {
+        "color": "red",
+        "deep/wordz": "x",
+        "empty": "# x\n\n",
+        "latin": "x",
+        "broken": "a\nb {c",
+        "huge": "x\n" * 500_001,
+        "circle": "a __circle__",
+        "every": "{all:a|b}",
+        "many": "__ten__ " * 10,
+        "ten": "__hundred__ " * 10,
+        "hundred": "{a|b} " * 10,
+    }
     for name, text in texts.items():
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
     (folder / "latin.txt").write_bytes(b"caf\xe9")
@@ -281,10 +311,16 @@ def test_errors_of_reading_and_of_settings_stand_in_the_order_of_the_lines() -> 
         "a --steps 0 --n b\nb --zz 3\n{c\nd --scheduler eulr --l 500\n__none__ --w 9\ne\0\n\nf --t 2"
     )
     assert [row.split(": ")[:2] for row in told] == [
-        ["f.txt:1:3", "steps"], ["f.txt:2:3", "--zz"], ["f.txt:3:1", "prompt"], ["f.txt:4:3", "scheduler"],
-        ["f.txt:4:20", "guidance_scale"], ["f.txt:5:10", "width"], ["f.txt:5:1", "prompt"], ["f.txt:6:2", "byte 73"],
+        ["f.txt:1:3", "steps"],
+        ["f.txt:2:3", "--zz"],
+        ["f.txt:3:1", "prompt"],
+        ["f.txt:4:3", "scheduler"],
+        ["f.txt:4:20", "guidance_scale"],
+        ["f.txt:5:10", "width"],
+        ["f.txt:5:1", "prompt"],
+        ["f.txt:6:2", "byte 73"],
         ["f.txt:8:3", "task.kind"],
-    ]  # fmt: skip
+    ]
     assert "did you mean 'euler'?" in told[3]
 
 
@@ -315,7 +351,7 @@ def test_a_hundred_errors_are_told_in_order_and_the_rest_are_counted() -> None:
         (
             "a --image i.png",
             "task: {kind: inpaint, image: x, mask: m}",
-            "f.txt:1:3: task.kind: the config asks for inpaint, ",
+            "f.txt:1:3: task.kind: the config asks for inpaint, but ",
         ),
         (
             "a --t 0.01 --image i",
@@ -324,7 +360,7 @@ def test_a_hundred_errors_are_told_in_order_and_the_rest_are_counted() -> None:
         ),
         ("a --w 64", "steps: 20", "f.txt:1:3: width and height: give both or neither"),
         ("--steps 3", "prompt: a {b", "c.yaml:1:1: prompt: character 3: the brace is never closed"),
-        ("--steps 3", "prompt: '{all:a|b}'", "c.yaml:1:1: prompt: {all:a|b}: every one is for"),
+        ("--steps 3", "prompt: '{all:a|b}'", "c.yaml:1:1: prompt: {all:a|b}: {all:…} works only in"),
         ("a --padding 3", "task: {kind: img2img, image: x}", "f.txt:1:3: task.padding: unknown key"),
     ],
 )
@@ -423,7 +459,7 @@ def test_no_two_copies_of_a_line_have_the_same_derived_seed() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "seed"), [("derived", derived_seed(10, "a", 2)), ("increment", 17), ("same", 12)]
-)  # fmt: skip
+)
 def test_the_modes_of_seeds(mode: Seeds, seed: int) -> None:
     assert seed_for(mode, 10, 7, "a", 2) == seed
 
@@ -436,6 +472,9 @@ def test_seeds_past_the_last_one_are_refused(mode: Seeds) -> None:
 
 
 def test_nothing_heavy_is_imported() -> None:
-    script = "import sys, sdapp.prompts.variants; print([name for name in ('torch', 'diffusers', 'numpy', 'PIL') if name in sys.modules])"
+    script = (
+        "import sys, sdapp.prompts.variants\n"
+        "print([name for name in ('torch', 'diffusers', 'numpy', 'PIL') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
