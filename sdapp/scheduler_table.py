@@ -36,6 +36,7 @@ class Scheduler:
     """One row of the table."""
 
     name: str  # as sdapp writes it
+    label: str  # as A1111 or Forge writes it; `DPM Solver`, `DPM++ 2S` and `TCD` are in neither
     class_name: str  # in diffusers
     aliases: tuple[str, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict)  # where sdapp sets other than the class
@@ -45,6 +46,7 @@ class Scheduler:
     default_eta: float | None = None  # where the job gives none; None: this scheduler has no eta
     sigmas: tuple[str, ...] = ()  # the keys of SIGMAS that it supports
     needs: str | None = None  # an optional package
+    automatic: str = ""  # sigmas of A1111's `Schedule type: Automatic`, if they are not uniform
     note: str = ""
 
 
@@ -59,47 +61,49 @@ _SDE = _LINSPACE | {"algorithm_type": "sde-dpmsolver++"}
 
 # UNet calls, order and randomness were measured with diffusers 0.42.1; the tests measure the calls again.
 TABLE: tuple[Scheduler, ...] = (
-    Scheduler("pndm", "PNDMScheduler", ("plms",),
+    Scheduler("pndm", "PLMS", "PNDMScheduler", ("plms",),
               _LEADING | {"skip_prk_steps": True, "set_alpha_to_one": False}, 4, "N+1"),
-    Scheduler("ddim", "DDIMScheduler", (),
+    Scheduler("ddim", "DDIM", "DDIMScheduler", (),
               _UNCLIPPED | _LEADING | {"set_alpha_to_one": False}, default_eta=0.0),
-    Scheduler("ddpm", "DDPMScheduler", (), _UNCLIPPED | _LEADING, stochastic=True),
-    Scheduler("lms", "LMSDiscreteScheduler", ("k_lms",), _LINSPACE, 4, sigmas=_SIGMAS, needs="scipy",
+    Scheduler("ddpm", "DDPM", "DDPMScheduler", (), _UNCLIPPED | _LEADING, stochastic=True),
+    Scheduler("lms", "LMS", "LMSDiscreteScheduler", ("k_lms",), _LINSPACE, 4, sigmas=_SIGMAS, needs="scipy",
               note="With few steps and strong guidance it amplifies every error, rounding in float16 too: "
                    "use more steps."),
-    Scheduler("euler", "EulerDiscreteScheduler", ("k_euler",), _LINSPACE, sigmas=_SIGMAS),
-    Scheduler("euler-a", "EulerAncestralDiscreteScheduler", ("k_euler_a", "euler ancestral"), _LINSPACE,
-              stochastic=True),
-    Scheduler("heun", "HeunDiscreteScheduler", ("k_heun",), _LINSPACE, 2, "2N-1", sigmas=_SIGMAS),
-    Scheduler("dpm2", "KDPM2DiscreteScheduler", ("k_dpm_2", "kdpm2"), _LINSPACE, 2, "2N-1", sigmas=_SIGMAS),
-    Scheduler("dpm2-a", "KDPM2AncestralDiscreteScheduler",
+    Scheduler("euler", "Euler", "EulerDiscreteScheduler", ("k_euler",), _LINSPACE, sigmas=_SIGMAS),
+    Scheduler("euler-a", "Euler a", "EulerAncestralDiscreteScheduler", ("k_euler_a", "euler ancestral"),
+              _LINSPACE, stochastic=True),
+    Scheduler("heun", "Heun", "HeunDiscreteScheduler", ("k_heun",), _LINSPACE, 2, "2N-1", sigmas=_SIGMAS),
+    Scheduler("dpm2", "DPM2", "KDPM2DiscreteScheduler", ("k_dpm_2", "kdpm2"), _LINSPACE, 2, "2N-1",
+              sigmas=_SIGMAS, automatic="karras"),
+    Scheduler("dpm2-a", "DPM2 a", "KDPM2AncestralDiscreteScheduler",
               ("k_dpm_2_a", "kdpm2_a", "kdpm2 ancestral", "dpm2 ancestral"), _LINSPACE, 2, "2N-1",
-              stochastic=True, sigmas=_SIGMAS),
-    Scheduler("dpm", _MULTISTEP, ("dpm-solver",),
+              stochastic=True, sigmas=_SIGMAS, automatic="karras"),
+    Scheduler("dpm", "DPM Solver", _MULTISTEP, ("dpm-solver",),
               _LINSPACE | {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}, 2,
               sigmas=_SIGMAS_LU),
-    Scheduler("dpm++2m", _MULTISTEP,
+    Scheduler("dpm++2m", "DPM++ 2M", _MULTISTEP,
               ("dpm-solver++", "dpmsolver++ 2m", "dpm-solver++ 2m", "k_dpmpp_2m", "dpm++"),
-              _LINSPACE | {"algorithm_type": "dpmsolver++"}, 2, sigmas=_SIGMAS_LU),
-    Scheduler("dpm++2m-sde", _MULTISTEP,
+              _LINSPACE | {"algorithm_type": "dpmsolver++"}, 2, sigmas=_SIGMAS_LU, automatic="karras"),
+    Scheduler("dpm++2m-sde", "DPM++ 2M SDE", _MULTISTEP,
               ("sde-dpm-solver++", "dpm-solver++ 2m sde", "k_dpmpp_2m_sde", "dpmpp_2m_sde_gpu"), _SDE, 2,
-              stochastic=True, sigmas=_SIGMAS_LU),
-    Scheduler("dpm++2m-sde-heun", _MULTISTEP, (), _SDE | {"solver_type": "heun"}, 2,
-              stochastic=True, sigmas=_SIGMAS_LU),
-    Scheduler("dpm++3m-sde", _MULTISTEP, ("k_dpmpp_3m_sde", "dpmpp_3m_sde_gpu"), _SDE | {"solver_order": 3},
-              3, stochastic=True, sigmas=_SIGMAS_LU),
-    Scheduler("dpm++2s", "DPMSolverSinglestepScheduler",
+              stochastic=True, sigmas=_SIGMAS_LU, automatic="exponential"),
+    Scheduler("dpm++2m-sde-heun", "DPM++ 2M SDE Heun", _MULTISTEP, (), _SDE | {"solver_type": "heun"}, 2,
+              stochastic=True, sigmas=_SIGMAS_LU, automatic="exponential"),
+    Scheduler("dpm++3m-sde", "DPM++ 3M SDE", _MULTISTEP, ("k_dpmpp_3m_sde", "dpmpp_3m_sde_gpu"),
+              _SDE | {"solver_order": 3}, 3, stochastic=True, sigmas=_SIGMAS_LU, automatic="exponential"),
+    Scheduler("dpm++2s", "DPM++ 2S", "DPMSolverSinglestepScheduler",
               ("dpm-solver++ singlestep", "dpmsolver singlestep", "dpmsingle"),
               {"algorithm_type": "dpmsolver++", "lower_order_final": True}, 2, sigmas=_SIGMAS),
-    Scheduler("dpm++sde", "DPMSolverSDEScheduler", ("k_dpmpp_sde",), _LINSPACE, 2, "2N-1",
-              stochastic=True, sigmas=_SIGMAS, needs="torchsde"),
-    Scheduler("unipc", "UniPCMultistepScheduler", ("uni_pc_bh2",), _LINSPACE | {"solver_type": "bh2"}, 2,
-              sigmas=_SIGMAS),
-    Scheduler("deis", "DEISMultistepScheduler", (), _LINSPACE, 2, sigmas=_SIGMAS),
-    Scheduler("sa-solver", "SASolverScheduler", (), _LINSPACE | {"algorithm_type": "data_prediction"}, 2,
-              stochastic=True, sigmas=_SIGMAS),
-    Scheduler("lcm", "LCMScheduler", (), _UNCLIPPED, stochastic=True, note="For models distilled for it."),
-    Scheduler("tcd", "TCDScheduler", (), _UNCLIPPED, stochastic=True, default_eta=0.3,
+    Scheduler("dpm++sde", "DPM++ SDE", "DPMSolverSDEScheduler", ("k_dpmpp_sde",), _LINSPACE, 2, "2N-1",
+              stochastic=True, sigmas=_SIGMAS, needs="torchsde", automatic="karras"),
+    Scheduler("unipc", "UniPC", "UniPCMultistepScheduler", ("uni_pc_bh2",), _LINSPACE | {"solver_type": "bh2"},
+              2, sigmas=_SIGMAS),
+    Scheduler("deis", "DEIS", "DEISMultistepScheduler", (), _LINSPACE, 2, sigmas=_SIGMAS),
+    Scheduler("sa-solver", "SA Solver", "SASolverScheduler", (),
+              _LINSPACE | {"algorithm_type": "data_prediction"}, 2, stochastic=True, sigmas=_SIGMAS),
+    Scheduler("lcm", "LCM", "LCMScheduler", (), _UNCLIPPED, stochastic=True,
+              note="For models distilled for it."),
+    Scheduler("tcd", "TCD", "TCDScheduler", (), _UNCLIPPED, stochastic=True, default_eta=0.3,
               note="For models distilled for it; eta is 0.3 unless you set it."),
 )  # fmt: skip
 
