@@ -96,8 +96,9 @@ def checked_entries(
             with errors.collect(entry.line):
                 for variant in expand(entry):
                     faults = _check(variant, below, choices)
-                    errors.absorb(faults, entry.line)
-                    if not faults.count:
+                    if faults.count:
+                        errors.absorb(faults, entry.line)
+                    else:
                         yield variant
     errors.raise_if_any()
 

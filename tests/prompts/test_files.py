@@ -310,12 +310,12 @@ SIGNS = [
 )
 @settings(max_examples=1000, deadline=None)
 def test_any_bytes_are_entries_or_located_errors(data: bytes, suffix: str) -> None:
-    told = ""
+    message = ""
     try:
         entries(data, suffix)
     except ConfigError as exc:
-        told = str(exc)
-    assert all(row.startswith(f"f{suffix}:") for row in told.split("\n") if told)
+        message = str(exc)
+    assert all(row.startswith(f"f{suffix}:") for row in message.split("\n") if message)
 
 
 # --- options of .txt ----------------------------------------------------------------------------------------
@@ -396,7 +396,7 @@ def test_options_of_every_dialect_are_settings(line: str, said: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         (
             "a --stesp 3",
@@ -427,14 +427,14 @@ def test_options_of_every_dialect_are_settings(line: str, said: dict[str, Any]) 
         ("a --d 1,2 --count 2", "count: the line names 2 seeds, one an image; leave count out"),
     ],
 )
-def test_an_option_that_cannot_be_honoured_is_refused(line: str, told: str) -> None:
+def test_an_option_that_cannot_be_honoured_is_refused(line: str, message: str) -> None:
     (row,) = refusals(line)
     place, _, message = row.partition(": ")
     assert place.rpartition(":")[0] == "f.txt:1"
-    assert message.startswith(told)
+    assert message.startswith(message)
 
 
-def test_an_option_is_named_with_its_column_and_every_bad_one_is_told() -> None:
+def test_an_option_is_named_with_its_column_and_every_bad_one_is_shown() -> None:
     assert [row.split(": ")[0] for row in refusals("  a --x1 2 --n b --am 3\n\nb --c 1")] == [
         "f.txt:1:5",
         "f.txt:1:18",
@@ -621,9 +621,9 @@ def test_lists_numbers_and_seeds_of_tables(
     ],
 )
 def test_a_bad_setting_of_a_table_is_refused_at_its_place(suffix: str, text: str, lines: list[str]) -> None:
-    told = refusals(text, suffix)
-    assert len(told) == len(lines)
-    assert all(row.startswith(line) for row, line in zip(told, lines, strict=True))
+    message = refusals(text, suffix)
+    assert len(message) == len(lines)
+    assert all(row.startswith(line) for row, line in zip(message, lines, strict=True))
 
 
 def test_content_leaves_out_seed_count_and_folder() -> None:
@@ -698,10 +698,10 @@ def test_good_lines_come_before_the_errors_are_raised() -> None:
 @pytest.mark.parametrize(
     ("bad", "last"), [(100, "f.txt:100:3: "), (101, "and 1 more error"), (1300, "and 1,200 more errors")]
 )
-def test_a_hundred_errors_are_told_and_the_rest_are_counted(bad: int, last: str) -> None:
-    told = refusals("a --zz 1\n" * bad)
-    assert len(told) == min(bad, 101)
-    assert told[-1].startswith(last)
+def test_a_hundred_errors_are_shown_and_the_rest_are_counted(bad: int, last: str) -> None:
+    message = refusals("a --zz 1\n" * bad)
+    assert len(message) == min(bad, 101)
+    assert message[-1].startswith(last)
 
 
 # --- memory -------------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ TOO_MANY = "f.jsonl:1: prompt: more than 100,000 combinations in one entry, or "
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ('{"steps": []}', "f.jsonl:1: steps: an empty list; give at least one value"),
         (
@@ -118,10 +118,10 @@ TOO_MANY = "f.jsonl:1: prompt: more than 100,000 combinations in one entry, or "
         ),
     ],
 )
-def test_an_entry_of_too_many_or_broken_variants_is_refused(line: str, told: str) -> None:
+def test_an_entry_of_too_many_or_broken_variants_is_refused(line: str, message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         expanded(line, ".jsonl")
-    assert str(refusal.value).startswith(told)
+    assert str(refusal.value).startswith(message)
 
 
 # --- choices ------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_an_edited_wildcard_file_is_read_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "told"),
+    ("prompt", "message"),
     [
         ("a {b|c", r"character 3: the brace is never closed; for a plain brace write \{"),
         ("a b|c}", r"character 6: no brace is open here; for a plain brace write \}"),
@@ -235,7 +235,7 @@ def test_an_edited_wildcard_file_is_read_anew() -> None:
     ],
 )
 def test_a_prompt_that_cannot_be_chosen_from_is_refused_by_choice_and_check(
-    prompt: str, told: str, tmp_path: Path
+    prompt: str, message: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "prompts"
     for name in ("prompts/deep", "prompts/folder.txt", "outside"):
@@ -262,7 +262,7 @@ def test_a_prompt_that_cannot_be_chosen_from_is_refused_by_choice_and_check(
     (folder / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(ConfigError) as refusal:
         choose(prompt, 7, folder)
-    assert str(refusal.value).replace(f"{folder}/", "").startswith(told)
+    assert str(refusal.value).replace(f"{folder}/", "").startswith(message)
     with pytest.raises(PromptFileError) as located:
         list(checked_entries([Entry(3, Layer({"prompt": prompt}, {"prompt": "f.jsonl:3"}))], [], folder))
     assert str(located.value).startswith("f.jsonl:3: prompt: ")
@@ -270,14 +270,14 @@ def test_a_prompt_that_cannot_be_chosen_from_is_refused_by_choice_and_check(
 
 @given(st.text(st.sampled_from("{}|\\_a:l $2/.#é"), max_size=40), st.integers(0, MAX_SEED))
 @settings(max_examples=500, deadline=None)
-def test_any_prompt_is_chosen_from_or_refused_and_the_check_foresees_it(prompt: str, seed: int) -> None:
+def test_any_prompt_is_chosen_from_or_refused_as_the_check_says(prompt: str, seed: int) -> None:
     entry = Entry(1, Layer({"prompt": prompt}, {"prompt": "f:1"}))
-    good, told = [], ""
+    good, message = [], ""
     try:
         good = list(checked_entries([entry], []))
     except ConfigError as exc:
-        told = str(exc)
-    assert good or told.startswith("f:1: prompt: ")
+        message = str(exc)
+    assert good or message.startswith("f:1: prompt: ")
     for variant in good:
         text, choices = choose(variant.layer.values["prompt"], seed, None)
         assert choose(variant.layer.values["prompt"], seed, None) == (text, choices)
@@ -307,10 +307,10 @@ def test_entries_that_the_settings_accept_come_out_expanded_and_in_their_order()
 
 
 def test_errors_of_reading_and_of_settings_stand_in_the_order_of_the_lines() -> None:
-    told = faults(
+    message = faults(
         "a --steps 0 --n b\nb --zz 3\n{c\nd --scheduler eulr --l 500\n__none__ --w 9\ne\0\n\nf --t 2"
     )
-    assert [row.split(": ")[:2] for row in told] == [
+    assert [row.split(": ")[:2] for row in message] == [
         ["f.txt:1:3", "steps"],
         ["f.txt:2:3", "--zz"],
         ["f.txt:3:1", "prompt"],
@@ -321,7 +321,7 @@ def test_errors_of_reading_and_of_settings_stand_in_the_order_of_the_lines() -> 
         ["f.txt:6:2", "byte 73"],
         ["f.txt:8:3", "task.kind"],
     ]
-    assert "did you mean 'euler'?" in told[3]
+    assert "did you mean 'euler'?" in message[3]
 
 
 def test_good_entries_come_before_the_errors_are_raised() -> None:
@@ -332,20 +332,20 @@ def test_good_entries_come_before_the_errors_are_raised() -> None:
         next(found)
 
 
-def test_an_error_of_every_variant_or_of_the_settings_below_is_told_once() -> None:
+def test_an_error_of_every_variant_or_of_the_settings_below_is_shown_once() -> None:
     assert len(faults('{"steps": 0, "prompt": "{all:a|b|c}"}', suffix=".jsonl")) == 1
     assert faults("a\nb\nc", parse_override("steps=0"))[0].startswith("--set steps=0: input should be ")
     assert len(faults("a\nb\nc", parse_override("steps=0"))) == 1
 
 
-def test_a_hundred_errors_are_told_in_order_and_the_rest_are_counted() -> None:
-    told = faults("a --steps 0\nb --zz 1\n" * 80)
-    assert [row.split(":")[1] for row in told[:100]] == [str(line) for line in range(1, 101)]
-    assert told[100:] == ["and 60 more errors"]
+def test_a_hundred_errors_are_shown_in_order_and_the_rest_are_counted() -> None:
+    message = faults("a --steps 0\nb --zz 1\n" * 80)
+    assert [row.split(":")[1] for row in message[:100]] == [str(line) for line in range(1, 101)]
+    assert message[100:] == ["and 60 more errors"]
 
 
 @pytest.mark.parametrize(
-    ("text", "base", "told"),
+    ("text", "base", "message"),
     [
         ("--steps 3", "steps: 1", "f.txt:1:1: prompt: there is none; give one in the line or in the config"),
         (
@@ -364,9 +364,9 @@ def test_a_hundred_errors_are_told_in_order_and_the_rest_are_counted() -> None:
         ("a --padding 3", "task: {kind: img2img, image: x}", "f.txt:1:3: task.padding: unknown key"),
     ],
 )
-def test_a_line_is_checked_over_the_settings_below(text: str, base: str, told: str) -> None:
+def test_a_line_is_checked_over_the_settings_below(text: str, base: str, message: str) -> None:
     (row,) = faults(text, parse_yaml(base, "c.yaml"))
-    assert row.startswith(told)
+    assert row.startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_a_line_is_checked_over_the_settings_below(text: str, base: str, told: s
         ("a --w 64", "height: 64"),
     ],
 )
-def test_a_line_may_lean_on_the_settings_below(text: str, base: str) -> None:
+def test_a_line_may_complete_the_settings_below(text: str, base: str) -> None:
     assert len(checked(text, parse_yaml(base, "c.yaml"))) == 1
 
 
