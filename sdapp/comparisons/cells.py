@@ -20,6 +20,11 @@ Key = tuple[str, int, frozenset[tuple[str, Value]]]
 STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")  # JSON has no NaN and no infinity
 
 
+def combination_key(prompt: str, seed: int, varied: Mapping[str, Value]) -> Key:
+    """A key for one combination of prompt, seed and varied values, to find the cells and reference of it."""
+    return prompt, seed, frozenset(varied.items())
+
+
 @dataclass(frozen=True)
 class Cell:
     """One image of the grid: a line of results.jsonl, a row of results.csv."""
@@ -45,6 +50,10 @@ class Cell:
     ssim: float | None
     reason: str | None  # why it failed
 
+    @property
+    def key(self) -> Key:
+        return combination_key(self.prompt, self.seed, self.varied)
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -62,6 +71,10 @@ class Reference:
     unet_calls: int | None
     distance: float | None  # RMS distance of latents to the second solution: smaller errors mean nothing
     other: str  # the label of the second solution
+
+    @property
+    def key(self) -> Key:
+        return combination_key(self.prompt, self.seed, self.varied)
 
 
 @dataclass(frozen=True)
@@ -96,16 +109,6 @@ class Comparison:
 
 
 CODECS: Mapping[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Comparison, Cell, Reference)}
-
-
-def combination_key(item: Cell | Reference) -> Key:
-    """The prompt, seed and varied values of a cell or reference, to look up those that belong together."""
-    return make_key(item.prompt, item.seed, item.varied)
-
-
-def make_key(prompt: str, seed: int, varied: Mapping[str, Value]) -> Key:
-    """The key of one combination, the same as `combination_key` gives for its cells and its reference."""
-    return prompt, seed, frozenset(varied.items())
 
 
 # --- writing ----------------------------------------------------------------------------------------

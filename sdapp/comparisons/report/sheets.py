@@ -12,15 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from sdapp import images
-from sdapp.comparisons.cells import (
-    Cell,
-    Comparison,
-    Reference,
-    Value,
-    combination_key,
-    make_key,
-    read_comparison,
-)
+from sdapp.comparisons.cells import Cell, Comparison, Reference, Value, combination_key, read_comparison
 from sdapp.comparisons.report.format import UNITS, LogScale, budget, number, seconds, viridis
 from sdapp.comparisons.statistics import rank, stochastic
 from sdapp.errors import ConfigError, InputError
@@ -94,7 +86,7 @@ class _Layout:
 
     @cached_property
     def across(self) -> int:
-        """Blocks side by side: as many as make sheets about square, or as fit. Raises ConfigError if none fits."""
+        """Blocks side by side: about as many as blocks below each other. Raises ConfigError if none fits."""
         square = max(1, round(math.sqrt(self.blocks * self.block[1] / self.block[0])))
         for blocks in range(min(square, self.blocks), 0, -1):
             if _fits(self.size(blocks, 1)):
@@ -135,12 +127,12 @@ def plan_sheets(image: Size, schedulers: Sequence[str], columns: int, combinatio
 def build_sheets(folder: Path) -> list[Path]:
     """Draw grid.png, grid-2.png … into the folder of a comparison and return their paths.
 
-    The comparison may be unfinished: missing images are marked. Deletes the further sheets of an earlier, larger
-    run. Raises MissingInputError and InputError if the results cannot be read, ConfigError like `plan_sheets`,
+    The comparison may be unfinished: missing images are marked. Deletes sheets of an earlier, larger run.
+    Raises MissingInputError and InputError if the results cannot be read, ConfigError like `plan_sheets`, and
     OutputError.
     """
     comparison = read_comparison(folder)
-    files = [item.file for item in (*comparison.references, *comparison.cells)]
+    files = [item.file for item in comparison.references] + [cell.file for cell in comparison.cells]
     size = next((image.size for file in files if file and (image := _open(folder, file))), (512, 512))
     combinations = list(comparison.combinations())
     layout = _Layout(size, comparison.schedulers, len(comparison.columns), len(combinations))
@@ -153,11 +145,11 @@ def build_sheets(folder: Path) -> list[Path]:
         sheet.canvas.save(buffer, "PNG", compress_level=1)
         paths.append(folder / _name(len(paths) + 1))
         overwrite(paths[-1], [buffer.getvalue()])
-    for index in count(len(paths) + 1):
-        if not (folder / _name(index)).exists():
-            return paths
+    index = len(paths) + 1
+    while (folder / _name(index)).exists():
         (folder / _name(index)).unlink()
-    raise AssertionError("unreachable")
+        index += 1
+    return paths
 
 
 def _name(index: int) -> str:
@@ -197,8 +189,8 @@ class _Sheet:
     def __init__(self, comparison: Comparison, folder: Path, layout: _Layout, size: Size) -> None:
         """Start a sheet with its title and no block."""
         self.comparison, self.folder, self.layout = comparison, folder, layout
-        self.cells = {(combination_key(cell), cell.scheduler, cell.column): cell for cell in comparison.cells}
-        self.references = {combination_key(reference): reference for reference in comparison.references}
+        self.cells = {(cell.key, cell.scheduler, cell.column): cell for cell in comparison.cells}
+        self.references = {item.key: item for item in comparison.references}
         middle = comparison.columns[len(comparison.columns) // 2]
         self.rows, self.random = rank(comparison, middle), stochastic(comparison)
         self.scale = LogScale.over(cell.solver_error for cell in comparison.cells)
@@ -217,7 +209,7 @@ class _Sheet:
         left = layout.margin + right * (layout.block[0] + layout.margin)
         top = layout.top + down * (layout.block[1] + layout.margin)
         self._draw_heading((left, top), prompt, seed, varied)
-        key = make_key(prompt, seed, varied)
+        key = combination_key(prompt, seed, varied)
         first, top = left + layout.first_cell[0], top + layout.first_cell[1]
         self._draw_reference((left, top), self.references.get(key))
         for row, name in enumerate(self.rows):
