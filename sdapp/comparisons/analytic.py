@@ -1,12 +1,13 @@
 """Measure the error of each deterministic scheduler on data whose exact result is known, without a model.
 
 The data are Gaussian in each of D dimensions. For them, the noise that a perfect model predicts has a closed
-form, and so has the end of the probability-flow ODE (Song et al. 2021, equation 13; Karras et al. 2022, appendix
-B). The difference is the error of the scheduler: its solver, its timesteps, its first and last noise level, and
-how sdapp builds it. docs/comparing.md has the table and says what it proves.
+form, and so has the end of the probability-flow ODE (Song et al. 2021, equation 13; Karras et al. 2022,
+appendix B). The difference is the error of the scheduler: its solver, its timesteps, its first and last noise
+level, and how sdapp builds it. docs/comparing.md has the table and says what it proves.
 
-Schedulers are linear in the noise and in the means. So two runs give the exact root of the mean square over all
-noises and means, without random numbers: noise 1 with means 0, and noise 0 with the standard deviation as means.
+Schedulers are linear in the noise and in the means. So two runs give the exact root of the mean square over
+all noises and means, without random numbers: noise 1 with means 0, and noise 0 with the standard deviation
+as means.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -73,7 +73,7 @@ def band(comparison: Comparison) -> float | None:
 
 
 def rank(comparison: Comparison, column: float) -> tuple[str, ...]:
-    """The schedulers by median error at a column; then, by name, those without error, then stochastic ones."""
+    """Schedulers by median error at a column; then, by name, those without error, then stochastic ones."""
     errors = {item.scheduler: item.solver_error for item in summarise(comparison) if item.column == column}
     random = stochastic(comparison)
 

@@ -1,8 +1,8 @@
-"""Test the exact errors of schedulers against theory, against a published measurement and against earlier values.
+"""Exact errors of schedulers: tested against theory, a published measurement and earlier values.
 
-`analytic.json` has the errors of all deterministic schedulers with diffusers 0.42.1 and torch 2.13 on a CPU. To make
-it again: `python tests/comparisons/test_analytic.py > analytic.json`, and move it here. Do so only if you understand
-why the values changed.
+`analytic.json` has the errors of all deterministic schedulers with diffusers 0.42.1 and torch 2.13 on a CPU. To
+make it again: `python tests/comparisons/test_analytic.py > analytic.json`, and move it here. Do so only if you
+understand why the values changed.
 """
 
 import json
