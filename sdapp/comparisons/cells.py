@@ -194,5 +194,5 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
-        text = f"cannot read {path}: {exc.strerror}; is {path.parent} the folder of a comparison?"
-        raise MissingInputError(text) from exc
+        question = f"is {path.parent} the folder of a comparison?"
+        raise MissingInputError(f"cannot read {path}: {exc.strerror}; {question}") from exc

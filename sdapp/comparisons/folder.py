@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sdapp.errors import InputError
+from sdapp.images import decode_image, read_bytes
 from sdapp.metadata.record import SUFFIXES
 from sdapp.outputs.files import overwrite
 from sdapp.records import Result
@@ -20,6 +22,12 @@ PICTURES, LATENTS = "pictures", "latents"
 def image_file(job: str) -> str:
     """The file of a job's image, relative to the folder of the comparison."""
     return f"{PICTURES}/{job}{SUFFIXES['png']}"
+
+
+def read_image(folder: Path, file: str) -> Image.Image:
+    """An image of the folder. Raises InputError if it is missing or cannot be read."""
+    path = str(folder / file)
+    return decode_image(read_bytes(path, "image")[0], path, "image")
 
 
 def keep_latents(folder: Path, result: Result, timings: Iterable[float] = ()) -> None:

@@ -13,10 +13,9 @@ from PIL import Image
 
 from sdapp.batches import ledger
 from sdapp.comparisons.cells import Cell, Comparison, Reference, read_comparison, write_comparison
-from sdapp.comparisons.folder import PICTURES, image_file, read_latents
+from sdapp.comparisons.folder import PICTURES, image_file, read_image, read_latents
 from sdapp.comparisons.metrics import WINDOW, psnr, rms, ssim
 from sdapp.errors import InputError
-from sdapp.images import decode_image, read_bytes
 from sdapp.metadata.record import read_header
 
 UNMEASURED: Mapping[str, Any] = {
@@ -65,17 +64,12 @@ def _record_of(folder: Path, job: str) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _image(folder: Path, job: str) -> Image.Image:
-    path = str(folder / image_file(job))
-    return decode_image(read_bytes(path, "image")[0], path, "image")
-
-
 @lru_cache(maxsize=4)
 def _solution(folder: Path, reference: str) -> tuple[Image.Image | None, np.ndarray[Any, Any] | None]:
     """The image and latents of a reference; None for what cannot be read, which the report then shows."""
     image = latents = None
     with suppress(InputError):
-        image = _image(folder, reference)
+        image = read_image(folder, image_file(reference))
     with suppress(InputError):
         latents, _ = read_latents(folder, reference)
     return image, latents
@@ -99,22 +93,16 @@ def _measure_cell(
     if not (record := _record_of(folder, cell.id)):
         return replace(cell, status="failed", reason=reasons[cell.id]) if cell.id in reasons else cell
     try:
-        image, (latents, timings) = _image(folder, cell.id), read_latents(folder, cell.id)
+        image, (latents, timings) = read_image(folder, image_file(cell.id)), read_latents(folder, cell.id)
     except InputError as exc:
         return replace(cell, status="failed", reason=f"{exc}; delete it and compare again")
     timings = [float(record["seconds"]), *timings]
-    found: dict[str, Any] = {
-        "status": "done",
-        "file": image_file(cell.id),
-        "unet_calls": record["unet_calls"],
-    }
-    found |= {"seconds": median(timings), "timings": tuple(timings), "peak_memory": record.get("peak_memory")}
+    found: dict[str, Any] = {"unet_calls": record["unet_calls"], "peak_memory": record.get("peak_memory")}
+    found |= {"seconds": median(timings), "timings": tuple(timings)}
     target, solution = _solution(folder, reference.id) if reference else (None, None)
     if not cell.stochastic and latents is not None and solution is not None:
         found["solver_error"] = rms(latents, solution)
     if target is not None:
-        found |= {
-            "psnr": psnr(image, target),
-            "ssim": ssim(image, target) if min(image.size) >= WINDOW else None,
-        }
-    return replace(cell, **found)
+        found["psnr"] = psnr(image, target)
+        found["ssim"] = ssim(image, target) if min(image.size) >= WINDOW else None
+    return replace(cell, status="done", file=image_file(cell.id), **found)

@@ -12,8 +12,8 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from sdapp import images
 from sdapp.comparisons.cells import Cell, Comparison, Reference, Value, combination_key, read_comparison
+from sdapp.comparisons.folder import read_image
 from sdapp.comparisons.report import format, plots
 from sdapp.comparisons.statistics import band, rank, stochastic, summarise
 from sdapp.errors import InputError
@@ -111,8 +111,7 @@ class _ImageSources:
         return quote(file)
 
     def _inline(self, file: str) -> str:
-        path = str(self.folder / file)
-        image = images.decode_image(images.read_bytes(path, "image")[0], path, "image").convert("RGB")
+        image = read_image(self.folder, file).convert("RGB")
         buffer = BytesIO()
         image.save(buffer, "WEBP", quality=90, method=3, lossless=max(image.size) <= SMALL)
         text = "data:image/webp;base64," + b64encode(buffer.getvalue()).decode()
@@ -153,18 +152,14 @@ class _PageData:
         return [[texts[name, column] for column in columns] for name in self.comparison.schedulers]
 
     def _combination(self, prompt: str, seed: int, varied: Mapping[str, Value]) -> Entry:
-        key, schedulers, columns = (
-            combination_key(prompt, seed, varied),
-            self.comparison.schedulers,
-            self.comparison.columns,
-        )
-        return {
-            "reference": self._reference(self.references.get(key), seed),
-            "cells": [
-                [self._cell(self.cells.get((key, name, column)), name, column, seed) for column in columns]
-                for name in schedulers
-            ],
-        }
+        key = combination_key(prompt, seed, varied)
+
+        def entry(name: str, column: float) -> Entry:
+            return self._cell(self.cells.get((key, name, column)), name, column, seed)
+
+        columns = self.comparison.columns
+        cells = [[entry(name, column) for column in columns] for name in self.comparison.schedulers]
+        return {"reference": self._reference(self.references.get(key), seed), "cells": cells}
 
     def _reference(self, reference: Reference | None, seed: int) -> Entry:
         if reference is None:
@@ -182,11 +177,9 @@ class _PageData:
         if cell is None or cell.status == "missing":
             return MISSING | {"name": name, "alt": f"{name}: {MISSING['message']}"}
         entry = self._measurements(cell) | {"name": name}
-        if cell.status == "failed":
-            reason = (cell.reason or "the reason is unknown").translate(SYMBOLS)
-            entry |= {"status": "failed", "message": reason}
-        else:
-            entry |= self._image(cell.file)
+        reason = (cell.reason or "the reason is unknown").translate(SYMBOLS)
+        failure = {"status": "failed", "message": reason}
+        entry |= failure if cell.status == "failed" else self._image(cell.file)
         return entry | {"alt": f"{name}, seed {seed}: {_summary(entry, cell)}"}
 
     def _measurements(self, cell: Cell) -> Entry:
@@ -226,7 +219,6 @@ def _summary(entry: Entry, cell: Cell) -> str:
     if entry["status"] != "done":
         return str(entry["message"])
     if entry["error"]:
-        return f"solver error {entry['error']}" + (
-            ", below the accuracy of the reference" if entry["below"] else ""
-        )
+        accuracy = ", below the accuracy of the reference" if entry["below"] else ""
+        return f"solver error {entry['error']}{accuracy}"
     return "stochastic" if cell.stochastic else "not compared with a reference"
