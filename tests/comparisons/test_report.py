@@ -204,9 +204,7 @@ def test_when_the_room_is_full_images_are_linked_to(tmp_path: Path) -> None:
 def test_a_large_comparison_takes_little_memory(tmp_path: Path) -> None:
     make(tmp_path, tuple(SOLVERS), tuple(range(5, 65, 5)), (1, 2, 3, 4), ("a house",), size=160)
     code = (
-        "from pathlib import Path
-from sdapp.comparisons.report.report import build_report
-"
+        "from pathlib import Path\nfrom sdapp.comparisons.report.report import build_report\n"
         "build_report(Path(), max_inline=2_000_000)"
     )
     assert peak_memory(code, tmp_path) < 1e9
