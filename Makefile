@@ -33,7 +33,7 @@ bench-gpu:
 	$(PYTHON) benchmarks/busy.py $(SD15) --batch-size 8 --trace build/bench-gpu/trace.json.gz | tee build/bench-gpu/busy
 	$(PYTHON) benchmarks/overhead.py $(SD15) --rounds 8 | tee build/bench-gpu/overhead
 	$(PYTHON) benchmarks/grid.py $(SD15) --rounds 1 | tee build/bench-gpu/grid
-	$(PYTHON) benchmarks/cold.py picture $(SD15) --rounds 2 | tee build/bench-gpu/cold
+	$(PYTHON) benchmarks/cold.py image $(SD15) --rounds 2 | tee build/bench-gpu/cold
 	$(PYTHON) benchmarks/memory.py $(SD15) --jobs 1000 --size 64 | tee build/bench-gpu/memory
 
 check: .venv/installed

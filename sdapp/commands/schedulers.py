@@ -37,4 +37,4 @@ def explain_scheduler(name: str) -> str:
             said = f"{resolved.options[option]!r}, where the class has {default}"
         lines.append(f"  {option}: {said}")
     needs = f"Needs {row.needs}: pip install {row.needs}" if row.needs else ""
-    return "\n".join([*lines, *filter(None, (row.note, needs, *resolved.told))])
+    return "\n".join([*lines, *filter(None, (row.note, needs, *resolved.notes))])
