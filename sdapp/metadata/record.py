@@ -9,8 +9,9 @@ from typing import Any
 from PIL import Image
 
 from sdapp import images
+from sdapp.config import MODEL_KEYS
 from sdapp.errors import InputError
-from sdapp.jobs import UNSAID, Job
+from sdapp.jobs import ALWAYS_IN_ID, UNSAID, Job
 from sdapp.metadata import containers
 from sdapp.models.files import BUILT_IN
 from sdapp.settings import layers
@@ -26,6 +27,7 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
             return Path(path).resolve().as_posix()
 
     content = job.model_dump(mode="json")
+    content = {key: content[key] for key in (*ALWAYS_IN_ID, *UNSAID)}  # the order of older records
     content["task"] |= {key: beside(content["task"][key]) for key in job.inputs}
     if Path(job.model).exists() and job.model != BUILT_IN:
         content["model"] = beside(job.model)
@@ -51,7 +53,7 @@ def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
         path = values["task"][key]
         if images.read_bytes(path, f"{image}: task.{key}")[1] != digest:
             raise InputError(f"{image}: task.{key}: {path} is not the file that this image was painted from")
-    for key in layers.MODEL_KEYS:
+    for key in MODEL_KEYS:
         if str(values.get(key, "")).startswith("."):
             values[key] = layers.anchor(values[key], image.parent)
     return layers.Layer(values, {dotted: str(image) for dotted in dotted_keys(values)})

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from sdapp import schedulers
 from sdapp.errors import ConfigError
 from sdapp.settings.ranges import numbers
-from sdapp.settings.types import MAX_SEED, Frozen, Text
+from sdapp.settings.types import MAX_SEED, Frozen, Setting, Text
 
 
 def _listed(value: object) -> object:
@@ -72,6 +72,7 @@ def _independent(references: list[str]) -> list[str]:
     return references
 
 
+Varied = Annotated[str | int | float | bool, Setting(expected="text, a number, true or false")]
 Match = Literal["unet-calls", "steps", "seconds"]
 Ranges = BeforeValidator(_listed, json_schema_input_type=str | list[int | float | str])
 Schedulers = Annotated[
@@ -113,7 +114,7 @@ class Grid(Frozen):
         AfterValidator(_each_once),
     ] = []
     vary: Annotated[
-        dict[str, Annotated[list[str | int | float | bool], Field(min_length=1), AfterValidator(_each_once)]],
+        dict[str, Annotated[list[Varied], Field(min_length=1), AfterValidator(_each_once)]],
         Field(description="Other keys and their values, such as guidance_scale: [3, 5, 7.5]."),
     ] = {}
     timings: Annotated[

@@ -350,7 +350,7 @@ def test_lists_numbers_and_seeds_of_tables(
     ("suffix", "text", "lines"),
     [
         (".csv", "prompt,stepz\na,3", ["f.csv:1: stepz: unknown key, did you mean steps?; the rest was not read"]),
-        (".csv", "prompt,model,\na,b,", ["f.csv:1: model: the same for the whole file; give it as a flag or in the config",
+        (".csv", "prompt,model,\na,b,", ["f.csv:1: model: the same for the whole file; give it as an option or in the config",
                                          "f.csv:1: : unknown key; allowed: "]),
         (".jsonl", '"a"\n{"promt": "b", "Sampler": "x", "lora": 1}', ["f.jsonl:2: promt: unknown key, did you mean prompt?",
                                                                       "f.jsonl:2: lora: unknown key"]),
