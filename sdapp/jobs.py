@@ -51,6 +51,11 @@ class Job(ImageSettings, ModelSettings):
         content = {k: value for k, value in content.items() if k in ALWAYS_IN_ID or value != defaults[k]}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
 
+    def to_data(self) -> dict[str, Any]:
+        """Return the job as plain data for JSON, in the order of older records."""
+        content = self.model_dump(mode="json")
+        return {key: content[key] for key in (*ALWAYS_IN_ID, *UNSAID)}
+
     @cached_property
     def pack(self) -> str:
         """Equal for jobs that can share UNet calls: only their prompts and seeds differ."""
@@ -137,26 +142,10 @@ def pinned_vae(config: RunConfig, model: Model) -> str | None:
 
 # An id has always contained these. A setting that was added later is in it only if it is not the default,
 # so the ids of older images stay the same.
-ALWAYS_IN_ID = frozenset(
-    [
-        "model",
-        "revision",
-        "dtype",
-        "scheduler",
-        "steps",
-        "guidance_scale",
-        "negative_prompt",
-        "width",
-        "height",
-        "seed",
-        "task",
-        "prompt",
-        "eta",
-        "clip_skip",
-        "memory",
-        "inputs",
-    ]
-)
+ALWAYS_IN_ID = (
+    "model", "revision", "dtype", "scheduler", "steps", "guidance_scale", "negative_prompt", "width", "height",
+    "seed", "task", "prompt", "eta", "clip_skip", "memory", "inputs",
+)  # fmt: skip
 UNSAID = {key: field.default for key, field in Job.model_fields.items() if key not in ALWAYS_IN_ID}
 
 

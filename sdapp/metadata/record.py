@@ -11,7 +11,7 @@ from PIL import Image
 from sdapp import images
 from sdapp.config import MODEL_KEYS
 from sdapp.errors import InputError
-from sdapp.jobs import ALWAYS_IN_ID, UNSAID, Job
+from sdapp.jobs import UNSAID, Job
 from sdapp.metadata import containers
 from sdapp.models.files import BUILT_IN
 from sdapp.settings import layers
@@ -26,8 +26,7 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
         except ValueError:  # another drive of a Windows machine
             return Path(path).resolve().as_posix()
 
-    content = job.model_dump(mode="json")
-    content = {key: content[key] for key in (*ALWAYS_IN_ID, *UNSAID)}  # the order of older records
+    content = job.to_data()
     content["task"] |= {key: beside(content["task"][key]) for key in job.inputs}
     if Path(job.model).exists() and job.model != BUILT_IN:
         content["model"] = beside(job.model)
