@@ -63,7 +63,7 @@ def show_settings(config: RunConfig, merged: Layer) -> str:
 
 
 def _scalar(value: object) -> str:
-    """Return a value as plain text if every YAML reader takes it for this text, else as JSON, which is YAML."""
+    """Return a value as plain text if every YAML reader reads it as this text, else as JSON."""
     is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w+./-]*", value) is not None
     if is_plain and value not in ("null", "true", "false"):
         return str(value)

@@ -1,4 +1,4 @@
-"""The settings of one line of a prompt file: their names in every dialect, and the layer that they make."""
+"""Read the settings of one line of a prompt file, under their names in every dialect, into a layer."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -57,7 +57,7 @@ LITERALS = {"true": True, "false": False, "null": None}
 
 
 class Given(NamedTuple):
-    """One setting: its name as it was written, its dotted key, its value, and where."""
+    """One setting of a line: its name as written, its dotted key, its value, and its place."""
 
     name: str
     key: str
@@ -67,7 +67,7 @@ class Given(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def find_key(name: str, is_option: bool = False) -> str:
-    """The dotted key of a name in any dialect; `is_option` is for those of .txt. Raises ConfigError without a place."""
+    """Return the dotted key of a name in any dialect; `is_option`: an option of .txt. Raises ConfigError without a place."""
     plain = re.sub("[- ]", "_", name.lower())
     first, *rest = plain.split(".")
     if is_option and name.lower() in OPTIONS:
@@ -79,7 +79,7 @@ def find_key(name: str, is_option: bool = False) -> str:
     raise ConfigError(_why_not(name, plain, is_option))
 
 
-@lru_cache(maxsize=1024)  # a typo stands in every line, and the nearest word takes longest to find
+@lru_cache(maxsize=1024)  # a typo is often in every line, and the closest word takes long to find
 def _why_not(name: str, plain: str, is_option: bool) -> str:
     shown = f"{'--' if is_option else ''}{name if name.isprintable() else repr(name):.80}"
     if reason := REFUSED_KEYS.get(plain.split(".")[0]):
@@ -95,7 +95,7 @@ def _why_not(name: str, plain: str, is_option: bool) -> str:
 
 
 def from_text(key: str, text: str) -> Any:
-    """The value in a cell or behind an option: a number where it looks like one, `a|b` as a list. Text fields stay."""
+    """Return the value of a cell or option: a number if it looks like one, a list for `a|b`. Text stays as it is."""
     if key in TEXTS:
         return text
     parts = [part.strip(" \t") for part in re.split(r"[|,]" if key == "seed" else r"\|", text)]
@@ -108,13 +108,13 @@ def _parse_number(text: str) -> object:
     return LITERALS.get(text, text) if found is None else int(text) if found[1] else float(text)
 
 
-def assemble_line(said: Iterable[Given], folder: Path) -> tuple[layers.Layer, tuple[int, ...] | None, str]:
-    """The layer, the seeds and the content of a line. Raises ConfigError with every error and its place."""
+def assemble_line(given: Iterable[Given], folder: Path) -> tuple[layers.Layer, tuple[int, ...] | None, str]:
+    """Return the layer, the seeds and the content of a line. Raises ConfigError with every error and its place."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     names: dict[str, str] = {}
     errors: list[str] = []
-    for name, key, value, origin in said:
+    for name, key, value, origin in given:
         # A1111 asks for batch_size images n_iter times.
         is_product = {name, names.get(key)} == {"--batch_size", "--n_iter"} and {
             type(value),
@@ -136,7 +136,7 @@ def assemble_line(said: Iterable[Given], folder: Path) -> tuple[layers.Layer, tu
 
 
 def _take_size(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
-    """`768x512` becomes width and height, a list of sizes a list of such pairs."""
+    """Turn `768x512` into width and height, and a list of sizes into a list of such pairs."""
     if "size" not in values:
         return []
     asked, origin = values.pop("size"), origins.pop("size")
@@ -155,7 +155,7 @@ def _take_size(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
 
 
 def _settle_task(values: dict[str, Any], _: Mapping[str, str]) -> list[str]:
-    """An image to start from says the task, unless that is said."""
+    """Set the task that an image or a mask implies, unless the line gives the task."""
     kinds = [kind for key, kind in (("task.mask", "inpaint"), ("task.image", "img2img")) if key in values]
     if kinds:
         values.setdefault("task.kind", kinds[0])

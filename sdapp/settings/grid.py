@@ -12,7 +12,7 @@ from sdapp.settings.types import MAX_SEED, Frozen, Setting, Text
 
 
 def _listed(value: object) -> object:
-    """`5,10,20-50:10` as a list; what is no text is left to the check of its type."""
+    """Turn `5,10,20-50:10` into a list; leave what is not text to the check of its type."""
     if isinstance(value, str):
         return numbers(value)
     if isinstance(value, list):
@@ -41,7 +41,7 @@ def _each_once(values: list[Any]) -> list[Any]:
 
 
 def _budgets(budgets: list[int | float], grid: ValidationInfo) -> list[int | float]:
-    """Above zero, and numbers that a scheduler can be given."""
+    """Refuse budgets that are not above zero, or that no scheduler can have."""
     seconds = grid.data.get("match") == "seconds"
     for budget in budgets:
         if budget <= 0:
