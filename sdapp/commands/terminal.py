@@ -35,7 +35,7 @@ def print_result(result: Result, as_json: bool) -> None:
             "error": result.error,
         }
         facts |= {
-            "job": result.job.model_dump(mode="json"),
+            "job": result.job.to_data(),
             "record": result.record and asdict(result.record),
         }
         typer.echo(json.dumps(facts, ensure_ascii=False))

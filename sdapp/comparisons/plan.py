@@ -17,7 +17,7 @@ from sdapp.batches.run import Batch, Paints
 from sdapp.comparisons.cells import Cell, Comparison, Reference, Value
 from sdapp.comparisons.folder import PICTURES, keep_latents
 from sdapp.comparisons.pace import PACES, Pace, read_paces
-from sdapp.config import RunConfig, SchedulerChoice, Task, Txt2Img, validate
+from sdapp.config import VARIABLE, RunConfig, SchedulerChoice, Task, Txt2Img, validate
 from sdapp.errors import ConfigError, SdappError, UnavailableError, gathered
 from sdapp.jobs import Job, plan, steps_to_run
 from sdapp.models.vae import locate_model
@@ -35,11 +35,6 @@ COMPARE_DEFAULTS = {
 # What suits every task, for checks that come before those of each cell.
 NEUTRAL = (override("scheduler", "euler", ""), override("steps", MOST_STEPS, ""), override("eta", None, ""))
 FEW, MANY = 4, 12  # steps by which a scheduler's pace is measured
-FIXED = (
-    "prompt", "seed", "count", "steps", "scheduler", "compare", "output", "batch_size",
-    "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last",
-)  # fmt: skip
-VARIABLE = tuple(key for key in RunConfig.model_fields if key not in FIXED)
 
 
 @dataclass(frozen=True)
