@@ -1,9 +1,14 @@
-"""Input images and masks: read safely, turned the right way up, and made into the RGB that was meant."""
+"""Input images and masks: read them safely and once, turn them upright, convert them to RGB."""
 
 import hashlib
+import threading
 import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any, TypeVar
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -12,35 +17,103 @@ from sdapp.errors import ConfigError, InputError, MissingInputError
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L")
 MAX_PIXELS = 67_108_864  # 8192 × 8192
-Size = tuple[int, int]
+Size = tuple[int, int]  # width, height
+Made = TypeVar("Made", tuple[bytes, str], Image.Image)
 
 
-def read_bytes(path: str, key: str) -> tuple[bytes, str]:
-    """The bytes of an input file and their SHA-256. Raises MissingInputError; `key` names the file's place in it."""
+class Inputs:
+    """A cache of input files, so that a run reads, hashes and decodes each of them once.
+
+    Planning and painting, in any thread, share one instance: `images.inputs`. A file is read again when its
+    inode, size or modification time changes. What was used longest ago is dropped when everything together
+    exceeds `max_bytes`. The images are shared as well: copy one before you change it.
+
+    `planned` is the digest that a job was planned with: InputError is raised if the file has another one now.
+    """
+
+    def __init__(self, max_bytes: int = 512 * 2**20) -> None:  # an image of MAX_PIXELS, its mask, their files
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._max_bytes, self._lock = max_bytes, threading.Lock()
+
+    def read(self, path: str, key: str, planned: str | None = None) -> tuple[bytes, str]:
+        """Return the bytes of a file and their SHA-256 in hex; raises what `read_bytes` raises."""
+        with _named_errors(path, key):
+            stat = Path(path).stat()
+        stamp = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        data, digest = self._once(stamp, lambda: read_bytes(path, key))
+        if planned not in (None, digest):
+            raise InputError(f"{key}: {path} changed since it was planned; run again to use it as it is now")
+        return data, digest
+
+    def image(
+        self, path: str, size: Size | None, any_size: bool = False, planned: str | None = None
+    ) -> Image.Image:
+        """Return what `load_image` makes of the file; raises what `read` and `load_image` raise."""
+        data, digest = self.read(path, "image", planned)
+        whole = self._once(("image", digest), lambda: _to_rgb(data, path))
+        _check_size(whole.size, path, size, any_size)
+        if size is None or size == whole.size:
+            return whole
+        return self._once(("image", digest, size), lambda: _resized(whole, size))
+
+    def mask(self, path: str, image: str, size: Size, planned: str | None = None) -> Image.Image:
+        """Return what `load_mask` makes of a mask's file and its image's; raises what `load_mask` raises."""
+        whole = self.image(image, None, any_size=True).size
+        data, digest = self.read(path, "mask", planned)
+        return self._once(("mask", digest, whole, size), lambda: _to_mask(data, path, whole, size))
+
+    def _once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what `make` made for this key before, or call it. One thread at a time."""
+        with self._lock:
+            made: Made = self._kept.pop(key, None) or make()
+            self._kept[key] = made
+            while len(self._kept) > 1 and sum(map(_bytes_of, self._kept.values())) > self._max_bytes:
+                self._kept.popitem(last=False)
+            return made
+
+
+inputs = Inputs()
+
+
+def _bytes_of(kept: Made) -> int:
+    if isinstance(kept, tuple):
+        return len(kept[0])
+    return kept.width * kept.height * len(kept.getbands())
+
+
+@contextmanager
+def _named_errors(path: str, key: str) -> Iterator[None]:
+    """Raise MissingInputError, with the file's place in the settings, where a file cannot be opened."""
     try:
-        data = Path(path).read_bytes()
+        yield
     except OSError as exc:
         raise MissingInputError(f"{key}: cannot read {path}: {exc.strerror}") from exc
     except ValueError as exc:
         raise MissingInputError(f"{key}: cannot read {path!r}: {exc}") from exc
+
+
+def read_bytes(path: str, key: str) -> tuple[bytes, str]:
+    """Return the bytes of a file and their SHA-256 in hex. Raises MissingInputError, naming `key`."""
+    with _named_errors(path, key):
+        data = Path(path).read_bytes()
     return data, hashlib.sha256(data).hexdigest()
 
 
 def decode_image(data: bytes, path: str, key: str) -> Image.Image:
-    """Decode with EXIF orientation honoured. Raises InputError for what is no image, too large, or moving."""
+    """Decode an image and turn it as its EXIF orientation says.
+
+    Raises InputError if it is not an image, has more than MAX_PIXELS, or has several frames.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", Image.DecompressionBombWarning
-            )  # the limit is checked here, below
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             image = Image.open(BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise InputError(
-                f"{key}: {path}: {image.width}×{image.height} pixels; at most {MAX_PIXELS:,} are read"
+                f"{key}: {path}: {image.width}×{image.height} pixels; at most {MAX_PIXELS:,} are allowed"
             )
         frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":  # a JPEG with a preview
-            raise InputError(f"{key}: {path}: {frames} frames; save the one you mean as a PNG")
+        if frames > 1 and image.format != "MPO":  # MPO: a JPEG with a preview
+            raise InputError(f"{key}: {path}: {frames} frames; save the one that you want as a PNG")
         image.load()
         return ImageOps.exif_transpose(image)
     except UnidentifiedImageError as exc:
@@ -51,87 +124,95 @@ def decode_image(data: bytes, path: str, key: str) -> Image.Image:
         raise InputError(f"{key}: {path}: broken: {exc}") from exc
 
 
-def _eight_bits(image: Image.Image, path: str, key: str) -> Image.Image:
-    """Refuse modes whose white is not defined; 16 bits become 8, where Pillow's own conversion would clip."""
+def _decode_8_bits(data: bytes, path: str, key: str) -> Image.Image:
+    """Decode an image; refuse modes without a defined white; scale 16 bits to 8 (Pillow would clip)."""
+    image = decode_image(data, path, key)
     if image.mode not in MODES:
         raise InputError(
-            f"{key}: {path}: mode {image.mode} has no defined white; save it as RGB or grey, 8 or 16 bits"
+            f"{key}: {path}: mode {image.mode} does not define white; save it as RGB or grey (8 or 16 bits)"
         )
-    return (
-        image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-        if image.mode.startswith("I;16")
-        else image
-    )
+    if image.mode.startswith("I;16"):
+        return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    return image
 
 
 def load_image(data: bytes, path: str, size: Size | None, any_size: bool = False) -> Image.Image:
-    """An RGB image from the bytes of a file; transparency shows white. `size` resizes to (width, height).
+    """Return an RGB image from the bytes of a file, resized to `size` if given; transparency becomes white.
 
-    Raises InputError for images that cannot be used, ConfigError for sides that are no multiple of 8 or a `size` of
-    clearly another shape.
+    Raises InputError for an image that cannot be used, ConfigError if `size` has another shape (by more than
+    5 %) or, without `size` and `any_size`, if a side is not a multiple of 8.
     """
-    image = _eight_bits(decode_image(data, path, "image"), path, "image")
+    image = _to_rgb(data, path)
+    _check_size(image.size, path, size, any_size)
+    return _resized(image, size) if size else image
+
+
+def _to_rgb(data: bytes, path: str) -> Image.Image:
+    image = _decode_8_bits(data, path, "image")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    if size is None:
-        if not any_size and (image.width % 8 or image.height % 8):
-            raise ConfigError(f"image: {path} is {image.width}×{image.height}; sides must be multiples of 8: "
-                              f"{_nearest(image.size)}")  # fmt: skip
-        return image
-    if not _alike(image.size, size):
-        raise ConfigError(f"image: {path} is {image.width}×{image.height}, another shape than {size[0]}×{size[1]}; "
-                          "crop it first, or give a size of its shape")  # fmt: skip
+    return image.convert("RGB")
+
+
+def _resized(image: Image.Image, size: Size) -> Image.Image:
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _alike(one: Size, other: Size) -> bool:
-    """Whether two sizes have the same shape, within 5 %."""
+def _check_size(has: Size, path: str, wanted: Size | None, any_size: bool) -> None:
+    """Raise ConfigError for an image that neither has nor can be resized to an allowed size."""
+    if wanted and not _same_shape(has, wanted):
+        raise ConfigError(
+            f"image: {path} is {has[0]}×{has[1]}, another shape than {wanted[0]}×{wanted[1]}; "
+            "crop it, or give a size of its shape"
+        )
+    if not (wanted or any_size) and (has[0] % 8 or has[1] % 8):
+        raise ConfigError(
+            f"image: {path} is {has[0]}×{has[1]}; sides must be multiples of 8: {_nearest_sizes(has)}"
+        )
+
+
+def _same_shape(one: Size, other: Size) -> bool:
     return abs(one[0] / one[1] / (other[0] / other[1]) - 1) <= 0.05
 
 
-def _nearest(size: Size) -> str:
-    sides = [sorted({max(8, side // 8 * 8), side // 8 * 8 + 8 if side % 8 else side}) for side in size]
-    near = [
-        f"--size {width}x{height}"
-        for width in sides[0]
-        for height in sides[1]
-        if _alike(size, (width, height))
-    ]
-    return (
-        f"the nearest are {' and '.join((near[0], near[-1]) if len(near) > 1 else near)}"
-        if near
-        else "crop it first"
-    )
+def _nearest_sizes(size: Size) -> str:
+    widths, heights = (sorted({max(8, side // 8 * 8), -(-side // 8) * 8}) for side in size)
+    near = [(width, height) for width in widths for height in heights if _same_shape(size, (width, height))]
+    options = [f"--size {width}x{height}" for width, height in dict.fromkeys([*near[:1], *near[-1:]])]
+    return f"the nearest are {' and '.join(options)}" if options else "crop it first"
 
 
 def load_mask(data: bytes, path: str, image_data: bytes, size: Size) -> Image.Image:
-    """A mask of 0 and 255 (repaint) in mode L, from a file as large as its image, resized with it to `size`.
+    """Return a mask in mode L, 255 where to repaint and 0 elsewhere, resized to `size`, as its image is.
 
-    Raises InputError for a mask of another size than the image, with transparency, or with nothing to paint.
+    Raises InputError for a mask that has another size than its image, is transparent, or is all black.
     """
-    mask = _eight_bits(decode_image(data, path, "mask"), path, "mask")
-    whole = decode_image(image_data, "the image", "image").size
+    return _to_mask(data, path, decode_image(image_data, "the image", "image").size, size)
+
+
+def _to_mask(data: bytes, path: str, whole: Size, size: Size) -> Image.Image:
+    mask = _decode_8_bits(data, path, "mask")
     if mask.has_transparency_data and mask.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-        raise InputError(
-            f"mask: {path} is transparent in part; draw it opaque: white is painted anew, black stays"
-        )
+        raise InputError(f"mask: {path} is partly transparent; make it opaque, white where to repaint")
     if mask.size != whole:
         raise InputError(
-            f"mask: {path} is {mask.width}×{mask.height}, the image is {whole[0]}×{whole[1]}; they must be alike"
+            f"mask: {path} is {mask.width}×{mask.height}, its image is {whole[0]}×{whole[1]}; "
+            "they must have the same size"
         )
-    mask = (
-        mask.convert("L").resize(size, Image.Resampling.BILINEAR) if mask.size != size else mask.convert("L")
-    )
+    mask = mask.convert("L")
+    if mask.size != size:
+        mask = mask.resize(size, Image.Resampling.BILINEAR)
     binary = mask.point(lambda value: 255 if value >= 128 else 0)
     if binary.getbbox() is None:
-        raise InputError(f"mask: {path} is all black, so nothing would be painted; white is painted anew")
+        raise InputError(
+            f"mask: {path} is all black, so nothing would be repainted; make it white where to repaint"
+        )
     return binary
 
 
 def is_lossy(data: bytes) -> bool:
-    """Whether the format of an image's file has changed its pixels: JPEG, and WebP of the lossy kind."""
+    """Return whether a file's format changed the pixels of its image: JPEG, or WebP unless it is lossless."""
     if data[:4] != b"RIFF":
         return data[:2] == b"\xff\xd8"
     place = 12

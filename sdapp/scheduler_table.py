@@ -36,9 +36,14 @@ KEB = ("karras", "exponential", "beta")
 
 @dataclass(frozen=True)
 class Scheduler:
-    """One row of the table. `calls` is the number of UNet calls in terms of the steps N."""
+    """One row of the table: `label` is the name in A1111, or in Forge where A1111 does not have it.
+
+    `calls` is the number of UNet calls in terms of the steps N; `automatic` names the sigmas that A1111's
+    `Schedule type: Automatic` stands for, where those are not uniform.
+    """
 
     name: str
+    label: str  # `DPM Solver`, `DPM++ 2S` and `TCD` are in neither tool
     class_name: str
     aliases: tuple[str, ...]
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -48,6 +53,7 @@ class Scheduler:
     takes_eta: bool = False
     sigmas: tuple[str, ...] = ()
     needs: str | None = None
+    automatic: str = ""
     note: str = ""
 
 
@@ -61,38 +67,52 @@ _UNCLIPPED: dict[str, Option] = {
 
 # UNet calls, order and randomness were measured with diffusers 0.42.1; the tests measure the calls again.
 TABLE: tuple[Scheduler, ...] = (
-    Scheduler("pndm", "PNDMScheduler", ("plms",), _LEADING | {"skip_prk_steps": True, "set_alpha_to_one": False}, 4, "N+1"),
-    Scheduler("ddim", "DDIMScheduler", (), _UNCLIPPED | _LEADING | {"set_alpha_to_one": False}, takes_eta=True),
-    Scheduler("ddpm", "DDPMScheduler", (), _UNCLIPPED | _LEADING, stochastic=True),
-    Scheduler("lms", "LMSDiscreteScheduler", ("k_lms",), _LINSPACE, 4, sigmas=KEB, needs="scipy",
-              note="With few steps and strong guidance it multiplies every error, float16's rounding too: give it more steps."),
-    Scheduler("euler", "EulerDiscreteScheduler", ("k_euler",), _LINSPACE, sigmas=KEB),
-    Scheduler("euler-a", "EulerAncestralDiscreteScheduler", ("k_euler_a", "euler ancestral"), _LINSPACE, stochastic=True),
-    Scheduler("heun", "HeunDiscreteScheduler", ("k_heun",), _LINSPACE, 2, "2N-1", sigmas=KEB),
-    Scheduler("dpm2", "KDPM2DiscreteScheduler", ("k_dpm_2", "kdpm2"), _LINSPACE, 2, "2N-1", sigmas=KEB),
-    Scheduler("dpm2-a", "KDPM2AncestralDiscreteScheduler", ("k_dpm_2_a", "kdpm2_a", "kdpm2 ancestral", "dpm2 ancestral"),
-              _LINSPACE, 2, "2N-1", stochastic=True, sigmas=KEB),
-    Scheduler("dpm", _DPM, ("dpm-solver",),
-              _LINSPACE | {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}, 2, sigmas=_DPM_SIGMAS),
-    Scheduler("dpm++2m", _DPM, ("dpm-solver++", "dpmsolver++ 2m", "dpm-solver++ 2m", "k_dpmpp_2m", "dpm++"),
-              _LINSPACE | {"algorithm_type": "dpmsolver++"}, 2, sigmas=_DPM_SIGMAS),
-    Scheduler("dpm++2m-sde", _DPM, ("sde-dpm-solver++", "dpm-solver++ 2m sde", "k_dpmpp_2m_sde", "dpmpp_2m_sde_gpu"),
-              _LINSPACE | {"algorithm_type": "sde-dpmsolver++"}, 2, stochastic=True, sigmas=_DPM_SIGMAS),
-    Scheduler("dpm++2m-sde-heun", _DPM, (), _LINSPACE | {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
-              2, stochastic=True, sigmas=_DPM_SIGMAS),
-    Scheduler("dpm++3m-sde", _DPM, ("k_dpmpp_3m_sde", "dpmpp_3m_sde_gpu"), 
+    Scheduler("pndm", "PLMS", "PNDMScheduler", ("plms",),
+              _LEADING | {"skip_prk_steps": True, "set_alpha_to_one": False}, 4, "N+1"),
+    Scheduler("ddim", "DDIM", "DDIMScheduler", (), _UNCLIPPED | _LEADING | {"set_alpha_to_one": False},
+              takes_eta=True),
+    Scheduler("ddpm", "DDPM", "DDPMScheduler", (), _UNCLIPPED | _LEADING, stochastic=True),
+    Scheduler("lms", "LMS", "LMSDiscreteScheduler", ("k_lms",), _LINSPACE, 4, sigmas=KEB, needs="scipy",
+              note="With few steps and strong guidance it multiplies every error, float16's rounding too: "
+                   "give it more steps."),
+    Scheduler("euler", "Euler", "EulerDiscreteScheduler", ("k_euler",), _LINSPACE, sigmas=KEB),
+    Scheduler("euler-a", "Euler a", "EulerAncestralDiscreteScheduler", ("k_euler_a", "euler ancestral"),
+              _LINSPACE, stochastic=True),
+    Scheduler("heun", "Heun", "HeunDiscreteScheduler", ("k_heun",), _LINSPACE, 2, "2N-1", sigmas=KEB),
+    Scheduler("dpm2", "DPM2", "KDPM2DiscreteScheduler", ("k_dpm_2", "kdpm2"),
+              _LINSPACE, 2, "2N-1", sigmas=KEB, automatic="karras"),
+    Scheduler("dpm2-a", "DPM2 a", "KDPM2AncestralDiscreteScheduler",
+              ("k_dpm_2_a", "kdpm2_a", "kdpm2 ancestral", "dpm2 ancestral"),
+              _LINSPACE, 2, "2N-1", stochastic=True, sigmas=KEB, automatic="karras"),
+    Scheduler("dpm", "DPM Solver", _DPM, ("dpm-solver",),
+              _LINSPACE | {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+              2, sigmas=_DPM_SIGMAS),
+    Scheduler("dpm++2m", "DPM++ 2M", _DPM,
+              ("dpm-solver++", "dpmsolver++ 2m", "dpm-solver++ 2m", "k_dpmpp_2m", "dpm++"),
+              _LINSPACE | {"algorithm_type": "dpmsolver++"}, 2, sigmas=_DPM_SIGMAS, automatic="karras"),
+    Scheduler("dpm++2m-sde", "DPM++ 2M SDE", _DPM,
+              ("sde-dpm-solver++", "dpm-solver++ 2m sde", "k_dpmpp_2m_sde", "dpmpp_2m_sde_gpu"),
+              _LINSPACE | {"algorithm_type": "sde-dpmsolver++"},
+              2, stochastic=True, sigmas=_DPM_SIGMAS, automatic="exponential"),
+    Scheduler("dpm++2m-sde-heun", "DPM++ 2M SDE Heun", _DPM, (),
+              _LINSPACE | {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
+              2, stochastic=True, sigmas=_DPM_SIGMAS, automatic="exponential"),
+    Scheduler("dpm++3m-sde", "DPM++ 3M SDE", _DPM, ("k_dpmpp_3m_sde", "dpmpp_3m_sde_gpu"),
               _LINSPACE | {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
-              3, stochastic=True, sigmas=_DPM_SIGMAS),
-    Scheduler("dpm++2s", "DPMSolverSinglestepScheduler", ("dpm-solver++ singlestep", "dpmsolver singlestep", "dpmsingle"),
+              3, stochastic=True, sigmas=_DPM_SIGMAS, automatic="exponential"),
+    Scheduler("dpm++2s", "DPM++ 2S", "DPMSolverSinglestepScheduler",
+              ("dpm-solver++ singlestep", "dpmsolver singlestep", "dpmsingle"),
               {"algorithm_type": "dpmsolver++", "lower_order_final": True}, 2, sigmas=KEB),
-    Scheduler("dpm++sde", "DPMSolverSDEScheduler", ("k_dpmpp_sde",), _LINSPACE, 2, "2N-1", stochastic=True, sigmas=KEB,
-              needs="torchsde"),
-    Scheduler("unipc", "UniPCMultistepScheduler", ("uni_pc_bh2",), _LINSPACE | {"solver_type": "bh2"}, 2, sigmas=KEB),
-    Scheduler("deis", "DEISMultistepScheduler", (), _LINSPACE, 2, sigmas=KEB),
-    Scheduler("sa-solver", "SASolverScheduler", (), _LINSPACE | {"algorithm_type": "data_prediction"}, 2,
-              stochastic=True, sigmas=KEB),
-    Scheduler("lcm", "LCMScheduler", (), _UNCLIPPED, stochastic=True, note="For models distilled for it."),
-    Scheduler("tcd", "TCDScheduler", (), _UNCLIPPED, stochastic=True, takes_eta=True,
+    Scheduler("dpm++sde", "DPM++ SDE", "DPMSolverSDEScheduler", ("k_dpmpp_sde",), _LINSPACE, 2, "2N-1",
+              stochastic=True, sigmas=KEB, needs="torchsde", automatic="karras"),
+    Scheduler("unipc", "UniPC", "UniPCMultistepScheduler", ("uni_pc_bh2",),
+              _LINSPACE | {"solver_type": "bh2"}, 2, sigmas=KEB),
+    Scheduler("deis", "DEIS", "DEISMultistepScheduler", (), _LINSPACE, 2, sigmas=KEB),
+    Scheduler("sa-solver", "SA Solver", "SASolverScheduler", (),
+              _LINSPACE | {"algorithm_type": "data_prediction"}, 2, stochastic=True, sigmas=KEB),
+    Scheduler("lcm", "LCM", "LCMScheduler", (), _UNCLIPPED, stochastic=True,
+              note="For models distilled for it."),
+    Scheduler("tcd", "TCD", "TCDScheduler", (), _UNCLIPPED, stochastic=True, takes_eta=True,
               note="For models distilled for it; eta is 0.3 unless you set it."),
 )  # fmt: skip
 

@@ -1,7 +1,9 @@
 import re
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdapp.errors import ConfigError, InputError, MissingInputError, SdappError
-from sdapp.images import load_image, load_mask, read_bytes
+from sdapp.images import Inputs, load_image, load_mask, read_bytes
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -32,7 +34,7 @@ def indexed(**options: Any) -> bytes:
 
 
 def claiming(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it is as large as that."""
+    """A PNG of a few bytes whose header claims this size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -52,7 +54,7 @@ def animated(form: str) -> bytes:
     )
 
 
-# --- images -----------------------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -84,9 +86,7 @@ def animated(form: str) -> bytes:
         (plain("P", 0, "GIF"), (0, 0, 0)),
     ],
 )
-def test_an_image_of_any_mode_becomes_the_rgb_that_was_meant(
-    data: bytes, color: tuple[int, int, int]
-) -> None:
+def test_images_of_every_mode_become_rgb(data: bytes, color: tuple[int, int, int]) -> None:
     image = load_image(data, "x", None)
     assert (image.mode, image.size, image.getpixel((3, 3))) == ("RGB", (8, 8), color)
 
@@ -108,9 +108,7 @@ TOP_LEFT, TOP_RIGHT, BOTTOM_LEFT, BOTTOM_RIGHT = (0, 0), (-1, 0), (0, -1), (-1, 
         (8, BOTTOM_LEFT, TOP_LEFT),
     ],
 )
-def test_an_image_is_turned_the_way_its_camera_was_held(
-    orientation: int, first: tuple[int, int], last: tuple[int, int]
-) -> None:
+def test_exif_orientation_is_applied(orientation: int, first: tuple[int, int], last: tuple[int, int]) -> None:
     stored = Image.new("RGB", (16, 8), "white")
     stored.putpixel((0, 0), RED)
     stored.putpixel((15, 0), BLUE)
@@ -129,18 +127,18 @@ def test_an_image_is_turned_the_way_its_camera_was_held(
         (plain("RGB", RED, "PPM"), "not an image"),
         (plain("RGB", RED, size=(64, 64))[:-40], "broken: "),
         (plain("RGB", RED, "JPEG", size=(64, 64))[:-99], "broken: "),
-        (animated("GIF"), "2 frames; save the one you mean as a PNG"),
+        (animated("GIF"), "2 frames; save the one that you want as a PNG"),
         (animated("PNG"), "2 frames"),
         (animated("WEBP"), "2 frames"),
         (plain("RGB", RED, "TIFF", save_all=True, append_images=[Image.new("RGB", (8, 8))]), "2 frames"),
-        (plain("I", 7, "TIFF"), "mode I has no defined white"),
-        (plain("F", 0.5, "TIFF"), "mode F has no defined white"),
-        (claiming(8192, 8200), "8192×8200 pixels; at most 67,108,864 are read"),
-        (claiming(10_000, 10_000), "10000×10000 pixels; at most 67,108,864 are read"),
+        (plain("I", 7, "TIFF"), "mode I does not define white"),
+        (plain("F", 0.5, "TIFF"), "mode F does not define white"),
+        (claiming(8192, 8200), "8192×8200 pixels; at most 67,108,864 are allowed"),
+        (claiming(10_000, 10_000), "10000×10000 pixels; at most 67,108,864 are allowed"),
         (claiming(60_000, 60_000), "pixels"),
     ],
 )  # fmt: skip
-def test_what_is_no_single_image_is_refused(data: bytes, fragment: str) -> None:
+def test_files_that_are_not_a_single_image_are_refused(data: bytes, fragment: str) -> None:
     with pytest.raises(InputError) as refusal:
         load_image(data, "x", None)
     assert str(refusal.value).startswith("image: x: ")
@@ -161,15 +159,17 @@ SMALL = [plain("RGB", RED, form) for form in ("PNG", "JPEG", "WEBP", "TIFF", "BM
     st.integers(1, 999),
 )
 @example(SMALL[3], [(130, 1)], 140)  # a TIFF that claims a second frame beyond its end
-def test_any_bytes_are_an_image_or_refused(data: bytes, changes: list[tuple[int, int]], size: int) -> None:
+def test_damaged_files_give_an_image_or_an_error_with_their_place(
+    data: bytes, changes: list[tuple[int, int]], size: int
+) -> None:
     damaged = bytearray(data)
     for place, byte in changes:
         damaged[place % len(damaged)] = byte
     try:
-        said = load_image(bytes(damaged[:size]), "x", None, any_size=True).mode
+        seen = load_image(bytes(damaged[:size]), "x", None, any_size=True).mode
     except SdappError as exc:
-        said = str(exc)
-    assert said == "RGB" or said.startswith("image: x: ")
+        seen = str(exc)
+    assert seen == "RGB" or seen.startswith("image: x: ")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_any_bytes_are_an_image_or_refused(data: bytes, changes: list[tuple[int,
         ((62, 60), (64, 64), False, (64, 64)),
     ],
 )
-def test_an_image_keeps_its_size_or_takes_the_one_asked_for(
+def test_an_image_keeps_its_size_or_is_resized(
     given: tuple[int, int], asked: tuple[int, int] | None, any_size: bool, size: tuple[int, int]
 ) -> None:
     assert load_image(plain("RGB", RED, size=given), "x", asked, any_size).size == size
@@ -193,7 +193,7 @@ def test_an_image_keeps_its_size_or_takes_the_one_asked_for(
     [
         ((100, 64), None, "image: x is 100×64; sides must be multiples of 8: "),
         ((64, 3), None, "image: x is 64×3; sides must be multiples of 8: "),
-        ((96, 64), (64, 64), "image: x is 96×64, another shape than 64×64; crop it first"),
+        ((96, 64), (64, 64), "image: x is 96×64, another shape than 64×64; crop it, or"),
         ((64, 68), (64, 64), "image: x is 64×68, another shape than 64×64"),
     ],
 )
@@ -208,7 +208,7 @@ def test_an_image_of_another_shape_is_refused(
 @pytest.mark.parametrize(
     "given", [(100, 64), (64, 100), (60, 60), (30, 20), (9, 9), (1000, 667), (403, 600), (5, 5)]
 )
-def test_every_size_that_is_advised_is_accepted(given: tuple[int, int]) -> None:
+def test_every_suggested_size_is_accepted(given: tuple[int, int]) -> None:
     data = plain("RGB", RED, size=given)
     with pytest.raises(ConfigError) as refusal:
         load_image(data, "x", None)
@@ -222,12 +222,12 @@ def test_a_missing_file_is_named() -> None:
         read_bytes("none.png", "task.image")
 
 
-def test_a_path_that_no_file_can_have_is_refused() -> None:
+def test_an_impossible_path_is_an_input_error() -> None:
     with pytest.raises(InputError):
         read_bytes("a\0b", "task.image")
 
 
-# --- masks --------------------------------------------------------------------------------------------------------
+# --- masks --------------------------------------------------------------------------------------------------
 
 IMAGE = plain("RGB", RED)
 
@@ -252,19 +252,19 @@ def half(mode: str, left: Any, right: Any) -> Image.Image:
         encode(half("L", 0, 255), "JPEG", quality=100),
     ],
 )
-def test_what_is_light_is_painted_and_what_is_dark_stays(data: bytes) -> None:
+def test_light_is_repainted_and_dark_is_kept(data: bytes) -> None:
     mask = load_mask(data, "m", IMAGE, (8, 8))
     assert mask.mode == "L"
     assert mask.tobytes() == (b"\0" * 4 + b"\xff" * 4) * 8
 
 
-def test_a_mask_is_resized_with_its_image_and_stays_black_and_white() -> None:
+def test_a_resized_mask_stays_black_and_white() -> None:
     mask = load_mask(encode(half("L", 0, 255)), "m", IMAGE, (64, 64))
     assert mask.size == (64, 64)
     assert mask.tobytes() == (b"\0" * 32 + b"\xff" * 32) * 64
 
 
-def test_a_mask_is_compared_with_the_image_as_it_is_seen() -> None:
+def test_the_mask_has_the_size_of_the_upright_image() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     mask = load_mask(plain("L", 255, size=(8, 16)), "m", plain("RGB", RED, size=(16, 8), exif=exif), (8, 16))
@@ -274,18 +274,122 @@ def test_a_mask_is_compared_with_the_image_as_it_is_seen() -> None:
 @pytest.mark.parametrize(
     ("data", "fragment"),
     [
-        (plain("RGBA", (255, 255, 255, 254)), "mask: m is transparent in part"),
-        (plain("LA", (255, 0)), "mask: m is transparent in part"),
-        (indexed(transparency=1), "mask: m is transparent in part"),
-        (plain("L", 255, size=(8, 16)), "mask: m is 8×16, the image is 8×8; they must be alike"),
-        (plain("L", 0), "mask: m is all black, so nothing would be painted"),
+        (plain("RGBA", (255, 255, 255, 254)), "mask: m is partly transparent"),
+        (plain("LA", (255, 0)), "mask: m is partly transparent"),
+        (indexed(transparency=1), "mask: m is partly transparent"),
+        (plain("L", 255, size=(8, 16)), "mask: m is 8×16, its image is 8×8; they must have the same size"),
+        (plain("L", 0), "mask: m is all black, so nothing would be repainted"),
         (plain("L", 127), "mask: m is all black"),
-        (plain("F", 1, "TIFF"), "mask: m: mode F has no defined white"),
+        (plain("F", 1, "TIFF"), "mask: m: mode F does not define white"),
         (plain("LAB", (255, 0, 0), "TIFF"), "mask: m"),
         (b"", "mask: m: not an image"),
     ],
 )
-def test_a_mask_that_cannot_be_meant_is_refused(data: bytes, fragment: str) -> None:
+def test_unusable_masks_are_refused(data: bytes, fragment: str) -> None:
     with pytest.raises(InputError) as refusal:
         load_mask(data, "m", IMAGE, (8, 8))
     assert str(refusal.value).startswith(fragment)
+
+
+# --- read once ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    """An image and its mask, 16 × 16."""
+    (tmp_path / "image.png").write_bytes(plain("RGB", RED, size=(16, 16)))
+    (tmp_path / "mask.png").write_bytes(plain("L", 255, size=(16, 16)))
+    return str(tmp_path / "image.png"), str(tmp_path / "mask.png")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The name of every file that is read, in order; of every image that is decoded, its format."""
+    seen: list[str] = []
+    read, decode = Path.read_bytes, Image.open
+
+    def reading(path: Path) -> bytes:
+        seen.append(path.name)
+        return read(path)
+
+    def decoding(*arguments: Any, **options: Any) -> Image.Image:
+        image = decode(*arguments, **options)
+        seen.append(str(image.format))
+        return image
+
+    monkeypatch.setattr(Path, "read_bytes", reading)
+    monkeypatch.setattr(Image, "open", decoding)
+    return seen
+
+
+def test_each_file_is_read_and_decoded_once(files: tuple[str, str], opened: list[str]) -> None:
+    inputs, (image, mask) = Inputs(), files
+    for _ in range(20):
+        inputs.read(image, "image")
+        assert inputs.image(image, (32, 32)).size == (32, 32)
+        assert inputs.image(image, None).size == (16, 16)
+        assert inputs.mask(mask, image, (32, 32)).size == (32, 32)
+    assert opened == ["image.png", "PNG", "mask.png", "PNG"]
+
+
+def test_threads_share_one_reading(files: tuple[str, str], opened: list[str]) -> None:
+    inputs = Inputs()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: inputs.image(files[0], None), range(64)))
+    assert all(image is found[0] for image in found)
+    assert opened == ["image.png", "PNG"]
+
+
+def test_a_cached_image_is_the_one_that_is_loaded_without_a_cache(files: tuple[str, str]) -> None:
+    inputs, (image, mask) = Inputs(), files
+    image_data, mask_data = Path(image).read_bytes(), Path(mask).read_bytes()
+    for size in (None, (16, 16), (24, 24)):
+        assert inputs.image(image, size).tobytes() == load_image(image_data, image, size).tobytes()
+    assert (
+        inputs.mask(mask, image, (24, 24)).tobytes()
+        == load_mask(mask_data, mask, image_data, (24, 24)).tobytes()
+    )
+
+
+def test_a_changed_file_is_read_again_and_a_job_planned_with_the_old_one_is_refused(
+    files: tuple[str, str],
+) -> None:
+    inputs, (image, mask) = Inputs(), files
+    planned = {path: inputs.read(path, "image")[1] for path in files}
+    assert inputs.image(image, None, planned=planned[image]).getpixel((0, 0)) == RED
+    Path(image).write_bytes(plain("RGB", BLUE, size=(16, 16)))
+    Path(mask).write_bytes(plain("L", 128, size=(16, 16)))
+    assert inputs.image(image, None).getpixel((0, 0)) == BLUE
+    with pytest.raises(InputError, match=r"^image: .*image\.png changed since it was planned"):
+        inputs.image(image, None, planned=planned[image])
+    with pytest.raises(InputError, match=r"^mask: .*mask\.png changed since it was planned"):
+        inputs.mask(mask, image, (16, 16), planned=planned[mask])
+    with pytest.raises(InputError, match=r"^task\.image: .*image\.png changed since"):
+        inputs.read(image, "task.image", planned[image])
+
+
+def test_a_size_that_one_use_allows_is_refused_for_another(tmp_path: Path) -> None:
+    inputs, path = Inputs(), tmp_path / "a.png"
+    path.write_bytes(plain("RGB", RED, size=(60, 60)))
+    assert inputs.image(str(path), None, any_size=True).size == (60, 60)
+    with pytest.raises(ConfigError, match="multiples of 8"):
+        inputs.image(str(path), None)
+
+
+def test_memory_is_bounded(tmp_path: Path, opened: list[str]) -> None:
+    inputs = Inputs(max_bytes=3 * 16 * 16 * 3)  # three images, less their files
+    for name in "abc":
+        (tmp_path / name).write_bytes(plain("RGB", (ord(name), 0, 0), size=(16, 16)))
+    for name in "abcca":
+        inputs.image(str(tmp_path / name), None)
+    assert opened == ["a", "PNG", "b", "PNG", "c", "PNG", "a", "PNG"]
+
+
+def test_a_missing_file_is_looked_for_each_time(tmp_path: Path) -> None:
+    inputs, path = Inputs(), tmp_path / "a.png"
+    with pytest.raises(MissingInputError, match=r"^image: cannot read .*a\.png: No such file"):
+        inputs.image(str(path), None)
+    path.write_bytes(plain("RGB", RED))
+    assert inputs.image(str(path), None).size == (8, 8)
+    with pytest.raises(InputError):
+        inputs.read("a\0b", "image")

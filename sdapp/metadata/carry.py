@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sdapp import schedulers
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError
-from sdapp.metadata.samplers import AUTOMATIC, SAMPLERS, SCHEDULE_WORDS, Values, _word
+from sdapp.metadata.samplers import SAMPLERS, SCHEDULE_WORDS, Values, _word
 
 MAX_TEXT = 4_000_000  # characters; workflows of a thousand nodes have a tenth of it
 
@@ -84,7 +84,7 @@ class Carried:
             return self.leave("Sampler", sampler, str(exc))
         self.take("Sampler", sampler, scheduler={"name": base.name, "options": options})
         word = SCHEDULE_WORDS.get(_word(schedule))
-        word = AUTOMATIC.get(base.name, "") if word == "automatic" else word
+        word = base.scheduler.automatic if word == "automatic" else word
         if word is None:
             self.leave("Schedule type", schedule, "diffusers has no such schedule")
         elif word == "leading" and base.options.get("timestep_spacing") != word:

@@ -10,7 +10,7 @@ from sdapp import schedulers
 from sdapp.errors import InputError
 from sdapp.metadata.carry import MAX_TEXT, NETWORK, Carried
 from sdapp.metadata.named import take_named
-from sdapp.metadata.samplers import LABELS, SCHEDULES, Values
+from sdapp.metadata.samplers import SCHEDULES, Values
 from sdapp.models.files import BUILT_IN
 from sdapp.scheduler_table import SIGMAS, TABLE
 
@@ -70,10 +70,10 @@ def _scheduler_words(resolved: schedulers.Resolved) -> tuple[str, str, Values]:
     word = next((sigmas for sigmas, option in SIGMAS.items() if chosen.get(option)), spacing)
     schedule = plain if word == usual else SCHEDULES.get(str(word), plain)
     back = Carried()
-    back.scheduler(LABELS[row.name], schedule)
+    back.scheduler(row.label, schedule)
     said = schedulers.resolve(**back.values["scheduler"]).options
     return (
-        LABELS[row.name],
+        row.label,
         schedule,
         {key: value for key, value in chosen.items() if said.get(key, ...) != value},
     )

@@ -7,17 +7,6 @@ from sdapp.scheduler_table import SIGMAS
 
 Values = dict[str, Any]
 
-# What A1111, or else Forge, calls each scheduler; `DPM Solver`, `DPM++ 2S` and `TCD` are words of ours.
-LABELS = {
-    "pndm": "PLMS", "ddim": "DDIM", "ddpm": "DDPM", "lms": "LMS", "euler": "Euler", "euler-a": "Euler a", "heun": "Heun",
-    "dpm2": "DPM2", "dpm2-a": "DPM2 a", "dpm": "DPM Solver", "dpm++2m": "DPM++ 2M", "dpm++2m-sde": "DPM++ 2M SDE",
-    "dpm++2m-sde-heun": "DPM++ 2M SDE Heun", "dpm++3m-sde": "DPM++ 3M SDE", "dpm++2s": "DPM++ 2S", "dpm++sde": "DPM++ SDE",
-    "unipc": "UniPC", "deis": "DEIS", "sa-solver": "SA Solver", "lcm": "LCM", "tcd": "TCD",
-}  # fmt: skip
-# What A1111 makes of `Schedule type: Automatic` where that is not uniform.
-AUTOMATIC = dict.fromkeys(("dpm++2m", "dpm++sde", "dpm2", "dpm2-a"), "karras") | dict.fromkeys(
-    ("dpm++2m-sde", "dpm++2m-sde-heun", "dpm++3m-sde"), "exponential"
-)
 SCHEDULES = {name: name.title() for name in SIGMAS} | {"trailing": "SGM Uniform", "leading": "DDIM"}
 # Every tool's schedules as suffixes of ours; None where diffusers has no such schedule.
 SCHEDULE_WORDS: dict[str, str | None] = {

@@ -1,0 +1,53 @@
+"""Results as image files in memory, with job and record inside."""
+
+import json
+from dataclasses import asdict, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL.PngImagePlugin import PngInfo
+
+from sdapp.config import Output
+from sdapp.errors import ConfigError
+from sdapp.metadata import containers, infotext
+from sdapp.metadata.record import CHUNK, to_portable
+from sdapp.profiling import timed
+from sdapp.records import Result
+
+MAX_SEGMENT = 65_504  # bytes of an XMP packet in a JPEG
+
+
+def encode(result: Result, output: Output) -> Result:
+    """The result with its `file`, if it has an image. Raises ConfigError where the format has no room for the record."""
+    if result.image is None or result.record is None:
+        return result
+    job = result.job
+    content = {"job": to_portable(job, Path(output.dir)), "record": asdict(result.record)}
+    content |= {"choices": dict(result.choices)} if result.choices else {}
+    name = Path(job.model).name.removesuffix(".safetensors")
+    parameters = infotext.write_infotext(job.model_dump(), name, result.record.versions.get("sdapp", ""))
+    options = _for_png(content, parameters) if output.format == "png" else _for_others(content, parameters, output)
+    buffer = BytesIO()
+    with timed("save"):
+        result.image.save(buffer, output.format, **options)
+    return replace(result, file=buffer.getvalue())
+
+
+def _for_png(content: dict[str, Any], parameters: str) -> dict[str, Any]:
+    """What Pillow needs to save a PNG with its metadata."""
+    info = PngInfo()
+    info.add_itxt(CHUNK, json.dumps(content, ensure_ascii=False))
+    info.add_itxt("parameters", parameters)
+    info.add_itxt("XML:com.adobe.xmp", containers.xmp(content["job"]["task"]["kind"]))
+    return {"pnginfo": info, "compress_level": 1}  # a third of the time of Pillow's 6, for files a tenth larger
+
+
+def _for_others(content: dict[str, Any], parameters: str, output: Output) -> dict[str, Any]:
+    """What Pillow needs to save a JPEG or WebP with its metadata. Raises ConfigError where that is too long for a JPEG."""
+    exif, packet = containers.exif_bytes(parameters), containers.xmp(content["job"]["task"]["kind"], json.dumps(content)).encode()
+    if output.format == "webp":
+        return {"quality": output.quality, "lossless": output.quality == 100, "exif": exif, "xmp": packet}
+    if max(len(exif), len(packet)) > MAX_SEGMENT:  # prompts are refused before; paths may be as long
+        raise ConfigError(f"output.format: the record of {len(packet):,} bytes does not fit into a JPEG; use png or webp")
+    return {"quality": output.quality, "subsampling": 0, "exif": exif, "xmp": packet}
