@@ -46,7 +46,7 @@ def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator
             f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world (in its MODEL_CARD.md); "
             "for anything else use a real checkpoint: --model stable-diffusion-v1-5/stable-diffusion-v1-5"
         )
-    yield from config.scheduler.resolve().told
+    yield from config.scheduler.resolve().notes
     if job.negative_prompt and job.guidance_scale <= 1:
         yield "the negative prompt has no effect at a guidance_scale of 1 or below"
     if job.guidance_scale <= 1 and "guidance_interval" in job.shortcuts:

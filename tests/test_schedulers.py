@@ -116,20 +116,20 @@ def test_an_option_that_is_given_wins() -> None:
     assert resolve("ddim", {"steps_offset": 0}).options["steps_offset"] == 0
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- what is refused ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "fragment"),
     [
-        ("DPM fast", "`dpm++2m` is the nearest"),
-        ("k_dpm_fast", "`dpm++2m` is the nearest"),
-        ("DPM fast Karras", "`dpm++2m` is the nearest"),
-        ("DPM adaptive", "no adaptive steps"),
-        ("Restart", "`heun` is the nearest"),
-        ("DPM++ 2S a", "`dpm++2s` is the nearest"),
-        ("DPM++ 2S a Karras", "`dpm++2s` is the nearest"),
-        ("k_dpmpp_2s_a", "`dpm++2s` is the nearest"),
+        ("DPM fast", "the closest is `dpm++2m`"),
+        ("k_dpm_fast", "the closest is `dpm++2m`"),
+        ("DPM fast Karras", "the closest is `dpm++2m`"),
+        ("DPM adaptive", "no adaptive step sizes"),
+        ("Restart", "the closest is `heun`"),
+        ("DPM++ 2S a", "the closest is `dpm++2s`"),
+        ("DPM++ 2S a Karras", "the closest is `dpm++2s`"),
+        ("k_dpmpp_2s_a", "the closest is `dpm++2s`"),
         ("EDM Euler", "use `euler-karras`"),
         ("EDMEulerScheduler", "use `euler-karras`"),
         ("iPNDM", "use `pndm`"),
@@ -144,13 +144,13 @@ def test_an_option_that_is_given_wins() -> None:
         ("karras", "no scheduler 'karras'"),
         ("k", "no scheduler 'k'"),
         ("scheduler", "no scheduler 'scheduler'"),
-        ("Euler a Karras", "EulerAncestralDiscreteScheduler has no karras sigmas; what it has: none"),
+        ("Euler a Karras", "EulerAncestralDiscreteScheduler has no karras sigmas; supported: none"),
         ("ddim-karras", "DDIMScheduler has no karras sigmas"),
-        ("euler-lu", "EulerDiscreteScheduler has no lu sigmas; what it has: karras, exponential, beta"),
+        ("euler-lu", "EulerDiscreteScheduler has no lu sigmas; supported: karras, exponential, beta"),
         ("lcm exponential", "LCMScheduler has no exponential sigmas"),
     ],
 )
-def test_a_name_that_diffusers_has_not_is_refused_with_the_nearest(name: str, fragment: str) -> None:
+def test_a_name_that_diffusers_does_not_support_is_refused_with_the_closest(name: str, fragment: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         resolve(name)
     assert fragment in str(refusal.value)
@@ -170,7 +170,7 @@ def test_a_name_that_diffusers_has_not_is_refused_with_the_nearest(name: str, fr
         (
             "euler-karras",
             {"use_beta_sigmas": True},
-            "only one kind of sigmas at a time: use_karras_sigmas and use_beta_sigmas",
+            "only one kind of sigmas at a time; use_karras_sigmas and use_beta_sigmas",
         ),
         (
             "euler",
@@ -192,14 +192,14 @@ def test_options_that_cannot_be_honoured_are_refused(
     assert fragment in str(refusal.value)
 
 
-def test_unipc_bh1_is_mended_and_says_so() -> None:
+def test_unipc_bh1_gets_another_last_sigma_and_a_note() -> None:
     resolved = resolve("unipc", {"solver_type": "bh1"})
     assert resolved.options["final_sigmas_type"] == "sigma_min"
-    assert "final_sigmas_type is sigma_min instead" in resolved.told[0]
+    assert "final_sigmas_type is set to sigma_min" in resolved.notes[0]
 
 
-def test_unipc_bh1_with_sigma_min_needs_no_mending() -> None:
-    assert resolve("unipc", {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}).told == ()
+def test_unipc_bh1_with_sigma_min_stays_as_given_without_a_note() -> None:
+    assert resolve("unipc", {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}).notes == ()
 
 
 LEADING = {"timestep_spacing": "leading"}
@@ -218,6 +218,16 @@ LEADING = {"timestep_spacing": "leading"}
         ),
         ("dpm++2m", {}, 1000, None, None),
         ("euler", LEADING, 1000, None, None),
+        ("ddim", {}, 10, None, None),
+        (
+            "ddim",
+            {},
+            143,
+            None,
+            "steps: with 143 steps ddim would take pure noise for a half-finished image: "
+            "it begins at timestep 853 of 1000; use 142 or 148",
+        ),
+        ("lcm", {}, 51, None, "steps: lcm has at most 50 (its option original_inference_steps), not 51"),
         ("ddim", {}, 20, 0.5, None),
         ("tcd", {}, 20, 0.0, None),
         ("euler-a", {}, 20, 0.0, "eta: euler-a has no eta; the schedulers that have it: ddim, tcd"),
@@ -227,13 +237,18 @@ def test_steps_and_eta_are_checked(
     name: str, options: dict[str, str], steps: int, eta: float | None, refusal: str | None
 ) -> None:
     try:
-        said = check_run(resolve(name, options), steps, eta)
+        found = check_run(resolve(name, options), steps, eta)
     except ConfigError as exc:
-        said = str(exc)
-    assert said == refusal
+        found = str(exc)
+    assert found == refusal
 
 
-# --- facts --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("name", "eta"), [("ddim", 0.0), ("tcd", 0.3), ("euler-a", None), ("heun", None)])
+def test_a_row_says_which_eta_runs_when_the_job_gives_none(name: str, eta: float | None) -> None:
+    assert resolve(name).scheduler.default_eta == eta
+
+
+# --- facts --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -44,4 +44,4 @@ def explain_scheduler(name: str) -> str:
             value = f"{resolved.options[option]!r}, where the class has {default}"
         lines.append(f"  {option}: {value}")
     needs = f"Needs {row.needs}: pip install {row.needs}" if row.needs else ""
-    return "\n".join([*lines, *filter(None, (row.note, needs, *resolved.told))])
+    return "\n".join([*lines, *filter(None, (row.note, needs, *resolved.notes))])

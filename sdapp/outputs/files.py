@@ -17,14 +17,6 @@ HOST_PROCESSES = 0xEFFFFFFC  # PROC_PID_INIT_INO of Linux: the processes of the 
 NO_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-
-
-
-
-
-
-
-
 def check_folder(folder: Path) -> None:
     """Make the folder and see that it can be written, before anything is painted. Raises OutputError."""
     try:
@@ -38,7 +30,9 @@ def check_folder(folder: Path) -> None:
         ) from exc
     except OSError as exc:
         error = DiskFullError if exc.errno in FULL else OutputError
-        raise error(f"output.dir: cannot write to {folder}: {exc.strerror}; choose another with --out") from exc
+        raise error(
+            f"output.dir: cannot write to {folder}: {exc.strerror}; choose another with --out"
+        ) from exc
 
 
 def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
@@ -85,7 +79,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         if exc.errno in FULL:
-            raise DiskFullError(f"no room left for {path}; make some and run again: what is finished is safe") from exc
+            raise DiskFullError(
+                f"no room left for {path}; make some and run again: what is finished is safe"
+            ) from exc
         raise OutputError(f"cannot write {path}: {exc.strerror}; what is finished is safe") from exc
 
 

@@ -1,11 +1,5 @@
 """File names from templates: safe on every system, and inside their folder."""
 
-
-
-
-
-
-
 import re
 import unicodedata
 from datetime import datetime
@@ -39,7 +33,9 @@ def file_stem(template: str, job: Job, index: int) -> str:
 
 def _slug(text: str, size: int) -> str:
     """Letters, marks and digits of any script, the rest as single dashes; at most `size` bytes."""
-    kept = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in unicodedata.normalize("NFC", text))
+    kept = "".join(
+        c if unicodedata.category(c)[0] in "LMN" else " " for c in unicodedata.normalize("NFC", text)
+    )
     return _truncate("-".join(kept.split()), size).strip("-")
 
 

@@ -5,16 +5,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 from sdapp.config import Output
-from pathlib import Path
 from sdapp.errors import JobsFailedError, SdappError
 from sdapp.metadata.record import SUFFIXES
 from sdapp.outputs.encode import encode
 from sdapp.outputs.files import publish
 from sdapp.outputs.naming import file_stem
-from sdapp.records import Result
 from sdapp.profiling import timed
+from sdapp.records import Result
 
 ENCODERS = min(4, os.cpu_count() or 1)
 
@@ -53,8 +53,6 @@ def _publish(encoding: Future[Result], publish: Callable[[Result], Result]) -> R
     return publish(encoding.result())
 
 
-
-
 def _next(waiting: deque[Future[Result]]) -> Result:
     with timed("waiting"):
         return waiting.popleft().result()
@@ -75,4 +73,6 @@ def save(result: Result, output: Output) -> Path:
     if file is None:
         raise JobsFailedError(f"seed {result.job.seed}: {result.error}")
     with timed("save"):
-        return publish(file, Path(output.dir), file_stem(output.name, result.job, result.index), SUFFIXES[output.format])
+        return publish(
+            file, Path(output.dir), file_stem(output.name, result.job, result.index), SUFFIXES[output.format]
+        )

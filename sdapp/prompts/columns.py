@@ -1,6 +1,5 @@
 """The settings of one line of a prompt file: their names in every dialect, and the layer that they make."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError
+from sdapp.prompts.seeds import seed_content
 from sdapp.settings import files, layers
 from sdapp.settings.types import MAX_SEED
 
@@ -139,11 +139,9 @@ def assemble_line(said: Iterable[Given], folder: Path) -> tuple[layers.Layer, tu
             errors.append(f"{origin}: {key}: said twice, as {names[key]} and as {name}; keep one")
         values[key] = values[key] * value if is_product else value
         names[key], origins[key] = name, origin
-    content = json.dumps(
-        {key: value for key, value in values.items() if key not in ("seed", "count")}, sort_keys=True
-    )
-    for work in (_take_size, _settle_task):
-        errors += work(values, origins)
+    errors += _take_size(values, origins)
+    content = seed_content(values)
+    errors += _settle_task(values, origins)
     seeds, wrong = _take_seeds(values, origins)
     for key in PATHS:
         values |= {key: _anchor(values[key], folder)} if key in values else {}

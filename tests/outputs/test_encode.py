@@ -27,7 +27,18 @@ from sdapp.outputs.writer import save
 from sdapp.records import Record, Result
 
 Sdapp = Callable[..., Run]
-RECORD = Record("0" * 12, "DDIMScheduler", {"steps_offset": 1}, "cpu", "float32", 20, 1, 0.5, "2026-01-01T00:00:00+00:00", {})
+RECORD = Record(
+    "0" * 12,
+    "DDIMScheduler",
+    {"steps_offset": 1},
+    "cpu",
+    "float32",
+    20,
+    1,
+    0.5,
+    "2026-01-01T00:00:00+00:00",
+    {},
+)
 NOISE = Image.effect_noise((72, 48), 80).convert("RGB")
 HOSTILE = [
     'tiff:Orientation="6"', "tiff:Orientation>6<", "</sdapp:record>", "<sdapp:record>{}</sdapp:record>", "&lt;&amp;&#60;&copy",
@@ -55,7 +66,9 @@ def write(folder: Path, format: str, quality: int = 95, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("format", ["jpeg", "webp"])
 @pytest.mark.parametrize("prompt", HOSTILE)
-def test_the_job_and_the_record_come_back_and_no_prompt_turns_the_image(prompt: str, format: str, tmp_path: Path) -> None:
+def test_the_job_and_the_record_come_back_and_no_prompt_turns_the_image(
+    prompt: str, format: str, tmp_path: Path
+) -> None:
     path = write(tmp_path, format, prompt=prompt, negative_prompt=prompt)
     content = read_image(path)
     assert path.suffix == SUFFIXES[format]
@@ -76,7 +89,9 @@ def test_any_record_comes_back_out_of_a_packet_that_is_xml(text: Any) -> None:
     assert json.loads(record.text or "") == text
 
 
-@pytest.mark.parametrize("packet", [None, "text", b"", b"<sdapp:record>", b"<sdapp:record", b"<sdapp:records>1</sdapp:record>"])
+@pytest.mark.parametrize(
+    "packet", [None, "text", b"", b"<sdapp:record>", b"<sdapp:record", b"<sdapp:records>1</sdapp:record>"]
+)
 def test_what_holds_no_record_gives_none(packet: object) -> None:
     assert containers.record_in(packet) is None
 
@@ -107,7 +122,9 @@ def test_without_the_packet_the_exif_text_still_holds_the_settings(format: str, 
 def test_a_file_cut_anywhere_is_broken_or_whole_as_far_as_it_is_read(format: str, tmp_path: Path) -> None:
     path = write(tmp_path, format)
     data = path.read_bytes()
-    for size in range(0, len(data) - 12, max(1, len(data) // 97)):  # the last 12 bytes of a PNG say only that it ends
+    for size in range(
+        0, len(data) - 12, max(1, len(data) // 97)
+    ):  # the last 12 bytes of a PNG say only that it ends
         path.write_bytes(data[:size])
         with pytest.raises(InputError, match="a\\."):
             read_image(path)
@@ -140,7 +157,9 @@ def test_less_quality_is_a_smaller_file(format: str, tmp_path: Path) -> None:
     assert sizes == sorted(set(sizes))
 
 
-@pytest.mark.parametrize("data", [b"", b"RIFF", b"RIFF\0\0\0\0WEBP", b"RIFF" + bytes(40), b"RIFF" + b"\xff" * 40, b"\xff"])
+@pytest.mark.parametrize(
+    "data", [b"", b"RIFF", b"RIFF\0\0\0\0WEBP", b"RIFF" + bytes(40), b"RIFF" + b"\xff" * 40, b"\xff"]
+)
 def test_what_is_no_image_is_not_lossy(data: bytes) -> None:
     assert not is_lossy(data)
 
@@ -161,7 +180,9 @@ def test_the_longest_prompts_that_are_taken_fit_whatever_they_are_made_of(piece:
 
 
 @pytest.mark.parametrize(("prompt", "negative"), [("x" * 4001, ""), ("é" * 1500, "é" * 501)])
-def test_longer_prompts_are_refused_before_anything_is_painted(prompt: str, negative: str, sdapp: Sdapp) -> None:
+def test_longer_prompts_are_refused_before_anything_is_painted(
+    prompt: str, negative: str, sdapp: Sdapp
+) -> None:
     words = ("generate", prompt, "-n", negative, "--steps", 1, "--seed", 7, "--set")
     result = sdapp(*words, "output.format=jpeg")
     assert result.exit_code == 2
@@ -177,7 +198,10 @@ def test_a_record_that_a_jpeg_has_no_room_for_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not fit into a JPEG; use png or webp"):
         save(result, Output(dir=str(tmp_path), format="jpeg"))
     assert list(tmp_path.iterdir()) == []
-    assert len(read_image(save(result, Output(dir=str(tmp_path), format="webp")))["record"]["scheduler_config"]) == 1
+    assert (
+        len(read_image(save(result, Output(dir=str(tmp_path), format="webp")))["record"]["scheduler_config"])
+        == 1
+    )
 
 
 # --- the command line ---------------------------------------------------------------------------------------------

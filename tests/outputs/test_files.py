@@ -33,7 +33,18 @@ def job(**changes: Any) -> Job:
     } | changes)  # fmt: skip
 
 
-RECORD = Record("0" * 12, "DDIMScheduler", {"steps_offset": 1}, "cpu", "float32", 20, 1, 0.5, "2026-01-01T00:00:00+00:00", {})
+RECORD = Record(
+    "0" * 12,
+    "DDIMScheduler",
+    {"steps_offset": 1},
+    "cpu",
+    "float32",
+    20,
+    1,
+    0.5,
+    "2026-01-01T00:00:00+00:00",
+    {},
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -45,7 +56,11 @@ def names(folder: Path) -> list[str]:
 
 def test_a_name_that_is_taken_gets_a_number_and_nothing_is_overwritten(tmp_path: Path) -> None:
     paths = [publish(data, tmp_path / "new" / "folder", "cat", ".png") for data in (b"1", b"2", b"3")]
-    assert [(path.name, path.read_bytes()) for path in paths] == [("cat.png", b"1"), ("cat-2.png", b"2"), ("cat-3.png", b"3")]
+    assert [(path.name, path.read_bytes()) for path in paths] == [
+        ("cat.png", b"1"),
+        ("cat-2.png", b"2"),
+        ("cat-3.png", b"3"),
+    ]
     assert names(tmp_path / "new" / "folder") == ["cat-2.png", "cat-3.png", "cat.png"]
 
 
@@ -54,8 +69,12 @@ def test_even_an_empty_folder_of_that_name_is_left_alone(tmp_path: Path) -> None
     assert publish(b"1", tmp_path, "cat", ".png").name == "cat-2.png"
 
 
-@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK], ids=errno.errorcode.get)
-def test_a_disk_without_links_serves_as_well(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK], ids=errno.errorcode.get
+)
+def test_a_disk_without_links_serves_as_well(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def link(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -65,7 +84,9 @@ def test_a_disk_without_links_serves_as_well(code: int, tmp_path: Path, monkeypa
     assert names(tmp_path) == ["cat-2.png", "cat.png"]
 
 
-def test_a_disk_that_fails_while_linking_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_while_linking_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def link(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -88,7 +109,9 @@ def test_eight_processes_with_one_name_lose_nothing(tmp_path: Path) -> None:
     for process in processes:
         process.join()
     assert names(tmp_path) == sorted(["cat.png", *(f"cat-{i}.png" for i in range(2, 401))])
-    assert {path.read_text() for path in tmp_path.iterdir()} == {f"{process}/{i}" for process in range(8) for i in range(50)}
+    assert {path.read_text() for path in tmp_path.iterdir()} == {
+        f"{process}/{i}" for process in range(8) for i in range(50)
+    }
 
 
 FILE_TOO_LARGE = """
@@ -105,7 +128,9 @@ except OutputError as exc:
 
 
 def test_a_full_disk_is_told_and_leaves_no_part_behind(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", FILE_TOO_LARGE, tmp_path], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FILE_TOO_LARGE, tmp_path], capture_output=True, text=True, check=True
+    )
     assert done.stdout == f"cannot write {tmp_path}/cat.png: File too large; what is finished is safe\n"
     assert names(tmp_path) == []
 
@@ -120,7 +145,9 @@ def test_a_folder_that_cannot_be_is_refused_before_and_while_publishing(folder: 
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "mine")]
 
 
-def test_a_disk_that_is_full_from_the_start_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_from_the_start_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_room(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -206,8 +233,12 @@ PIECES = [
     *(f"{{{token}}}" for token in TOKENS), "..", ".", " ", "-", "~", "_", "CON", "nul", "com1", "🏠" * 70, "x" * 300,
     "\u202e", "\u05d0\u05d1", "e\u0301", "\u2028",
 ]  # fmt: skip
-TEMPLATES = st.lists(st.sampled_from(PIECES) | st.text(" .-~x", max_size=5) | st.text(max_size=5), max_size=5).map("".join)
-PROMPTS = st.text(max_size=300) | st.sampled_from(["../" * 50, "\0", "🏠" * 70, "\u202egnp", "-rf", "CON", "été " * 99, "/"])
+TEMPLATES = st.lists(
+    st.sampled_from(PIECES) | st.text(" .-~x", max_size=5) | st.text(max_size=5), max_size=5
+).map("".join)
+PROMPTS = st.text(max_size=300) | st.sampled_from(
+    ["../" * 50, "\0", "🏠" * 70, "\u202egnp", "-rf", "CON", "été " * 99, "/"]
+)
 
 
 @settings(max_examples=500, deadline=None)
@@ -237,7 +268,9 @@ def test_every_name_is_one_safe_file_inside_its_folder(
 @pytest.mark.parametrize("prompt", ["A red house!", "", "🏠 été \u2028 \0 \n </script>", "x" * 200_000])
 def test_an_image_carries_its_job_and_its_record(prompt: str, tmp_path: Path) -> None:
     painted = job(prompt=prompt)
-    path = save(Result(painted, 0, RECORD, Image.new("RGB", (64, 64), "red")), Output(dir=str(tmp_path), name="a"))
+    path = save(
+        Result(painted, 0, RECORD, Image.new("RGB", (64, 64), "red")), Output(dir=str(tmp_path), name="a")
+    )
     content = read_image(path)
     assert Job.model_validate(content["job"]) == painted
     assert content["record"]["scheduler_config"] == {"steps_offset": 1}

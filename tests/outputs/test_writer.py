@@ -73,7 +73,9 @@ def test_a_batch_is_published_while_the_next_is_painted() -> None:
         assert begun.wait(60)
         return named(result)
 
-    assert [str(result.path) for result in write_results(paint(), same, publish)] == [f"{index}.png" for index in range(6)]
+    assert [str(result.path) for result in write_results(paint(), same, publish)] == [
+        f"{index}.png" for index in range(6)
+    ]
 
 
 def test_of_two_batches_the_first_is_published_before_a_third_is_painted() -> None:

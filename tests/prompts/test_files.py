@@ -35,7 +35,7 @@ def refusals(data: str | bytes, suffix: str = ".txt") -> list[str]:
     return str(refusal.value).split("\n")
 
 
-# --- odd files: the exact prompts, or a located error ---------------------------------------------------------------
+# --- odd files: the exact prompts, or a located error -------------------------------------------------------
 
 PROMPTS: dict[str, tuple[str, str | bytes, list[str]]] = {
     "empty": (".txt", b"", []),
@@ -193,7 +193,7 @@ def test_any_bytes_are_entries_or_located_errors(data: bytes, suffix: str) -> No
     assert all(row.startswith(f"f{suffix}:") for row in told.split("\n") if told)
 
 
-# --- options of .txt ------------------------------------------------------------------------------------------------
+# --- options of .txt ----------------------------------------------------------------------------------------
 
 INPAINT = {"kind": "inpaint", "image": "i.png", "mask": "m.png"}
 
@@ -290,7 +290,7 @@ def test_every_setting_knows_its_place() -> None:
     }  # fmt: skip
 
 
-# --- one schema for every format ------------------------------------------------------------------------------------
+# --- one schema for every format ----------------------------------------------------------------------------
 
 SAME = {"prompt": "a", "steps": 9, "scheduler": {"name": "ddim", "options": {"clip_sample": True}},
         "task": {"image": "i.png", "strength": 0.5, "kind": "img2img"}}  # fmt: skip
@@ -394,7 +394,7 @@ def test_paths_are_relative_to_the_prompt_file_but_for_home_and_root() -> None:
     assert tasks[0]["mask"] == "/m.png"
 
 
-# --- standard input, missing files, many errors ---------------------------------------------------------------------
+# --- standard input, missing files, many errors -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -452,7 +452,7 @@ def test_a_hundred_errors_are_told_and_the_rest_are_counted(bad: int, last: str)
     assert told[-1].startswith(last)
 
 
-# --- memory -------------------------------------------------------------------------------------------------------
+# --- memory -------------------------------------------------------------------------------------------------
 
 ROWS = {
     ".txt": ("", "a house number {i} by the sea --n bad --s {i}\n", 100_000),

@@ -39,7 +39,7 @@ def words(**files: str) -> None:
         Path(f"{name}.txt").write_text(text, encoding="utf-8")
 
 
-# --- combinations -------------------------------------------------------------------------------------------------
+# --- combinations -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_an_entry_of_too_many_or_broken_variants_is_refused(line: str, told: str
     assert str(refusal.value).startswith(told)
 
 
-# --- choices ------------------------------------------------------------------------------------------------------
+# --- choices ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_any_prompt_is_chosen_from_or_refused_and_the_check_foresees_it(prompt: 
         assert choose(variant.layer.values["prompt"], seed, None) == (text, choices)
 
 
-# --- the check ----------------------------------------------------------------------------------------------------
+# --- the check ----------------------------------------------------------------------------------------------
 
 
 def checked(text: str, *base: Layer, suffix: str = ".txt") -> list[dict[str, Any]]:
@@ -349,7 +349,7 @@ def test_a_line_may_lean_on_the_settings_below(text: str, base: str) -> None:
     assert len(checked(text, parse_yaml(base, "c.yaml"))) == 1
 
 
-# --- seeds --------------------------------------------------------------------------------------------------------
+# --- seeds --------------------------------------------------------------------------------------------------
 
 
 def test_derived_seeds_are_those_of_any_machine_and_version() -> None:
@@ -375,6 +375,46 @@ def test_moving_inserting_or_deleting_a_line_changes_no_other_derived_seed() -> 
     assert {prompt: after[prompt] for prompt in after if prompt in before} == {
         p: before[p] for p in before if p != "b"
     }
+
+
+SEEDS_OF_EQUAL_SETTINGS = {
+    "whole floats": ["a --l 7", "a --l 7.0", "a --cfg_scale 7.", "a --set guidance_scale=7.0"],
+    "lists of whole floats": ["a --l 7|8.5", "a --l 7.0|8.5"],
+    "options": [f"a --set scheduler.options.sample_max_value={value}" for value in ("1", "1.0")],
+    "width and height": ["a --w 64 --h 48", "a --height 48 --width 64", "a --size 64x48", "a --size 64X48"],
+    "lists of sizes": ["a --size 64x48|72x64", "a --size 64x48|72×64"],
+}
+
+
+@pytest.mark.parametrize("lines", SEEDS_OF_EQUAL_SETTINGS.values(), ids=SEEDS_OF_EQUAL_SETTINGS)
+def test_equal_settings_have_equal_derived_seeds_however_they_are_written(lines: list[str]) -> None:
+    contents = {entry.content for entry in entries("\n".join(lines))}
+    assert len(contents) == 1
+
+
+def test_equal_settings_have_equal_derived_seeds_in_every_format() -> None:
+    csv = "prompt,guidance_scale,size\na,7.0,64x48\n"
+    jsonl = '{"prompt": "a", "guidance_scale": 7, "width": 64, "height": 48}'
+    yaml = "- {prompt: a, guidance_scale: 7.0, size: 64x48}"
+    files = {".csv": csv, ".jsonl": jsonl, ".yaml": yaml, ".txt": "a --l 7 --size 64x48"}
+    assert len({entries(text, suffix)[0].content for suffix, text in files.items()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "seed"),
+    [
+        ("a", 2333636300),
+        ("a --l 7", 11646164),
+        ("a --l 7.5 --s 20", 3883818675),
+        ("a --w 64 --h 48", 1518323419),
+        ("a --size 64x48|72x64", 4127185008),
+        ('a --n "b 7.0" --image i.png --t 0.5 --count 3', 979208866),
+    ],
+)
+def test_derived_seeds_of_lines_of_earlier_versions_stay(line: str, seed: int) -> None:
+    """The seeds are those of the version in which `7.0` and `7` still had different ones."""
+    (entry,) = entries(line)
+    assert derived_seed(7, entry.content, 0) == seed
 
 
 def test_no_two_copies_of_a_line_have_the_same_derived_seed() -> None:
