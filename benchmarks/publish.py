@@ -1,4 +1,5 @@
-"""Images a second that are published (encoded, on the disk, renamed), beside a bare save: python benchmarks/publish.py
+"""Images a second that are published (encoded, on the disk, renamed), beside a bare save: python
+benchmarks/publish.py
 
 Noise over a gradient stands in for an image, so that a PNG of it is about as large as one of a photograph.
 """
@@ -59,7 +60,7 @@ def main(asked: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=50)
+    parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--size", type=int, default=512)
     rounds(parser)
     main(parser.parse_args())

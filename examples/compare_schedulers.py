@@ -1,4 +1,6 @@
-"""Rank schedulers at 20 UNet calls: python examples/compare_schedulers.py pndm,ddim,unipc [REFERENCE REFERENCE]"""
+"""Rank schedulers at 20 UNet calls: python examples/compare_schedulers.py pndm,ddim,unipc [REFERENCE
+REFERENCE]
+"""
 
 import sys
 

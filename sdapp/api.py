@@ -1,4 +1,7 @@
-"""The front doors for Python: generate, batch, compare and replay. They print nothing and change nothing process-wide."""
+"""The front doors for Python: generate, batch, compare and replay.
+
+They print nothing and change nothing process-wide.
+"""
 
 import warnings
 from collections.abc import Generator, Iterator, Sequence
@@ -34,9 +37,9 @@ def generate(
 ) -> Iterator[Result]:
     """Paint images: `for result in generate(prompt="a red house", seed=7, count=2): result.image.show()`.
 
-    `settings` are the keys of a config, paths as text. They are checked when this is called; the model is loaded
-    at the first turn of the loop. `on_step` is given the index of the first image in the batch, the images in the
-    batch, the step, and the number of steps. Raises SdappError.
+    `settings` are the keys of a config, paths as text. They are checked when this is called; the model is
+    loaded at the first turn of the loop. `on_step` is given the index of the first image in the batch, the
+    images in the batch, the step, and the number of steps. Raises SdappError.
     """
     planned = plan_images([Layer(settings)])
     Notes(on_note).tell(planned.notes)
@@ -54,10 +57,11 @@ def batch(
     executor: Executor | None = None,
     **settings: Any,
 ) -> Iterator[Result]:
-    """Paint the images of a prompt file that its folder lacks: `for result in batch("prompts.txt"): print(result.path)`.
+    """Paint the images of a prompt file that its folder lacks: `for result in batch("prompts.txt"):
+    print(result.path)`.
 
-    `settings` are laid under the lines of the file. The file is checked when this is called; the model is loaded at
-    the first turn of the loop. An image that fails is a result with its error. Raises SdappError.
+    `settings` are laid under the lines of the file. The file is checked when this is called; the model is
+    loaded at the first turn of the loop. An image that fails is a result with its error. Raises SdappError.
     """
     prompts = PromptFile.open(Path(file), [Layer(settings)], seeds)
     run = Batch.of(prompts, Shard.parse(shard), retry_failed)
@@ -79,10 +83,11 @@ def compare(
     executor: Executor | None = None,
     **settings: Any,
 ) -> "Comparison":
-    """Compare schedulers and return the results: `compare("a castle", schedulers=["ddim", "dpm++2m"], steps=[10, 20])`.
+    """Compare schedulers and return the results: `compare("a castle", schedulers=["ddim", "dpm++2m"],
+    steps=[10, 20])`.
 
-    `settings` are the keys of a config and of its `compare:`. The folder `out` gets report, sheets and tables; images
-    that are in it are not painted again. Raises SdappError.
+    `settings` are the keys of a config and of its `compare:`. The folder `out` gets report, sheets and
+    tables; images that are in it are not painted again. Raises SdappError.
     """
     from sdapp.comparisons.plan import ComparisonPlan
     from sdapp.comparisons.run import finish, paint_comparison
@@ -107,9 +112,9 @@ def replay(
 ) -> Iterator[Result]:
     """Paint images again from the settings inside them: `for result in replay("a.png"): result.image.show()`.
 
-    `settings` are laid over those of all images. `result.source` is the path of the image. Images are checked when
-    this is called; each model is loaded when its turn comes. An image that fails is a result with its error.
-    Raises SdappError.
+    `settings` are laid over those of all images. `result.source` is the path of the image. Images are checked
+    when this is called; each model is loaded when its turn comes. An image that fails is a result with its
+    error. Raises SdappError.
     """
     replays = plan_replays([Path(image) for image in images], [Layer(settings)])
     Notes(on_note).tell(note for each in replays for note in each.notes)
@@ -117,7 +122,7 @@ def replay(
     return paint_replays(replays, executor or LocalExecutor(models), on_step)
 
 
-# --- what the doors share -----------------------------------------------------------------------------------------
+# --- what the doors share -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -129,9 +134,7 @@ class PlannedImages:
     work: Work
     notes: tuple[str, ...]
 
-    def paint(
-        self, executor: Executor, on_step: OnStep | None = None
-    ) -> Generator[Result, None, None]:
+    def paint(self, executor: Executor, on_step: OnStep | None = None) -> Generator[Result, None, None]:
         """Paint them; nothing is written. Raises SdappError."""
         yield from executor.paint(self.work, on_step)
 
@@ -146,7 +149,7 @@ def plan_images(layers: Sequence[Layer]) -> PlannedImages:
     return PlannedImages(config, model, work, (*merged.notes, *notes_before_painting(config, model, jobs[0])))
 
 
-# --- deprecated names ---------------------------------------------------------------------------------------------
+# --- deprecated names ---------------------------------------------------------------------------------------
 
 
 def paint(**settings: Any) -> Iterator[Result]:

@@ -18,9 +18,9 @@ from sdapp.commands.terminal import Commands
 from sdapp.diffusion.startup import leave
 
 EXIT_CODES = (
-    "Exit codes: 0 done · 1 a bug · 2 settings or usage · 3 some images failed or differ · 65 an input file cannot be used · "
-    "66 an input file is missing · 69 model, device or package unavailable · 73 cannot write · 74 disk full · "
-    "130, 143 interrupted"
+    "Exit codes: 0 done · 1 a bug · 2 settings or usage · 3 some images failed or differ · "
+    "65 an input file cannot be used · 66 an input file is missing · "
+    "69 model, device or package unavailable · 73 cannot write · 74 disk full · 130, 143 interrupted"
 )
 HELP = "Stable Diffusion from the shell."
 COMMANDS = (generate, img2img, inpaint, batch, replay, compare, report, schedulers, show, doctor)

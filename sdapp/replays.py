@@ -83,9 +83,11 @@ def group_by_load(replays: Iterable[Replay]) -> list[list[Replay]]:
 def paint_replays(
     replays: Sequence[Replay], executor: Executor, on_step: OnStep | None = None
 ) -> Generator[Result, None, None]:
-    """Paint images again, one model after the other; yield each result with the path of its image as `source`.
+    """Paint images again, one model after the other; yield each result with the path of its image as
+    `source`.
 
-    A job that cannot be painted is a result with its error. Raises UnavailableError if a model cannot be loaded.
+    A job that cannot be painted is a result with its error. Raises UnavailableError if a model cannot be
+    loaded.
     """
     painted = 0
     for group in group_by_load(replays):
@@ -102,7 +104,7 @@ def _counting_from(painted: int, on_step: OnStep | None) -> OnStep | None:
     return on_step and (lambda first, *step: on_step(painted + first, *step))
 
 
-# --- comparing ----------------------------------------------------------------------------------------------------
+# --- comparing ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def compare_pixels(path: Path, result: Result) -> PixelCheck:
 
 
 def setup_differences(path: Path, here: Record) -> str | None:
-    """What differs between this machine and the record in an image, in words; it explains different pixels."""
+    """How this machine differs from the record in an image, in words; it explains other pixels."""
     try:
         then, now = _setup(read_header(path).get("record")), _setup(asdict(here))
     except InputError:  # an image of another tool

@@ -1,4 +1,6 @@
-"""Where work is painted: in this process, with one model loaded at a time, or wherever another Executor sends it."""
+"""Where work is painted: in this process, with one model loaded at a time, or wherever another Executor sends
+it.
+"""
 
 import gc
 from collections.abc import Callable, Iterator, Mapping
@@ -22,22 +24,29 @@ class Executor(Protocol):
         """The most jobs at the beginning of some work that are painted in one batch."""
 
     def paint(self, work: Work, on_step: OnStep | None = None) -> Iterator[Result]:
-        """Paint jobs in order. Raises SdappError for what cannot be painted, unless the work says `keep_going`."""
+        """Paint jobs in order. Raises SdappError for what cannot be painted, unless the work says
+        `keep_going`.
+        """
 
 
 def load_painter(work: Work, model: Model) -> "Painter":
-    """Import torch and diffusers, which takes seconds, and load a model. Raises UnavailableError, ConfigError.
+    """Import torch and diffusers, which takes seconds, and load a model. Raises UnavailableError,
+    ConfigError.
 
     Changes no logging level, environment variable or other setting of the process.
     """
     with timed("import"), importing(model):
+        from sdapp.diffusion.loading import without_bars
         from sdapp.pipelines import load
-    with timed("load"):
+    with timed("load"), without_bars():
         return load(work.load, model, unet_calls=work.unet_calls, batch_size=work.batch_size)
 
 
 class LocalExecutor:
-    """Paints in this process. A model is loaded when it is first needed, and kept until work needs another one."""
+    """Paints in this process.
+
+    A model is loaded when it is first needed, and kept until work needs another one.
+    """
 
     def __init__(
         self,
@@ -54,7 +63,9 @@ class LocalExecutor:
         return self.painter(work).together(work.jobs[0], work.batch_size)
 
     def paint(self, work: Work, on_step: OnStep | None = None) -> Iterator[Result]:
-        """Paint jobs in order. Raises SdappError for what cannot be painted, unless the work says `keep_going`."""
+        """Paint jobs in order. Raises SdappError for what cannot be painted, unless the work says
+        `keep_going`.
+        """
         return self.painter(work).paint(work.jobs, work.batch_size, on_step, work.keep_going)
 
     def painter(self, work: Work) -> "Painter":

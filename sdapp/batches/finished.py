@@ -11,14 +11,18 @@ from sdapp.metadata.record import read_header
 
 
 class Finished:
-    """The jobs of a folder that need no painting: done according to the images, or failed according to the ledger.
+    """The jobs of a folder that need no painting: done according to the images, or failed according to the
+    ledger.
 
-    `done` maps job ids to images of one format. The ledger can be lost or wrong; the images cannot. Other runs
-    add to both.
+    `done` maps job ids to images of one format. The ledger can be lost or wrong; the images cannot. Other
+    runs add to both.
     """
 
     def __init__(self, folder: Path, suffix: str, retry_failed: bool = False) -> None:
-        """Look at the folder. With `retry_failed`, failures in the ledger so far do not count. Raises OutputError."""
+        """Look at the folder. With `retry_failed`, failures in the ledger so far do not count.
+
+        Raises OutputError.
+        """
         self.folder, self.suffix = folder, suffix
         self.done: dict[str, Path] = {}
         self.failed: set[str] = set()

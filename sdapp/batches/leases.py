@@ -1,4 +1,4 @@
-"""Several runs on one folder: an image is painted by the run that holds its lease, a file that only one run can make."""
+"""Leases: of several runs on one folder, one paints an image, the one that holds its lease."""
 
 import json
 import os
@@ -19,8 +19,8 @@ LEASES = ".sdapp-*.lease"
 class Leases:
     """The leases that this run holds in a folder; all are released at the end of the `with`.
 
-    A lease is the file `.sdapp-<job id>.lease` with the host and the process of its holder; its modification time is
-    the heartbeat. The leases of a run that died are taken over by the next run.
+    A lease is the file `.sdapp-<job id>.lease` with the host and the process of its holder; its modification
+    time is the heartbeat. The leases of a run that died are taken over by the next run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,7 +52,10 @@ class Leases:
                     os.utime(lease)
 
     def claim(self, job_id: str) -> bool:
-        """Take the lease of a job if it is free or its holder is dead. Raises OutputError if the folder is not writable."""
+        """Take the lease of a job if it is free or its holder is dead.
+
+        Raises OutputError if the folder is not writable.
+        """
         lease, ours = self._path(job_id), unfinished(self.folder)
         with disk_errors(lease):
             try:
@@ -117,7 +120,10 @@ def sweep(folder: Path) -> None:
 
 
 def _remove_if_dead(lease: Path, now: float) -> bool:
-    """Remove the lease of a dead run; gives whether the lease is gone. If two runs try, one of them moves it aside."""
+    """Remove the lease of a dead run; gives whether the lease is gone.
+
+    If two runs try, one of them moves it aside.
+    """
     try:
         holder, beat = lease.read_bytes(), lease.stat().st_mtime
         if not _is_dead(_parse_holder(holder), beat, now):
@@ -144,7 +150,7 @@ def _parse_holder(content: bytes) -> dict[str, Any]:
 
 
 def _is_dead(holder: dict[str, Any], beat: float, now: float) -> bool:
-    """Whether a run has ended: its heartbeat is old, or its process on this host is gone or is another one."""
+    """Whether a run has ended: its heartbeat is old, or its process on this host is gone."""
     if now - beat > DEAD_SECONDS:
         return True
     process = holder.get("process")

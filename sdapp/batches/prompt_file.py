@@ -40,7 +40,10 @@ class PromptFile:
 
     @classmethod
     def open(cls, path: Path | bytes, layers: Sequence[Layer], seeds: Seeds | None = None) -> Self:
-        """Check the settings, the model and the folder. Neither reads the file nor writes anything. Raises SdappError."""
+        """Check the settings, the model and the folder.
+
+        Neither reads the file nor writes anything. Raises SdappError.
+        """
         base = [*(override(key, value, "sdapp batch") for key, value in BATCH_DEFAULTS.items()), *layers]
         merged = merge(base)
         config = validate(merged)
@@ -72,7 +75,8 @@ class PromptFile:
     def keep_seeds(self) -> bool:
         """Keep the base seed in the folder of the images, for later runs. Raises OutputError.
 
-        Gives True if another run has begun the folder meanwhile. Then its base seed counts, and `items` are others.
+        Gives True if another run has begun the folder meanwhile. Then its base seed counts, and `items` are
+        others.
         """
         before = self.begun
         self.begun = begin_seeds(Path(self.config.output.dir), self.config.seed, before.seeds, before)
@@ -85,7 +89,8 @@ class PromptFile:
     def items(self) -> Iterator[Item]:
         """The images in the order of the file; several lines may ask for the same one.
 
-        Raises PromptFileError with every error of the file and its input files, after the images of its good lines.
+        Raises PromptFileError with every error of the file and its input files, after the images of its good
+        lines.
         """
         errors, index = PromptFileError(), 0
         source = (self.path,) if isinstance(self.path, Path) else (None, BytesIO(self.path))

@@ -17,7 +17,7 @@ SMALLEST_SHARE = (
 
 @dataclass(frozen=True)
 class Strays:
-    """What is in a folder: images that are asked for, images that are not, and images of other prompt files."""
+    """What is in a folder: images that are asked for, strays, and images of other prompt files."""
 
     paths: tuple[Path, ...]  # not asked for, and of no other prompt file
     asked: int
@@ -30,23 +30,28 @@ class Strays:
         return self.asked < SMALLEST_SHARE * mine or (not self.asked and bool(self.others))
 
     def remove(self) -> None:
-        """Delete the images that are not asked for. Raises OutputError if nearly none is asked for: a wrong prompt file?"""
+        """Delete the images that are not asked for.
+
+        Raises OutputError if nearly none is asked for: a wrong prompt file?
+        """
         if self.is_suspicious:
             mine = self.asked + len(self.paths)
             raise OutputError(
-                f"--prune --yes: of {mine} images in the folder, the prompt file with these settings asks for {self.asked}; "
-                "is it the prompt file, and are these the settings, that made the folder? To remove the others all "
-                "the same, delete the files that --prune lists"
+                f"--prune --yes: the prompt file with these settings asks for {self.asked} of {mine} images "
+                "in the folder; were they made with another file or other settings? "
+                "To remove the rest all the same, delete the files that --prune lists"
             )
         for path in self.paths:
             path.unlink(missing_ok=True)
 
 
 def find_strays(batch: Batch) -> Strays:
-    """Look for images that the prompt file does not ask for. Raises what it raises, ConfigError if it asks for none.
+    """Look for images that the prompt file does not ask for. Raises what it raises, ConfigError if it asks
+    for none.
 
     The ledger says which prompt files ask for an image. An image without such a line, as in folders of older
-    versions, counts as one of this prompt file, unless the folder has images of others: then it is left alone.
+    versions, counts as one of this prompt file, unless the folder has images of others: then it is left
+    alone.
     """
     asked = {item.job.id for item in batch.all_items()}
     if not asked:

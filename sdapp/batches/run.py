@@ -42,7 +42,7 @@ class Survey:
 
 
 class Batch:
-    """Images that are asked for and the folder that they go to, which other runs may fill at the same time."""
+    """Images that are asked for, and their folder, which other runs may fill at the same time."""
 
     def __init__(
         self,
@@ -54,7 +54,10 @@ class Batch:
         retry_failed: bool = False,
         keep: Callable[[Result], None] | None = None,
     ) -> None:
-        """`items` is called for each pass over the images. `keep` is given each result before it is published."""
+        """`items` is called for each pass over the images.
+
+        `keep` is given each result before it is published.
+        """
         self._items, self._keep, self.config, self.load, self.shard = items, keep, config, load, shard
         self.prompt_files: tuple[str, ...] = ()
         self.folder = Path(config.output.dir)
@@ -117,8 +120,9 @@ class Batch:
     ) -> Generator[Result, None, None]:
         """Paint what is left; publish each image, add it to the ledger, and yield it with its path.
 
-        Images that another run is painting are left to it. At the end `wait` is called with a text that says who
-        paints how many, again and again, until they are finished, or their run is dead and they are taken over.
+        Images that another run is painting are left to it. At the end `wait` is called with a text that says
+        who paints how many, again and again, until they are finished, or their run is dead and they are taken
+        over.
         """
         if found.left:
             with Leases(self.folder) as leases:
@@ -152,8 +156,8 @@ class Batch:
     def tidy(self) -> None:
         """Rewrite the ledger in the order of the prompt file, unless another run is adding to it.
 
-        It gets a line for each image, and keeps the failures of this and of other prompt files. Raises OutputError
-        and what the prompt file raises.
+        It gets a line for each image, and keeps the failures of this and of other prompt files. Raises
+        OutputError and what the prompt file raises.
         """
         if in_use(self.folder):
             return
@@ -227,7 +231,8 @@ class _Painting:
         step = None if self.on_step is None else self._step
         for result in self.executor.paint(self._work(items), step) if items else ():
             item = items[result.index]
-            # A machine that was suspended has lost its lease: another run may have painted the image, or be at it.
+            # A machine that was suspended has lost its lease: another run may have painted the image, or be
+            # at it.
             if self.leases.holds(item.job.id) or (self.leases.claim(item.job.id) and not self._is_done(item)):
                 yield self.batch.take(result, item)
             else:

@@ -24,7 +24,8 @@ class SeedState:
 def begin_seeds(
     folder: Path, seed: int | None, seeds: Seeds | None, keep: SeedState | None = None
 ) -> SeedState:
-    """Read what a folder was begun with. A new folder gets `keep`, if it is given, so that later runs continue with it.
+    """Read what a folder was begun with. A new folder gets `keep`, if it is given, so that later runs
+    continue with it.
 
     Without either, draws a base seed if none is asked for, and writes nothing.
     Raises OutputError if the folder was begun with something else, or if its batch.json is broken.
@@ -47,6 +48,7 @@ def begin_seeds(
     for option, asked, was in (("--seed", seed, begun.base_seed), ("--seeds", seeds, begun.seeds)):
         if asked is not None and asked != was:
             raise OutputError(
-                f"{folder} was begun with {option} {was}, not {asked}; leave out {option}, or choose another folder"
+                f"{folder} was begun with {option} {was}, not {asked}; "
+                f"leave out {option}, or choose another folder"
             )
     return begun

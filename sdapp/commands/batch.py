@@ -54,7 +54,8 @@ def batch(  # noqa: PLR0913 - an option is an argument
     prune: Prune = False,
     yes: Yes = False,
 ) -> None:
-    """Paint every line of a prompt file. Stop it at any time and run it again: it continues with what is missing.
+    """Paint every line of a prompt file. Stop it at any time and run it again: it continues with what is
+    missing.
 
     Several runs may share a folder: each paints what no other run paints.
 
@@ -114,7 +115,9 @@ def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
 
 
 class _Lister:
-    """Prints each image that would be painted, and the first notes on prompts that are too long; counts these."""
+    """Prints each image that would be painted, and the first notes on prompts that are too long; counts
+    these.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model, self.long = model, 0
@@ -128,7 +131,7 @@ class _Lister:
 
 
 def _survey(run: Batch, look: _Lister | None = None) -> Survey:
-    """Count the images and print how many there are, what they take, and how many lines ask for the same one."""
+    """Count the images, and print how many there are and what they take."""
     estimate = Estimate(History(run.load))
 
     def add(item: Item) -> None:
@@ -151,7 +154,8 @@ def _prune(run: Batch, prompts: PromptFile, remove: bool) -> None:
     """List or remove the images that no line asks for; images of other prompt files are left alone."""
     if not prompts.is_begun():
         raise OutputError(
-            f"{run.folder}: {STATE_FILE} is missing, so it is unknown which images were asked for; give --seed"
+            f"{run.folder}: {STATE_FILE} is missing, so it is unknown which images "
+            "were asked for; give --seed"
         )
     strays = find_strays(run)
     if remove:

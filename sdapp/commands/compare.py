@@ -78,7 +78,8 @@ def compare(
 
     Examples:
 
-    sdapp compare "a castle on a beach at night" --schedulers pndm,ddim,lms,dpm++2m --steps 5,10,20,50 --seeds 1,2,3
+    sdapp compare "a castle on a beach at night" --schedulers pndm,ddim,lms,dpm++2m --steps 5,10,20,50 --seeds
+    1,2,3
 
     sdapp compare --config configs/compare-schedulers.yaml
 
@@ -128,7 +129,7 @@ def _compare(layers: list[Layer], dry_run: bool, options: dict[str, Any]) -> Non
         raise JobsFailedError(f"{len(failed)} of {len(comparison.cells)} images failed; the report says why")
 
 
-# --- settings -----------------------------------------------------------------------------------------------------
+# --- settings -----------------------------------------------------------------------------------------------
 
 
 def _vary_layer(texts: list[str]) -> Layer:
@@ -150,7 +151,7 @@ def _vary_layer(texts: list[str]) -> Layer:
 
 
 def _truth(layers: list[Layer]) -> str:
-    """The table of errors on data with a known solution, for the schedulers that were asked for, or for all."""
+    """The errors on data with a known solution, for the schedulers that were asked for, or for all."""
     from sdapp.comparisons import analytic
     from sdapp.comparisons.plan import most_steps
 
@@ -173,11 +174,14 @@ def _truth(layers: list[Layer]) -> str:
     return analytic.render_table(columns)
 
 
-# --- printing -----------------------------------------------------------------------------------------------------
+# --- printing -----------------------------------------------------------------------------------------------
 
 
 def _tell_size(plan: "ComparisonPlan") -> int:
-    """Print what a comparison takes: images, UNet calls, time, disk, sheets. Gives how many images are left to paint."""
+    """Print what a comparison takes: images, UNet calls, time, disk, sheets.
+
+    Gives how many images are left to paint.
+    """
     from sdapp.comparisons.report import sheets
 
     comparison, items, times = plan.comparison, plan.items(), plan.grid.timings
@@ -188,8 +192,8 @@ def _tell_size(plan: "ComparisonPlan") -> int:
         size, comparison.schedulers, len(comparison.columns), len(comparison.references)
     )
     work = (
-        f"{found.images} images, {found.done} done, {found.left} to paint with {times * found.unet_calls} UNet calls; "
-        f"{estimate.in_words(plan.folder)}"
+        f"{found.images} images, {found.done} done, {found.left} to paint "
+        f"with {times * found.unet_calls} UNet calls; {estimate.in_words(plan.folder)}"
     )
     if plan.unpaced:
         work = (
@@ -202,7 +206,9 @@ def _tell_size(plan: "ComparisonPlan") -> int:
 
 
 def _print_comparison(comparison: "Comparison", files: list[Path], as_json: bool) -> None:
-    """Print the paths of report, sheets and table, or each cell as JSON; and on stderr which scheduler came nearest."""
+    """Print the paths of report, sheets and table, or each cell as JSON; and on stderr which scheduler came
+    nearest.
+    """
     from sdapp.comparisons.cells import to_json
 
     for line in map(to_json, comparison.cells) if as_json else files:

@@ -76,7 +76,7 @@ def _devices(problems: list[str]) -> Facts:
         facts.append(("cuda", f"none (this torch is built {built})"))
         if shutil.which("nvidia-smi"):
             problems.append(
-                "there is an NVIDIA driver, but torch finds no GPU; install a CUDA build of torch (pytorch.org)"
+                "there is an NVIDIA driver, but torch finds no GPU; install torch for CUDA (pytorch.org)"
             )
     if torch.backends.mps.is_available():
         facts.append(("mps", "available"))

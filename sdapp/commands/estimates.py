@@ -18,7 +18,9 @@ MAX_FIGURES = 64  # figures of a kind
 
 
 class History:
-    """Seconds for a UNet call and bytes of a file, by load of the model, size and shortcuts; kept between runs."""
+    """Seconds for a UNet call and bytes of a file, by load of the model, size and shortcuts; kept between
+    runs.
+    """
 
     def __init__(self, load: LoadKey, path: Path | None = None) -> None:
         self.load, self.path = load, path or user_cache_path("sdapp") / "history.json"
@@ -49,7 +51,10 @@ class History:
             overwrite(self.path, [json.dumps(self._known).encode()])
 
     def seconds(self, job: Job) -> float | None:
-        """The seconds that an image will take, by the median of earlier ones; None if there were none of its kind."""
+        """The seconds that an image will take, by the median of earlier ones;
+
+        None if there were none of its kind.
+        """
         pace = self._median(job, "seconds")
         return None if pace is None else pace * job.unet_calls
 

@@ -72,7 +72,9 @@ Command = Callable[..., None]
 def with_options(
     *without: str, own: Mapping[str, Any] = MappingProxyType({})
 ) -> Callable[[Command], Command]:
-    """Give a command the shared options but for some, and options of its `own`; it gets them all as its first argument."""
+    """Give a command the shared options but for some, and options of its `own`; it gets them all as its first
+    argument.
+    """
     shared = {name: hint for name, hint in OPTIONS.items() if name not in without}
     table = {**own, **shared}
 
@@ -120,7 +122,10 @@ def all_layers(options: Options, own: list[Layer]) -> list[Layer]:
 
 
 def option_layers(options: Options) -> Iterator[Layer]:
-    """A layer for each setting that was given as an option. Raises ConfigError for a --size that is not one."""
+    """A layer for each setting that was given as an option.
+
+    Raises ConfigError for a --size that is not one.
+    """
     for key, value in options.items():
         if key not in NOT_SETTINGS and value is not None:
             option = "--out" if key == "output.dir" else f"--{key.rpartition('.')[2].replace('_', '-')}"

@@ -41,7 +41,8 @@ Verify = Annotated[
 
 @with_options()
 def replay(options: dict[str, Any], images: Images, verify: Verify = False) -> None:
-    """Paint images again from the settings inside them. Options, --set and --config change what they name in all of them.
+    """Paint images again from the settings inside them. Options, --set and --config change what they name in
+    all of them.
 
     Examples:
 

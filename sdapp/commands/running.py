@@ -33,9 +33,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Session:
     """A `with` around the painting of a command. `executor` and `on_step` are for the functions that paint.
 
-    It shows a bar on stderr if that is a terminal, and keeps the timings of `history` at the end. The first SIGINT or
-    SIGTERM ends the run at the next step, with InterruptedRunError and the text of `stopped`; a second one, or one
-    while the model is loaded, ends it at once.
+    It shows a bar on stderr if that is a terminal, and keeps the timings of `history` at the end. The first
+    SIGINT or SIGTERM ends the run at the next step, with InterruptedRunError and the text of `stopped`; a
+    second one, or one while the model is loaded, ends it at once.
     """
 
     def __init__(
@@ -86,13 +86,18 @@ class Session:
         )
 
     def tell_result(self, result: Result) -> None:
-        """Tell the notes of a result, and remember how long it took; before its path is printed and it may be moved."""
+        """Tell the notes of a result, and remember how long it took; before its path is printed and it may be
+        moved.
+        """
         self.notes.tell(result.record.notes if result.record else ())
         if self.history:
             self.history.add(result)
 
     def wait(self, who: str) -> None:
-        """Tell who is painting the images that are missing, and wait. Raises InterruptedRunError after a signal."""
+        """Tell who is painting the images that are missing, and wait.
+
+        Raises InterruptedRunError after a signal.
+        """
         self._check()
         self.notes.tell([who])
         time.sleep(0.5)
@@ -114,7 +119,9 @@ class Session:
         os._exit(128 + number)
 
     def _load(self, work: Work, model: Model) -> "Painter":
-        """Load a model as in a process of our own: with upstream's messages as asked for, and without garbage collection."""
+        """Load a model as in a process of our own: with upstream's messages as asked for, and without garbage
+        collection.
+        """
         os.environ.setdefault(
             "TRANSFORMERS_VERBOSITY", "info" if self._verbose else "error"
         )  # read at its import

@@ -25,7 +25,7 @@ def scheduler_table() -> str:
         more = "; ".join(filter(None, (row.class_name, "/".join(row.sigmas), ", ".join(row.aliases))))
         calls = resolve(row.name).unet_calls(20)
         lines.append(f"{row.name:<18}{row.order:>5}{calls:>7}  {noise:<15}{row.needs or '':<10}{more}")
-    end = "calls: UNet calls for 20 steps. Add -karras, -exponential, -beta or -lu for sigmas in the class column."
+    end = "calls: UNet calls for 20 steps. Add -karras, -exponential, -beta or -lu for the sigmas listed."
     return "\n".join([*lines, "", end])
 
 

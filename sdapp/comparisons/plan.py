@@ -1,4 +1,6 @@
-"""The grid of a comparison as jobs: schedulers with equal budgets, from the same noise, and references to compare with."""
+"""The grid of a comparison as jobs: schedulers with equal budgets, from the same noise, and references to
+compare with.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,14 +53,18 @@ class ComparisonPlan:
     """A grid with its settings and its model. Writes nothing and imports no torch."""
 
     def __init__(self, layers: Sequence[Layer], command: str = "") -> None:
-        """`command` is the command line, for the report. Raises ConfigError with everything that is refused."""
+        """`command` is the command line, for the report.
+
+        Raises ConfigError with everything that is refused.
+        """
         self.layers, self.command = layers, command
         defaults = [override(key, value, "sdapp compare") for key, value in COMPARE_DEFAULTS.items()]
         self._base = merge([*defaults, *layers])
         self.notes = self._base.notes
         if "schedulers" not in (self._base.values.get("compare") or {}):
             raise ConfigError(
-                "compare.schedulers: there is nothing to compare; give --schedulers, or a config with `compare:`"
+                "compare.schedulers: there is nothing to compare; "
+                "give --schedulers, or a config with `compare:`"
             )
         asked = validate(merge([self._base, *NEUTRAL]))
         assert asked.compare is not None
@@ -101,7 +107,7 @@ class ComparisonPlan:
         for values in product(*self.grid.vary.values()):
             yield dict(zip(self.grid.vary, values, strict=True))
 
-    # --- the settings of a cell -----------------------------------------------------------------------------------
+    # --- the settings of a cell -----------------------------------------------------------------------------
 
     @cached_property
     def _configs(self) -> dict[ConfigKey, RunConfig]:
@@ -132,7 +138,10 @@ class ComparisonPlan:
         return config.model_copy(update={"compare": None, "output": self.config.output})
 
     def steps(self, name: str, budget: float, varied: Mapping[str, Value]) -> int:
-        """How many steps a scheduler gets in a column. Raises ConfigError if the budget is not enough for one."""
+        """How many steps a scheduler gets in a column.
+
+        Raises ConfigError if the budget is not enough for one.
+        """
         limit = int(budget)
         if self.grid.match == "seconds":
             limit = self.paces[name].steps(budget) if name in self.paces else 1  # until it is measured
@@ -142,7 +151,7 @@ class ComparisonPlan:
             raise ConfigError(f"compare.steps: {budget:g} {unit} are too few for a single step of {name}")
         return steps
 
-    # --- the jobs -------------------------------------------------------------------------------------------------
+    # --- the jobs -------------------------------------------------------------------------------------------
 
     @property
     def unpaced(self) -> list[str]:
@@ -203,23 +212,47 @@ class ComparisonPlan:
         for where, name, budget in product(self.combinations, self.grid.schedulers, self.grid.steps):
             job = self._job(name, budget, where)
             yield Cell(
-                id=job.id, scheduler=name, column=budget, steps=job.steps, seed=where.seed, prompt=where.prompt,
-                varied=where.varied, status="missing", file=None, unet_calls=None, seconds=None, timings=(),
-                peak_memory=None, stochastic=resolve(name).stochastic or bool(job.eta), solver_error=None,
-                psnr=None, ssim=None, reason=None,
-            )  # fmt: skip
+                id=job.id,
+                scheduler=name,
+                column=budget,
+                steps=job.steps,
+                seed=where.seed,
+                prompt=where.prompt,
+                varied=where.varied,
+                status="missing",
+                file=None,
+                unet_calls=None,
+                seconds=None,
+                timings=(),
+                peak_memory=None,
+                stochastic=resolve(name).stochastic or bool(job.eta),
+                solver_error=None,
+                psnr=None,
+                ssim=None,
+                reason=None,
+            )
 
     def _reference(self, where: Combination) -> Reference:
         first, other = (self._job(_parse_reference(text)[0], None, where) for text in self.grid.references)
         label, other_label = (f"{job.scheduler.name}, {job.steps} steps" for job in (first, other))
         return Reference(
-            id=first.id, other_id=other.id, seed=where.seed, prompt=where.prompt, varied=where.varied,
-            label=label, other=other_label, file=None, unet_calls=None, distance=None,
-        )  # fmt: skip
+            id=first.id,
+            other_id=other.id,
+            seed=where.seed,
+            prompt=where.prompt,
+            varied=where.varied,
+            label=label,
+            other=other_label,
+            file=None,
+            unet_calls=None,
+            distance=None,
+        )
 
 
 def most_steps(grid: Grid, name: str, limit: int, task: Task = TXT2IMG) -> int:
-    """The most steps of a scheduler within so many UNet calls (or steps that run, by `grid.match`); 0 if none fit."""
+    """The most steps of a scheduler within so many UNet calls (or steps that run, by `grid.match`); 0 if none
+    fit.
+    """
     if grid.match == "steps":
         return limit
     resolved = resolve(name)

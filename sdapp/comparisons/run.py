@@ -52,7 +52,9 @@ def finish(folder: Path) -> tuple[Comparison, list[Path]]:
 
 
 def with_paces(plan: ComparisonPlan, executor: Executor, on_step: OnStep | None = None) -> ComparisonPlan:
-    """The plan with the pace of every scheduler, if columns are seconds; those that are missing are measured and kept."""
+    """The plan with the pace of every scheduler, if columns are seconds; those that are missing are measured
+    and kept.
+    """
     if not plan.unpaced:
         return plan
     check_folder(plan.folder)
@@ -84,7 +86,7 @@ def comparison_batch(plan: ComparisonPlan, executor: Executor) -> Batch:
 
 
 def warm_up(plan: ComparisonPlan, executor: Executor, on_step: OnStep | None = None) -> None:
-    """Do everything once that is done once, such as importing a scheduler, so that no image is timed with it."""
+    """Do what is done once, such as importing a scheduler, so that it is in no image's time."""
     jobs = [item.job for item in plan.items()]
     kinds = {(job.prompt, job.negative_prompt, job.clip_skip, job.width, job.height): job for job in jobs}
     names = list(dict.fromkeys(job.scheduler.name for job in jobs))

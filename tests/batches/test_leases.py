@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdapp.batches.leases import DEAD_SECONDS, Leases, sweep
+from sdapp.batches.leases import DEAD_SECONDS, Leases, in_use, sweep
 from sdapp.outputs.files import this_host, unfinished
 
 
@@ -31,7 +31,7 @@ def test_of_two_runs_one_gets_a_lease_and_the_other_when_it_is_given_back(tmp_pa
         assert one.claim("abc")
         assert not other.claim("abc")
         assert (one.holds("abc"), other.holds("abc")) == (True, False)
-        assert (one.is_alone(), other.is_alone()) == (True, False)
+        assert in_use(tmp_path)
         assert other.holder("abc") == f"process {os.getpid()} on {this_host()}"
         other.release("abc")  # which is not its own
         assert one.holds("abc")
@@ -88,7 +88,7 @@ def test_only_what_no_living_run_uses_is_swept_away(dead: int, tmp_path: Path) -
 
 @pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="containers are Linux")
 def test_a_container_with_the_name_of_its_host_is_another_host() -> None:
-    say = [sys.executable, "-c", "from sdapp.outputs import this_host; print(this_host())"]
+    say = [sys.executable, "-c", "from sdapp.outputs.files import this_host; print(this_host())"]
     inside = subprocess.run(
         ["unshare", "--user", "--pid", "--fork", *say], capture_output=True, text=True, check=False
     )
