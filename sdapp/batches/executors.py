@@ -43,10 +43,7 @@ def load_painter(work: Work, model: Model) -> "Painter":
 
 
 class LocalExecutor:
-    """Paints in this process.
-
-    A model is loaded when it is first needed, and kept until work needs another one.
-    """
+    """Paints in this process; keeps a model until work needs another one."""
 
     def __init__(
         self,
@@ -59,13 +56,9 @@ class LocalExecutor:
         self._painter: Painter | None = None
 
     def together(self, work: Work) -> int:
-        """The most jobs at the beginning of some work that are painted in one batch."""
         return self.painter(work).together(work.jobs[0], work.batch_size)
 
     def paint(self, work: Work, on_step: OnStep | None = None) -> Iterator[Result]:
-        """Paint jobs in order. Raises SdappError for what cannot be painted, unless the work says
-        `keep_going`.
-        """
         return self.painter(work).paint(work.jobs, work.batch_size, on_step, work.keep_going)
 
     def painter(self, work: Work) -> "Painter":

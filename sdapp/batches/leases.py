@@ -6,7 +6,6 @@ import secrets
 import threading
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from sdapp.outputs.files import claim_name, disk_errors, this_host, unfinished
@@ -35,9 +34,7 @@ class Leases:
         self._heart.start()
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._heart.join()
         for lease in list(self._held):

@@ -64,7 +64,7 @@ class Line:
             isinstance(values.get(key), str) for key in ("id", "status")
         ):
             return None
-        known = {key: values.pop(key) for key in FIELDS if key in values}
+        known = {key: values.pop(key) for key in LINE_FIELDS if key in values}
         files = known.pop("prompt_files", None)
         return cls(**known, prompt_files=tuple(files) if isinstance(files, list) else (), unknown=values)
 
@@ -74,7 +74,7 @@ class Line:
         return (json.dumps(values | values.pop("unknown"), ensure_ascii=False) + "\n").encode()
 
 
-FIELDS = [each.name for each in fields(Line) if each.name != "unknown"]
+LINE_FIELDS = [each.name for each in fields(Line) if each.name != "unknown"]
 
 
 def append_line(folder: Path, line: Line) -> None:

@@ -14,7 +14,7 @@ from sdapp.batches.prune import find_strays
 from sdapp.batches.run import Batch, Survey
 from sdapp.batches.seed_state import STATE_FILE
 from sdapp.commands.estimates import Estimate, History
-from sdapp.commands.options import all_layers, with_options
+from sdapp.commands.options import DryRun, all_layers, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import count, print_note, print_result
 from sdapp.errors import ConfigError, JobsFailedError, OutputError
@@ -32,9 +32,6 @@ SeedsMode = Annotated[
 ]
 ShardText = Annotated[
     str, typer.Option("--shard", metavar="I/N", help="Paint the I-th of N parts, each on its own machine.")
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check everything, list what would be painted, and stop.")
 ]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")]
 Prune = Annotated[

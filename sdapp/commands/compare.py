@@ -10,7 +10,7 @@ import typer
 
 from sdapp.batches.run import Batch
 from sdapp.commands.estimates import Estimate, History
-from sdapp.commands.options import all_layers, with_options
+from sdapp.commands.options import DryRun, all_layers, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import count, print_note
 from sdapp.config import validate
@@ -54,9 +54,6 @@ Vary = Annotated[
 ]
 Truth = Annotated[
     bool, typer.Option("--truth", help="Without a model: errors where the exact solution is known.")
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check everything, say what it would take, and stop.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object an image on stdout.")]
 Folder = Annotated[

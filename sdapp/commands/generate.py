@@ -22,7 +22,9 @@ Prompt = Annotated[
 ]
 Image = Annotated[Path, typer.Argument(help="The image to start from.", show_default=False)]
 Mask = Annotated[Path, typer.Argument(help="White is painted again, black stays.", show_default=False)]
-Strength = Annotated[float | None, typer.Option("--strength", help="How much is painted again: 0 to 1.")]
+StrengthOption = Annotated[
+    float | None, typer.Option("--strength", help="How much is painted again: 0 to 1.")
+]
 
 
 @with_options()
@@ -35,25 +37,27 @@ def generate(options: dict[str, Any], prompt: Prompt = None) -> None:
 
     sdapp generate --config outputs/a-red-house-7.png --steps 50
     """
-    _paint(options, {"prompt": prompt})
+    _generate(options, {"prompt": prompt})
 
 
 @with_options()
-def img2img(options: dict[str, Any], image: Image, prompt: Prompt = None, strength: Strength = None) -> None:
+def img2img(
+    options: dict[str, Any], image: Image, prompt: Prompt = None, strength: StrengthOption = None
+) -> None:
     """Paint an image again, guided by a prompt.
 
     Example:
 
     sdapp img2img house.png "a red house in the snow" --strength 0.6
     """
-    _paint(
+    _generate(
         options, {"task.kind": "img2img", "task.image": image, "prompt": prompt, "task.strength": strength}
     )
 
 
 @with_options()
 def inpaint(
-    options: dict[str, Any], image: Image, mask: Mask, prompt: Prompt = None, strength: Strength = None
+    options: dict[str, Any], image: Image, mask: Mask, prompt: Prompt = None, strength: StrengthOption = None
 ) -> None:
     """Paint the white part of a mask again; every other pixel stays as it is.
 
@@ -62,10 +66,10 @@ def inpaint(
     sdapp inpaint house.png mask.png "a black cat"
     """
     task = {"task.kind": "inpaint", "task.image": image, "task.mask": mask, "task.strength": strength}
-    _paint(options, task | {"prompt": prompt})
+    _generate(options, task | {"prompt": prompt})
 
 
-def _paint(options: dict[str, Any], own: dict[str, Any]) -> None:
+def _generate(options: dict[str, Any], own: dict[str, Any]) -> None:
     """Plan, load the model, paint, save, print. All input is checked before torch is imported."""
     planned = plan_images(all_layers(options, _own_layers(own)))
     output, jobs, load = planned.config.output, planned.work.jobs, planned.work.load

@@ -31,6 +31,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as --set clip_skip=1."),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, print what would be painted, and stop.")
+]
 OPTIONS: dict[str, Any] = {
     "config": ConfigFiles,
     "negative_prompt": Annotated[

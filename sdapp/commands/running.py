@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
@@ -62,15 +62,13 @@ class Session:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._bar.stop()
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self.history:
             self.history.save()
-        if kind is None:
+        if raised[0] is None:
             self._check()
 
     def on_step(self, first: int, together: int, step: int, of: int) -> None:
