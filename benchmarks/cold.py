@@ -16,11 +16,12 @@ from sides import Settings, Side, flags, in_turns, report, rounds, settings, tel
 SCRIPT = """
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-pipe = StableDiffusionPipeline.from_pretrained({model!r}, dtype=torch.{dtype},
-safety_checker=None).to({device!r}) pipe.scheduler =
-DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True) size, generator =
-{{"width": {width}, "height": {height}}}, torch.Generator("cpu").manual_seed(7) image = pipe("a red house on a
-beach", num_inference_steps={steps}, generator=generator, **size).images[0] image.save("script.png")
+pipe = StableDiffusionPipeline.from_pretrained({model!r}, dtype=torch.{dtype}, safety_checker=None)
+pipe.to({device!r})
+pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
+size, generator = {{"width": {width}, "height": {height}}}, torch.Generator("cpu").manual_seed(7)
+image = pipe("a red house on a beach", num_inference_steps={steps}, generator=generator, **size).images[0]
+image.save("script.png")
 """
 SDAPP, DIFFUSERS = "sdapp.cli", "diffusers.commands.diffusers_cli"
 SD15 = Path(__file__).parents[1] / "configs" / "sd15.yaml"

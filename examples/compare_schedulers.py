@@ -1,6 +1,4 @@
-"""Rank schedulers at 20 UNet calls: python examples/compare_schedulers.py pndm,ddim,unipc [REFERENCE
-REFERENCE]
-"""
+"""Rank schedulers at 20 UNet calls: python examples/compare_schedulers.py pndm,ddim [REFERENCE REFERENCE]"""
 
 import sys
 

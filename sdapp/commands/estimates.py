@@ -25,6 +25,7 @@ class History:
     def __init__(self, load: LoadKey, path: Path | None = None) -> None:
         self.load, self.path = load, path or user_cache_path("sdapp") / "history.json"
         self._known: dict[str, Any] = {}
+        self._is_changed = False
         with suppress(OSError, ValueError):  # none yet, or broken: then there is no estimate
             known = json.loads(self.path.read_bytes())
             self._known = known if isinstance(known, dict) else {}
@@ -39,13 +40,16 @@ class History:
         if result.record is None or result.path is None:
             return
         kind = self._known.setdefault(self._kind(result.job), {"seconds": [], "bytes": []})
+        self._is_changed = True
         pace = result.record.seconds / max(1, result.record.unet_calls)
         with suppress(OSError, KeyError, TypeError, AttributeError):  # moved away; of another version
             for name, figure in (("seconds", pace), ("bytes", result.path.stat().st_size)):
                 kind[name] = [*kind[name], figure][-MAX_FIGURES:]
 
     def save(self) -> None:
-        """Keep the figures; where they cannot be written, they are dropped."""
+        """Keep the figures, if there are new ones; where they cannot be written, they are dropped."""
+        if not self._is_changed:
+            return
         with suppress(OSError, OutputError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             overwrite(self.path, [json.dumps(self._known).encode()])

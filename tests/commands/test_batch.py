@@ -331,8 +331,8 @@ def test_a_signal_while_the_model_is_loaded_ends_a_batch_at_once(sdapp: Run) -> 
 @pytest.mark.parametrize(
     "options",
     [
-        ("--kills", "30", "--jobs", "200"),
-        ("--kills", "0", "--jobs", "64", "--together", "8"),
+        ("--kills", "24", "--jobs", "60"),
+        ("--kills", "0", "--jobs", "32", "--together", "8"),
         ("--kills", "4", "--jobs", "24", "--together", "3", "--seed", "1"),
     ],
 )

@@ -285,7 +285,7 @@ def test_every_way_to_write_a_sampler_is_understood(sampler: str, more: str, ver
 @pytest.mark.parametrize(
     ("sampler", "more", "scheduler", "left"),
     [
-        ("Restart", "", None, "Sampler: Restart (no scheduler 'Restart': diffusers has no such scheduler; `heun`"),
+        ("Restart", "", None, "Sampler: Restart (no scheduler 'Restart': diffusers does not have it; the closest is `heun`"),
         ("DPM++ 2S a Karras", "", None, "Sampler: DPM++ 2S a (no scheduler 'DPM++ 2S a': diffusers has no ancestral form"),
         ("Euler CFG++", "", None, "Sampler: Euler CFG++ (no scheduler"),
         ("Euler a", " Schedule type: Karras,", "euler-a", "Schedule type: Karras (EulerAncestralDiscreteScheduler has no"),

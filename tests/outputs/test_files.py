@@ -118,7 +118,7 @@ FILE_TOO_LARGE = """
 import resource, sys
 from pathlib import Path
 from sdapp.errors import DiskFullError, OutputError
-from sdapp.outputs import publish
+from sdapp.outputs.files import publish
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     publish(bytes(5000), Path(sys.argv[1]), "cat", ".png")
