@@ -205,7 +205,7 @@ BAD_INPUT = {
     "an unknown device": (2, "--device: should be auto, cpu", f"{SAY} --device tpu"),
     "CUDA asked for and absent": (69, "no CUDA GPU", f"{SAY} --device cuda"),
     "more steps than LCM has": (2, "at most 50", f"{SAY} --scheduler lcm --steps 60"),
-    "steps that begin too low": (2, "333 and 441", f"{SAY} --scheduler ddim --steps 400"),
+    "steps that begin too low": (2, "333 or 441", f"{SAY} --scheduler ddim --steps 400"),
     "a wrong option": (
         2,
         "is one of",
@@ -225,7 +225,7 @@ BAD_INPUT = {
     "a missing image": (66, "cannot read nowhere.png", "img2img nowhere.png cat"),
     "an image that is text": (65, "not an image", "img2img text.png cat"),
     "a strength of nothing": (2, "leaves none to run", "img2img house.png cat --strength 0.01"),
-    "a mask of another size": (65, "must be alike", "inpaint house.png small.png cat"),
+    "a mask of another size": (65, "must have the same size", "inpaint house.png small.png cat"),
     "no prompt": (2, "prompt: there is none", "generate"),
     "an image without a record": (65, "no sdapp record", "generate --config house.png"),
     "nothing to show": (65, "no sdapp record", "show house.png"),
@@ -289,6 +289,15 @@ def test_config_show_says_where_each_value_comes_from(sdapp: Run) -> None:
         "mine.yaml:1:1", "default", "--set eta=0",
     ]  # fmt: skip
     assert yaml.safe_load("\n".join(lines))["scheduler"]["name"] == "ddim"
+
+
+def test_config_show_tells_what_a_foreign_image_could_not_carry_over(sdapp: Run) -> None:
+    info = PngInfo()
+    info.add_text("parameters", "a <lora:x:1> cat\nSteps: 1, Sampler: DDIM, CFG scale: 5, Seed: 9")
+    Image.new("RGB", (64, 64)).save("theirs.png", pnginfo=info)
+    result = sdapp("config", "show", "--config", "theirs.png")
+    assert "not carried over: LoRA x" in result.stderr
+    assert yaml.safe_load(result.stdout)["steps"] == 1
 
 
 def test_config_check_prints_the_errors_of_all_files(sdapp: Run) -> None:
