@@ -585,7 +585,7 @@ def test_prune_refuses_where_next_to_nothing_is_asked_for(sdapp: Run) -> None:
     other = (*FAST, "--steps", 3)
     refused = sdapp("batch", write(PROMPTS[:4]), *other, "--prune", "--yes")
     assert refused.exit_code == 73
-    assert "of 4 images in the folder, the prompt file with these settings asks for 0" in refused.stderr
+    assert "the prompt file with these settings asks for 0 of 4 images" in refused.stderr
     assert len(images()) == 4
     assert len(sdapp("batch", write(PROMPTS[:4]), *other, "--prune").stdout.splitlines()) == 4
 
