@@ -131,7 +131,7 @@ def test_a_full_disk_is_told_and_leaves_no_part_behind(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FILE_TOO_LARGE, tmp_path], capture_output=True, text=True, check=True
     )
-    assert done.stdout == f"cannot write {tmp_path}/cat.png: File too large; what is finished is safe\n"
+    assert done.stdout == f"cannot write {tmp_path}/cat.png: File too large; finished files are safe\n"
     assert names(tmp_path) == []
 
 
