@@ -454,7 +454,7 @@ def test_a_disk_that_fills_up_ends_the_batch_with_74_and_it_goes_on_later(
         patch.setattr(io if point == "write" else os, "open" if point == "write" else point, failing)
         stopped = sdapp("batch", write(PROMPTS[:6]), *FAST)
     assert stopped.exit_code == 74, stopped.stderr
-    assert "no room left" in stopped.stderr
+    assert "free some space" in stopped.stderr
     assert 0 < len(images()) < 6
     assert not list(Path("night").glob(".*"))
     assert sdapp("batch", write(PROMPTS[:6]), *FAST).exit_code == 0
@@ -644,7 +644,7 @@ def test_what_a_foreign_image_could_not_carry_over_is_told(sdapp: Run) -> None:
     )
     Image.new("RGB", (64, 64)).save("theirs.png", pnginfo=info)
     result = sdapp("batch", write(PROMPTS[:1]), "--config", "theirs.png", "--out", "night", "--dry-run")
-    assert result.stderr.count("not carried over: LoRA x") == 1
+    assert result.stderr.count("not carried over: LoRA") == 1
 
 
 def test_a_note_on_an_image_is_told_once_for_all_of_them(sdapp: Run) -> None:

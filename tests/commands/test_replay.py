@@ -255,7 +255,7 @@ def test_errors_of_all_images_come_together_each_with_its_name(sdapp: Run, house
     ("names", "code", "message"),
     [
         (["nowhere.png"], 66, "cannot read nowhere.png"),
-        (["house.png"], 65, "take the file as it was painted"),
+        (["house.png"], 65, "use the original file"),
         (["nowhere.png", "house.png"], 65, "nowhere.png"),
         (["."], 65, "is a folder; give the images in it: ./*.png"),
     ],
