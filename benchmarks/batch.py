@@ -1,9 +1,11 @@
-"""A prompt file beside a loop that calls the diffusers pipeline for each prompt: python benchmarks/batch.py [--prompts 64]
+"""A prompt file beside a loop that calls the diffusers pipeline for each prompt: python benchmarks/batch.py
+[--prompts 64]
 
 The third side is the same call with a list of prompts and of generators, as many as the largest batch has.
-sdapp's side is a whole batch: the file is read, images are leased, synced to the disk and noted in the ledger. With
-`--batch-size auto` the round that does not count finds the size. `--processes`: `sdapp batch` beside `diffusers-cli run`, which
-is given all prompts at once and paints them in one call (from one seed, so other images); both load the model.
+sdapp's side is a whole batch: the file is read, images are leased, synced to the disk and noted in the
+ledger. With `--batch-size auto` the round that does not count finds the size. `--processes`: `sdapp batch`
+beside `diffusers-cli run`, which is given all prompts at once and paints them in one call (from one seed, so
+other images); both load the model.
 """
 
 import argparse
@@ -12,30 +14,32 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
 
+from sdapp.batches.executors import LocalExecutor
 from sdapp.diffusion.devices import choose_device
 from sdapp.diffusion.memory import memory_in_use, memory_taken
-from sdapp.jobs import Job, LoadKey
-from sdapp.models.locate import locate
-from sdapp.pipelines import USUAL_BATCH, load
+from sdapp.jobs import Job
+from sdapp.pipelines import USUAL_BATCH
 from sdapp.records import Record
 from sides import (
     Settings,
     batch_size,
-    begin,
     by_hand,
     flags,
     furthest,
     in_turns,
+    paint,
     prompt_file,
     prompts,
     report,
     rounds,
     settings,
     tell_machine,
+    work_of,
 )
 
 UNET, DECODE = (
@@ -50,17 +54,11 @@ def in_process(asked: argparse.Namespace, both: Settings, root: Path) -> None:
     sized = both | {
         "batch_size": asked.batch_size[0]
     }  # beside `auto`, only sizes that have settled are compiled
-    plans = {how: begin(file, sized | {"compile": how}, root / "jobs" / how) for how in asked.compile}
-    jobs = [order.job for order in next(iter(plans.values())).orders()]
-    calls = sum(job.unet_calls for job in jobs)
-    painters = {
-        how: load(
-            LoadKey.of(plan.config, locate(both["model"])),
-            unet_calls=calls,
-            batch_size=plan.config.batch_size,
-        )
-        for how, plan in plans.items()
-    }
+    works = {how: work_of(file, sized | {"compile": how}) for how in asked.compile}
+    executors = {how: LocalExecutor() for how in asked.compile}
+    for how, work in works.items():
+        executors[how].painter(work)
+    jobs = next(iter(works.values())).jobs
     bare, device = by_hand(both), choose_device(both["device"])
     peaks, first, said = dict[str, int](), dict[str, float](), dict[str, tuple[str, ...]]()
 
@@ -74,8 +72,8 @@ def in_process(asked: argparse.Namespace, both: Settings, root: Path) -> None:
 
     def ours(name: str, how: str, size: int | str, folder: Path) -> None:
         started = time.perf_counter()
-        batch, records = begin(file, both | {"batch_size": size}, folder), list[Record]()
-        for result in batch.paint(painters[how]):
+        records, asked_for = list[Record](), both | {"batch_size": size, "compile": how}
+        for result in paint(file, asked_for, folder, executors[how]):
             assert result.record, result.error
             first[name] = first[name] if records else time.perf_counter() - started
             records.append(result.record)
@@ -103,7 +101,7 @@ def in_process(asked: argparse.Namespace, both: Settings, root: Path) -> None:
         print()
 
 
-def limit(asked: argparse.Namespace, jobs: list[Job], seconds: float) -> str:
+def limit(asked: argparse.Namespace, jobs: Sequence[Job], seconds: float) -> str:
     """Which share of what the GPU could compute was computed, where the work is known."""
     if asked.model != "sd15" or jobs[0].width != 512:
         return ""
@@ -123,8 +121,9 @@ def as_processes(asked: argparse.Namespace, both: Settings, root: Path) -> None:
     }
     theirs = [*f"diffusers.commands.diffusers_cli run --device-map {device} --dtype {dtype} --seed 0".split(),
               "--model", both["model"], "--pipeline-kwargs", json.dumps(call), "--output", "./"]  # fmt: skip
-    ours = [*f"sdapp.cli batch {file} --size {size}x{size} --device {device} --dtype {dtype} --steps {asked.steps}".split(),
-            "--model", both["model"], "--scheduler", "pndm", "--set", f"batch_size={asked.batch_size[0]}"]  # fmt: skip
+    options = f"--size {size}x{size} --device {device} --dtype {dtype} --steps {asked.steps} --scheduler pndm"
+    ours = [*f"sdapp.cli batch {file} {options} --set batch_size={asked.batch_size[0]}".split()]
+    ours += ["--model", both["model"]]
 
     def run(command: list[str], folder: Path) -> None:
         subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True, cwd=folder)

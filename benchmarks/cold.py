@@ -1,6 +1,7 @@
 """Whole commands from nothing, beside what diffusers brings along: python benchmarks/cold.py words, or image
 
-Words: help, schedulers and the check of a config beside `diffusers-cli --help`. Image: one, beside the shortest script.
+Words: help, schedulers and the check of a config beside `diffusers-cli --help`. Image: one, beside the
+shortest script.
 """
 
 import argparse
@@ -15,7 +16,8 @@ from sides import Settings, Side, flags, in_turns, report, rounds, settings, tel
 SCRIPT = """
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-pipe = StableDiffusionPipeline.from_pretrained({model!r}, dtype=torch.{dtype}, safety_checker=None).to({device!r})
+pipe = StableDiffusionPipeline.from_pretrained({model!r}, dtype=torch.{dtype}, safety_checker=None)
+pipe.to({device!r})
 pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
 size, generator = {{"width": {width}, "height": {height}}}, torch.Generator("cpu").manual_seed(7)
 image = pipe("a red house on a beach", num_inference_steps={steps}, generator=generator, **size).images[0]

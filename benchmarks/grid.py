@@ -1,19 +1,22 @@
-"""Schedulers x steps x seeds as `sdapp compare` paints them, beside a loop over the pipeline: python benchmarks/grid.py
+"""Schedulers x steps x seeds as `sdapp compare` paints them, beside a loop over the pipeline: python
+benchmarks/grid.py
 
-Both sides paint the cells alone, on warm models; sdapp keeps the latents of each, too. `--whole` is `sdapp.compare` as it is,
-with the loading of the model, the images to hold the cells against, report and sheets, beside the same loop.
+Both sides paint the cells alone, on warm models; sdapp keeps the latents of each, too. `--whole` is
+`sdapp.compare` as it is, with the loading of the model, the images to hold the cells against, report and
+sheets, beside the same loop.
 """
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import sdapp
+from sdapp.batches.executors import LocalExecutor
 from sdapp.batches.run import Batch
 from sdapp.comparisons.folder import keep_latents
 from sdapp.comparisons.plan import ComparisonPlan
-from sdapp.jobs import LoadKey
-from sdapp.pipelines import load
+from sdapp.jobs import Work
 from sdapp.settings.layers import Layer
 from sides import (
     Settings,
@@ -32,13 +35,14 @@ from sides import (
 PROMPT = "a castle on a beach at night"
 
 
-def contest(both: Settings, grid: Settings, folder: Path) -> tuple[ComparisonPlan, Batch]:
-    """A comparison, and its cells as a batch."""
+def cells_of(both: Settings, grid: Settings, folder: Path) -> Batch:
+    """The cells of a comparison, without its references, as a batch."""
     settings = both | {"compare": grid | {"prompts": [PROMPT]}, "output": {"dir": str(folder)}}
-    held = ComparisonPlan([Layer(settings)])
-    cells = {cell.id for cell in held.comparison.cells}
-    orders = [order for order in held.orders() if order.job.id in cells]
-    return held, Batch(lambda: orders, held.config, keep=lambda result: keep_latents(held.folder, result))
+    plan = ComparisonPlan([Layer(settings)])
+    cells = {cell.id for cell in plan.comparison.cells}
+    items = [item for item in plan.items() if item.job.id in cells]
+    keep = partial(keep_latents, plan.folder)
+    return Batch(lambda: items, plan.config, plan.load, keep=keep)
 
 
 def main(asked: argparse.Namespace) -> None:
@@ -46,21 +50,23 @@ def main(asked: argparse.Namespace) -> None:
     grid = {"schedulers": asked.schedulers, "steps": asked.steps, "seeds": asked.seeds, "match": "steps"}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        held, cells = contest(both, grid, root / "jobs")
-        jobs = [order.job for order in cells.orders()]
-        bare, painter = by_hand(both), None if asked.whole else load(LoadKey.of(held.config, held.model))
+        cells = cells_of(both, grid, root / "jobs")
+        jobs = [item.job for item in cells.items()]
+        bare, executor = by_hand(both), LocalExecutor()
+        if not asked.whole:
+            executor.painter(Work(cells.load, jobs))
 
         def loop(folder: Path) -> None:
             for job in sorted(jobs, key=lambda job: job.scheduler.name):
                 bare([job], folder)
 
         def ours(folder: Path) -> None:
-            if painter is None:
+            if asked.whole:
                 sdapp.compare(PROMPT, out=folder, **both, **grid)
                 return
-            batch = contest(both, grid, folder)[1]
+            batch = cells_of(both, grid, folder)
             batch.begin()
-            for result in batch.paint(painter):
+            for result in batch.paint(executor, batch.survey()):
                 assert result.path, result.error
 
         sides: dict[str, Side] = {"loop": loop, "sdapp.compare" if asked.whole else "sdapp": ours}

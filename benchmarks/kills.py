@@ -1,7 +1,8 @@
-"""Kill a batch again and again, at every point of publishing: python benchmarks/kills.py [--kills 500] [--together 2]
+"""Kill a batch again and again, at every point of publishing: python benchmarks/kills.py [--kills 500]
+[--together 2]
 
-Each run is a fork that goes through the real command line and is killed by SIGKILL at a point drawn by lot; the next goes on.
-What is left in the end is compared with the folder of a run that nobody disturbed.
+Each run is a fork that goes through the real command line and is killed by SIGKILL at a point drawn by lot;
+the next goes on. What is left in the end is compared with the folder of a run that nobody disturbed.
 """
 
 import argparse
@@ -85,7 +86,10 @@ POINTS: dict[str, Callable[[Callable[[], None]], None]] = {
 
 
 def run(folder: Path, point: str | None, nth: int, more: list[str]) -> int:
-    """Fork a run of `sdapp batch`; gives its process. It dies at the n-th passing of the point; after n × 10 ms at none."""
+    """Fork a run of `sdapp batch`; gives its process.
+
+    It dies at the n-th passing of the point; after n × 10 ms at none.
+    """
     process = os.fork()
     if process:
         return process

@@ -1,4 +1,5 @@
-"""How the memory of a process grows over many jobs, and its peak: python benchmarks/memory.py [--jobs 10000] [--batch-size 8]
+"""How the memory of a process grows over many jobs, and its peak: python benchmarks/memory.py [--jobs 10000]
+[--batch-size 8]
 
 In hundreds, one step an image: what is looked for stays behind once a job, not once a step.
 Growth counts from the first hundred on.
@@ -52,7 +53,8 @@ def main(asked: argparse.Namespace) -> None:
         print(f"{done:7} jobs {held[done]:8.0f} MB")
     pace = max(held) / (time.perf_counter() - started)
     print(
-        f"growth since the first {FIRST}: {held[max(held)] - held[min(held)]:.1f} MB, at {pace:.1f} jobs a second"
+        f"growth since the first {FIRST}: {held[max(held)] - held[min(held)]:.1f} MB, "
+        f"at {pace:.1f} jobs a second"
     )
     print(
         f"peak: {memory_taken(torch.device('cpu'), 0) / 1e6:.0f} MB"

@@ -1,4 +1,6 @@
-"""What the benchmarks paint with: postcards, or random weights in the shape of Stable Diffusion 1.5 or a quarter as wide."""
+"""What the benchmarks paint with: postcards, or random weights in the shape of Stable Diffusion 1.5 or a
+quarter as wide.
+"""
 
 import math
 import tempfile
@@ -33,7 +35,7 @@ MODELS = (BUILT_IN, *SHAPES)
 
 
 def folder(name: str, dtype: torch.dtype, cache: Path = CACHE) -> Path:
-    """Where a model lies as a diffusers folder in this dtype; one of random weights is built the first time."""
+    """The diffusers folder of a model in this dtype; one of random weights is built the first time."""
     if name == BUILT_IN:
         return POSTCARDS
     made = cache / f"{name}-{str(dtype).removeprefix('torch.')}"
@@ -48,7 +50,9 @@ def folder(name: str, dtype: torch.dtype, cache: Path = CACHE) -> Path:
 
 
 def build(shape: Shape, device: str = "cpu") -> StableDiffusionPipeline:
-    """A pipeline of this shape in float32: weights from a normal distribution of 0.02, norms and biases as they begin."""
+    """A pipeline of this shape in float32: weights from a normal distribution of 0.02, norms and biases as
+    they begin.
+    """
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(POSTCARDS / "tokenizer", local_files_only=True)
     ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}

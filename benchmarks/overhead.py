@@ -1,4 +1,5 @@
-"""What sdapp adds to one image of a warm model, beside the bare pipeline call: python benchmarks/overhead.py [--rounds 20]
+"""What sdapp adds to one image of a warm model, beside the bare pipeline call: python benchmarks/overhead.py
+[--rounds 20]
 
 Both sides paint the same job from the same weights and save a PNG; each round has a prompt of its own.
 """

@@ -1,4 +1,5 @@
-"""Images a second that are published (encoded, on the disk, renamed), beside a bare save: python benchmarks/publish.py
+"""Images a second that are published (encoded, on the disk, renamed), beside a bare save: python
+benchmarks/publish.py
 
 Noise over a gradient stands in for an image, so that a PNG of it is about as large as one of a photograph.
 """

@@ -1,8 +1,9 @@
-"""What each shortcut saves and how far from the exact image it leads: python benchmarks/shortcuts.py [--out FOLDER]
+"""What each shortcut saves and how far from the exact image it leads: python benchmarks/shortcuts.py [--out
+FOLDER]
 
-Every prompt and seed is painted exactly and with each shortcut, in turns, from one load of the model. Work is the UNet's
-floating-point operations, counted; time is that of a whole image. `--model`, `--device`, `--vae` as in sdapp; `--out` keeps
-the images.
+Every prompt and seed is painted exactly and with each shortcut, in turns, from one load of the model. Work is
+the UNet's floating-point operations, counted; time is that of a whole image. `--model`, `--device`, `--vae`
+as in sdapp; `--out` keeps the images.
 """
 
 import argparse
@@ -24,9 +25,13 @@ from sdapp.records import Result
 from sdapp.settings.layers import Layer
 
 PROMPTS = (
-    "a red house on a beach at sunset", "a black cat in a meadow by day", "an oil painting of a ship on the ocean",
-    "a castle in the mountains at night", "a green tree in the snow by day", "a pencil sketch of a house in the desert",
-)  # fmt: skip
+    "a red house on a beach at sunset",
+    "a black cat in a meadow by day",
+    "an oil painting of a ship on the ocean",
+    "a castle in the mountains at night",
+    "a green tree in the snow by day",
+    "a pencil sketch of a house in the desert",
+)
 SHORTCUTS: dict[str, dict[str, object]] = {
     "exact": {},
     "guidance_interval [0, 0.5]": {"guidance_interval": [0.0, 0.5]},

@@ -1,4 +1,6 @@
-"""What the benchmarks share: flags, the pipeline called by hand, sides measured in turns, and the line about the machine."""
+"""What the benchmarks share: flags, the pipeline called by hand, sides measured in turns, and the line about
+the machine.
+"""
 
 import argparse
 import os
@@ -7,7 +9,7 @@ import re
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -18,15 +20,17 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+import sdapp
 from models import MODELS, folder
 from sdapp import schedulers
+from sdapp.batches.executors import LocalExecutor
 from sdapp.batches.prompt_file import PromptFile
-from sdapp.batches.run import Batch
 from sdapp.diffusion.devices import DTYPES, choose_device, choose_dtype
 from sdapp.diffusion.loading import quiet
 from sdapp.diffusion.noise import float32_noise
-from sdapp.jobs import Job
+from sdapp.jobs import Job, Work
 from sdapp.models.files import BUILT_IN
+from sdapp.records import Result
 from sdapp.settings.layers import Layer
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
@@ -80,7 +84,8 @@ def settings(asked: argparse.Namespace) -> Settings:
 
 
 def by_hand(settings: Settings) -> Callable[[Sequence[Job], Path], None]:
-    """The pipeline as one calls it without sdapp, on weights of its own: one call for jobs that differ in prompt and seed.
+    """The pipeline as one calls it without sdapp, on weights of its own: one call for jobs that differ in
+    prompt and seed.
 
     An image is saved under the id of its job.
     """
@@ -114,7 +119,7 @@ def by_hand(settings: Settings) -> Callable[[Sequence[Job], Path], None]:
     return paint
 
 
-# --- batches ------------------------------------------------------------------------------------------------------
+# --- batches ------------------------------------------------------------------------------------------------
 
 
 def prompts(count: int) -> list[str]:
@@ -129,14 +134,18 @@ def prompt_file(path: Path, count: int) -> Path:
     return path
 
 
-def begin(file: Path, settings: Settings, folder: Path) -> Batch:
-    """A prompt file as `sdapp batch` begins it, with images named after their jobs."""
-    opened = PromptFile.open(file, [Layer(settings | {"output": {"dir": str(folder), "name": "{id}"}})])
-    batch = Batch(opened.orders, opened.config)
-    batch.survey()
-    batch.begin()
-    opened.keep()
-    return batch
+def paint(file: Path, settings: Settings, folder: Path, executor: LocalExecutor) -> Iterator[Result]:
+    """A prompt file as `sdapp.batch` paints it, with images named after their jobs."""
+    output = {"dir": str(folder), "name": "{id}"}
+    return sdapp.batch(file, executor=executor, **settings, output=output)
+
+
+def work_of(file: Path, settings: Settings) -> Work:
+    """The images of a prompt file as work, to load its model before anything is measured."""
+    prompts = PromptFile.open(file, [Layer(settings)])
+    jobs = [item.job for item in prompts.items()]
+    calls = sum(job.unet_calls for job in jobs)
+    return Work(prompts.load, jobs, prompts.config.batch_size, unet_calls=calls)
 
 
 def furthest(ours: Path, theirs: Path) -> int:
@@ -149,7 +158,7 @@ def furthest(ours: Path, theirs: Path) -> int:
     return max(int(np.abs(difference).max()) for difference in apart)
 
 
-# --- turns --------------------------------------------------------------------------------------------------------
+# --- turns --------------------------------------------------------------------------------------------------
 
 
 def in_turns(sides: Mapping[str, Side], rounds: int, root: Path) -> dict[str, list[Spent]]:
@@ -179,7 +188,9 @@ def _processors() -> float:
 
 
 def report(taken: Mapping[str, list[Spent]], images: int = 0) -> dict[str, float]:
-    """Print the medians of each side, and their ratio to the first, round by round; gives the seconds on the wall."""
+    """Print the medians of each side, and their ratio to the first, round by round; gives the seconds on the
+    wall.
+    """
     medians = {
         name: [statistics.median(column) for column in zip(*runs, strict=True)]
         for name, runs in taken.items()
@@ -197,7 +208,8 @@ def report(taken: Mapping[str, list[Spent]], images: int = 0) -> dict[str, float
         wall, processors = map(_middle, zip(*ratios, strict=True))
         least = min(runs)[0] / min(those)[0]  # what other work on the machine disturbs least
         print(
-            f"{name} / {first}: {wall} of the time, {processors} of the processors; fastest / fastest {least:.3f}"
+            f"{name} / {first}: {wall} of the time, {processors} of the processors; "
+            f"fastest / fastest {least:.3f}"
         )
     return {name: wall for name, (wall, _) in medians.items()}
 

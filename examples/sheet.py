@@ -23,7 +23,7 @@ prompts = [f"{scene} {SKIES[(row + column) % 5]}" for row in range(3) for column
 side = 64 * ZOOM
 page = Image.new("RGB", (COLUMNS * (side + GAP) - GAP, 3 * (side + GAP) - GAP), "white")
 for number, prompt in enumerate(prompts):
-    [result] = sdapp.paint(prompt=prompt, seed=number + 1)
+    [result] = sdapp.generate(prompt=prompt, seed=number + 1)
     image = result.image.resize((side, side), Image.Resampling.NEAREST)
     page.paste(image, (number % COLUMNS * (side + GAP), number // COLUMNS * (side + GAP)))
 page.save(sys.argv[1])

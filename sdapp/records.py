@@ -53,3 +53,4 @@ class Result:
     path: Path | None = None  # where it was published
     latents: Any = None  # the end of the denoising, float32 on the CPU, [4, h, w]
     file: bytes | None = None  # the image as a file with job and record inside, once it is encoded
+    source: Path | None = None  # the image that it is a replay of

@@ -1,21 +1,23 @@
-"""Images painted again: what each was painted with, planned anew, and the new pixels beside the old."""
+"""Images painted again from the settings inside them, and compared with what they were."""
 
 import reprlib
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from PIL import ImageChops
 
 from sdapp import images
+from sdapp.batches.executors import Executor
 from sdapp.config import RunConfig, validate
 from sdapp.errors import InputError, SdappError, gathered
-from sdapp.jobs import Job, plan
+from sdapp.jobs import JobList, LoadKey, Work, plan
 from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import read_header
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
-from sdapp.records import Record, Result
+from sdapp.notes import notes_before_painting
+from sdapp.records import OnStep, Record, Result
 from sdapp.settings.layers import Layer, merge
 
 TOLERANCE = 2  # of 255; what another batch size may change
@@ -23,89 +25,106 @@ TOLERANCE = 2  # of 255; what another batch size may change
 
 @dataclass(frozen=True)
 class Replay:
-    """An image that is painted again, as it was or with other settings, and what the user should know of it."""
+    """An image that is painted again, as it was or with other settings."""
 
     path: Path
     config: RunConfig
     model: Model
-    jobs: tuple[Job, ...]
-    notes: tuple[str, ...]
+    jobs: JobList
+    notes: tuple[str, ...]  # what the user should know before it is painted
 
     @property
-    def load(self) -> Hashable:
-        """Equal for images that one load of a model can paint."""
-        return (
-            self.model.path,
-            self.model.revision,
-            self.model.vae,
-            self.config.dtype,
-            self.config.device,
-            self.config.memory,
-        )
+    def load(self) -> LoadKey:
+        return LoadKey.of(self.config, self.model)
 
 
-@dataclass(frozen=True)
-class PixelCheck:
-    """The pixels in an image's file beside those painted again; no difference where they cannot be compared."""
+def plan_replays(paths: Sequence[Path], layers: Sequence[Layer] = ()) -> list[Replay]:
+    """Plan the jobs of all images, with `layers` laid over the settings inside each. Imports nothing heavy.
 
-    path: Path
-    seed: int
-    largest_difference: int | None  # of 255
-    lossy: bool  # the format alone has changed the pixels in the file
-    error: str | None
-
-    @property
-    def good(self) -> bool:
-        """Whether the two are alike, as far as one can tell."""
-        return self.largest_difference is not None and (self.lossy or self.largest_difference <= TOLERANCE)
-
-
-def plan_replays(paths: Sequence[Path], over: Sequence[Layer]) -> list[Replay]:
-    """The jobs of every image, with the layers `over` laid over its own settings. Nothing heavy is imported.
-
-    Raises one SdappError with the errors of all images, each naming its image.
+    Raises one SdappError with the errors of all images; each names its image.
     """
-    found: list[Replay] = []
+    replays: list[Replay] = []
     errors: list[SdappError] = []
-    models: dict[Hashable, Model] = {}
+    models: dict[tuple[str | None, ...], Model] = {}
     for path in paths:
         try:
-            found.append(_plan(path, over, models))
+            replays.append(_plan_replay(path, layers, models))
         except SdappError as exc:
             lines = [line if str(path) in line else f"{path}: {line}" for line in str(exc).splitlines()]
             errors.append(type(exc)("\n".join(lines)))
     if errors:
         raise gathered(errors)
-    return found
+    return replays
 
 
-def _plan(path: Path, over: Sequence[Layer], models: dict[Hashable, Model]) -> Replay:
+def _plan_replay(path: Path, layers: Sequence[Layer], models: dict[tuple[str | None, ...], Model]) -> Replay:
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give the images in it: {path}/*.png")
-    inside = read_settings(path)
-    config = validate(merge([inside, *over]))
+    merged = merge([read_settings(path), *layers])
+    config = validate(merged)
     key = config.model, config.revision, config.vae
     if key not in models:
-        models[key] = locate_model(config.model, config.revision, config.vae)
-    notes = inside.notes
+        models[key] = locate_model(*key)
+    jobs, notes = plan(config, models[key]), merged.notes
     if config.seed is None:
-        notes += (f"{path}: there is no seed inside, so one is drawn; --seed gives it another",)
-    return Replay(path, config, models[key], tuple(plan(config, models[key])), notes)
+        notes += (f"{path}: there is no seed inside, so a random one is used; --seed sets it",)
+    notes += tuple(notes_before_painting(config, models[key], jobs[0]))
+    return Replay(path, config, models[key], jobs, notes)
 
 
 def group_by_load(replays: Iterable[Replay]) -> list[list[Replay]]:
-    """The images that one load of a model can paint side by side, else in the order given."""
-    groups: dict[Hashable, list[Replay]] = {}
+    """Put images next to each other that one load of a model can paint, else in the order given."""
+    groups: dict[LoadKey, list[Replay]] = {}
     for replay in replays:
         groups.setdefault(replay.load, []).append(replay)
     return list(groups.values())
 
 
-# --- comparing ----------------------------------------------------------------------------------------------------
+def paint_replays(
+    replays: Sequence[Replay], executor: Executor, on_step: OnStep | None = None
+) -> Generator[Result, None, None]:
+    """Paint images again, one model after the other; yield each result with the path of its image as
+    `source`.
+
+    A job that cannot be painted is a result with its error. Raises UnavailableError if a model cannot be
+    loaded.
+    """
+    painted = 0
+    for group in group_by_load(replays):
+        jobs = [job for each in group for job in each.jobs]
+        sources = [each.path for each in group for _ in each.jobs]
+        calls = sum(job.unet_calls for job in jobs)
+        work = Work(group[0].load, jobs, group[0].config.batch_size, keep_going=True, unet_calls=calls)
+        for result in executor.paint(work, _counting_from(painted, on_step)):
+            yield replace(result, index=painted + result.index, source=sources[result.index])
+        painted += len(jobs)
+
+
+def _counting_from(painted: int, on_step: OnStep | None) -> OnStep | None:
+    return on_step and (lambda first, *step: on_step(painted + first, *step))
+
+
+# --- comparing ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PixelCheck:
+    """The pixels in the file of an image, compared with those that were painted again."""
+
+    path: Path
+    seed: int
+    largest_difference: int | None  # of 255; None if they cannot be compared
+    lossy: bool  # the format of the file changes pixels by itself
+    error: str | None
+
+    @property
+    def good(self) -> bool:
+        """Whether the two are alike, as far as that can be seen."""
+        return self.largest_difference is not None and (self.lossy or self.largest_difference <= TOLERANCE)
 
 
 def compare_pixels(path: Path, result: Result) -> PixelCheck:
-    """Hold the pixels in a file against those that were painted again."""
+    """Compare the pixels in a file with those of a result."""
     error, lossy, largest = result.error, False, None
     try:
         data, _ = images.read_bytes(str(path), "image")
@@ -122,24 +141,23 @@ def compare_pixels(path: Path, result: Result) -> PixelCheck:
 
 
 def setup_differences(path: Path, here: Record) -> str | None:
-    """What is other here than the record in an image says, in words, since that explains other pixels."""
+    """How this machine differs from the record in an image, in words; it explains other pixels."""
     try:
-        then, now = _surroundings(read_header(path).get("record")), _surroundings(asdict(here))
-    except InputError:  # another tool's image
+        then, now = _setup(read_header(path).get("record")), _setup(asdict(here))
+    except InputError:  # an image of another tool
         return None
-    other = [
+    differ = [
         f"{name} {then[name]} (here {now[name]})" for name in now if then.get(name, now[name]) != now[name]
     ]
-    return f"{path} was painted with {', '.join(other)}" if other else None
+    return f"{path} was painted with {', '.join(differ)}" if differ else None
 
 
-def _surroundings(record: object) -> dict[str, str]:
+def _setup(record: object) -> dict[str, str]:
     """Device, dtype and versions of a record, which may be any JSON, as printable text."""
     facts = record if isinstance(record, dict) else {}
-    versions = facts.get("versions")
-    found = {key: facts[key] for key in ("device", "dtype") if key in facts} | (
-        versions if isinstance(versions, dict) else {}
-    )
+    found = {key: facts[key] for key in ("device", "dtype") if key in facts}
+    if isinstance(versions := facts.get("versions"), dict):
+        found |= versions
     return {
         key: value if isinstance(value, str) and value.isprintable() else reprlib.repr(value)
         for key, value in found.items()

@@ -12,18 +12,18 @@ from pathlib import Path
 
 # Imports go down this list only: each name may import those after it. Folders have a list of their own below.
 TOP = (
-    "cli", "commands", "api", "comparisons", "batches", "replays", "pipelines", "diffusion", "outputs", "records",
+    "cli", "commands", "api", "comparisons", "replays", "batches", "notes", "pipelines", "diffusion", "outputs", "records",
     "metadata", "prompts", "jobs", "models", "config", "settings", "schedulers", "scheduler_table", "images", "errors",
     "profiling",
 )  # fmt: skip
 INSIDE = {
     "commands": (
-        "generate", "batch", "compare", "replay", "show", "config", "schedulers", "doctor", "running", "notes", "options",
+        "generate", "batch", "compare", "replay", "show", "config", "schedulers", "doctor", "running", "options",
         "estimates", "terminal",
     ),
     "comparisons": ("run", "report", "measure", "plan", "pace", "folder", "statistics", "cells", "metrics", "analytic"),
     "comparisons/report": ("report", "plots", "sheets", "format"),
-    "batches": ("run", "prompt_file", "items", "executors", "finished", "ledger", "seed_state", "leases"),
+    "batches": ("prune", "run", "prompt_file", "items", "executors", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (
         "loading", "startup", "batch_size", "memory", "unet", "shortcuts", "decode", "task_inputs", "text_encoder", "noise",
         "devices",

@@ -20,7 +20,7 @@ def mean(pixels: np.ndarray, rows: slice, columns: slice = slice(None)) -> np.nd
 
 def painted(prompt: str, **settings: object) -> np.ndarray:
     """The mean of four images, so that no one seed decides."""
-    results = sdapp.paint(prompt=prompt, seed=7, count=4, batch_size=4, device="cpu", **settings)
+    results = sdapp.generate(prompt=prompt, seed=7, count=4, batch_size=4, device="cpu", **settings)
     return np.mean([np.asarray(result.image) for result in results], axis=0)
 
 

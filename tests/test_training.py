@@ -63,7 +63,7 @@ def test_a_tiny_autoencoder_learns_to_stand_in_for_that_of_postcards(tmp_path: P
     )
     vae = run.stdout.decode().splitlines()[-1]
     [exact], [other] = (
-        list(sdapp.paint(prompt="a cat", seed=7, steps=2, **more)) for more in ({}, {"vae": vae})
+        list(sdapp.generate(prompt="a cat", seed=7, steps=2, **more)) for more in ({}, {"vae": vae})
     )
     assert other.image is not None, other.error
     assert other.image.size == exact.image.size
@@ -92,7 +92,7 @@ def test_a_run_of_a_few_steps_ends_in_a_model_that_paints_and_goes_on_where_it_s
         return run.stdout
 
     assert "autoencoder: PSNR" in train()
-    [result] = sdapp.paint(
+    [result] = sdapp.generate(
         model=str(tmp_path / "build" / "model"), prompt="a cat", steps=2, seed=7, device="cpu"
     )
     assert result.image is not None

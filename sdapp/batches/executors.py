@@ -1,11 +1,14 @@
-"""Where work is painted: on this machine, with one model loaded at a time, or wherever another Executor sends it."""
+"""Where work is painted: in this process, with one model loaded at a time, or wherever another Executor sends
+it.
+"""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from sdapp.diffusion.startup import importing
 from sdapp.jobs import LoadKey, Work
+from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
 from sdapp.profiling import timed
 from sdapp.records import OnStep, Result
@@ -15,45 +18,56 @@ if TYPE_CHECKING:
 
 
 class Executor(Protocol):
-    """Paints work and gives a result for each of its jobs, in their order."""
+    """Paints work and yields a result for each of its jobs, in their order."""
 
     def together(self, work: Work) -> int:
-        """How many of the first jobs of some work will be painted together, at the most."""
+        """The most jobs at the beginning of some work that are painted in one batch."""
 
     def paint(self, work: Work, on_step: OnStep | None = None) -> Iterator[Result]:
-        """Paint the jobs in order. Raises SdappError for work that cannot be done, unless it says `keep_going`."""
+        """Paint jobs in order. Raises SdappError for what cannot be painted, unless the work says
+        `keep_going`.
+        """
 
 
-def load_painter(work: Work) -> "Painter":
-    """Import torch and diffusers, which takes seconds, and load the model of some work. Raises UnavailableError, ConfigError."""
-    model = locate_model(work.load.model, work.load.revision, work.load.vae)
+def load_painter(work: Work, model: Model) -> "Painter":
+    """Import torch and diffusers, which takes seconds, and load a model. Raises UnavailableError,
+    ConfigError.
+
+    Changes no logging level, environment variable or other setting of the process.
+    """
     with timed("import"), importing(model):
+        from sdapp.diffusion.loading import without_bars
         from sdapp.pipelines import load
-    with timed("load"):
+    with timed("load"), without_bars():
         return load(work.load, model, unet_calls=work.unet_calls, batch_size=work.batch_size)
 
 
 class LocalExecutor:
-    """Paints in this process. A model is loaded when it is first needed and kept until other work needs another one."""
+    """Paints in this process; keeps a model until work needs another one."""
 
-    def __init__(self, loader: Callable[[Work], "Painter"] = load_painter) -> None:
-        self._loader = loader
-        self._key: LoadKey | None = None
+    def __init__(
+        self,
+        models: Mapping[LoadKey, Model] | None = None,
+        loader: Callable[[Work, Model], "Painter"] = load_painter,
+    ) -> None:
+        """`models` are those that were located before; others are located when they are needed."""
+        self._models, self._loader = models or {}, loader
+        self._load: LoadKey | None = None
         self._painter: Painter | None = None
 
     def together(self, work: Work) -> int:
-        """How many of the first jobs of some work will be painted together, at the most."""
         return self.painter(work).together(work.jobs[0], work.batch_size)
 
     def paint(self, work: Work, on_step: OnStep | None = None) -> Iterator[Result]:
-        """Paint the jobs in order. Raises SdappError for work that cannot be done, unless it says `keep_going`."""
         return self.painter(work).paint(work.jobs, work.batch_size, on_step, work.keep_going)
 
     def painter(self, work: Work) -> "Painter":
-        """The painter that has the model of some work loaded; the one before is given up first."""
-        if self._painter is None or self._key != work.load:
+        """The painter with the model of some work; the painter before it is given up first."""
+        if self._painter is None or self._load != work.load:
             if self._painter is not None:
                 self._painter = None
                 gc.collect()  # otherwise two models are in memory at a time
-            self._painter, self._key = self._loader(work), work.load
+            key = work.load
+            model = self._models.get(key) or locate_model(key.model, key.revision, key.vae)
+            self._painter, self._load = self._loader(work, model), key
         return self._painter

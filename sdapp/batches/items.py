@@ -11,45 +11,45 @@ from sdapp.jobs import Job
 
 @dataclass(frozen=True)
 class Item:
-    """One image that a prompt file asks for: its job, line, place among all, and the choices in its prompt."""
+    """One image that a prompt file asks for."""
 
     job: Job
     line: int
-    index: int
-    choices: Mapping[str, str]
+    index: int  # among all images of the file
+    choices: Mapping[str, str]  # of `{a|b}` and `__words__` in its prompt
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which of `of` machines this is, from 1 on; a job belongs to one by its id."""
+    """Number `number` of `of` machines, counted from 1; the id of a job decides which machine paints it."""
 
     number: int = 1
     of: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`2/3`, the second of three. Raises ConfigError."""
+        """Read `2/3`, the second of three. Raises ConfigError."""
         match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise ConfigError(f"--shard: write it as NUMBER/OF, from 1/3 to 3/3, not {text!r}")
         return cls(int(match[1]), int(match[2]))
 
-    def __contains__(self, job: str) -> bool:
-        return int(job, 16) % self.of == self.number - 1
+    def __contains__(self, job_id: str) -> bool:
+        return int(job_id, 16) % self.of == self.number - 1
 
 
 WHOLE_FILE = Shard()
 
 
-def unique_items(orders: Iterable[Item]) -> Iterator[Item]:
+def unique_items(items: Iterable[Item]) -> Iterator[Item]:
     """Each image once, at the first line that asks for it."""
     seen: set[int] = set()
-    return (order for order in orders if is_new(order, seen))
+    return (item for item in items if is_new(item, seen))
 
 
-def is_new(order: Item, seen: set[int]) -> bool:
-    """Whether its image was not asked for before; `seen` is kept by the caller."""
-    number = int(order.job.id, 16)  # a third of the memory of the text
+def is_new(item: Item, seen: set[int]) -> bool:
+    """Whether an image was not asked for before; adds it to `seen`."""
+    number = int(item.job.id, 16)  # a third of the memory of the text
     known = number in seen
     seen.add(number)
     return not known

@@ -1,4 +1,4 @@
-"""Several runs on one folder: an image is painted by the run that holds its lease, a file that only one can make."""
+"""Leases: of several runs on one folder, one paints an image, the one that holds its lease."""
 
 import json
 import os
@@ -6,31 +6,26 @@ import secrets
 import threading
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from sdapp.outputs.files import claim_name, disk_errors, this_host, unfinished
 
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 60.0  # without a heartbeat; a run of this host is dead as soon as its process is gone
+LEASES = ".sdapp-*.lease"
 
 
 class Leases:
-    """What this run holds in a folder; every lease is given back at the end of the `with`.
+    """The leases that this run holds in a folder; all are released at the end of the `with`.
 
-    A lease is the file `.sdapp-<job id>.lease` with the host and the process of its holder; its modification time is the
-    heartbeat. Of a run that died, the next run takes the leases over.
+    A lease is the file `.sdapp-<job id>.lease` with the host and the process of its holder; its modification
+    time is the heartbeat. The leases of a run that died are taken over by the next run.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        holder = {
-            "host": this_host(),
-            "process": os.getpid(),
-            "started": _started(os.getpid()),
-            "run": secrets.token_hex(4),
-        }
-        self._mark = json.dumps(holder).encode()
+        process = {"process": os.getpid(), "started": _started(os.getpid())}
+        self._mark = json.dumps({"host": this_host(), **process, "run": secrets.token_hex(4)}).encode()
         self._held: set[Path] = set()
         self._over = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
@@ -39,9 +34,7 @@ class Leases:
         self._heart.start()
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._heart.join()
         for lease in list(self._held):
@@ -52,55 +45,59 @@ class Leases:
             for lease in list(self._held):
                 with suppress(
                     OSError
-                ):  # taken over while this machine slept: publishing is exclusive, nothing is lost
+                ):  # taken over while this machine was suspended; publishing is exclusive
                     os.utime(lease)
 
-    def claim(self, job: str) -> bool:
-        """Take the lease of a job, if it is free or its holder is dead. Raises OutputError where nothing can be written."""
-        lease, ours = self._path(job), unfinished(self.folder)
+    def claim(self, job_id: str) -> bool:
+        """Take the lease of a job if it is free or its holder is dead.
+
+        Raises OutputError if the folder is not writable.
+        """
+        lease, ours = self._path(job_id), unfinished(self.folder)
         with disk_errors(lease):
             try:
                 ours.write_bytes(self._mark)
-                if claim_name(ours, lease) or (
-                    _bury(lease, now=ours.stat().st_mtime) and claim_name(ours, lease)
-                ):
-                    self._held.add(lease)
-                    return True
-                return False
+                free = claim_name(ours, lease)
+                if not free and _remove_if_dead(lease, now=ours.stat().st_mtime):
+                    free = claim_name(ours, lease)
             finally:
                 ours.unlink(missing_ok=True)
+        if free:
+            self._held.add(lease)
+        return free
 
-    def release(self, job: str) -> None:
-        """Give a lease back; what became of its job is on the disk by now."""
-        self._drop(self._path(job))
+    def release(self, job_id: str) -> None:
+        """Give up a lease, after the result of its job was published."""
+        self._drop(self._path(job_id))
 
-    def holds(self, job: str) -> bool:
-        """Whether the lease of a job is still this run's."""
+    def holds(self, job_id: str) -> bool:
+        """Whether this run still holds the lease of a job."""
         try:
-            return self._path(job).read_bytes() == self._mark
+            return self._path(job_id).read_bytes() == self._mark
         except OSError:
             return False
 
-    def holder(self, job: str) -> str:
+    def holder(self, job_id: str) -> str:
         """Who holds the lease of a job, in words."""
         try:
-            holder = _parse_holder(self._path(job).read_bytes())
-        except OSError:  # given back by now
+            holder = _parse_holder(self._path(job_id).read_bytes())
+        except OSError:  # released meanwhile
             return "another run"
         return f"process {holder.get('process', '?')} on {holder.get('host', '?')}"
 
-    def is_alone(self) -> bool:
-        """Whether nobody else holds anything in the folder."""
-        return not set(self.folder.glob(".sdapp-*.lease")) - self._held
-
-    def _path(self, job: str) -> Path:
-        return self.folder / f".sdapp-{job}.lease"
+    def _path(self, job_id: str) -> Path:
+        return self.folder / f".sdapp-{job_id}.lease"
 
     def _drop(self, lease: Path) -> None:
         self._held.discard(lease)
-        with suppress(OSError):  # gone
-            if lease.read_bytes() == self._mark:  # else somebody took it over
+        with suppress(OSError):  # it is gone
+            if lease.read_bytes() == self._mark:  # else another run has taken it over
                 lease.unlink()
+
+
+def in_use(folder: Path) -> bool:
+    """Whether any run holds a lease in a folder."""
+    return any(folder.glob(LEASES))
 
 
 def sweep(folder: Path) -> None:
@@ -110,8 +107,8 @@ def sweep(folder: Path) -> None:
         probe.touch()
         now = probe.stat().st_mtime  # by the clock of the disk, which may not be this machine's
         probe.unlink()
-    for lease in folder.glob(".sdapp-*.lease"):
-        _bury(lease, now)
+    for lease in folder.glob(LEASES):
+        _remove_if_dead(lease, now)
     for part in folder.glob(".sdapp-*-[0-9]*-*.part"):
         host, process, _ = part.stem.removeprefix(".sdapp-").rsplit("-", 2)
         with suppress(OSError):
@@ -119,23 +116,24 @@ def sweep(folder: Path) -> None:
                 part.unlink()
 
 
-def _bury(lease: Path, now: float) -> bool:
-    """Remove the lease of a dead run; whether it is gone. Of two runs that try, one moves it aside."""
+def _remove_if_dead(lease: Path, now: float) -> bool:
+    """Remove the lease of a dead run; gives whether the lease is gone.
+
+    If two runs try, one of them moves it aside.
+    """
     try:
         holder, beat = lease.read_bytes(), lease.stat().st_mtime
         if not _is_dead(_parse_holder(holder), beat, now):
             return False
         aside = unfinished(lease.parent)
         lease.rename(aside)
-    except FileNotFoundError:  # given back, or another was quicker
+    except FileNotFoundError:  # released, or another run was quicker
         return True
     try:
-        if (
-            aside.read_bytes() != holder
-        ):  # between the two looks another buried it and took it: that one's it stays
-            claim_name(aside, lease)
-            return False
-        return True
+        if aside.read_bytes() == holder:
+            return True
+        claim_name(aside, lease)  # another run has removed and taken it between the two looks: put it back
+        return False
     finally:
         aside.unlink(missing_ok=True)
 
@@ -143,13 +141,13 @@ def _bury(lease: Path, now: float) -> bool:
 def _parse_holder(content: bytes) -> dict[str, Any]:
     try:
         holder = json.loads(content)
-    except ValueError:  # of a disk without links, where a lease is empty for a moment
+    except ValueError:  # on a disk without links, a lease is empty for a moment
         return {}
     return holder if isinstance(holder, dict) else {}
 
 
 def _is_dead(holder: dict[str, Any], beat: float, now: float) -> bool:
-    """Whether a run has ended: its heartbeat is old, or it is of this host and its process is gone or another's."""
+    """Whether a run has ended: its heartbeat is old, or its process on this host is gone."""
     if now - beat > DEAD_SECONDS:
         return True
     process = holder.get("process")

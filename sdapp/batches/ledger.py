@@ -1,10 +1,10 @@
-"""The folder of a batch: which images are done, what became of each job, and the base seed that it was begun with."""
+"""The ledger of a batch: a file with one JSON line for each job that was painted or failed."""
 
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,21 @@ LEDGER_FILE = "ledger.jsonl"
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the ledger: what became of one job."""
+    """What became of one job."""
 
     id: str
     status: str  # done, failed
-    file: str | None
-    prompt_line: int
-    seed: int
-    seconds: float | None
-    unet_calls: int | None
-    error: str | None
+    file: str | None = None
+    prompt_line: int = 0
+    seed: int | None = None
+    seconds: float | None = None
+    unet_calls: int | None = None
+    error: str | None = None
+    prompt_files: tuple[str, ...] = ()  # that ask for it, relative to the folder of the images
+    unknown: Mapping[str, Any] = field(default_factory=dict)  # fields of a later version, kept as they are
 
     @classmethod
-    def of(cls, result: Result, path: Path | None) -> "Line":
+    def of(cls, result: Result, path: Path | None, prompt_files: tuple[str, ...] = ()) -> "Line":
         """The line of a result; `path` is where its image was published."""
         return cls(
             id=result.job.id,
@@ -40,50 +42,75 @@ class Line:
             seconds=result.record.seconds if result.record else None,
             unet_calls=result.record.unet_calls if result.record else None,
             error=result.error,
+            prompt_files=prompt_files,
         )
 
     @classmethod
-    def found(cls, path: Path, prompt_line: int) -> "Line":
-        """The line of an image that has none, by the record inside it. Raises InputError."""
+    def from_image(cls, path: Path) -> "Line":
+        """The line of an image that has none in the ledger, from the record inside it. Raises InputError."""
         content = read_header(path)
         seed, record = content["job"].get("seed"), content["record"]
-        what_ran = record.get("seconds"), record.get("unet_calls")
-        return cls(record["job_id"], "done", path.name, prompt_line, seed, *what_ran, None)
+        what_ran = {key: record.get(key) for key in ("seconds", "unet_calls")}
+        return cls(record["job_id"], "done", path.name, seed=seed, **what_ran)
+
+    @classmethod
+    def parse(cls, row: bytes) -> "Line | None":
+        """A line from its JSON; None for what is no line, such as one that a crash cut off."""
+        try:
+            values = json.loads(row)
+        except ValueError:
+            return None
+        if not isinstance(values, dict) or not all(
+            isinstance(values.get(key), str) for key in ("id", "status")
+        ):
+            return None
+        known = {key: values.pop(key) for key in LINE_FIELDS if key in values}
+        files = known.pop("prompt_files", None)
+        return cls(**known, prompt_files=tuple(files) if isinstance(files, list) else (), unknown=values)
+
+    def encode(self) -> bytes:
+        """The line as JSON, with a line feed."""
+        values = asdict(self)
+        return (json.dumps(values | values.pop("unknown"), ensure_ascii=False) + "\n").encode()
+
+
+LINE_FIELDS = [each.name for each in fields(Line) if each.name != "unknown"]
 
 
 def append_line(folder: Path, line: Line) -> None:
-    """Add a line in one write, so that two runs do not mix theirs; one that a full disk cut off is ended before it."""
+    """Add a line in one write, so that the lines of two runs do not mix. Raises OutputError.
+
+    If a full disk has cut off the line before it, a line feed is written first.
+    """
     with disk_errors(folder / LEDGER_FILE):
         handle = os.open(folder / LEDGER_FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             if end := os.fstat(handle).st_size:
                 os.lseek(handle, end - 1, os.SEEK_SET)
-            text = _encode_line(line) if os.read(handle, 1) in (b"", b"\n") else b"\n" + _encode_line(line)
+            text = line.encode() if os.read(handle, 1) in (b"", b"\n") else b"\n" + line.encode()
             if os.write(handle, text) < len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(handle)
 
 
+def parse_lines(text: bytes) -> Iterator[Line]:
+    """The lines in the bytes of a ledger."""
+    return filter(None, map(Line.parse, text.split(b"\n")))
+
+
 def read_ledger(folder: Path) -> Iterator[Line]:
-    """The lines of the ledger that can be read; a line that a crash cut off is passed over."""
+    """The lines of a folder's ledger; what is no line is left out."""
     path = folder / LEDGER_FILE
-    yield from parse_lines(path.read_bytes() if path.exists() else b"")
+    return parse_lines(path.read_bytes() if path.exists() else b"")
+
+
+def ledger_size(folder: Path) -> int:
+    """The bytes of a folder's ledger; 0 if there is none."""
+    path = folder / LEDGER_FILE
+    return path.stat().st_size if path.exists() else 0
 
 
 def rewrite_ledger(folder: Path, lines: Iterable[Line]) -> None:
-    """Replace the ledger: one line a job, in the order given."""
-    overwrite(folder / LEDGER_FILE, (_encode_line(line) for line in lines))
-
-
-def parse_lines(text: bytes) -> Iterator[Line]:
-    for row in text.decode(errors="replace").split("\n"):
-        try:
-            values: dict[str, Any] = json.loads(row)
-            yield Line(**values)
-        except (ValueError, TypeError):
-            continue
-
-
-def _encode_line(line: Line) -> bytes:
-    return (json.dumps(asdict(line), ensure_ascii=False) + "\n").encode()
+    """Replace the ledger by one line for each job, in the order given. Raises OutputError."""
+    overwrite(folder / LEDGER_FILE, (line.encode() for line in lines))

@@ -1,7 +1,8 @@
-"""What a prompt file asks for, image by image, and which of it this machine sees to."""
+"""What a prompt file asks for, image by image."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Self
@@ -10,7 +11,7 @@ from sdapp.batches.items import Item
 from sdapp.batches.seed_state import STATE_FILE, SeedState, begin_seeds
 from sdapp.config import RunConfig, validate
 from sdapp.errors import ConfigError, InputError
-from sdapp.jobs import Job, plan
+from sdapp.jobs import Job, LoadKey, plan
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
 from sdapp.prompts.files import Entry, read_prompts
@@ -21,64 +22,84 @@ from sdapp.prompts.variants import checked_entries
 from sdapp.settings.layers import Layer, merge, override
 
 BATCH_DEFAULTS = {
-    "output.name": "{prompt}-{seed}-{id}",
+    "output.name": "{prompt}-{seed}-{id}",  # the id makes names independent of each other
     "batch_size": "auto",
-}  # with the id, no name depends on the others
+}
 
 
-@dataclass(frozen=True)
+@dataclass
 class PromptFile:
-    """A prompt file (or the bytes of standard input), the settings below its lines, and how it was begun."""
+    """A prompt file (or the bytes of standard input), with the settings that its lines are laid over."""
 
     path: Path | bytes
     base: Sequence[Layer]
     config: RunConfig  # of the settings below the lines
     model: Model
     begun: SeedState
+    notes: tuple[str, ...] = ()  # what could not be carried over from images given as configs
 
     @classmethod
     def open(cls, path: Path | bytes, layers: Sequence[Layer], seeds: Seeds | None = None) -> Self:
-        """Look at the settings, the model and the folder; nothing is written, nor is the file read. Raises SdappError."""
+        """Check the settings, the model and the folder.
+
+        Neither reads the file nor writes anything. Raises SdappError.
+        """
         base = [*(override(key, value, "sdapp batch") for key, value in BATCH_DEFAULTS.items()), *layers]
-        config = validate(merge(base))
+        merged = merge(base)
+        config = validate(merged)
         begun = begin_seeds(Path(config.output.dir), config.seed, seeds)
-        return cls(path, base, config, locate_model(config.model, config.revision, config.vae), begun)
+        model = locate_model(config.model, config.revision, config.vae)
+        return cls(path, base, config, model, begun, merged.notes)
 
     @property
     def folder(self) -> Path:
+        """The folder that input files are relative to."""
         return self.path.parent if isinstance(self.path, Path) else Path()
 
-    def keep(self) -> Self:
-        """Keep in the folder of the images how the file was begun. Raises OutputError.
+    @property
+    def name(self) -> str:
+        """The path of the file, relative to the folder of the images; `-` for standard input."""
+        if not isinstance(self.path, Path):
+            return "-"
+        try:
+            return Path(
+                os.path.relpath(self.path.resolve(), Path(self.config.output.dir).resolve())
+            ).as_posix()
+        except ValueError:  # another drive of a Windows machine
+            return self.path.resolve().as_posix()
 
-        Where another run began there meanwhile, it is begun as that one: then its images are others than before.
+    @property
+    def load(self) -> LoadKey:
+        return LoadKey.of(self.config, self.model)
+
+    def keep_seeds(self) -> bool:
+        """Keep the base seed in the folder of the images, for later runs. Raises OutputError.
+
+        Gives True if another run has begun the folder meanwhile. Then its base seed counts, and `items` are
+        others.
         """
-        return replace(
-            self,
-            begun=begin_seeds(Path(self.config.output.dir), self.config.seed, self.begun.seeds, self.begun),
-        )
+        before = self.begun
+        self.begun = begin_seeds(Path(self.config.output.dir), self.config.seed, before.seeds, before)
+        return self.begun != before
 
     def is_begun(self) -> bool:
         """Whether the next run will draw the same seeds."""
         return self.config.seed is not None or (Path(self.config.output.dir) / STATE_FILE).exists()
 
-    def _read(self) -> Iterator[Entry]:
-        return (
-            read_prompts(self.path) if isinstance(self.path, Path) else read_prompts(None, BytesIO(self.path))
-        )
+    def items(self) -> Iterator[Item]:
+        """The images in the order of the file; several lines may ask for the same one.
 
-    def orders(self) -> Iterator[Item]:
-        """The images in the order of the file; lines may ask for the same one.
-
-        Raises PromptFileError with every error of the file, input files among them, after the images of its good lines.
+        Raises PromptFileError with every error of the file and its input files, after the images of its good
+        lines.
         """
-        errors, position = PromptFileError(), 0
+        errors, index = PromptFileError(), 0
+        source = (self.path,) if isinstance(self.path, Path) else (None, BytesIO(self.path))
         try:
-            for entry in checked_entries(self._read(), self.base, self.folder):
+            for entry in checked_entries(read_prompts(*source), self.base, self.folder):
                 try:
-                    for job, choices in self._jobs(entry, position):
-                        yield Item(job, entry.line, position, choices)
-                        position += 1
+                    for job, choices in self._jobs(entry, index):
+                        yield Item(job, entry.line, index, choices)
+                        index += 1
                 except (ConfigError, InputError) as exc:
                     errors.add(entry.line, f"{entry.origin}: {exc}")
         except PromptFileError as exc:
@@ -86,19 +107,19 @@ class PromptFile:
         if errors.count:
             raise errors
 
-    def _jobs(self, entry: Entry, position: int) -> Iterator[tuple[Job, Mapping[str, str]]]:
+    def _jobs(self, entry: Entry, index: int) -> Iterator[tuple[Job, Mapping[str, str]]]:
         config = validate(merge([*self.base, entry.layer]))
-        for seed in self._seeds(entry, config, position):
+        for seed in self._seeds(entry, config, index):
             prompt, choices = choose(config.prompt or "", seed, self.folder)
             for job in plan(config.model_copy(update={"prompt": prompt}), self.model, [seed]):
                 yield job, choices
 
-    def _seeds(self, entry: Entry, config: RunConfig, position: int) -> Iterable[int]:
+    def _seeds(self, entry: Entry, config: RunConfig, index: int) -> Iterable[int]:
         if entry.seeds is not None:
             return entry.seeds
         if "seed" in entry.layer.values and config.seed is not None:
             return range(config.seed, config.seed + config.count)
         return (
-            seed_for(self.begun.seeds, self.begun.base_seed, position + copy, entry.content, copy)
+            seed_for(self.begun.seeds, self.begun.base_seed, index + copy, entry.content, copy)
             for copy in range(config.count)
         )

@@ -1,4 +1,4 @@
-"""The base seed that a folder of a batch was begun with."""
+"""The base seed that the folder of a batch was begun with, kept in batch.json."""
 
 import json
 import secrets
@@ -15,7 +15,7 @@ STATE_FILE = "batch.json"
 
 @dataclass(frozen=True)
 class SeedState:
-    """How lines without a seed get theirs, since the first run on a folder."""
+    """How lines without a seed get theirs, as decided by the first run on a folder."""
 
     base_seed: int
     seeds: Seeds
@@ -24,29 +24,31 @@ class SeedState:
 def begin_seeds(
     folder: Path, seed: int | None, seeds: Seeds | None, keep: SeedState | None = None
 ) -> SeedState:
-    """What a batch was begun with, as the folder has it; else `keep` is kept there, so that the next run goes on with it.
+    """Read what a folder was begun with. A new folder gets `keep`, if it is given, so that later runs
+    continue with it.
 
-    Without either, a base seed is drawn if none is asked for.
-    Raises OutputError where the folder was begun with something else than what is asked for, or its state is broken.
+    Without either, draws a base seed if none is asked for, and writes nothing.
+    Raises OutputError if the folder was begun with something else, or if its batch.json is broken.
     """
-    state = folder / STATE_FILE
-    if not state.exists():
+    path = folder / STATE_FILE
+    if not path.exists():
         if keep is None:
             return SeedState(secrets.randbelow(2**32) if seed is None else seed, seeds or "derived")
-        made = publish(json.dumps(asdict(keep)).encode(), folder, state.stem, state.suffix)
-        if made == state:
+        published = publish(json.dumps(asdict(keep)).encode(), folder, path.stem, path.suffix)
+        if published == path:
             return keep
-        made.unlink()  # another run was quicker
+        published.unlink()  # another run was quicker
     try:
-        kept = json.loads(state.read_bytes())
-        begun = SeedState(int(kept["base_seed"]), kept["seeds"])
+        content = json.loads(path.read_bytes())
+        begun = SeedState(int(content["base_seed"]), content["seeds"])
         if begun.seeds not in get_args(Seeds):
             raise ValueError(begun.seeds)
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise OutputError(f"{state}: broken; restore it, or delete it and say --seed") from exc
-    for flag, asked, was in (("--seed", seed, begun.base_seed), ("--seeds", seeds, begun.seeds)):
+        raise OutputError(f"{path}: broken; restore it, or delete it and give --seed") from exc
+    for option, asked, was in (("--seed", seed, begun.base_seed), ("--seeds", seeds, begun.seeds)):
         if asked is not None and asked != was:
             raise OutputError(
-                f"{folder} was begun with {flag} {was}, not {asked}; leave {flag} out, or choose another folder"
+                f"{folder} was begun with {option} {was}, not {asked}; "
+                f"leave out {option}, or choose another folder"
             )
     return begun

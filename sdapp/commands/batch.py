@@ -1,4 +1,4 @@
-"""The command `sdapp batch`: prompt files that finish, however often they are stopped."""
+"""The command `sdapp batch`: prompt files that can be stopped and continued."""
 
 import sys
 from contextlib import closing
@@ -10,49 +10,51 @@ import typer
 from sdapp.batches.items import Item, Shard
 from sdapp.batches.ledger import LEDGER_FILE
 from sdapp.batches.prompt_file import PromptFile
+from sdapp.batches.prune import find_strays
 from sdapp.batches.run import Batch, Survey
 from sdapp.batches.seed_state import STATE_FILE
 from sdapp.commands.estimates import Estimate, History
-from sdapp.commands.options import all_layers, with_flags
-from sdapp.commands.running import paint_batch
-from sdapp.commands.terminal import print_note, print_result
+from sdapp.commands.options import DryRun, all_layers, with_options
+from sdapp.commands.running import Session
+from sdapp.commands.terminal import count, print_note, print_result
 from sdapp.errors import ConfigError, JobsFailedError, OutputError
 from sdapp.models.locate import Model
 from sdapp.prompts.seeds import Seeds
 from sdapp.prompts.tokens import cut
 
-MOST_TOLD = 20  # prompts that are too long, one by one
+MAX_NOTES = 20  # on prompts that are too long
+File = Annotated[
+    Path, typer.Argument(help="Prompts: .txt, .csv, .tsv, .jsonl or .yaml; - for stdin.", show_default=False)
+]
+SeedsMode = Annotated[
+    Seeds | None,
+    typer.Option("--seeds", help="How lines without a seed get theirs.", show_default="derived"),
+]
+ShardText = Annotated[
+    str, typer.Option("--shard", metavar="I/N", help="Paint the I-th of N parts, each on its own machine.")
+]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")]
+Prune = Annotated[
+    bool, typer.Option("--prune", help="List the images that no line asks for any more, and stop.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="With --prune: remove them.")]
 
 
-@with_flags
-def batch(  # noqa: PLR0913 - a flag is an argument
-    flags: dict[str, Any],
-    file: Annotated[
-        Path,
-        typer.Argument(help="Prompts: .txt, .csv, .tsv, .jsonl or .yaml; - for stdin.", show_default=False),
-    ],
-    seeds: Annotated[
-        Seeds | None,
-        typer.Option("--seeds", help="How lines without a seed get theirs.", show_default="derived"),
-    ] = None,
-    shard: Annotated[
-        str,
-        typer.Option("--shard", metavar="I/N", help="Paint the I-th of N parts, on a machine of its own."),
-    ] = "1/1",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, list what would be painted, and stop.")
-    ] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")
-    ] = False,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="List the images that no line asks for any more, and stop.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="With --prune: remove them.")] = False,
+@with_options()
+def batch(  # noqa: PLR0913 - an option is an argument
+    options: dict[str, Any],
+    file: File,
+    seeds: SeedsMode = None,
+    shard: ShardText = "1/1",
+    dry_run: DryRun = False,
+    retry_failed: RetryFailed = False,
+    prune: Prune = False,
+    yes: Yes = False,
 ) -> None:
-    """Paint every line of a prompt file. Stop it whenever you like and run it again: it goes on with what is not done.
+    """Paint every line of a prompt file. Stop it at any time and run it again: it continues with what is
+    missing.
 
-    Several runs may share a folder: each paints what no other does.
+    Several runs may share a folder: each paints what no other run paints.
 
     Examples:
 
@@ -61,72 +63,106 @@ def batch(  # noqa: PLR0913 - a flag is an argument
     sdapp batch prompts.csv --out night --scheduler unipc --seed 7 --shard 1/4
     """
     if yes and not prune:
-        raise ConfigError("--yes: what for? It goes with --prune")
+        raise ConfigError("--yes: it goes with --prune; leave it out, or add --prune")
     content = sys.stdin.buffer.read() if file == Path("-") else file
-    prompts = PromptFile.open(content, all_layers(flags, []), seeds)
-    night = Batch(prompts.orders, prompts.config, Shard.parse(shard), retry_failed)
+    prompts = PromptFile.open(content, all_layers(options, []), seeds)
+    run = Batch.of(prompts, Shard.parse(shard), retry_failed)
+    for note in prompts.notes:
+        print_note(note)
     if prune:
-        _prune(night, prompts, yes and not dry_run)
-        return
-    history = History(night.config.device)
-    found = _survey(night, prompts.model, history, dry_run)
-    if dry_run:
-        if found.left and not prompts.is_begun():
-            print_note("seeds, and what follows from them, will be drawn anew; --seed fixes them")
-        return
-    night.begin()
-    if (kept := prompts.keep()) != prompts:  # another run has just begun the folder, with another base seed
-        prompts, night = kept, Batch(kept.orders, kept.config, night.shard, retry_failed)
-        found = _survey(night, prompts.model, history, dry_run)
-    if found.left:
-        with closing(paint_batch(night, prompts.model, flags["verbose"], found)) as results:
-            for result in results:
-                print_result(result, flags["json"])
+        _prune(run, prompts, remove=yes and not dry_run)
+    elif dry_run:
+        _dry_run(run, prompts)
     else:
-        night.tidy()
-    if broken := night.failures():
-        raise JobsFailedError(f"{broken} of {found.images} images failed; {night.folder / LEDGER_FILE} says why; "
-                              "--retry-failed tries them again")  # fmt: skip
+        _paint(run, prompts, options)
 
 
-def _survey(night: Batch, model: Model, history: History, dry_run: bool) -> Survey:
-    """Count, estimate, and tell; a dry run lists what is left, and what of its prompts is too long."""
-    estimate, long = Estimate(history), 0
+def _dry_run(run: Batch, prompts: PromptFile) -> None:
+    """List what is left, with notes on prompts that are too long, and estimate what it takes."""
+    look = _Lister(prompts.model)
+    found = _survey(run, look)
+    if look.long > MAX_NOTES:
+        print_note(f"and {look.long - MAX_NOTES} more prompts that are too long")
+    if found.left and not prompts.is_begun():
+        print_note("the run will draw other seeds, and make other choices from them; --seed fixes them")
 
-    def look(order: Item) -> None:
-        nonlocal long
-        estimate.add(order.job)
-        if dry_run:
-            typer.echo(f"line {order.line}\tseed {order.job.seed}\t{order.job.prompt}")
-            for note in cut(order.job, model):
-                long += 1
-                if long <= MOST_TOLD:
-                    print_note(f"line {order.line}: {note}")
 
-    found = night.survey(look)
-    if long > MOST_TOLD:
-        print_note(f"and {long - MOST_TOLD} more prompts that are too long")
-    told = [
-        f"{found.images} image{'' if found.images == 1 else 's'}: {found.done} done, {found.failed} failed before, "
+def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
+    found = _survey(run)
+    run.begin()
+    if prompts.keep_seeds():  # another run has just begun the folder with another base seed
+        found = _survey(run)
+
+    def stopped() -> str:
+        return (
+            f"{run.progress} done, {found.left - run.progress} left; run the same command again to continue"
+        )
+
+    session = Session(options["verbose"], stopped)
+    session.begin({run.load: prompts.model}, found.left, History(run.load))
+    with session, closing(run.paint(session.executor, found, session.on_step, session.wait)) as results:
+        for result in results:
+            session.tell_result(result)
+            print_result(result, options["json"])
+    if failed := run.failures():
+        raise JobsFailedError(
+            f"{failed} of {found.images} images failed; {run.folder / LEDGER_FILE} says why; "
+            "--retry-failed tries them again"
+        )
+
+
+class _Lister:
+    """Prints each image that would be painted, and the first notes on prompts that are too long; counts
+    these.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.long = model, 0
+
+    def __call__(self, item: Item) -> None:
+        typer.echo(f"line {item.line}\tseed {item.job.seed}\t{item.job.prompt}")
+        for note in cut(item.job, self.model):
+            self.long += 1
+            if self.long <= MAX_NOTES:
+                print_note(f"line {item.line}: {note}")
+
+
+def _survey(run: Batch, look: _Lister | None = None) -> Survey:
+    """Count the images, and print how many there are and what they take."""
+    estimate = Estimate(History(run.load))
+
+    def add(item: Item) -> None:
+        estimate.add(item.job)
+        if look:
+            look(item)
+
+    found = run.survey(add)
+    parts = [
+        f"{count(found.images, 'image')}: {found.done} done, {found.failed} failed before, "
         f"{found.left} to paint with {found.unet_calls} UNet calls"
     ]
-    told += [f"{found.repeated} asked for more than once"] if found.repeated else []
-    told += [estimate.told(night.folder)] if found.left else []
-    print_note("; ".join(told))
+    parts += [f"{found.repeated} asked for more than once"] if found.repeated else []
+    parts += [estimate.in_words(run.folder)] if found.left else []
+    print_note("; ".join(parts))
     return found
 
 
-def _prune(night: Batch, prompts: PromptFile, remove: bool) -> None:
+def _prune(run: Batch, prompts: PromptFile, remove: bool) -> None:
+    """List or remove the images that no line asks for; images of other prompt files are left alone."""
     if not prompts.is_begun():
         raise OutputError(
-            f"{night.folder}: {STATE_FILE} is missing, so nobody knows which images were asked for; say --seed"
+            f"{run.folder}: {STATE_FILE} is missing, so it is unknown which images "
+            "were asked for; give --seed"
         )
-    strays = night.strays()
-    for path in strays:
-        if remove:
-            path.unlink()
+    strays = find_strays(run)
+    if remove:
+        strays.remove()
+    for path in strays.paths:
         typer.echo(path)
-    if remove and strays:
-        night.tidy()
-    count = f"{len(strays)} image{'' if len(strays) == 1 else 's'} that no line asks for"
-    print_note(f"{count}, removed" if remove else f"{count}; --prune --yes removes them" if strays else count)
+    if remove and strays.paths:
+        run.tidy()
+    for name, images in strays.others.items():
+        print_note(f"{count(images, 'image')} of another prompt file ({name}) in {run.folder}: left alone")
+    found = f"{count(len(strays.paths), 'image')} that no line asks for"
+    way = ", removed" if remove else "; --prune --yes removes them" if strays.paths else ""
+    print_note(f"{found}{way}; {strays.asked} that are asked for")

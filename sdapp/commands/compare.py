@@ -1,5 +1,7 @@
-"""The commands `sdapp compare` and `sdapp report`: schedulers held against each other, to look at and to compute with."""
+"""The commands `sdapp compare` and `sdapp report`."""
 
+import shlex
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,232 +10,205 @@ import typer
 
 from sdapp.batches.run import Batch
 from sdapp.commands.estimates import Estimate, History
-from sdapp.commands.notes import notes_before_painting
-from sdapp.commands.options import all_layers, without
-from sdapp.commands.running import load_painter, paint_batch
-from sdapp.commands.terminal import print_note
+from sdapp.commands.options import DryRun, all_layers, with_options
+from sdapp.commands.running import Session
+from sdapp.commands.terminal import count, print_note
 from sdapp.config import validate
 from sdapp.errors import ConfigError, JobsFailedError
-from sdapp.outputs.files import check_folder
+from sdapp.notes import notes_before_painting
 from sdapp.schedulers import resolve
 from sdapp.settings.files import parse_override
 from sdapp.settings.grid import Match
 from sdapp.settings.layers import Layer, merge, override
 from sdapp.settings.ranges import numbers
 
-if TYPE_CHECKING:  # what imports numpy and more
+if TYPE_CHECKING:  # these import numpy
     from sdapp.comparisons.cells import Comparison
     from sdapp.comparisons.plan import ComparisonPlan
-    from sdapp.pipelines import Painter
 
-
-@without("steps", "scheduler", "seed", "count")
-def compare(  # noqa: PLR0913 - a flag is an argument
-    flags: dict[str, Any],
-    prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="PROMPT", help="What to paint.", show_default=False)
-    ] = None,
-    schedulers: Annotated[
-        str | None,
-        typer.Option(
-            "--schedulers", metavar="LIST", help="Names, such as pndm,ddim,dpm++2m.", show_default=False
-        ),
-    ] = None,
-    steps: Annotated[
-        str | None,
-        typer.Option("--steps", metavar="LIST", help="Budgets, such as 5,10,20-50:10.", show_default=False),
-    ] = None,
-    seeds: Annotated[
+Names, Budgets, Matched = "Names, such as pndm,ddim,dpm++2m.", "Budgets, such as 5,10,20-50:10.", "unet-calls"
+GRID_OPTIONS: dict[str, Any] = {
+    "compare.schedulers": Annotated[
+        str | None, typer.Option("--schedulers", metavar="LIST", help=Names, show_default=False)
+    ],
+    "compare.steps": Annotated[
+        str | None, typer.Option("--steps", metavar="LIST", help=Budgets, show_default=False)
+    ],
+    "compare.seeds": Annotated[
         str | None,
         typer.Option("--seeds", metavar="LIST", help="Seeds, such as 1,2,3 or 1-8.", show_default=False),
-    ] = None,
-    vary: Annotated[
-        list[str] | None,
-        typer.Option("--vary", metavar="KEY=LIST", help="Another key, such as guidance_scale=3,5,7.5."),
-    ] = None,
-    match: Annotated[
-        Match | None,
-        typer.Option("--match", help="What is equal within a column.", show_default="unet-calls"),
-    ] = None,
-    timings: Annotated[
+    ],
+    "compare.match": Annotated[
+        Match | None, typer.Option("--match", help="What is equal within a column.", show_default=Matched)
+    ],
+    "compare.timings": Annotated[
         int | None, typer.Option("--timings", help="Time each image so often; the median counts.")
-    ] = None,
-    truth: Annotated[
-        bool, typer.Option("--truth", help="Without a model: errors where the exact end is known.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, say what it would take, and stop.")
-    ] = False,
-) -> None:
-    """Compare schedulers: a report to look at, contact sheets to paste, tables to compute with.
+    ],
+}
+Prompts = Annotated[
+    list[str] | None, typer.Argument(metavar="PROMPT", help="What to paint.", show_default=False)
+]
+Vary = Annotated[
+    list[str] | None,
+    typer.Option("--vary", metavar="KEY=LIST", help="Another key, such as guidance_scale=3,5,7.5."),
+]
+Truth = Annotated[
+    bool, typer.Option("--truth", help="Without a model: errors where the exact solution is known.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object an image on stdout.")]
+Folder = Annotated[
+    Path, typer.Argument(help="The folder of a comparison, finished or not.", show_default=False)
+]
 
-    Stop it whenever you like and run it again: it goes on with what is not done.
+
+@with_options("steps", "scheduler", "seed", "count", own=GRID_OPTIONS)
+def compare(
+    options: dict[str, Any],
+    prompts: Prompts = None,
+    vary: Vary = None,
+    truth: Truth = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Compare schedulers: a report to look at, contact sheets to share, tables to compute with.
+
+    Stop it at any time and run it again: it continues with what is missing.
 
     Examples:
 
-    sdapp compare "a castle on a beach at night" --schedulers pndm,ddim,lms,dpm++2m --steps 5,10,20,50 --seeds 1,2,3
+    sdapp compare "a castle on a beach at night" --schedulers pndm,ddim,lms,dpm++2m --steps 5,10,20,50 --seeds
+    1,2,3
 
     sdapp compare --config configs/compare-schedulers.yaml
 
     sdapp compare --truth
     """
-    said = {"schedulers": schedulers, "steps": steps, "seeds": seeds, "match": match, "timings": timings}
-    own = [override(f"compare.{key}", value, f"--{key}") for key, value in said.items() if value is not None]
-    own += [override("compare.prompts", prompts, "PROMPT")] if prompts else []
-    own += [_vary(vary)] if vary else []
-    layers = all_layers(flags, own)
+    own = [override("compare.prompts", prompts, "PROMPT")] if prompts else []
+    own += [_vary_layer(vary)] if vary else []
+    layers = all_layers(options, own)
     if truth:
         typer.echo(_truth(layers))
     else:
-        _compare(layers, dry_run, flags["verbose"], flags["json"])
+        _compare(layers, dry_run, options)
 
 
-def _compare(layers: list[Layer], dry_run: bool, verbose: bool, as_json: bool) -> None:
-    from sdapp.comparisons import cells as results
-    from sdapp.comparisons import measure
-    from sdapp.comparisons.plan import ComparisonPlan
-
-    contest = ComparisonPlan(layers)
-    for note in notes_before_painting(contest.config, contest.model, next(contest.orders()).job):
-        print_note(note)
-    print_note(_describe_size(contest))
-    if dry_run:
-        return
-    check_folder(contest.folder)
-    if contest.unpaced:
-        contest.measure_paces(load_painter(contest.model, contest.config, verbose))
-        contest = ComparisonPlan(layers)
-        print_note(_describe_size(contest))
-    results.write_comparison(contest.comparison, contest.folder)
-    _paint(contest, verbose)
-    comparison = measure.measure_folder(contest.folder)
-    _show(contest.folder, comparison, as_json)
-    if failed := [cell for cell in comparison.cells if cell.status == "failed"]:
-        raise JobsFailedError(f"{len(failed)} of {len(comparison.cells)} images failed; the report says why")
-
-
-def report_again(
-    folder: Annotated[
-        Path, typer.Argument(help="The folder of a comparison, finished or not.", show_default=False)
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object an image on stdout.")] = False,
-) -> None:
-    """Make the report and the contact sheets of a comparison anew, from what is in its folder.
+def report(folder: Folder, as_json: AsJson = False) -> None:
+    """Make the report and the contact sheets of a comparison again, from what is in its folder.
 
     Example:
 
     sdapp report comparison
     """
-    from sdapp.comparisons import measure
+    from sdapp.comparisons.run import finish
 
-    _show(folder, measure.measure_folder(folder), as_json)
-
-
-# --- settings -----------------------------------------------------------------------------------------------------
+    _print_comparison(*finish(folder), as_json)
 
 
-def _vary(texts: list[str]) -> Layer:
-    found: dict[str, list[Any]] = {}
+def _compare(layers: list[Layer], dry_run: bool, options: dict[str, Any]) -> None:
+    from sdapp.comparisons.plan import ComparisonPlan
+    from sdapp.comparisons.run import finish, paint_comparison, with_paces
+
+    plan = ComparisonPlan(layers, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    session = Session(options["verbose"])
+    session.notes.tell([*plan.notes, *notes_before_painting(plan.config, plan.model, plan.items()[0].job)])
+    images = _tell_size(plan)
+    if dry_run:
+        return
+    with session.begin({plan.load: plan.model}, images, History(plan.load)):
+        if plan.unpaced:
+            plan = with_paces(plan, session.executor, session.on_step)
+            session.images = _tell_size(plan)
+        with closing(paint_comparison(plan, session.executor, session.on_step, session.wait)) as results:
+            for result in results:
+                session.tell_result(result)
+    comparison, files = finish(plan.folder)
+    _print_comparison(comparison, files, options["json"])
+    if failed := [cell for cell in comparison.cells if cell.status == "failed"]:
+        raise JobsFailedError(f"{len(failed)} of {len(comparison.cells)} images failed; the report says why")
+
+
+# --- settings -----------------------------------------------------------------------------------------------
+
+
+def _vary_layer(texts: list[str]) -> Layer:
+    varied: dict[str, list[Any]] = {}
     for text in texts:
         key, equals, values = text.partition("=")
         if not equals or not key or not values:
             raise ConfigError(
                 f"--vary: write it as KEY=VALUE,VALUE, such as guidance_scale=3,5,7.5, not {text!r}"
             )
-        if key in found:
-            raise ConfigError(f"--vary: {key} is given twice; put all of its values behind one --vary {key}=")
+        if key in varied:
+            raise ConfigError(f"--vary: {key} is given twice; put all its values into one --vary {key}=")
         try:
-            found[key] = list(numbers(values))
-        except ValueError:  # no numbers
-            found[key] = [
-                parse_override(f"value={value.strip()}").values["value"] for value in values.split(",")
-            ]
-    return override("compare.vary", found, "--vary")
+            varied[key] = list(numbers(values))
+        except ValueError:  # not numbers
+            layers = [parse_override(f"value={value.strip()}") for value in values.split(",")]
+            varied[key] = [layer.values["value"] for layer in layers]
+    return override("compare.vary", varied, "--vary")
 
 
 def _truth(layers: list[Layer]) -> str:
-    """The truth bench for the schedulers that were asked for, or for all."""
+    """The errors on data with a known solution, for the schedulers that were asked for, or for all."""
     from sdapp.comparisons import analytic
-    from sdapp.comparisons.plan import ComparisonPlan
+    from sdapp.comparisons.plan import most_steps
 
     merged = merge(layers)
     asked = merged.values.get("compare") or {}
     asked.setdefault("schedulers", list(analytic.deterministic()))
     grid = validate(merge([Layer({"compare": asked}, merged.origins)])).compare
     if grid is None or grid.match == "seconds":
-        raise ConfigError("--truth: there are no seconds on the truth bench; match unet-calls or steps")
+        raise ConfigError("--truth: it measures no seconds; match unet-calls or steps")
     if random := [name for name in grid.schedulers if resolve(name).stochastic]:
         steady = ",".join(name for name in grid.schedulers if name not in random)
-        mend = f"--schedulers {steady}" if steady else "leave --schedulers out to see all that have one"
+        way = f"--schedulers {steady}" if steady else "leave out --schedulers to see all that have one"
         raise ConfigError(
-            f"--truth: {', '.join(random)}: new noise in every step leads to no exact end, so no error; {mend}"
+            f"--truth: {', '.join(random)}: new noise in every step leads to no exact end, so no error; {way}"
         )
     columns = {}
     for budget in map(int, grid.steps):
-        steps = ((name, ComparisonPlan.steps_of(grid, name, budget)) for name in grid.schedulers)
-        columns[budget] = analytic.measure_all((name, count) for name, count in steps if count)
+        steps = ((name, most_steps(grid, name, budget)) for name in grid.schedulers)
+        columns[budget] = analytic.measure_all((name, number) for name, number in steps if number)
     return analytic.render_table(columns)
 
 
-# --- painting -----------------------------------------------------------------------------------------------------
+# --- printing -----------------------------------------------------------------------------------------------
 
 
-def _describe_size(contest: "ComparisonPlan") -> str:
-    """What it will take, before torch is imported: images, UNet calls, time, disk, sheets. Raises ConfigError."""
+def _tell_size(plan: "ComparisonPlan") -> int:
+    """Print what a comparison takes: images, UNet calls, time, disk, sheets.
+
+    Gives how many images are left to paint.
+    """
     from sdapp.comparisons.report import sheets
-    from sdapp.comparisons.report.format import counted
 
-    comparison, times = contest.comparison, contest.grid.timings
-    orders = list(contest.orders())
-    night, estimate = Batch(lambda: orders, contest.config), Estimate(History(contest.config.device))
-    found = night.survey(lambda order: estimate.add(order.job, times))
-    size = (orders[0].job.width, orders[0].job.height)
+    comparison, items, times = plan.comparison, plan.items(), plan.grid.timings
+    batch, estimate = Batch(lambda: items, plan.config, plan.load), Estimate(History(plan.load))
+    found = batch.survey(lambda item: estimate.add(item.job, times))
+    size = (items[0].job.width, items[0].job.height)
     planned = sheets.plan_sheets(
         size, comparison.schedulers, len(comparison.columns), len(comparison.references)
     )
-    sizes = ", ".join(f"{width}x{height}" for width, height in planned)
-    if contest.unpaced:
+    work = (
+        f"{found.images} images, {found.done} done, {found.left} to paint "
+        f"with {times * found.unet_calls} UNet calls; {estimate.in_words(plan.folder)}"
+    )
+    if plan.unpaced:
         work = (
             "how many steps fit into the seconds, and what that takes, is known when each scheduler was timed"
         )
-    else:
-        work = (
-            f"{found.images} images, {found.done} done, {found.left} to paint with {times * found.unet_calls} UNet calls; "
-            f"{estimate.told(contest.folder)}"
-        )
-    return (
-        f"{counted(len(comparison.cells), 'cell')} and {counted(len(comparison.references), 'reference')}: {work}; "
-        f"contact sheet{'s' if len(planned) > 1 else ''} of {sizes}"
-    )
+    cells, references = count(len(comparison.cells), "cell"), count(len(comparison.references), "reference")
+    sizes = ", ".join(f"{width}x{height}" for width, height in planned)
+    print_note(f"{cells} and {references}: {work}; contact sheet{'s' if len(planned) > 1 else ''} of {sizes}")
+    return found.left
 
 
-def _paint(contest: "ComparisonPlan", verbose: bool) -> None:
-    painter: list[Painter] = []
+def _print_comparison(comparison: "Comparison", files: list[Path], as_json: bool) -> None:
+    """Print the paths of report, sheets and table, or each cell as JSON; and on stderr which scheduler came
+    nearest.
+    """
+    from sdapp.comparisons.cells import to_json
 
-    def prepare(loaded: "Painter") -> None:
-        painter.append(loaded)
-        contest.warm_up(loaded)
-
-    night = contest.batch(lambda: painter[0])
-    night.begin()
-    found = night.survey()
-    if found.left:
-        with closing(paint_batch(night, contest.model, verbose, found, prepare)) as painted:
-            for result in painted:
-                for note in result.record.notes if result.record else ():
-                    print_note(note)
-
-
-# --- showing ------------------------------------------------------------------------------------------------------
-
-
-def _show(folder: Path, comparison: "Comparison", as_json: bool) -> None:
-    """Build report and sheets, print their paths (or each cell), and say who came nearest."""
-    from sdapp.comparisons import cells as results
-    from sdapp.comparisons.report import report, sheets
-
-    made = [report.build_report(folder), *sheets.build_sheets(folder), folder / results.TABLE]
-    for line in map(results.to_json, comparison.cells) if as_json else made:
+    for line in map(to_json, comparison.cells) if as_json else files:
         typer.echo(line)
     typer.echo(_ranking(comparison), err=True)
 
@@ -243,22 +218,13 @@ def _ranking(comparison: "Comparison") -> str:
     from sdapp.comparisons.report.format import budget
     from sdapp.comparisons.statistics import band, rank, summarise
 
-    column = comparison.columns[-1]
+    column, below = comparison.columns[-1], band(comparison)
     summaries = {summary.scheduler: summary for summary in summarise(comparison) if summary.column == column}
-    below = band(comparison)
-    lines = [
-        f"at {budget(column, comparison.match)}"
-        + (f" (errors below {below:.3g} say nothing)" if below else "")
-        + ":"
-    ]
+    meaningless = f" (errors below {below:.3g} say nothing)" if below else ""
+    lines = [f"at {budget(column, comparison.match)}{meaningless}:"]
     for place, name in enumerate(rank(comparison, column), 1):
-        error, seconds = summaries[name].solver_error, summaries[name].seconds
-        far = (
-            "stochastic"
-            if summaries[name].stochastic
-            else f"error {error.median:.4f}"
-            if error
-            else "nothing measured"
-        )
-        lines.append(f"{place:3} {name:<22}{far:<18}" + (f"{seconds.median:.2f} s" if seconds else ""))
+        summary = summaries[name]
+        error = f"error {summary.solver_error.median:.4f}" if summary.solver_error else "nothing measured"
+        seconds = f"{summary.seconds.median:.2f} s" if summary.seconds else ""
+        lines.append(f"{place:3} {name:<22}{'stochastic' if summary.stochastic else error:<18}{seconds}")
     return "\n".join(lines)

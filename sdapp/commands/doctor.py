@@ -1,4 +1,4 @@
-"""What this machine has, what is wrong with it, and how to mend it."""
+"""The command `sdapp doctor`: what this machine has, what is wrong with it, and how to fix it."""
 
 import os
 import shutil
@@ -6,26 +6,30 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import typer
+
 from sdapp.models.files import POSTCARDS
 
 NEEDED = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "accelerate",
-    "safetensors",
-    "pillow",
-    "pydantic",
-    "typer",
-    "scipy",
-)
+    "torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow", "pydantic", "typer", "scipy",
+)  # fmt: skip
 OPTIONAL = {"torchsde": "the dpm++sde scheduler"}
 LOW_DISK = 5 * 2**30
 Facts = list[tuple[str, str]]
 
 
+def doctor() -> None:
+    """Print what is installed, which devices there are, what is wrong and how to fix it."""
+    facts, problems = examine()
+    for name, value in facts:
+        typer.echo(f"{name:<24}{value}")
+    for problem in problems:
+        typer.echo(f"problem: {problem}")
+    typer.echo("nothing is wrong" if not problems else f"{len(problems)} to fix")
+
+
 def examine() -> tuple[Facts, list[str]]:
-    """(name, value) lines, and one line for each problem with its mend."""
+    """Look at this machine: names with their values, and one line for each problem with its fix."""
     problems: list[str] = []
     facts: Facts = [("python", sys.version.split()[0])]
     for package in NEEDED:
@@ -33,7 +37,7 @@ def examine() -> tuple[Facts, list[str]]:
             facts.append((package, version(package)))
         except PackageNotFoundError:
             facts.append((package, "missing"))
-            problems.append(f"{package} is not installed; mend it with: pip install {package}")
+            problems.append(f"{package} is not installed; fix: pip install {package}")
     for package, use in OPTIONAL.items():
         try:
             facts.append((package, version(package)))
@@ -42,7 +46,7 @@ def examine() -> tuple[Facts, list[str]]:
     facts += _devices(problems) + _room(problems) + _model_cache()
     if not (POSTCARDS / "model_index.json").exists():
         problems.append(
-            "the built-in model is missing from the package; mend it with: pip install --force-reinstall sdapp"
+            "the built-in model is missing from the package; fix: pip install --force-reinstall sdapp"
         )
     return facts, problems
 
@@ -55,7 +59,7 @@ def _devices(problems: list[str]) -> Facts:
         return []
     from sdapp.diffusion.devices import lacks_bfloat16
 
-    half = "; no bfloat16 of its own, float32 is far faster" if lacks_bfloat16() else ""
+    half = "; no bfloat16 instructions, float32 is far faster" if lacks_bfloat16() else ""
     facts: Facts = [("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads{half}")]
     for index in range(torch.cuda.device_count()):
         try:
@@ -65,18 +69,14 @@ def _devices(problems: list[str]) -> Facts:
             )
         except RuntimeError as exc:
             problems.append(
-                f"cuda:{index} does not answer: {str(exc).splitlines()[0]}; see nvidia-smi for what holds it"
+                f"cuda:{index} does not answer: {str(exc).splitlines()[0]}; nvidia-smi shows what uses it"
             )
     if not torch.cuda.is_available():
-        facts.append(
-            (
-                "cuda",
-                f"none (this torch is built {f'for CUDA {torch.version.cuda}' if torch.version.cuda else 'without it'})",
-            )
-        )
+        built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without it"
+        facts.append(("cuda", f"none (this torch is built {built})"))
         if shutil.which("nvidia-smi"):
             problems.append(
-                "there is an NVIDIA driver, but torch finds no GPU; install a CUDA build of torch (pytorch.org)"
+                "there is an NVIDIA driver, but torch finds no GPU; install torch for CUDA (pytorch.org)"
             )
     if torch.backends.mps.is_available():
         facts.append(("mps", "available"))

@@ -2,51 +2,101 @@
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
+import typer
+
+from sdapp.api import plan_images
 from sdapp.commands.estimates import History
-from sdapp.commands.options import all_layers
-from sdapp.commands.terminal import print_note, print_result
-from sdapp.config import validate
+from sdapp.commands.options import all_layers, with_options
+from sdapp.commands.running import Session
+from sdapp.commands.terminal import print_result
 from sdapp.errors import JobsFailedError
-from sdapp.jobs import plan
-from sdapp.models.vae import locate_model
 from sdapp.outputs.encode import encode
 from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import save_result, write_results
-from sdapp.settings.layers import Layer, merge
+from sdapp.settings.layers import Layer, override
 
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
+Prompt = Annotated[
+    str | None, typer.Argument(help="What to paint; else the config's prompt.", show_default=False)
+]
+Image = Annotated[Path, typer.Argument(help="The image to start from.", show_default=False)]
+Mask = Annotated[Path, typer.Argument(help="White is painted again, black stays.", show_default=False)]
+StrengthOption = Annotated[
+    float | None, typer.Option("--strength", help="How much is painted again: 0 to 1.")
+]
 
-if TYPE_CHECKING:
-    pass
 
-from sdapp.commands.notes import notes_before_painting
-from sdapp.commands.running import Load, paint_loads
+@with_options()
+def generate(options: dict[str, Any], prompt: Prompt = None) -> None:
+    """Paint images from a prompt, or whatever a config or an image (--config) asks for.
+
+    Examples:
+
+    sdapp generate "a red house on a beach at sunset" --seed 7
+
+    sdapp generate --config outputs/a-red-house-7.png --steps 50
+    """
+    _generate(options, {"prompt": prompt})
 
 
-def paint(flags: dict[str, Any], own: list[Layer]) -> None:
-    """Load settings, plan, load the model, paint, save, print. All input is checked before torch is imported."""
-    merged = merge(all_layers(flags, own))
-    for note in merged.notes:
-        print_note(note)
-    config = validate(merged)
-    model = locate_model(config.model, config.revision, config.vae)
-    jobs = plan(config, model)
-    check_folder(Path(config.output.dir))
-    for note in notes_before_painting(config, model, jobs[0]):
-        print_note(note)
-    failed, history = list[str](), History(config.device)
-    with closing(paint_loads([Load(model, config, jobs)], flags["verbose"])) as results:
-        output = config.output
+@with_options()
+def img2img(
+    options: dict[str, Any], image: Image, prompt: Prompt = None, strength: StrengthOption = None
+) -> None:
+    """Paint an image again, guided by a prompt.
+
+    Example:
+
+    sdapp img2img house.png "a red house in the snow" --strength 0.6
+    """
+    _generate(
+        options, {"task.kind": "img2img", "task.image": image, "prompt": prompt, "task.strength": strength}
+    )
+
+
+@with_options()
+def inpaint(
+    options: dict[str, Any], image: Image, mask: Mask, prompt: Prompt = None, strength: StrengthOption = None
+) -> None:
+    """Paint the white part of a mask again; every other pixel stays as it is.
+
+    Example:
+
+    sdapp inpaint house.png mask.png "a black cat"
+    """
+    task = {"task.kind": "inpaint", "task.image": image, "task.mask": mask, "task.strength": strength}
+    _generate(options, task | {"prompt": prompt})
+
+
+def _generate(options: dict[str, Any], own: dict[str, Any]) -> None:
+    """Plan, load the model, paint, save, print. All input is checked before torch is imported."""
+    planned = plan_images(all_layers(options, _own_layers(own)))
+    output, jobs, load = planned.config.output, planned.work.jobs, planned.work.load
+    check_folder(Path(output.dir))
+    session = Session(options["verbose"]).begin({load: planned.model}, len(jobs), History(load))
+    session.notes.tell(planned.notes)
+    failed: list[str] = []
+    with session, closing(planned.paint(session.executor, session.on_step)) as results:
         for result in write_results(
             results, lambda result: encode(result, output), lambda result: save_result(result, output)
         ):
-            print_result(result, flags["json"])
-            history.add(result)
+            session.tell_result(result)
+            print_result(result, options["json"])
             failed += [f"seed {result.job.seed}: {result.error}"] if result.error else []
-    history.save()
     if failed:
         raise JobsFailedError(f"{len(failed)} of {len(jobs)} images failed:\n" + "\n".join(failed))
+
+
+def _own_layers(values: dict[str, Any]) -> list[Layer]:
+    """The arguments of a command as settings; PROMPT, IMAGE, --strength are where they come from."""
+    origins = {"task.kind": f"sdapp {values.get('task.kind')}", "task.strength": "--strength"}
+    return [
+        override(
+            key,
+            str(value) if isinstance(value, Path) else value,
+            origins.get(key, key.split(".")[-1].upper()),
+        )
+        for key, value in values.items()
+        if value is not None
+    ]

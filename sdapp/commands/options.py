@@ -1,11 +1,12 @@
-"""The flags of every command that paints, defined once, and the layers of settings that they become."""
+"""The options of every command that paints, defined once, and the layers of settings that they become."""
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +31,9 @@ ConfigFiles = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as --set clip_skip=1."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, print what would be painted, and stop.")
 ]
 OPTIONS: dict[str, Any] = {
     "config": ConfigFiles,
@@ -57,77 +61,84 @@ OPTIONS: dict[str, Any] = {
     "output.dir": Annotated[Path | None, typer.Option("--out", "-o", help="The folder for the images.")],
     "json": Annotated[bool, typer.Option("--json", help="One JSON object an image on stdout, not its path.")],
     "set": Overrides,
-    "profile": Annotated[bool, typer.Option("--profile", help="Say in the end where the time went.")],
-    "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Let diffusers and transformers speak.")],
+    "profile": Annotated[bool, typer.Option("--profile", help="Print at the end where the time went.")],
+    "verbose": Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show messages of diffusers and transformers.")
+    ],
 }
-OPTION_DEFAULTS = {"json": False, "profile": False, "verbose": False}
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-NOT_SETTINGS = ("config", "json", "set", "profile", "verbose", "size")
-PromptArgument = Annotated[
-    str | None, typer.Argument(help="What to paint; else the config's prompt.", show_default=False)
-]
-StrengthOption = Annotated[float | None, typer.Option("--strength", help="How much is painted anew: 0 to 1.")]
+SWITCHES = ("json", "profile", "verbose")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+NOT_SETTINGS = ("config", "set", "size", *SWITCHES)
+Options = dict[str, Any]  # the values by the keys of OPTIONS, None for what was not given
+Command = Callable[..., None]
 
 
-def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command every flag of FLAGS; it gets them as one dictionary, its first argument."""
-    return without()(command)
+def with_options(
+    *without: str, own: Mapping[str, Any] = MappingProxyType({})
+) -> Callable[[Command], Command]:
+    """Give a command the shared options but for some, and options of its `own`; it gets them all as its first
+    argument.
+    """
+    shared = {name: hint for name, hint in OPTIONS.items() if name not in without}
+    table = {**own, **shared}
 
-
-def without(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The same but for some flags, which are None in the dictionary."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-        shared = [
+    def decorate(command: Command) -> Command:
+        parameters = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+        parameters += [
             inspect.Parameter(
-                name.replace(".", "_"),
+                _parameter(name),
                 inspect.Parameter.KEYWORD_ONLY,
                 annotation=hint,
-                default=OPTION_DEFAULTS.get(name),
+                default=False if name in SWITCHES else None,
             )
-            for name, hint in OPTIONS.items()
-            if name not in flags
+            for name, hint in table.items()
         ]
 
         def run(**values: Any) -> None:
-            said = {name: None if name in flags else values.pop(name.replace(".", "_")) for name in OPTIONS}
-            with profiled(partial(typer.echo, err=True)) if said["profile"] else nullcontext():
-                command(said, **values)
+            options = dict.fromkeys(OPTIONS) | {name: values.pop(_parameter(name)) for name in table}
+            with profiled(partial(typer.echo, err=True)) if options["profile"] else nullcontext():
+                command(options, **values)
 
-        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         return run
 
     return decorate
 
 
+def _parameter(name: str) -> str:
+    return name.replace(".", "_")
+
+
 def file_layers(files: list[Path] | None) -> list[Layer]:
     """The layers of --config files and images."""
     found: list[Layer] = []
     for file in files or []:
-        found += [read_settings(file)] if file.suffix.lower() in PICTURES else read_config_file(file)
+        found += [read_settings(file)] if file.suffix.lower() in IMAGE_SUFFIXES else read_config_file(file)
     return found
 
 
-def all_layers(flags: dict[str, Any], own: list[Layer]) -> list[Layer]:
-    """Files first; over them all that the command line says, whatever its order."""
-    said = [*(parse_override(text) for text in flags["set"] or []), *flag_layers(flags), *own]
-    return [*file_layers(flags["config"]), combine(said)]
+def all_layers(options: Options, own: list[Layer]) -> list[Layer]:
+    """The --config files first; over them, in any order, everything else on the command line."""
+    overrides = [parse_override(text) for text in options["set"] or []]
+    return [*file_layers(options["config"]), combine([*overrides, *option_layers(options), *own])]
 
 
-def flag_layers(flags: dict[str, Any]) -> Iterator[Layer]:
-    """A layer for each flag that was given. Raises ConfigError for a --size that is none."""
-    for dotted, value in flags.items():
-        if dotted not in NOT_SETTINGS and value is not None:
-            flag = "--out" if dotted == "output.dir" else f"--{dotted.replace('_', '-')}"
-            yield override(dotted, str(value) if isinstance(value, Path) else value, flag)
-    if flags["size"] is not None:
-        sides = re.fullmatch(r"([0-9]{1,9})[xX×]([0-9]{1,9})", flags["size"])
+def option_layers(options: Options) -> Iterator[Layer]:
+    """A layer for each setting that was given as an option.
+
+    Raises ConfigError for a --size that is not one.
+    """
+    for key, value in options.items():
+        if key not in NOT_SETTINGS and value is not None:
+            option = "--out" if key == "output.dir" else f"--{key.rpartition('.')[2].replace('_', '-')}"
+            yield override(key, str(value) if isinstance(value, Path) else value, option)
+    if options["size"] is not None:
+        sides = re.fullmatch(r"([0-9]{1,9})[xX×]([0-9]{1,9})", options["size"])
         if sides is None:
             raise ConfigError(
-                f"--size: write it as WIDTHxHEIGHT in pixels, such as 768x512, not {flags['size']!r}"
+                f"--size: write it as WIDTHxHEIGHT in pixels, such as 768x512, not {options['size']!r}"
             )
         yield override("width", int(sides[1]), "--size")
         yield override("height", int(sides[2]), "--size")

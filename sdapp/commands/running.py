@@ -1,181 +1,146 @@
-"""What every command that paints does: say what should be known, load the model, paint, save, print."""
+"""What every command that paints has in common: the model, the progress bar, signals, estimates."""
 
-import gc
 import os
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
-from sdapp.batches.run import Batch, Survey
+from sdapp.batches.executors import LocalExecutor
 from sdapp.commands.estimates import History
 from sdapp.commands.terminal import print_note
-from sdapp.config import RunConfig
 from sdapp.diffusion.startup import importing
 from sdapp.errors import InterruptedRunError
-from sdapp.jobs import Job, LoadKey
+from sdapp.jobs import LoadKey, Work
 from sdapp.models.locate import Model
+from sdapp.notes import Notes
 from sdapp.profiling import timed
 from sdapp.records import Result
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from sdapp.pipelines import Painter
-    from sdapp.records import OnStep
 
-KEPT_MESSAGE = "finished images are kept"
-
-
-@dataclass(frozen=True)
-class Load:
-    """What one load of a model paints."""
-
-    model: Model
-    config: RunConfig
-    jobs: Sequence[Job]
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def paint_loads(
-    loads: Sequence[Load], verbose: bool, keep_going: bool = False, told: str = KEPT_MESSAGE
-) -> Generator[Result, None, None]:
-    """Paint the jobs of one load after the other, with a bar; the indices of the results count through them all.
+class Session:
+    """A `with` around the painting of a command. `executor` and `on_step` are for the functions that paint.
 
-    A signal ends it at the next step with InterruptedRunError. Close it when done, which takes the bar away.
+    It shows a bar on stderr if that is a terminal, and keeps the timings of `history` at the end. The first
+    SIGINT or SIGTERM ends the run at the next step, with InterruptedRunError and the text of `stopped`; a
+    second one, or one while the model is loaded, ends it at once.
     """
-    painted = 0
-    with (
-        interruptible(lambda: told) as check,
-        progress(sum(len(load.jobs) for load in loads), loads[0].model.name) as on_step,
-    ):
 
-        def step(first: int, *rest: int) -> None:
-            check()
-            on_step(painted + first, *rest)
+    def __init__(
+        self, verbose: bool, stopped: Callable[[], str] = lambda: "finished images are kept"
+    ) -> None:
+        self.images = 0  # how many there are to paint, for the bar
+        self.executor = LocalExecutor(loader=self._load)
+        self.notes = Notes(print_note)
+        self.history: History | None = None
+        self._verbose, self._stopped = verbose, stopped
+        self._caught, self._begun = 0, False
+        self._before: dict[int, Any] = {}
+        self._bar: Progress = _new_bar()
 
-        for load in loads:
-            if painted:
-                gc.collect()  # or two models are held at a time
-            for result in _paint_load(load, verbose, step, check, keep_going):
-                yield replace(result, index=painted + result.index)
-            painted += len(load.jobs)
+    def begin(self, models: dict[LoadKey, Model], images: int, history: History | None = None) -> Self:
+        """Say what will be painted, before the `with`."""
+        self.images, self.history = images, history
+        self.executor = LocalExecutor(models, self._load)
+        self._bar.add_task(f"loading {next(iter(models.values())).name}", total=None, steps="")
+        return self
 
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._catch) for number in SIGNALS}
+        self._bar.start()
+        return self
 
-def _paint_load(
-    load: Load, verbose: bool, step: "OnStep", check: Callable[[], None], keep_going: bool
-) -> Iterator[Result]:
-    painter = load_painter(load.model, load.config, verbose, sum(job.unet_calls for job in load.jobs))
-    check()
-    yield from painter.paint(load.jobs, load.config.batch_size, step, keep_going)
-
-
-def paint_batch(
-    batch: Batch,
-    model: Model,
-    verbose: bool,
-    found: Survey,
-    prepare: Callable[["Painter"], None] | None = None,
-) -> Generator[Result, None, None]:
-    """Paint what is left of a batch, with a bar, and remember how long it took; a signal ends it between two steps.
-
-    `prepare` sees the painter before the first image.
-    """
-    before, waited, history = len(batch.past.done), "", History(batch.config.device)
-
-    def over() -> int:
-        """Painted here, and by other runs since this one began."""
-        return max(batch.painted, len(batch.past.done) - before)
-
-    def told() -> str:
-        return f"{over()} done, {found.left - over()} left; run the same command again to go on"
-
-    with interruptible(told) as check, progress(found.left, model.name) as on_step:
-        painter = load_painter(model, batch.config, verbose, found.unet_calls)
-        check()
-
-        def step(_first: int, together: int, number: int, of: int) -> None:
-            check()
-            on_step(over(), together, number, of)
-
-        def wait(who: str) -> None:
-            nonlocal waited
-            check()
-            if who != waited:
-                print_note(who)
-            waited = who
-            time.sleep(0.5)
-
-        try:
-            if prepare:
-                prepare(painter)
-            for result in batch.paint(painter, step, wait):
-                history.add(result)
-                yield result
-        finally:
-            history.save()
-
-
-def load_painter(model: Model, config: RunConfig, verbose: bool, unet_calls: int = 0) -> "Painter":
-    """Load the weights; torch and diffusers are imported here and not before."""
-    os.environ.setdefault(
-        "TRANSFORMERS_VERBOSITY", "info" if verbose else "error"
-    )  # read while it is imported
-    if not verbose:
-        warnings.simplefilter("ignore")  # upstream's own
-    with timed("import"), importing(model, ours=True):
-        from sdapp.diffusion.loading import quiet
-        from sdapp.pipelines import load
-
-    quiet(verbose)
-    with timed("load"):
-        painter = load(LoadKey.of(config, model), model, unet_calls=unet_calls, batch_size=config.batch_size)
-    from sdapp.diffusion.devices import lacks_bfloat16
-
-    if painter.device.type == "cpu" and config.dtype == "bfloat16" and lacks_bfloat16():
-        print_note("this CPU has no bfloat16 of its own: --dtype float32 is many times as fast")
-    return painter
-
-
-@contextmanager
-def interruptible(told: Callable[[], str]) -> Iterator[Callable[[], None]]:
-    """Let the first SIGINT or SIGTERM end the run at the next step, with what `told` says; a second one at once.
-
-    Yields the function to call at each step, which raises InterruptedRunError. Until its first call, while a model is loaded,
-    nothing is under way: then the first signal ends the run at once.
-    """
-    caught: list[int] = []
-    under_way = False
-
-    def handle(number: int, _frame: object) -> None:
-        caught.append(number)
-        if not under_way:
-            typer.echo(f"stopped: {told()}", err=True)
-        if len(caught) > 1 or not under_way:
-            sys.stdout.flush()
-            os._exit(128 + number)
-
-    def check() -> None:
-        nonlocal under_way
-        under_way = True
-        if caught:
-            raise InterruptedRunError(told(), caught[0])
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield check
-        check()
-    finally:
-        for number, handler in before.items():
+    def __exit__(self, *raised: object) -> None:
+        self._bar.stop()
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.history:
+            self.history.save()
+        if raised[0] is None:
+            self._check()
+
+    def on_step(self, first: int, together: int, step: int, of: int) -> None:
+        """Move the bar. Raises InterruptedRunError after a signal."""
+        self._check()
+        which = f"image {first + 1}" if together == 1 else f"images {first + 1} to {first + together}"
+        self._bar.update(
+            self._bar.task_ids[0],
+            total=self.images,
+            completed=first + together * step / of,
+            description=f"{which} of {self.images}",
+            steps=f"step {step}/{of}",
+        )
+
+    def tell_result(self, result: Result) -> None:
+        """Tell the notes of a result, and remember how long it took; before its path is printed and it may be
+        moved.
+        """
+        self.notes.tell(result.record.notes if result.record else ())
+        if self.history:
+            self.history.add(result)
+
+    def wait(self, who: str) -> None:
+        """Tell who is painting the images that are missing, and wait.
+
+        Raises InterruptedRunError after a signal.
+        """
+        self._check()
+        self.notes.tell([who])
+        time.sleep(0.5)
+
+    def _check(self) -> None:
+        self._begun = True
+        if self._caught:
+            raise InterruptedRunError(self._stopped(), self._caught)
+
+    def _catch(self, number: int, _frame: FrameType | None) -> None:
+        again, self._caught = bool(self._caught), self._caught or number
+        if self._begun and not again:
+            return
+        if not self._begun:
+            typer.echo(f"stopped: {self._stopped()}", err=True)
+        sys.stdout.flush()
+        if sys.stderr.isatty():
+            os.write(2, b"\x1b[?25h")  # the bar has hidden the cursor
+        os._exit(128 + number)
+
+    def _load(self, work: Work, model: Model) -> "Painter":
+        """Load a model as in a process of our own: with upstream's messages as asked for, and without garbage
+        collection.
+        """
+        os.environ.setdefault(
+            "TRANSFORMERS_VERBOSITY", "info" if self._verbose else "error"
+        )  # read at its import
+        if not self._verbose:
+            warnings.simplefilter("ignore")  # upstream's
+        with timed("import"), importing(model, ours=True):
+            from sdapp.diffusion.loading import quiet
+            from sdapp.pipelines import load
+
+        quiet(self._verbose)
+        with timed("load"):
+            painter = load(work.load, model, unet_calls=work.unet_calls, batch_size=work.batch_size)
+        from sdapp.diffusion.devices import lacks_bfloat16
+
+        if painter.device.type == "cpu" and work.load.dtype == "bfloat16" and lacks_bfloat16():
+            print_note("this CPU has no bfloat16 instructions: --dtype float32 is many times as fast")
+        self._check()
+        return painter
 
 
-@contextmanager
-def progress(images: int, model: str) -> Iterator[Callable[[int, int, int, int], None]]:
-    """A bar of steps, images and time left on stderr, if that is a terminal; yields the function that moves it."""
+def _new_bar() -> "Progress":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -186,18 +151,5 @@ def progress(images: int, model: str) -> Iterator[Callable[[int, int, int, int],
         TextColumn("{task.fields[steps]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal,
-                  redirect_stdout=sys.stdout.isatty()) as bar:  # fmt: skip
-        task = bar.add_task(f"loading {model}", total=None, steps="")
-
-        def on_step(first: int, together: int, step: int, of: int) -> None:
-            which = f"image {first + 1}" if together == 1 else f"images {first + 1} to {first + together}"
-            bar.update(
-                task,
-                total=images,
-                completed=first + together * step / of,
-                description=f"{which} of {images}",
-                steps=f"step {step}/{of}",
-            )
-
-        yield on_step
+    is_shown, redirect = console.is_terminal, sys.stdout.isatty()
+    return Progress(*columns, console=console, transient=True, disable=not is_shown, redirect_stdout=redirect)

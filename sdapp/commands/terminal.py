@@ -1,4 +1,4 @@
-"""What is said: paths and JSON lines on stdout, notes and the progress bar on stderr, schedulers in words."""
+"""What is printed: paths and JSON lines on stdout, notes and errors on stderr."""
 
 import json
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from sdapp.records import Result
 
 
 class Commands(TyperGroup):
-    """Turns our errors into `error:` lines and an exit code, in this one place."""
+    """A group of commands; turns the errors of sdapp into `error:` lines and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -25,16 +25,12 @@ class Commands(TyperGroup):
 
 
 def print_result(result: Result, as_json: bool) -> None:
-    """Print the path of a finished image, or its JSON line, and what the user should know about it."""
-    for note in result.record.notes if result.record else ():
-        print_note(note)
+    """Print the path of an image or, with `as_json`, its job and record as one line."""
     if as_json:
         facts: dict[str, object] = {
             "path": result.path and str(result.path),
             "seed": result.job.seed,
             "error": result.error,
-        }
-        facts |= {
             "job": result.job.to_data(),
             "record": result.record and asdict(result.record),
         }
@@ -44,5 +40,10 @@ def print_result(result: Result, as_json: bool) -> None:
 
 
 def print_note(message: str) -> None:
-    """A note on stderr."""
+    """Print a note on stderr."""
     typer.echo(f"note: {message}", err=True)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -15,18 +15,21 @@ READ_AHEAD_BYTES = 1 << 21
 
 @contextmanager
 def importing(model: Model, ours: bool = False) -> Iterator[None]:
-    """Around the import of torch and diffusers: no garbage is looked for, and the model's weights are read ahead meanwhile.
+    """Around the import of torch and diffusers: read the model's weights ahead into the system's page cache.
 
-    The import makes hundreds of thousands of objects that stay, so each look at them all is time lost. Where the process is
-    `ours`, not a script's, later looks for garbage leave out what is there after the first import.
+    If the process is `ours` and not a script's, the garbage collector is off meanwhile, and leaves out afterwards
+    what the first import has made: hundreds of thousands of objects that stay, each look at which is time lost.
     """
+    threading.Thread(target=_read_ahead, args=[model], daemon=True).start()
+    if not ours:
+        yield
+        return
     was_on, first = gc.isenabled(), "diffusers" not in sys.modules
     gc.disable()
-    threading.Thread(target=_read_ahead, args=[model], daemon=True).start()
     try:
         yield
     finally:
-        if ours and first:
+        if first:
             gc.freeze()
         if was_on:
             gc.enable()

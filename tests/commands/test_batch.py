@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from typer.testing import Result
 
 from peak_memory import LINUX, peak_memory
+from sdapp.batches.executors import LocalExecutor
 from sdapp.batches.leases import Leases
 from sdapp.batches.ledger import LEDGER_FILE
 from sdapp.batches.prompt_file import PromptFile
-from sdapp.batches.run import Batch, Keep
+from sdapp.batches.run import Batch
 from sdapp.errors import ConfigError
 from sdapp.jobs import LoadKey
 from sdapp.metadata.record import read_image
 from sdapp.outputs.files import this_host
 from sdapp.pipelines import Painter
 from sdapp.prompts.templates import choose
+from sdapp.records import Result as Painted
 from sdapp.settings.layers import Layer
 
 Run = Callable[..., Result]
@@ -66,7 +69,7 @@ def jobs(folder: str | Path = "night") -> dict[str, dict[str, Any]]:
     return {path.name: read_image(path)["job"] for path in Path(folder).glob("*.png")}
 
 
-# --- one run ------------------------------------------------------------------------------------------------------
+# --- one run ------------------------------------------------------------------------------------------------
 
 
 def test_every_line_becomes_an_image_and_a_line_of_the_ledger(sdapp: Run) -> None:
@@ -207,9 +210,11 @@ def test_two_runs_that_begin_a_folder_at_once_without_a_seed_have_the_same(
 ) -> None:
     file, layers = write(PROMPTS[:3]), [Layer({"output": {"dir": "other"}})]
     one, other = (PromptFile.open(file, layers) for _ in range(2))
-    assert one.begun != other.begun
-    assert one.keep() == one
-    assert other.keep() == one
+    before = one.begun
+    assert other.begun != before
+    assert not one.keep_seeds()
+    assert other.keep_seeds()
+    assert one.begun == other.begun == before
     command = [
         sys.executable,
         "-m",
@@ -233,7 +238,7 @@ def test_a_broken_state_is_told_with_a_mend_that_mends(text: str, sdapp: Run) ->
     state.write_text(text)
     result = sdapp("batch", write(PROMPTS[:1]), *FAST)
     assert result.exit_code == 73
-    assert "delete it and say --seed" in result.stderr
+    assert "delete it and give --seed" in result.stderr
     state.unlink()
     assert sdapp("batch", write(PROMPTS[:1]), *FAST).exit_code == 0
 
@@ -299,7 +304,7 @@ def test_prompts_may_come_from_standard_input(tmp_path: Path) -> None:
     assert len(run.stdout.splitlines()) == 2
 
 
-# --- kills --------------------------------------------------------------------------------------------------------
+# --- kills --------------------------------------------------------------------------------------------------
 
 
 def start(folder: Path, out: str, *more: str) -> subprocess.Popen[bytes]:
@@ -323,8 +328,14 @@ def test_a_signal_while_the_model_is_loaded_ends_a_batch_at_once(sdapp: Run) -> 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs are forks")
-@pytest.mark.parametrize("options", [("--kills", "24", "--jobs", "60"), ("--kills", "0", "--jobs", "32", "--together", "8"),
-                                     ("--kills", "4", "--jobs", "24", "--together", "3", "--seed", "1")])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--kills", "24", "--jobs", "60"),
+        ("--kills", "0", "--jobs", "32", "--together", "8"),
+        ("--kills", "4", "--jobs", "24", "--together", "3", "--seed", "1"),
+    ],
+)
 def test_batches_killed_at_every_point_or_run_together_end_as_an_undisturbed_one(
     options: tuple[str, ...],
 ) -> None:
@@ -346,24 +357,31 @@ def test_a_signal_ends_a_batch_at_the_next_step_and_says_what_is_left(number: in
     run.send_signal(number)
     stderr = run.communicate()[1].decode()
     assert run.returncode == 128 + number
-    assert "run the same command again to go on" in stderr
+    assert "run the same command again to continue" in stderr
     done = len(list(Path("night").glob("*.png")))
     assert f"{done} done, {len(PROMPTS) - done} left" in stderr
     assert not list(Path("night").glob(".*"))
 
 
-# --- what goes wrong, in one job or on the disk -------------------------------------------------------------------
+# --- what goes wrong, in one job or on the disk -------------------------------------------------------------
 
 
-def open_batch(lines: list[str], keep: Keep | None = None, **settings: Any) -> tuple[Batch, Painter]:
+def open_batch(
+    lines: list[str], keep: Callable[[object], None] | None = None, **settings: Any
+) -> tuple[Batch, Painter]:
     from sdapp.pipelines import load
 
     prompts = PromptFile.open(
         write(lines), [Layer({"steps": 2, "seed": 7, "output": {"dir": "night"}} | settings)]
     )
-    night = Batch(prompts.orders, prompts.config, keep=keep)
-    night.begin()
-    return night, load(LoadKey.of(prompts.config, prompts.model))
+    run = Batch(prompts.items, prompts.config, prompts.load, keep=keep)
+    run.begin()
+    return run, load(LoadKey.of(prompts.config, prompts.model))
+
+
+def painting(run: Batch, painter: Painter, *hooks: Any) -> Iterator[Painted]:
+    """Paint a batch with a model that is loaded."""
+    return run.paint(LocalExecutor(loader=lambda *_: painter), run.survey(), *hooks)
 
 
 @pytest.mark.parametrize(
@@ -374,7 +392,7 @@ def test_memory_that_runs_out_within_a_job_leaves_the_others_as_they_are(
 ) -> None:
     lines = [f"{prompt} --n a dog" for prompt in PROMPTS[:4]]
     assert sdapp("batch", write(lines), "--set", "steps=2", "--seed", 7, "--out", "calm").exit_code == 0
-    night, painter = open_batch(lines, batch_size=2)
+    run, painter = open_batch(lines, batch_size=2)
     calls = 0
 
     def fail(_module: Any, _arguments: Any) -> None:
@@ -384,7 +402,7 @@ def test_memory_that_runs_out_within_a_job_leaves_the_others_as_they_are(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     attrgetter(part)(painter).register_forward_pre_hook(fail)
-    results = list(night.paint(painter))
+    results = list(painting(run, painter))
     assert [result.error for result in results] == [None] * 4
     assert alike(images("night"), images("calm"))
 
@@ -394,7 +412,7 @@ def test_numbers_that_are_not_finite_fail_one_job_and_leave_the_others_as_they_a
     part: str, sdapp: Run
 ) -> None:
     sdapp("batch", write(PROMPTS[:4]), "--set", "steps=2", "--seed", 7, "--out", "calm")
-    night, painter = open_batch(
+    run, painter = open_batch(
         PROMPTS[:4], keep=lambda _: hook.remove(), batch_size=2
     )  # when the first batch is painted
 
@@ -405,7 +423,7 @@ def test_numbers_that_are_not_finite_fail_one_job_and_leave_the_others_as_they_a
 
     module = attrgetter(part)(painter)
     hook = module.register_forward_hook(poison)
-    painted = list(night.paint(painter))
+    painted = list(painting(run, painter))
     assert [result.error is None for result in painted] == [True, False, True, True]
     assert "not finite" in str(painted[1].error)
     calm = images("calm")
@@ -436,7 +454,7 @@ def test_a_disk_that_fills_up_ends_the_batch_with_74_and_it_goes_on_later(
         patch.setattr(io if point == "write" else os, "open" if point == "write" else point, failing)
         stopped = sdapp("batch", write(PROMPTS[:6]), *FAST)
     assert stopped.exit_code == 74, stopped.stderr
-    assert "no room left" in stopped.stderr
+    assert "free some space" in stopped.stderr
     assert 0 < len(images()) < 6
     assert not list(Path("night").glob(".*"))
     assert sdapp("batch", write(PROMPTS[:6]), *FAST).exit_code == 0
@@ -450,28 +468,28 @@ def test_a_disk_that_fills_up_ends_the_batch_with_74_and_it_goes_on_later(
 def test_whatever_goes_wrong_in_a_pipeline_fails_one_job_and_the_rest_go_on(
     error: Exception, sdapp: Run
 ) -> None:
-    night, painter = open_batch(PROMPTS[:3], batch_size=1)
+    run, painter = open_batch(PROMPTS[:3], batch_size=1)
 
     def fail(_module: Any, _arguments: Any) -> None:
         hook.remove()
         raise error
 
     hook = painter.denoiser.unet.register_forward_pre_hook(fail)
-    results = list(night.paint(painter))
+    results = list(painting(run, painter))
     assert [result.error is None for result in results] == [False, True, True]
     assert results[0].error == f"{type(error).__name__}: {error}"
     assert ledger()[0]["status"] == "failed"
 
 
 def test_a_prompt_file_that_is_deleted_while_it_is_painted_is_painted_to_its_end(sdapp: Run) -> None:
-    night, painter = open_batch(PROMPTS[:3], batch_size=1)
-    painted = night.paint(painter)
+    run, painter = open_batch(PROMPTS[:3], batch_size=1)
+    painted = painting(run, painter)
     next(painted)
     Path("prompts.txt").unlink()
     assert len(list(painted)) == 2
 
 
-# --- folders that are shared or cleared ---------------------------------------------------------------------------
+# --- folders that are shared or cleared ---------------------------------------------------------------------
 
 
 def test_shards_are_the_whole_together(sdapp: Run) -> None:
@@ -495,9 +513,9 @@ def test_a_shard_that_is_none_is_refused(shard: str, sdapp: Run) -> None:
 def test_a_job_that_another_run_holds_is_waited_for_and_taken_over_when_it_dies(
     tmp_path: Path, sdapp: Run
 ) -> None:
-    night, painter = open_batch(PROMPTS[:3], batch_size=1)
-    [first, *_] = night.orders()
-    other = Leases(night.folder)
+    run, painter = open_batch(PROMPTS[:3], batch_size=1)
+    [first, *_] = run.items()
+    other = Leases(run.folder)
     assert other.claim(first.job.id)
     waits: list[str] = []
 
@@ -505,21 +523,21 @@ def test_a_job_that_another_run_holds_is_waited_for_and_taken_over_when_it_dies(
         waits.append(who)
         other.release(first.job.id)
 
-    painted = [result.job.id for result in night.paint(painter, None, wait)]
+    painted = [result.job.id for result in painting(run, painter, None, wait)]
     assert painted[-1] == first.job.id
     assert len(painted) == 3
     assert waits == [f"1 are being painted by process {os.getpid()} on {this_host()}"]
 
 
 def test_a_run_that_lost_its_lease_leaves_the_image_to_who_took_it_over(sdapp: Run) -> None:
-    night, painter = open_batch(PROMPTS[:3], batch_size=1)
-    [first, *_] = night.orders()
-    other = Leases(night.folder)
+    run, painter = open_batch(PROMPTS[:3], batch_size=1)
+    [first, *_] = run.items()
+    other = Leases(run.folder)
     at_the_end: list[int] = []
 
     def sleep(*_: int) -> None:
         """As a machine does that is suspended; the first job's lease is old by then."""
-        lease = night.folder / f".sdapp-{first.job.id}.lease"
+        lease = run.folder / f".sdapp-{first.job.id}.lease"
         if lease.exists() and not other.holds(first.job.id) and not at_the_end:
             os.utime(lease, (0, 0))
             assert other.claim(first.job.id)
@@ -528,26 +546,26 @@ def test_a_run_that_lost_its_lease_leaves_the_image_to_who_took_it_over(sdapp: R
         at_the_end.append(len(images()))
         other.release(first.job.id)  # it died
 
-    painted = [result.job.id for result in night.paint(painter, sleep, wait)]
+    painted = [result.job.id for result in painting(run, painter, sleep, wait)]
     assert at_the_end == [2]
     assert painted[-1] == first.job.id
     assert len(images()) == len(painted) == 3
 
 
 def test_the_last_of_several_runs_clears_up_after_those_that_died_meanwhile(sdapp: Run) -> None:
-    night, painter = open_batch(PROMPTS[:2], batch_size=1)
+    run, painter = open_batch(PROMPTS[:2], batch_size=1)
     died = subprocess.Popen([sys.executable, "-c", ""])
     died.wait()
     holder = json.dumps({"host": this_host(), "process": died.pid, "started": 1.0})
 
     def leave() -> None:
         """As a run does that is killed between publishing an image and giving its lease back."""
-        (night.folder / ".sdapp-0123456789ab.lease").write_text(holder)
-        (night.folder / f".sdapp-{this_host()}-{died.pid}-ab.part").touch()
+        (run.folder / ".sdapp-0123456789ab.lease").write_text(holder)
+        (run.folder / f".sdapp-{this_host()}-{died.pid}-ab.part").touch()
 
-    for _ in night.paint(painter):
+    for _ in painting(run, painter):
         leave()
-    assert not list(night.folder.glob(".*"))
+    assert not list(run.folder.glob(".*"))
     assert [row["prompt_line"] for row in ledger()] == [1, 2]
 
 
@@ -560,6 +578,79 @@ def test_prune_lists_what_no_line_asks_for_and_removes_it_only_when_told(sdapp: 
     assert sdapp("batch", write(PROMPTS[:2]), *FAST, "--prune", "--yes").exit_code == 0
     assert len(images()) == len(ledger()) == 2
     assert sdapp("batch", write(PROMPTS[:2]), *FAST, "--yes").exit_code == 2
+
+
+def test_prune_refuses_where_next_to_nothing_is_asked_for(sdapp: Run) -> None:
+    sdapp("batch", write(PROMPTS[:4]), *FAST)
+    other = (*FAST, "--steps", 3)
+    refused = sdapp("batch", write(PROMPTS[:4]), *other, "--prune", "--yes")
+    assert refused.exit_code == 73
+    assert "the prompt file with these settings asks for 0 of 4 images" in refused.stderr
+    assert len(images()) == 4
+    assert len(sdapp("batch", write(PROMPTS[:4]), *other, "--prune").stdout.splitlines()) == 4
+
+
+def test_prune_leaves_the_images_of_other_prompt_files_alone(sdapp: Run) -> None:
+    sdapp("batch", write(PROMPTS[:3], "one.txt"), *FAST)
+    sdapp("batch", write(PROMPTS[2:5], "two.txt"), *FAST)
+    assert len(images()) == 5
+    pruned = sdapp("batch", write(PROMPTS[3:4], "two.txt"), *FAST, "--prune", "--yes")
+    assert pruned.exit_code == 0
+    assert len(pruned.stdout.splitlines()) == 1
+    assert "3 images of another prompt file (../one.txt)" in pruned.stderr
+    assert "3 done, 0 failed before, 0 to paint" in sdapp("batch", "one.txt", *FAST).stderr
+    refused = sdapp("batch", write(["a tree"], "three.txt"), *FAST, "--prune", "--yes")
+    assert refused.exit_code == 73
+    assert len(images()) == 4
+
+
+def test_a_folder_of_an_older_version_is_pruned_with_care(sdapp: Run) -> None:
+    sdapp("batch", write(PROMPTS[:4]), *FAST)
+    path = Path("night") / LEDGER_FILE
+    old = [{key: value for key, value in row.items() if key != "prompt_files"} for row in ledger()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in old))
+    assert len(sdapp("batch", write(PROMPTS[:3]), *FAST, "--prune", "--yes").stdout.splitlines()) == 1
+    path.unlink()
+    sdapp("batch", write(["a tree"], "other.txt"), *FAST)  # the first three are nobody's now
+    left = sdapp("batch", write(["a tree"], "third.txt"), *FAST, "--prune", "--yes")
+    assert len(images()) == 4
+    assert "left alone" in left.stderr
+
+
+def test_the_ledger_is_not_rewritten_while_another_run_writes_to_it(sdapp: Run) -> None:
+    sdapp("batch", write(PROMPTS[:2]), *FAST)
+    path = Path("night") / LEDGER_FILE
+    path.write_bytes(b"".join(reversed(path.read_bytes().splitlines(keepends=True))))
+    before = path.read_bytes()
+    with Leases(Path("night")) as other:
+        assert other.claim("0123456789ab")
+        assert "2 done" in sdapp("batch", write(PROMPTS[:2]), *FAST).stderr
+        assert path.read_bytes() == before
+    sdapp("batch", write(PROMPTS[:2]), *FAST)
+    assert [row["prompt_line"] for row in ledger()] == [1, 2]
+
+
+def test_failures_of_another_prompt_file_stay_in_the_ledger(sdapp: Run) -> None:
+    sdapp("batch", write(["a tree --set clip_skip=9"], "one.txt"), *FAST)
+    sdapp("batch", write(["a cat"], "two.txt"), *FAST)
+    assert [row["status"] for row in ledger()] == ["done", "failed"]
+    assert "1 failed before, 0 to paint" in sdapp("batch", "one.txt", *FAST).stderr
+
+
+def test_what_a_foreign_image_could_not_carry_over_is_told(sdapp: Run) -> None:
+    info = PngInfo()
+    info.add_text(
+        "parameters", "a <lora:x:1> cat\nSteps: 1, Sampler: DDIM, CFG scale: 5, Seed: 9, Size: 64x64"
+    )
+    Image.new("RGB", (64, 64)).save("theirs.png", pnginfo=info)
+    result = sdapp("batch", write(PROMPTS[:1]), "--config", "theirs.png", "--out", "night", "--dry-run")
+    assert result.stderr.count("not carried over: LoRA") == 1
+
+
+def test_a_note_on_an_image_is_told_once_for_all_of_them(sdapp: Run) -> None:
+    long = "a red cat " + "and a blue ship " * 30
+    result = sdapp("batch", write([f"{long} --count 3"]), *FAST)
+    assert result.stderr.count("the text encoder reads 77 tokens") == 1
 
 
 def test_a_dry_run_or_an_empty_prompt_file_prunes_nothing(sdapp: Run) -> None:
@@ -590,7 +681,7 @@ def test_how_lines_get_their_seeds_is_kept_as_well(sdapp: Run) -> None:
     assert "was begun with --seeds same" in other.stderr
 
 
-# --- what a dry run knows -----------------------------------------------------------------------------------------
+# --- what a dry run knows -----------------------------------------------------------------------------------
 
 
 def test_an_estimate_rests_on_what_this_machine_did_before(sdapp: Run) -> None:
@@ -640,7 +731,7 @@ def test_the_memory_of_a_dry_run_does_not_grow_with_the_file(tmp_path: Path) -> 
     assert peaks[20_000] - peaks[100] < 10_000_000  # a fifth of the lines, a fifth of the 50 MB
 
 
-# --- for scripts --------------------------------------------------------------------------------------------------
+# --- for scripts --------------------------------------------------------------------------------------------
 
 
 def test_a_script_gets_each_image_as_it_lands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -648,16 +739,16 @@ def test_a_script_gets_each_image_as_it_lands(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.chdir(tmp_path)
     settings = {"steps": 1, "seed": 7, "output": {"dir": "night"}}
-    results = sdapp.paint_file(write(["a {red|blue} cat", "a ship"]), **settings)
+    results = sdapp.batch(write(["a {red|blue} cat", "a ship"]), **settings)
     first = next(results)
     assert first.path is not None
     assert first.path.exists()
     assert len(images()) < 2 or first.record.batch_size == 2
     [second] = list(results)
     assert second.choices == {}
-    assert list(sdapp.paint_file("prompts.txt", **settings)) == []
+    assert list(sdapp.batch("prompts.txt", **settings)) == []
     with pytest.raises(ConfigError, match="--shard"):
-        sdapp.paint_file("prompts.txt", shard="3/2", **settings)
+        sdapp.batch("prompts.txt", shard="3/2", **settings)
 
 
 def test_choices_are_recorded_in_the_image(sdapp: Run) -> None:

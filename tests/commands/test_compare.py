@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner, Result
 
@@ -76,7 +77,7 @@ def by_place(comparison: Comparison) -> dict[tuple[str, float, int], Cell]:
     return {(cell.scheduler, cell.column, cell.seed): cell for cell in comparison.cells}
 
 
-# --- the example --------------------------------------------------------------------------------------------------
+# --- the example --------------------------------------------------------------------------------------------
 
 
 def test_one_folder_has_it_all(folder: Path) -> None:
@@ -158,7 +159,7 @@ def test_errors_are_those_of_the_latents_on_disk(folder: Path) -> None:
 
 
 def test_the_noise_of_a_seed_is_the_same_for_every_scheduler(folder: Path) -> None:
-    """So a scheduler is nearer to the reference of its own seed than to that of another, even after 5 calls."""
+    """So a scheduler is nearer to the reference of its own seed than to another's, after 5 calls too."""
     found = results.read_comparison(folder)
     latents = {path.stem: load_file(path)["latents"] for path in (folder / "latents").iterdir()}
     solutions = {item.seed: latents[item.id] for item in found.references}
@@ -187,7 +188,7 @@ def test_python_gives_the_same_results_and_paints_nothing_again(copy: Path) -> N
     assert statistics.rank(found, 20)[0] == "dpm++2m-karras"
 
 
-# --- again, and in part -------------------------------------------------------------------------------------------
+# --- again, and in part -------------------------------------------------------------------------------------
 
 
 def test_a_second_run_paints_nothing(copy: Path, sdapp: Run) -> None:
@@ -302,7 +303,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert {name: after[name] for name in before} == before
 
 
-# --- other grids --------------------------------------------------------------------------------------------------
+# --- other grids --------------------------------------------------------------------------------------------
 
 
 def test_failed_cells_keep_their_reason(sdapp: Run) -> None:
@@ -366,7 +367,8 @@ def test_timings_are_repeated_and_the_median_counts(sdapp: Run) -> None:
 
 def test_a_dry_run_paints_nothing_and_imports_no_torch(tmp_path: Path) -> None:
     arguments = [*EXAMPLE, "--out", str(tmp_path / "none"), "--dry-run"]
-    script = f"import sys; from sdapp.cli import app; app({arguments!r}, standalone_mode=False); print('torch' in sys.modules)"
+    run = f"from sdapp.cli import app; app({arguments!r}, standalone_mode=False)"
+    script = f"import sys; {run}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
     assert re.search(
@@ -391,7 +393,18 @@ def test_the_truth_bench_needs_no_model(sdapp: Run) -> None:
     )
 
 
-# --- what users get wrong -----------------------------------------------------------------------------------------
+def test_what_a_foreign_image_could_not_carry_over_is_told(sdapp: Run) -> None:
+    info = PngInfo()
+    info.add_text(
+        "parameters", "a <lora:x:1> cat\nSteps: 1, Sampler: DDIM, CFG scale: 5, Seed: 9, Size: 64x64"
+    )
+    Image.new("RGB", (64, 64)).save("theirs.png", pnginfo=info)
+    result = sdapp("compare", "--config", "theirs.png", "--schedulers", "ddim", "--steps", "2", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("not carried over: LoRA") == 1
+
+
+# --- what users get wrong -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

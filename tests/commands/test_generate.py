@@ -40,7 +40,7 @@ def painted(result: Result) -> list[Path]:
     return paths
 
 
-# --- painting -----------------------------------------------------------------------------------------------------
+# --- painting -----------------------------------------------------------------------------------------------
 
 
 def test_generate_prints_the_path_of_the_image_and_nothing_else(sdapp: Run) -> None:
@@ -193,7 +193,7 @@ def test_a_failed_image_is_told_the_others_are_kept_and_the_exit_code_is_3(
     assert list(Path("outputs").iterdir()) == []
 
 
-# --- bad input: one error, a documented exit code, nothing half-written --------------------------------------------
+# --- bad input: one error, a documented exit code, nothing half-written -------------------------------------
 
 
 SAY = "generate cat --steps 2 --device cpu"
@@ -205,7 +205,7 @@ BAD_INPUT = {
     "an unknown device": (2, "--device: should be auto, cpu", f"{SAY} --device tpu"),
     "CUDA asked for and absent": (69, "no CUDA GPU", f"{SAY} --device cuda"),
     "more steps than LCM has": (2, "at most 50", f"{SAY} --scheduler lcm --steps 60"),
-    "steps that begin too low": (2, "333 and 441", f"{SAY} --scheduler ddim --steps 400"),
+    "steps that begin too low": (2, "333 or 441", f"{SAY} --scheduler ddim --steps 400"),
     "a wrong option": (
         2,
         "is one of",
@@ -225,7 +225,7 @@ BAD_INPUT = {
     "a missing image": (66, "cannot read nowhere.png", "img2img nowhere.png cat"),
     "an image that is text": (65, "not an image", "img2img text.png cat"),
     "a strength of nothing": (2, "leaves none to run", "img2img house.png cat --strength 0.01"),
-    "a mask of another size": (65, "must be alike", "inpaint house.png small.png cat"),
+    "a mask of another size": (65, "must have the same size", "inpaint house.png small.png cat"),
     "no prompt": (2, "prompt: there is none", "generate"),
     "an image without a record": (65, "no sdapp record", "generate --config house.png"),
     "nothing to show": (65, "no sdapp record", "show house.png"),
@@ -264,7 +264,7 @@ def test_bad_input_gets_one_error_an_exit_code_and_loses_nothing(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-# --- the other commands -------------------------------------------------------------------------------------------
+# --- the other commands -------------------------------------------------------------------------------------
 
 
 def test_schedulers_lists_every_row_of_the_table(sdapp: Run) -> None:
@@ -289,6 +289,15 @@ def test_config_show_says_where_each_value_comes_from(sdapp: Run) -> None:
         "mine.yaml:1:1", "default", "--set eta=0",
     ]  # fmt: skip
     assert yaml.safe_load("\n".join(lines))["scheduler"]["name"] == "ddim"
+
+
+def test_config_show_tells_what_a_foreign_image_could_not_carry_over(sdapp: Run) -> None:
+    info = PngInfo()
+    info.add_text("parameters", "a <lora:x:1> cat\nSteps: 1, Sampler: DDIM, CFG scale: 5, Seed: 9")
+    Image.new("RGB", (64, 64)).save("theirs.png", pnginfo=info)
+    result = sdapp("config", "show", "--config", "theirs.png")
+    assert "not carried over: LoRA" in result.stderr
+    assert yaml.safe_load(result.stdout)["steps"] == 1
 
 
 def test_config_check_prints_the_errors_of_all_files(sdapp: Run) -> None:
@@ -322,7 +331,7 @@ def test_bfloat16_on_a_cpu_that_lacks_it_is_painted_with_a_word_about_it(sdapp: 
         "generate", "a cat", "--seed", 7, "--dtype", "bfloat16", "--device", "cpu", "--set", "steps=1"
     )
     assert result.exit_code == 0
-    assert ("no bfloat16 of its own" in result.stderr) == lacks_bfloat16()
+    assert ("no bfloat16 instructions" in result.stderr) == lacks_bfloat16()
 
 
 def test_doctor_names_what_is_installed(sdapp: Run) -> None:
@@ -380,6 +389,39 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing_half_written(tmp_path: Pa
     assert list((tmp_path / "outputs").iterdir()) == []
 
 
+def test_an_interrupted_run_keeps_the_timings_of_its_images(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sdapp.cli", "generate", "a cat", "--steps", "20", "--count", "500"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, env=environment) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline()
+        run.send_signal(signal.SIGINT)
+        run.communicate()
+    assert run.returncode == 130
+    assert json.loads((tmp_path / "cache" / "sdapp" / "history.json").read_text())
+
+
+def test_an_image_may_be_moved_as_soon_as_its_path_is_printed(
+    sdapp: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import typer
+
+    real, moved = typer.echo, []
+
+    def echo(message: object = "", **more: Any) -> None:
+        """Print as `sdapp … | while read file; do mv "$file" …` reads: at once."""
+        real(message, **more)
+        if isinstance(message, Path) or str(message).endswith(".png"):
+            moved.append(Path(str(message)).rename(f"moved-{len(moved)}.png"))
+
+    monkeypatch.setattr(typer, "echo", echo)
+    for command in (("generate", "a cat", *FAST, "--count", 2), ("batch", "prompts.txt", "--set", "steps=1")):
+        Path("prompts.txt").write_text("a cat\na ship\n")
+        result = sdapp(*command)
+        assert result.exit_code == 0, result.stderr
+    assert len(moved) == 4
+
+
 def test_the_version_is_the_packages(sdapp: Run) -> None:
     assert sdapp("--version").stdout == f"sdapp {version('sdapp')}\n"
 
@@ -389,7 +431,7 @@ def test_python_gets_the_same_images(sdapp: Run) -> None:
 
     [path] = painted(sdapp("generate", "a cat", *FAST))
     settings: dict[str, Any] = {"prompt": "a cat", "steps": 2, "seed": 7}
-    [result] = package.paint(**settings)
+    [result] = package.generate(**settings)
     assert (np.asarray(result.image) == pixels(path)).all()
     with pytest.raises(ConfigError, match="stpes"):
-        list(package.paint(prompt="a cat", stpes=2))
+        list(package.generate(prompt="a cat", stpes=2))

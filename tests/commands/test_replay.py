@@ -16,7 +16,10 @@ from sdapp.replays import group_by_load, plan_replays
 
 Run = Callable[..., Result]
 FAST = ("--steps", 2, "--seed", 7)
-A1111 = "a red house\nNegative prompt: a tree\nSteps: 2, Sampler: Euler a, CFG scale: 5, Seed: 9, Size: 64x64, Model: anything-v3"
+A1111 = (
+    "a red house\nNegative prompt: a tree\n"
+    "Steps: 2, Sampler: Euler a, CFG scale: 5, Seed: 9, Size: 64x64, Model: anything-v3"
+)
 
 
 def paint(sdapp: Run, *words: object) -> list[Path]:
@@ -53,7 +56,7 @@ def errors(result: Result) -> list[str]:
     return [line for line in result.stderr.splitlines() if line.startswith("error: ")]
 
 
-# --- painting again -----------------------------------------------------------------------------------------------
+# --- painting again -----------------------------------------------------------------------------------------
 
 
 def test_images_of_every_format_are_painted_again_bit_for_bit(sdapp: Run) -> None:
@@ -147,7 +150,7 @@ def test_an_image_that_fails_is_told_and_the_others_are_painted(sdapp: Run) -> N
     assert (rows[0]["error"][:10], rows[1]["error"]) == ("clip_skip:", None)
 
 
-# --- verifying ----------------------------------------------------------------------------------------------------
+# --- verifying ----------------------------------------------------------------------------------------------
 
 
 def test_verify_says_zero_of_untouched_images_and_writes_none(sdapp: Run) -> None:
@@ -176,8 +179,9 @@ def test_verify_finds_a_pixel_that_was_changed_by_more_than_two(change: int, cod
 
 
 def test_verify_of_lossy_images_says_so_and_does_not_fail(sdapp: Run) -> None:
-    paths = [path for kind in ("jpeg", "webp")
-             for path in paint(sdapp, "a cat", "--set", f"output.format={kind}", "--set", "output.quality=5")]  # fmt: skip
+    quality = ("--set", "output.quality=5")
+    kinds = [("--set", f"output.format={kind}", *quality) for kind in ("jpeg", "webp")]
+    paths = [path for options in kinds for path in paint(sdapp, "a cat", *options)]
     result = sdapp("replay", *paths, "--verify")
     assert result.exit_code == 0
     for line in result.stdout.splitlines():
@@ -228,7 +232,7 @@ def test_what_verify_cannot_do_is_refused(words: tuple[object, ...], message: st
     assert message in errors(result)[0]
 
 
-# --- errors -------------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------
 
 
 def test_errors_of_all_images_come_together_each_with_its_name(sdapp: Run, house: Path) -> None:
@@ -239,7 +243,8 @@ def test_errors_of_all_images_come_together_each_with_its_name(sdapp: Run, house
     found = errors(result)
     assert result.exit_code == 2
     for name, message in (
-        ("theirs.png", "did you mean 'euler"), ("nowhere.png", "No such file"), ("house.png", "no sdapp record inside"),
+        ("theirs.png", "did you mean 'euler"), ("nowhere.png", "No such file"),
+        ("house.png", "no sdapp record inside"),
         ("odd.png", "task.image: is required here"), ("odd.png", "did you mean 'euler"),
     ):  # fmt: skip
         assert [line for line in found if name in line and message in line], (name, message)
@@ -250,7 +255,7 @@ def test_errors_of_all_images_come_together_each_with_its_name(sdapp: Run, house
     ("names", "code", "message"),
     [
         (["nowhere.png"], 66, "cannot read nowhere.png"),
-        (["house.png"], 65, "take the file as it was painted"),
+        (["house.png"], 65, "use the original file"),
         (["nowhere.png", "house.png"], 65, "nowhere.png"),
         (["."], 65, "is a folder; give the images in it: ./*.png"),
     ],

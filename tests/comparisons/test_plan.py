@@ -17,22 +17,22 @@ from sdapp.settings.layers import Layer
 SMALL = {"references": ["dpm++2m-karras@40", "heun@20"]}
 
 
-def contest(config: dict[str, Any] | None = None, **grid: Any) -> ComparisonPlan:
+def compare_plan(config: dict[str, Any] | None = None, **grid: Any) -> ComparisonPlan:
     asked = {"schedulers": ["ddim"], "steps": [20], "seeds": [1]} | SMALL | grid
     return ComparisonPlan([Layer({"prompt": "a house"} | (config or {}) | {"compare": asked})])
 
 
 def planned(found: ComparisonPlan) -> dict[tuple[str, float], tuple[int, int]]:
     """(scheduler, column) → (steps, UNet calls) of the jobs."""
-    calls = {order.job.id: order.job.unet_calls for order in found.orders()}
+    calls = {item.job.id: item.job.unet_calls for item in found.items()}
     return {(cell.scheduler, cell.column): (cell.steps, calls[cell.id]) for cell in found.comparison.cells}
 
 
-# --- equal work ---------------------------------------------------------------------------------------------------
+# --- equal work ---------------------------------------------------------------------------------------------
 
 
 def test_columns_are_equal_unet_calls() -> None:
-    found = planned(contest(schedulers=["ddim", "pndm", "heun", "dpm2"], steps=[20, 21, 1]))
+    found = planned(compare_plan(schedulers=["ddim", "pndm", "heun", "dpm2"], steps=[20, 21, 1]))
     assert [found["ddim", column] for column in (20, 21, 1)] == [(20, 20), (21, 21), (1, 1)]
     assert [found["pndm", column] for column in (20, 21, 1)] == [(19, 20), (20, 21), (1, 1)]
     assert [found["heun", column] for column in (20, 21, 1)] == [(10, 19), (11, 21), (1, 1)]
@@ -40,21 +40,21 @@ def test_columns_are_equal_unet_calls() -> None:
 
 
 def test_or_equal_steps() -> None:
-    found = planned(contest(schedulers=["ddim", "pndm", "heun"], steps=[20], match="steps"))
+    found = planned(compare_plan(schedulers=["ddim", "pndm", "heun"], steps=[20], match="steps"))
     assert found == {("ddim", 20): (20, 20), ("pndm", 20): (20, 21), ("heun", 20): (20, 39)}
 
 
 def test_the_strength_of_img2img_is_reckoned_with(house: Path) -> None:
     task = {"kind": "img2img", "image": str(house), "strength": 0.5}
-    found = planned(contest({"task": task}, schedulers=["ddim", "heun"], steps=[10]))
+    found = planned(compare_plan({"task": task}, schedulers=["ddim", "heun"], steps=[10]))
     assert found == {("ddim", 10): (20, 10), ("heun", 10): (10, 9)}
     with pytest.raises(ConfigError, match=r"0\.0001 of 1000 steps leaves none to run"):
-        planned(contest({"task": task}, steps=[10], vary={"task.strength": [0.0001]}))
+        planned(compare_plan({"task": task}, steps=[10], vary={"task.strength": [0.0001]}))
 
 
 def test_a_scheduler_that_cannot_do_a_column_says_so() -> None:
     with pytest.raises(ConfigError) as caught:
-        planned(contest(schedulers=["lcm", "ddim"], steps=[20, 60, 143]))
+        planned(compare_plan(schedulers=["lcm", "ddim"], steps=[20, 60, 143]))
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert "lcm has at most 50" in lines[0]
@@ -62,18 +62,18 @@ def test_a_scheduler_that_cannot_do_a_column_says_so() -> None:
     assert "with 143 steps ddim would take pure noise for a half-finished image" in lines[2]
 
 
-# --- the grid -----------------------------------------------------------------------------------------------------
+# --- the grid -----------------------------------------------------------------------------------------------
 
 
 def test_only_scheduler_and_steps_differ_within_a_combination() -> None:
-    found = contest(
+    found = compare_plan(
         schedulers=["ddim", "lms"],
         steps=[5, 9],
         seeds=[3, 4],
         prompts=["a cat", "a ship"],
         vary={"guidance_scale": [3, 7.5]},
     )
-    jobs = {order.job.id: order.job for order in found.orders()}
+    jobs = {item.job.id: item.job for item in found.items()}
     assert len(found.comparison.cells) == 2 * 2 * 2 * 2 * 2
     assert len(found.comparison.references) == 2 * 2 * 2
     assert len(jobs) == 32 + 2 * 8
@@ -83,8 +83,10 @@ def test_only_scheduler_and_steps_differ_within_a_combination() -> None:
 
     for (prompt, seed, scale), cells in groupby(found.comparison.cells, where):
         alike = [jobs[cell.id] for cell in cells]
-        [reference] = [item for item in found.comparison.references if (item.prompt, item.seed) == (prompt, seed)
-                       and item.varied == {"guidance_scale": scale}]  # fmt: skip
+        wanted = (prompt, seed, {"guidance_scale": scale})
+        [reference] = [
+            item for item in found.comparison.references if (item.prompt, item.seed, item.varied) == wanted
+        ]
         for job in (*alike, jobs[reference.id], jobs[reference.other_id]):
             assert (job.prompt, job.seed, job.guidance_scale) == (prompt, seed, scale)
             assert (
@@ -94,44 +96,72 @@ def test_only_scheduler_and_steps_differ_within_a_combination() -> None:
 
 
 def test_the_references_are_named_by_their_steps() -> None:
-    [reference] = contest(references=["DPM++ 2M Karras@40", "heun@20"]).comparison.references
+    [reference] = compare_plan(references=["DPM++ 2M Karras@40", "heun@20"]).comparison.references
     assert (reference.label, reference.other) == ("dpm++2m-karras, 40 steps", "heun, 20 steps")
 
 
 def test_a_cell_that_is_its_own_reference_is_painted_once() -> None:
-    found = contest(schedulers=["dpm++2m-karras"], steps=[40])
+    found = compare_plan(schedulers=["dpm++2m-karras"], steps=[40])
     assert found.comparison.cells[0].id == found.comparison.references[0].id
-    assert len(list(found.orders())) == 2
+    assert len(list(found.items())) == 2
 
 
 def test_eta_makes_a_scheduler_stochastic() -> None:
-    found = contest({"eta": 0.5}, schedulers=["ddim", "tcd"], references=["ddim@40", "ddim-trailing@40"])
+    found = compare_plan({"eta": 0.5}, schedulers=["ddim", "tcd"], references=["ddim@40", "ddim-trailing@40"])
     assert statistics.stochastic(found.comparison) == {"ddim", "tcd"}
-    assert [order.job.eta for order in found.orders()] == [0.5, 0.5, None, None]
+    assert [item.job.eta for item in found.items()] == [0.5, 0.5, None, None]
 
 
-# --- refused ------------------------------------------------------------------------------------------------------
+# --- refused ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("config", "grid", "message"),
     [
-        ({}, {"vary": {"seed": [1, 2]}}, "compare.vary: seed cannot vary; what can: guidance_scale, guidance_interval, "),
+        (
+            {},
+            {"vary": {"seed": [1, 2]}},
+            "compare.vary: seed cannot vary; what can: guidance_scale, guidance_interval, ",
+        ),
         ({}, {"vary": {"scheduler.options.order": [1]}}, "compare.vary: scheduler.options.order cannot vary"),
         ({}, {"vary": {"guidance": [1]}}, "guidance cannot vary, did you mean 'guidance_scale'? what can:"),
-        ({"task": {"kind": "txt2img"}}, {"vary": {"task.colour": ["red"]}}, "vary task.colour: task.colour: unknown key"),
-        ({}, {"vary": {"guidance_scale": [200]}}, "vary guidance_scale: guidance_scale: input should be less than"),
-        ({"output": {"format": "jpeg"}}, {}, "output.format: images are compared without loss, as png, not jpeg"),
-        ({"batch_size": 4}, {"timings": 3}, "compare.timings: an image can be timed several times only alone"),
-        ({"eta": 0.5}, {"schedulers": ["lms"]}, "eta: lms has no eta; the schedulers that have it: ddim, tcd"),
-        ({"prompt": None}, {}, "prompt: there is none; give one on the command line, or as `compare.prompts:`"),
+        (
+            {"task": {"kind": "txt2img"}},
+            {"vary": {"task.colour": ["red"]}},
+            "vary task.colour: task.colour: unknown key",
+        ),
+        (
+            {},
+            {"vary": {"guidance_scale": [200]}},
+            "vary guidance_scale: guidance_scale: input should be less than",
+        ),
+        (
+            {"output": {"format": "jpeg"}},
+            {},
+            "output.format: images are compared without loss, as png, not jpeg",
+        ),
+        (
+            {"batch_size": 4},
+            {"timings": 3},
+            "compare.timings: an image can be timed several times only alone",
+        ),
+        (
+            {"eta": 0.5},
+            {"schedulers": ["lms"]},
+            "eta: lms has no eta; the schedulers that have it: ddim, tcd",
+        ),
+        (
+            {"prompt": None},
+            {},
+            "prompt: there is none; give one on the command line, or as `compare.prompts:`",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_honoured_is_refused(
     config: dict[str, Any], grid: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        planned(contest(config, **grid))
+        planned(compare_plan(config, **grid))
     assert message in str(caught.value)
 
 
@@ -145,7 +175,9 @@ def test_without_schedulers_there_is_nothing_to_compare() -> None:
 
 def test_errors_are_gathered() -> None:
     with pytest.raises(ConfigError) as caught:
-        planned(contest({"eta": 1.0}, schedulers=["ddim", "pndm", "lms"], vary={"guidance_scale": [3, 200]}))
+        planned(
+            compare_plan({"eta": 1.0}, schedulers=["ddim", "pndm", "lms"], vary={"guidance_scale": [3, 200]})
+        )
     assert [line.partition(" ")[2][:13] for line in str(caught.value).splitlines()] == [
         "eta: pndm has", "eta: lms has ", "guidance_scal",
     ]  # fmt: skip
@@ -153,12 +185,13 @@ def test_errors_are_gathered() -> None:
 
 def test_an_image_that_is_missing_is_an_input_error() -> None:
     with pytest.raises(InputError, match=r"gone\.png"):
-        planned(contest({"task": {"kind": "img2img", "image": "gone.png"}}))
+        planned(compare_plan({"task": {"kind": "img2img", "image": "gone.png"}}))
 
 
 def test_planning_imports_no_torch() -> None:
     script = (
-        "import sys; from sdapp.comparisons.plan import ComparisonPlan; from sdapp.settings.layers import Layer;"
+        "import sys; from sdapp.comparisons.plan import ComparisonPlan;"
+        "from sdapp.settings.layers import Layer;"
         "ComparisonPlan([Layer({'prompt': 'a', 'compare': {'schedulers': ['ddim', 'heun']}})]).comparison;"
         "print('torch' in sys.modules)"
     )

@@ -257,7 +257,9 @@ def test_afterwards_the_unet_is_what_it_was(
 def test_times_with_a_shortcut_say_nothing_of_those_without(
     tiny: Callable[..., Path], painter: Painter, tmp_path: Path
 ) -> None:
-    history, sizes = History("cpu", tmp_path / "history.json"), BatchSizes(painter.device)
+    config = validate(Layer({"model": str(tiny())}))
+    load_key = LoadKey.of(config, locate_model(config.model))
+    history, sizes = History(load_key, tmp_path / "history.json"), BatchSizes(painter.device)
     [result] = paint(painter, settings(tiny(), cache_interval=2))
     exact = result.job.model_copy(update={"cache_interval": 1})
     history.add(replace(result, path=tiny() / "model_index.json"))

@@ -45,12 +45,12 @@ def test_however_it_ends_the_exit_code_and_what_was_printed_are_kept(
 def test_a_script_finds_its_garbage_collection_as_it_was() -> None:
     frozen = gc.get_freeze_count()
     with importing(locate("postcards")):
-        assert not gc.isenabled()
+        assert gc.isenabled()
     assert gc.isenabled()
     assert gc.get_freeze_count() == frozen
     gc.disable()
     try:
-        with importing(locate("postcards")):
+        with importing(locate("postcards"), ours=True):
             pass
         assert not gc.isenabled()
     finally:

@@ -1,27 +1,41 @@
-"""What to tell before painting."""
+"""What the user should know about a run before the first image is painted."""
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from sdapp.config import RunConfig
 from sdapp.jobs import Job
-from sdapp.models.files import BUILT_IN
+from sdapp.models.files import BUILT_IN, read_json
 from sdapp.models.locate import Model
 
-if TYPE_CHECKING:
-    pass
+OnNote = Callable[[str], object]  # is given a note for the user
 
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
+class Notes:
+    """Passes each note on to a hook, once."""
 
-from sdapp.models.files import read_json
+    def __init__(self, on_note: OnNote | None) -> None:
+        self._on_note, self._told = on_note, set[str]()
+
+    def tell(self, notes: Iterable[str]) -> None:
+        """Pass on those notes that were not told before."""
+        for note in notes:
+            if note not in self._told and self._on_note:
+                self._on_note(note)
+            self._told.add(note)
+
+    def wait(self, who: str) -> None:
+        """Tell who is painting the images that are missing, and wait a moment."""
+        self.tell([who])
+        time.sleep(0.5)
 
 
 def unknown_words(model: Model, prompt: str) -> list[str]:
-    """The words of a prompt that the built-in model never saw: those that are no single token to it. Others know all."""
+    """The words of a prompt that the built-in model was not trained on: those that are not one token.
+
+    Other models: none.
+    """
     if model.name != BUILT_IN:
         return []
     vocabulary: Mapping[str, int] = read_json(model.path / "tokenizer" / "tokenizer.json")["model"]["vocab"]
@@ -30,11 +44,12 @@ def unknown_words(model: Model, prompt: str) -> list[str]:
 
 
 def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
-    """What the user should know before the first image."""
+    """Notes on settings that have no effect, take long, or are beyond what the model was trained on."""
     if words := unknown_words(model, f"{job.prompt} {job.negative_prompt}"):
         yield (
-            f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world (in its MODEL_CARD.md); "
-            "for anything else use a real checkpoint: --model stable-diffusion-v1-5/stable-diffusion-v1-5"
+            f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world "
+            "(in its MODEL_CARD.md); for anything else use a real checkpoint: "
+            "--model stable-diffusion-v1-5/stable-diffusion-v1-5"
         )
     yield from config.scheduler.resolve().notes
     if job.negative_prompt and job.guidance_scale <= 1:
@@ -43,8 +58,8 @@ def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator
         yield "guidance_interval has no effect at a guidance_scale of 1 or below"
     if job.width * job.height > 4 * model.size**2:
         yield (
-            f"{job.width}x{job.height} is far more than the {model.size}x{model.size} that {model.name} was trained on: it "
-            "takes long, and things repeat; --size makes it smaller"
+            f"{job.width}x{job.height} is far more than the {model.size}x{model.size} that {model.name} "
+            "was trained on: it takes long, and things repeat; --size makes it smaller"
         )
     if job.task.kind != "txt2img":
         yield f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}"
