@@ -1,4 +1,4 @@
-"""What of a prompt the text encoder does not read, without loading the encoder."""
+"""Find the part of a prompt that the text encoder does not read, without loading the encoder."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from sdapp.jobs import Job
 from sdapp.models.locate import Model
 
-MOST_SHOWN = 300  # characters
+MAX_SHOWN = 300  # characters
 
 
 @lru_cache(maxsize=1)
@@ -18,24 +18,24 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def cut(job: Job, model: Model) -> tuple[str, ...]:
-    """What of a job's prompts lies beyond the 77 tokens, in words; nothing of a single file, which has no tokenizer."""
+    """Notes on what a job's prompts have beyond 77 tokens; none for a single file: it has no tokenizer."""
     folder = model.path / "tokenizer"
     return cut_by(_tokenizer(folder), job) if _may_be_long(job) and folder.is_dir() else ()
 
 
 def cut_by(tokenizer: Any, job: Job) -> tuple[str, ...]:
-    """The same by a loaded tokenizer."""
+    """The same with a loaded tokenizer."""
     notes = []
     for name, text in (("prompt", job.prompt), ("negative_prompt", job.negative_prompt)):
         limit = tokenizer.model_max_length
         ids = tokenizer(text, truncation=False, verbose=False).input_ids
         if len(ids) > limit:
-            lost = tokenizer.decode(ids[limit - 1 : -1])
-            shown = lost if len(lost) <= MOST_SHOWN else f"{lost[:MOST_SHOWN]} …"
+            unread = tokenizer.decode(ids[limit - 1 : -1])
+            shown = unread if len(unread) <= MAX_SHOWN else f"{unread[:MAX_SHOWN]} …"
             notes.append(f"{name}: the text encoder reads {limit} tokens; not read: {shown!r}")
     return tuple(notes)
 
 
 def _may_be_long(job: Job) -> bool:
-    """Every token has a byte at least, and two of the 77 stand for beginning and end."""
+    """Every token has at least one byte, and two of the 77 are the begin and end tokens."""
     return max(len(job.prompt.encode()), len(job.negative_prompt.encode())) > 75
