@@ -1,9 +1,10 @@
-# make demo: install and paint the README's pictures · make test · make check: what a change must pass · make fix · make train
+# make demo: install and paint the README's pictures · make test · make quick: checks without a model, under a minute
+# make check: what a change must pass · make fix · make train
 # On a GPU, with PYTHON=… a Python that has torch for CUDA and what pyproject.toml asks for: make test-gpu · make bench-gpu · make train-128
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-gpu bench-gpu check fix train train-128
+.PHONY: demo test test-gpu bench-gpu lint quick check fix train train-128
 .DEFAULT_GOAL := demo
 
 .venv/installed: pyproject.toml constraints.txt
@@ -14,8 +15,11 @@ BIN := .venv/bin
 demo: .venv/installed
 	HF_HUB_OFFLINE=1 PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
 
+# One test process a core, each with one thread: more threads than cores make all of them wait.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Peak memory is in build/test-gpu.xml.
 test-gpu:
@@ -36,11 +40,15 @@ bench-gpu:
 	$(PYTHON) benchmarks/cold.py image $(SD15) --rounds 2 | tee build/bench-gpu/cold
 	$(PYTHON) benchmarks/memory.py $(SD15) --jobs 1000 --size 64 | tee build/bench-gpu/memory
 
-check: .venv/installed
+lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+quick: lint
+	$(PYTEST) -m "not model and not gpu"
+
+check: lint test
 
 fix: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -59,7 +59,7 @@ def main(asked: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=50)
+    parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--size", type=int, default=512)
     rounds(parser)
     main(parser.parse_args())

@@ -1,22 +1,22 @@
-"""What can go wrong by the user's hand or the world's, with the exit code that a script sees."""
+"""The errors that a user can meet, each with the exit code that a script sees."""
 
 from collections.abc import Sequence
 
 
 class SdappError(Exception):
-    """Its text is the whole message: what is wrong, where, and how to mend it."""
+    """The base of all. Its text is the whole message: what is wrong, where, and how to fix it."""
 
     exit_code = 1
 
 
 class ConfigError(SdappError):
-    """A key, a flag or a combination of them that cannot be honoured."""
+    """A setting, an option, or a combination of them that cannot be used."""
 
     exit_code = 2
 
 
 class JobsFailedError(SdappError):
-    """Some images were painted and some were not."""
+    """Some images failed; the others were painted."""
 
     exit_code = 3
 
@@ -26,7 +26,7 @@ class UpstreamError(SdappError):
 
 
 class InputError(SdappError):
-    """An input file that is there but cannot be used (EX_DATAERR)."""
+    """An input file that exists but cannot be used (EX_DATAERR)."""
 
     exit_code = 65
 
@@ -38,13 +38,13 @@ class MissingInputError(InputError):
 
 
 class UnavailableError(SdappError):
-    """A model, a device or an optional package that is not to be had here (EX_UNAVAILABLE)."""
+    """A model, a device or an optional package that is not available (EX_UNAVAILABLE)."""
 
     exit_code = 69
 
 
 class InterruptedRunError(SdappError):
-    """A signal ended the run between two steps: 128 + its number."""
+    """A signal stopped the run between two steps. The exit code is 128 plus the signal's number."""
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
@@ -52,19 +52,19 @@ class InterruptedRunError(SdappError):
 
 
 class OutputError(SdappError):
-    """A folder or a file that cannot be written (EX_CANTCREAT)."""
+    """A folder or a file that cannot be written to (EX_CANTCREAT)."""
 
     exit_code = 73
 
 
 class DiskFullError(OutputError):
-    """No room left; nothing is half-written (EX_IOERR)."""
+    """The disk is full; no file is half-written (EX_IOERR)."""
 
     exit_code = 74
 
 
 def gathered(errors: Sequence[SdappError]) -> SdappError:
-    """One error with the messages of all: of their kind where they have one, else bad input or bad settings."""
+    """Join errors into one with all their messages: of their class, or InputError or ConfigError if they mix."""
     kinds = {type(error) for error in errors}
     mixed = InputError if all(issubclass(kind, InputError) for kind in kinds) else ConfigError
     return (kinds.pop() if len(kinds) == 1 else mixed)("\n".join(dict.fromkeys(map(str, errors))))

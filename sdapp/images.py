@@ -124,6 +124,11 @@ def decode_image(data: bytes, path: str, key: str) -> Image.Image:
         raise InputError(f"{key}: {path}: broken: {exc}") from exc
 
 
+def decode_file(path: str, key: str = "image") -> Image.Image:
+    """Read and decode an image file. Raises MissingInputError, InputError."""
+    return decode_image(read_bytes(path, key)[0], path, key)
+
+
 def _decode_8_bits(data: bytes, path: str, key: str) -> Image.Image:
     """Decode an image; refuse modes without a defined white; scale 16 bits to 8 (Pillow would clip)."""
     image = decode_image(data, path, key)

@@ -1,4 +1,4 @@
-"""Where the time of a run went; nothing is measured unless `profiled` was asked to."""
+"""Measure where the time of a run goes; nothing is measured outside `profiled`."""
 
 import threading
 import time
@@ -8,25 +8,25 @@ from contextlib import contextmanager
 PARTS = ("import", "load", "encode", "UNet", "decode", "convert", "save", "waiting")
 Seconds = dict[str, float]
 _lock = threading.Lock()
-_spent: dict[bool, Seconds] = {}  # by whether it was the main thread; empty while nothing is measured
+_spent: dict[bool, Seconds] = {}  # keys: whether it was the main thread; empty unless something is measured
 
 
 @contextmanager
-def profiled(say: Callable[[str], object]) -> Iterator[None]:
-    """Measure the parts of what runs inside, and `say` in the end what they took."""
+def profiled(report: Callable[[str], object]) -> Iterator[None]:
+    """Measure the parts of what runs inside, and give `report` a table of their seconds at the end."""
     _spent.update({True: dict.fromkeys(PARTS, 0.0), False: dict.fromkeys(PARTS, 0.0)})
     started = time.perf_counter()
     try:
         yield
     finally:
-        said = _format(time.perf_counter() - started, _spent[True], _spent[False])
+        table = _format(time.perf_counter() - started, _spent[True], _spent[False])
         _spent.clear()
-        say(said)
+        report(table)
 
 
 @contextmanager
 def timed(part: str, settle: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Add the time of what runs inside to a part; `settle` waits until the device has done what it was given."""
+    """Add the seconds of what runs inside to a part of PARTS; `settle` waits until the device is idle."""
     if not _spent:
         yield
         return
@@ -44,7 +44,5 @@ def timed(part: str, settle: Callable[[], object] = lambda: None) -> Iterator[No
 def _format(total: float, main: Seconds, beside: Seconds) -> str:
     rest = {"the rest": total - sum(main.values()), "in all": total}
     lines = [f"{part:<10}{seconds:8.3f} s {seconds / total:6.1%}" for part, seconds in (main | rest).items()]
-    lines += [
-        f"{part:<10}{seconds:8.3f} s, beside the painting" for part, seconds in beside.items() if seconds
-    ]
+    lines += [f"{part:<10}{seconds:8.3f} s, in the background" for part, seconds in beside.items() if seconds]
     return "\n".join(lines)

@@ -57,7 +57,7 @@ def resolve(name: str, options: Mapping[str, Option] | None = None) -> Resolved:
 
 @lru_cache(maxsize=256)  # each line of a prompt file asks again; the types tell True from 1
 def _resolve(name: str, options: tuple[tuple[str, type, Option], ...]) -> Resolved:
-    scheduler, suffix = _find(name)
+    scheduler, suffix = _find_row(name)
     given = {option: value for option, _, value in options}
     sigmas, spacing = table.SIGMA_SUFFIXES.get(suffix), table.SPACING_SUFFIXES.get(suffix)
     if sigmas and sigmas not in scheduler.sigmas:
@@ -78,7 +78,7 @@ def _resolve(name: str, options: tuple[tuple[str, type, Option], ...]) -> Resolv
     return Resolved(scheduler, canonical, chosen | given, tuple(notes))
 
 
-def _find(name: str) -> tuple[Scheduler, str]:
+def _find_row(name: str) -> tuple[Scheduler, str]:
     """The row of a name and its suffix for sigmas or spacing, "" for none. Raises ConfigError."""
     key, rows = _spelling_key(name), _rows_by_key()
     for suffix in ("", *sorted(table.SIGMA_SUFFIXES | table.SPACING_SUFFIXES, key=len, reverse=True)):
@@ -91,7 +91,9 @@ def _find(name: str) -> tuple[Scheduler, str]:
             if candidate in rows:
                 return rows[candidate], suffix
     names = [row.name for row in TABLE] + [f"{row.name}-{sigmas}" for row in TABLE for sigmas in row.sigmas]
-    raise ConfigError(f"no scheduler {name!r}{_nearest(name.lower(), names)}; `sdapp schedulers` lists them")
+    raise ConfigError(
+        f"no scheduler {name!r}{_did_you_mean(name.lower(), names)}; `sdapp schedulers` lists them"
+    )
 
 
 def _spelling_key(name: str) -> str:
@@ -108,7 +110,7 @@ def _rows_by_key() -> dict[str, Scheduler]:
     return {_spelling_key(name): row for name, row in names.items()}
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
     near = get_close_matches(word, list(known), n=1)
     return f", did you mean {near[0]!r}?" if near else ""
 
@@ -117,9 +119,8 @@ def _check_option(class_name: str, option: str, value: Option) -> None:
     """Raise ConfigError for an option that the class does not take, or a value of the wrong kind."""
     known = constructor_options(class_name)
     if option not in known:
-        raise ConfigError(
-            f"{class_name} takes no option {option!r}{_nearest(option, known)}; it takes: {', '.join(known)}"
-        )
+        hint = f"{_did_you_mean(option, known)}; it takes: {', '.join(known)}"
+        raise ConfigError(f"{class_name} takes no option {option!r}{hint}")
     if option in table.REFUSED_OPTIONS:
         raise ConfigError(f"{option} of {class_name} cannot be set: {table.REFUSED_OPTIONS[option]}")
     allowed = table.ALLOWED_VALUES.get(option)

@@ -24,6 +24,34 @@ POSTCARDS = Path(__file__).parents[1] / "sdapp" / "postcards"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # whose models of random weights are tested, and tested with
 
+# These load a model (or start processes that do) in most of their tests; elsewhere a test that uses `tiny` does.
+MODEL_TESTS = (
+    "test_benchmarks.py",
+    "test_gpu.py",
+    "test_pinned.py",
+    "test_pipelines.py",
+    "test_postcards.py",
+    "test_profiling.py",
+    "test_readme.py",
+    "test_training.py",
+    "commands/test_batch.py",
+    "commands/test_compare.py",
+    "commands/test_generate.py",
+    "commands/test_replay.py",
+    "comparisons/test_browser.py",
+    "diffusion/",
+    "models/test_checkpoints.py",
+    "models/test_vae.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a model, so that `make quick` can leave them out."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent).as_posix()
+        if place.startswith(MODEL_TESTS) or "tiny" in getattr(item, "fixturenames", ()):
+            item.add_marker("model")
+
 
 @pytest.fixture
 def sdapp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:

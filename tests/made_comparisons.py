@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdapp.comparisons import cells as results
-from sdapp.comparisons.cells import Cell, Comparison, Reference, Value
+from sdapp.comparisons.cells import Cell, Comparison, Reference, Value, write_comparison
 
 # name → error at one call, order of convergence, UNet calls a step; an order of 0 is a stochastic scheduler
 SOLVERS = {
@@ -73,7 +72,7 @@ def make(
         {"sdapp": "0.1.0", "diffusers": "0.42.1"}, "sdapp compare grid.yaml", "2026-11-21T12:00:00+00:00",
         tuple(cells), tuple(references),
     )  # fmt: skip
-    results.write_comparison(comparison, folder)
+    write_comparison(comparison, folder)
     return comparison
 
 

@@ -19,7 +19,7 @@ RUNS = {
     "busy.py": "--model postcards --steps 1 --prompts 2",
     "memory.py": "--jobs 100 --size 16",
     "shortcuts.py": "--prompts 1 --steps 4",
-    "publish.py": "--rounds 0 --pictures 2 --size 16",
+    "publish.py": "--rounds 0 --images 2 --size 16",
 }
 SIDED = RUNS.keys() - {"busy.py", "memory.py", "shortcuts.py"}
 

@@ -51,9 +51,9 @@ KIND_WORDS = {
     "house": ("house", "home", "hut"),
 }
 STYLE_PREFIXES = {
-    "plain": ("", "", "", "", "an image of ", "a postcard of ", "an illustration of ", "a drawing of "),
+    "plain": ("", "", "", "", "a picture of ", "a postcard of ", "an illustration of ", "a drawing of "),
     "oil painting": ("an oil painting of ", "a painting of ", "oil painting of "),
-    "pixel art": ("pixel art of ", "a pixel art image of ", "pixel art "),
+    "pixel art": ("pixel art of ", "a pixel art picture of ", "pixel art "),
     "pencil sketch": ("a pencil sketch of ", "a sketch of ", "a pencil drawing of "),
 }
 POSITION_PHRASES = {

@@ -1,12 +1,13 @@
-"""How far each deterministic scheduler ends from the exact image, on data for which the exact image is known.
+"""Measure the error of each deterministic scheduler on data whose exact result is known, without a model.
 
-The data are Gaussian in each of D dimensions. For them the noise that a perfect model would predict has a closed form, and
-so has the end of the probability-flow ODE (Song et al. 2021, equation 13; Karras et al. 2022, appendix B). What is left is
-the scheduler's own error: its solver, its timesteps, its first and last noise level, and how sdapp builds it. No model,
-no weights, no chance. docs/comparing.md has the table and says what it proves.
+The data are Gaussian in each of D dimensions. For them, the noise that a perfect model predicts has a closed
+form, and so has the end of the probability-flow ODE (Song et al. 2021, equation 13; Karras et al. 2022,
+appendix B). The difference is the error of the scheduler: its solver, its timesteps, its first and last noise
+level, and how sdapp builds it. docs/comparing.md has the table and says what it proves.
 
-Schedulers are linear in the noise and in the means, so two starts give the root of the mean square over all noises and all
-means exactly: noise 1 with means 0, and noise 0 with means of their standard deviation. There are no seeds to average over.
+Schedulers are linear in the noise and in the means. So two runs give the exact root of the mean square over
+all noises and means, without random numbers: noise 1 with means 0, and noise 0 with the standard deviation
+as means.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ _LOG_RATIO = ((1 - _ALPHA_BAR) / _ALPHA_BAR).log() / 2  # log(σ/α) of each tim
 
 @dataclass(frozen=True)
 class Row:
-    """One run: its UNet calls as counted, and the RMS distance of its end from the exact one."""
+    """One run: its UNet calls, counted, and the RMS distance of its result from the exact one."""
 
     scheduler: str
     steps: int
@@ -45,37 +46,35 @@ class Row:
 
 @dataclass(frozen=True)
 class Data:
-    """A Gaussian in each of D dimensions: `mean` and `spread` (standard deviation), [..., D] in float64."""
+    """A Gaussian in each of D dimensions: means and standard deviations (`spread`), [..., D] in float64."""
 
     mean: torch.Tensor
     spread: torch.Tensor
 
     def predict_noise(self, x: torch.Tensor, timestep: float) -> torch.Tensor:
-        """What a perfect model says of x = α·x0 + σ·ε: the expectation of ε. Timesteps need not be whole."""
+        """What a perfect model predicts for x = α·x0 + σ·ε: the mean of ε. Timesteps may be fractional."""
         alpha, sigma = noise_level(timestep)
         return sigma * (x - alpha * self.mean) / (alpha**2 * self.spread**2 + sigma**2)
 
     def exact(self, noise: torch.Tensor) -> torch.Tensor:
-        """Where the probability-flow ODE leads from `noise` at the last timestep of training to no noise at all."""
+        """The end of the probability-flow ODE at noise 0, from `noise` at the last training timestep."""
         alpha, sigma = noise_level(TIMESTEPS - 1)
-        return (
-            self.mean
-            + (noise - alpha * self.mean) * self.spread / (alpha**2 * self.spread**2 + sigma**2).sqrt()
-        )
+        deviation = (alpha**2 * self.spread**2 + sigma**2).sqrt()
+        return self.mean + (noise - alpha * self.mean) * self.spread / deviation
 
 
 def noise_level(timestep: float) -> tuple[float, float]:
     """α and σ at a timestep in [0, 999], with α² + σ² = 1.
 
-    Between whole timesteps log(σ/α) is linear, which undoes the way in which diffusers finds a timestep for a σ/α.
+    Between whole timesteps log(σ/α) is interpolated linearly, as diffusers does to find a timestep for a σ/α.
     """
     below = min(int(timestep), TIMESTEPS - 2)
     log_ratio = torch.lerp(_LOG_RATIO[below], _LOG_RATIO[below + 1], timestep - below)
     return float(torch.sigmoid(-2 * log_ratio).sqrt()), float(torch.sigmoid(2 * log_ratio).sqrt())
 
 
-# Chosen so that an independent measurement is met to 5 % in all its 40 figures. The smallest spread is below the last noise
-# level of the schedules (0.029), as some of an image's details are.
+# Fitted once: all 40 values of an independent measurement are reproduced to 5 %. The smallest spread is below
+# the last noise level of the schedules (0.029), like some details of an image.
 SPREADS, MEANS, DIMENSIONS = (0.02, 0.83), 0.6, 1024
 _DATA = Data(
     torch.tensor([[0.0], [MEANS]], dtype=torch.float64),
@@ -85,26 +84,23 @@ _NOISE = torch.tensor([[1.0], [0.0]], dtype=torch.float64).expand(2, DIMENSIONS)
 
 
 def deterministic() -> tuple[str, ...]:
-    """Every deterministic scheduler of the table, with each kind of sigmas that it has."""
+    """The names of all deterministic schedulers, one for each kind of sigmas that they support."""
     rows = [row for row in TABLE if not row.stochastic]
-    return tuple(
-        name for row in rows for name in (row.name, *(f"{row.name}-{sigmas}" for sigmas in row.sigmas))
-    )
+    return tuple("-".join(filter(None, (row.name, sigmas))) for row in rows for sigmas in ("", *row.sigmas))
 
 
 def solve(
     name: str, steps: int, data: Data, noise: torch.Tensor, options: Mapping[str, Option] | None = None
 ) -> tuple[torch.Tensor, int]:
-    """What a scheduler makes of `noise` [..., D] with the perfect model of `data`, and how often it called the model.
+    """Run a scheduler from `noise` [..., D] with the perfect model of `data`; return its result and calls.
 
-    In float64 as far as the scheduler leaves it so: all keep their tables in float32, and some step in it.
-    Raises ConfigError for a scheduler that adds noise, and for a name, options or steps that cannot be honoured.
+    Computes in float64, except for the float32 tables, and sometimes steps, of the scheduler. Raises
+    ConfigError for a scheduler that adds noise, and for a name, options or steps that are not valid.
     """
     resolved = schedulers.resolve(name, options)
     if resolved.stochastic:
-        raise ConfigError(
-            f"scheduler: {resolved.name} draws new noise in its steps, so no single image is its exact one"
-        )
+        text = "adds new noise in its steps, so it has no exact result"
+        raise ConfigError(f"scheduler: {resolved.name} {text}")
     schedulers.check_run(resolved, steps, eta=None)
     scheduler = schedulers.build_scheduler(resolved, MODEL, seeds=())
     scheduler.set_timesteps(steps)
@@ -117,7 +113,7 @@ def solve(
 
 
 def measure_scheduler(name: str, steps: int, options: Mapping[str, Option] | None = None) -> Row:
-    """Run one scheduler on the bench. Raises ConfigError as `solve` does."""
+    """Measure the error of one scheduler. Raises ConfigError like `solve`."""
     end, calls = solve(name, steps, _DATA, _NOISE, options)
     error = (end - _DATA.exact(_NOISE)).square().sum(0).mean().sqrt()
     return Row(schedulers.resolve(name, options).name, steps, calls, float(error))
@@ -129,16 +125,15 @@ def measure_all(runs: Iterable[tuple[str, int]]) -> list[Row]:
 
 
 def render_table(columns: Mapping[int, Sequence[Row]]) -> str:
-    """The rows of each budget of steps or UNet calls as a table in plain text, the nearest at the last budget first.
+    """A table in plain text, a column for each budget; the smallest error in the last column comes first.
 
-    In brackets are the UNet calls of a run where they differ from its column's number.
+    A run whose UNet calls differ from the budget of its column has them in brackets.
     """
     cells = {(row.scheduler, budget): row for budget, rows in columns.items() for row in rows}
     names = dict.fromkeys(name for name, _ in cells)
     *_, last = columns
-    nearest = sorted(
-        names, key=lambda name: cells[name, last].error if (name, last) in cells else float("inf")
-    )
+    errors = {name: cells[name, last].error for name in names if (name, last) in cells}
+    nearest = sorted(names, key=lambda name: errors.get(name, float("inf")))
     lines = [["scheduler", *map(str, columns)]]
     lines += [[name, *(_cell(cells.get((name, budget)), budget) for budget in columns)] for name in nearest]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

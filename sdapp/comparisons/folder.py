@@ -1,4 +1,4 @@
-"""The folder of a comparison: its images, and beside them the latents that they were decoded from."""
+"""The folder of a comparison: its images, and the latents from which they were decoded."""
 
 import json
 from collections.abc import Iterable
@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sdapp.errors import InputError
+from sdapp.images import decode_image, read_bytes
 from sdapp.metadata.record import SUFFIXES
 from sdapp.outputs.files import overwrite
 from sdapp.records import Result
@@ -18,12 +20,21 @@ PICTURES, LATENTS = "pictures", "latents"
 
 
 def image_file(job: str) -> str:
-    """The file of a job's image, from the folder of the comparison downwards."""
+    """The file of a job's image, relative to the folder of the comparison."""
     return f"{PICTURES}/{job}{SUFFIXES['png']}"
 
 
+def read_image(folder: Path, file: str) -> Image.Image:
+    """An image of the folder. Raises InputError if it is missing or cannot be read."""
+    path = str(folder / file)
+    return decode_image(read_bytes(path, "image")[0], path, "image")
+
+
 def keep_latents(folder: Path, result: Result, timings: Iterable[float] = ()) -> None:
-    """Keep the latents of a result, and how long it took each time, before its image is published. Raises OutputError."""
+    """Save the latents and timings (seconds) of a result; call it before the image is published.
+
+    Raises OutputError.
+    """
     if result.latents is not None and result.image is not None:
         (folder / LATENTS).mkdir(parents=True, exist_ok=True)
         latents = save({"latents": result.latents.numpy()}, {"timings": json.dumps(list(timings))})
@@ -31,7 +42,10 @@ def keep_latents(folder: Path, result: Result, timings: Iterable[float] = ()) ->
 
 
 def read_latents(folder: Path, job: str) -> tuple[np.ndarray[Any, Any] | None, list[float]]:
-    """The latents of a job, [4, h, w] in float32, and its further timings in seconds, if they are there. Raises InputError."""
+    """The latents of a job, [4, h, w] in float32, and its other timings in seconds; (None, []) if none.
+
+    Raises InputError if the file cannot be read.
+    """
     path = folder / LATENTS / f"{job}.safetensors"
     if not path.exists():
         return None, []

@@ -1,4 +1,4 @@
-"""What a comparison came to, from its folder: images, records, latents, and how far they are from the reference."""
+"""Measure a comparison: read the images, records and latents of its folder, compute distances."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -12,27 +12,31 @@ import numpy as np
 from PIL import Image
 
 from sdapp.batches import ledger
-from sdapp.comparisons import cells as results
-from sdapp.comparisons.cells import Cell, Comparison, Reference
-from sdapp.comparisons.folder import PICTURES, image_file, read_latents
+from sdapp.comparisons.cells import Cell, Comparison, Reference, read_comparison, write_comparison
+from sdapp.comparisons.folder import PICTURES, image_file, read_image, read_latents
 from sdapp.comparisons.metrics import WINDOW, psnr, rms, ssim
 from sdapp.errors import InputError
-from sdapp.images import decode_image, read_bytes
 from sdapp.metadata.record import read_header
+
+UNMEASURED: Mapping[str, Any] = {
+    "status": "missing", "file": None, "unet_calls": None, "seconds": None, "timings": (),
+    "peak_memory": None, "solver_error": None, "psnr": None, "ssim": None, "reason": None,
+}  # fmt: skip
 
 
 def measure_folder(folder: Path) -> Comparison:
-    """Look at everything in the folder of a comparison, write its results anew, and return them.
+    """Measure all images in the folder of a comparison, write its result files again, and return the results.
 
-    What is not painted yet is missing, what failed says why. Raises MissingInputError, InputError, OutputError.
+    Cells without an image have the status missing or failed, with the reason. Raises MissingInputError and
+    InputError if the results cannot be read, OutputError.
     """
-    comparison = results.read_comparison(folder)
+    comparison = read_comparison(folder)
     last = {line.id: line for line in ledger.read_ledger(folder / PICTURES)}
     reasons = {job: line.error for job, line in last.items() if line.status == "failed"}
-    _solution.cache_clear()  # images may have come and gone since
+    _solution.cache_clear()  # images may have changed since the last call
     references = [_measure_reference(folder, reference) for reference in comparison.references]
-    beside = {_where(reference): reference for reference in references}
-    cells = [_measure_cell(folder, cell, beside.get(_where(cell)), reasons) for cell in comparison.cells]
+    by_key = {reference.key: reference for reference in references}
+    cells = [_measure_cell(folder, cell, by_key.get(cell.key), reasons) for cell in comparison.cells]
     records = [_record_of(folder, cell.id) for cell in cells if cell.file]
     comparison = replace(
         comparison,
@@ -42,21 +46,17 @@ def measure_folder(folder: Path) -> Comparison:
         dtype=_joined(records, "dtype") or comparison.dtype,
         versions=records[0]["versions"] if records else comparison.versions,
     )
-    results.write_comparison(comparison, folder)
+    write_comparison(comparison, folder)
     return comparison
 
 
 def _joined(records: Iterable[Mapping[str, Any]], key: str) -> str:
-    """What the records say; all of it where they differ, for then the seconds do too."""
+    """The value in the records; all values if they differ, because then the timings differ too."""
     return " and ".join(dict.fromkeys(str(record[key]) for record in records))
 
 
-def _where(item: Cell | Reference) -> tuple[Any, ...]:
-    return item.prompt, item.seed, tuple(item.varied.items())
-
-
 def _record_of(folder: Path, job: str) -> dict[str, Any]:
-    """The record inside the image of a job; empty where there is none."""
+    """The record inside the image of a job; empty if there is none."""
     try:
         record = read_header(folder / image_file(job)).get("record")
     except InputError:
@@ -64,20 +64,15 @@ def _record_of(folder: Path, job: str) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _image(folder: Path, job: str) -> Image.Image:
-    path = str(folder / image_file(job))
-    return decode_image(read_bytes(path, "image")[0], path, "image")
-
-
 @lru_cache(maxsize=4)
 def _solution(folder: Path, reference: str) -> tuple[Image.Image | None, np.ndarray[Any, Any] | None]:
-    """Image and latents of a reference, where they can be read; the report draws what cannot."""
-    shown = latents = None
+    """The image and latents of a reference; None for what cannot be read, which the report then shows."""
+    image = latents = None
     with suppress(InputError):
-        shown = _image(folder, reference)
+        image = read_image(folder, image_file(reference))
     with suppress(InputError):
         latents, _ = read_latents(folder, reference)
-    return shown, latents
+    return image, latents
 
 
 def _measure_reference(folder: Path, reference: Reference) -> Reference:
@@ -94,24 +89,20 @@ def _measure_reference(folder: Path, reference: Reference) -> Reference:
 def _measure_cell(
     folder: Path, cell: Cell, reference: Reference | None, reasons: Mapping[str, str | None]
 ) -> Cell:
-    cell = replace(
-        cell, status="missing", file=None, unet_calls=None, seconds=None, timings=(), peak_memory=None, solver_error=None,
-        psnr=None, ssim=None, reason=None,
-    )  # fmt: skip
+    cell = replace(cell, **UNMEASURED)
     if not (record := _record_of(folder, cell.id)):
         return replace(cell, status="failed", reason=reasons[cell.id]) if cell.id in reasons else cell
     try:
-        ours, (latents, again) = _image(folder, cell.id), read_latents(folder, cell.id)
+        image, (latents, timings) = read_image(folder, image_file(cell.id)), read_latents(folder, cell.id)
     except InputError as exc:
         return replace(cell, status="failed", reason=f"{exc}; delete it and compare again")
-    timings = (float(record["seconds"]), *again)
-    cell = replace(
-        cell, status="done", file=image_file(cell.id), unet_calls=record["unet_calls"], timings=timings, seconds=median(timings),
-        peak_memory=record.get("peak_memory"),
-    )  # fmt: skip
-    shown, solution = _solution(folder, reference.id) if reference else (None, None)
+    timings = [float(record["seconds"]), *timings]
+    found: dict[str, Any] = {"unet_calls": record["unet_calls"], "peak_memory": record.get("peak_memory")}
+    found |= {"seconds": median(timings), "timings": tuple(timings)}
+    target, solution = _solution(folder, reference.id) if reference else (None, None)
     if not cell.stochastic and latents is not None and solution is not None:
-        cell = replace(cell, solver_error=rms(latents, solution))
-    if shown is None:
-        return cell
-    return replace(cell, psnr=psnr(ours, shown), ssim=ssim(ours, shown) if min(ours.size) >= WINDOW else None)
+        found["solver_error"] = rms(latents, solution)
+    if target is not None:
+        found["psnr"] = psnr(image, target)
+        found["ssim"] = ssim(image, target) if min(image.size) >= WINDOW else None
+    return replace(cell, status="done", file=image_file(cell.id), **found)

@@ -1,25 +1,26 @@
-"""What the cells of a comparison amount to: quartiles, ranks."""
+"""Statistics of a comparison: quartiles and ranks."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 
 from sdapp.comparisons.cells import Cell, Comparison
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The middle half of some measurements."""
+    """The quartiles of `count` measurements."""
 
-    low: float  # lower quartile
+    low: float
     median: float
-    high: float  # upper quartile
+    high: float
     count: int
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One scheduler at one budget, over all seeds, prompts and varied keys; a spread is None where nothing was measured."""
+    """One scheduler at one column, over all seeds, prompts and varied values; None: not measured."""
 
     scheduler: str
     column: float
@@ -30,38 +31,33 @@ class Summary:
 
 
 def summarise(comparison: Comparison) -> tuple[Summary, ...]:
-    """A summary for each scheduler and each column, in the order of the comparison; a NaN counts as infinite."""
+    """A summary for each scheduler and column, in the order of the comparison; NaN counts as infinite."""
     groups: dict[tuple[str, float], list[Cell]] = {}
     for cell in comparison.cells:
         groups.setdefault((cell.scheduler, cell.column), []).append(cell)
     random = stochastic(comparison)
-    return tuple(
-        Summary(
-            scheduler,
-            column,
-            scheduler in random,
-            *(spread([getattr(cell, key) for cell in groups.get((scheduler, column), ())])
-              for key in ("solver_error", "seconds", "unet_calls")),
-        )
-        for scheduler in comparison.schedulers
-        for column in comparison.columns
-    )  # fmt: skip
+
+    def summary(scheduler: str, column: float) -> Summary:
+        cells = groups.get((scheduler, column), ())
+        keys = ("solver_error", "seconds", "unet_calls")
+        spreads = (spread(getattr(cell, key) for cell in cells) for key in keys)
+        return Summary(scheduler, column, scheduler in random, *spreads)
+
+    return tuple(summary(*place) for place in product(comparison.schedulers, comparison.columns))
 
 
 def stochastic(comparison: Comparison) -> frozenset[str]:
-    """The schedulers that never came to one solution: all of their cells are stochastic."""
-    steady = {cell.scheduler for cell in comparison.cells if not cell.stochastic}
-    return frozenset({cell.scheduler for cell in comparison.cells} - steady)
+    """The schedulers that do not converge: all of their cells are stochastic."""
+    deterministic = {cell.scheduler for cell in comparison.cells if not cell.stochastic}
+    return frozenset(cell.scheduler for cell in comparison.cells) - deterministic
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
-    """Quartiles by linear interpolation, as numpy's; None without a single value."""
+    """Quartiles by linear interpolation, like numpy's; None if there are no values."""
     known = sorted(math.inf if math.isnan(value) else value for value in values if value is not None)
-    return (
-        Spread(_quantile(known, 0.25), _quantile(known, 0.5), _quantile(known, 0.75), len(known))
-        if known
-        else None
-    )
+    if not known:
+        return None
+    return Spread(_quantile(known, 0.25), _quantile(known, 0.5), _quantile(known, 0.75), len(known))
 
 
 def _quantile(ordered: list[float], part: float) -> float:
@@ -71,13 +67,13 @@ def _quantile(ordered: list[float], part: float) -> float:
 
 
 def band(comparison: Comparison) -> float | None:
-    """The median distance between the references: solver errors below it say nothing."""
+    """The median distance between the two references: smaller solver errors cannot be told apart."""
     found = spread(reference.distance for reference in comparison.references)
     return found.median if found else None
 
 
 def rank(comparison: Comparison, column: float) -> tuple[str, ...]:
-    """The schedulers by their median error at a column; then those without one, then the stochastic ones, by name."""
+    """Schedulers by median error at a column; then, by name, those without error, then stochastic ones."""
     errors = {item.scheduler: item.solver_error for item in summarise(comparison) if item.column == column}
     random = stochastic(comparison)
 

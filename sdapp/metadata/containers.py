@@ -1,4 +1,4 @@
-"""Parts of an image file that hold text: EXIF, XMP."""
+"""The parts of an image file that hold text: EXIF and XMP."""
 
 import html
 import re
@@ -9,23 +9,15 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-EXIF_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    KeyError,
-    TypeError,
-    IndexError,
-    EOFError,
-    OverflowError,
-    struct.error,
-)
+BROKEN_EXIF = (
+    OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, OverflowError, struct.error
+)  # fmt: skip
 
 
 def exif_bytes(text: str) -> bytes:
-    """EXIF for `save(exif=…)` of JPEG, WebP and PNG, with the text as UserComment: `UNICODE\\0` and UTF-16BE (piexif's form).
+    """Return EXIF for Pillow's `save(exif=…)` with the text as UserComment, encoded as piexif does.
 
-    JPEG takes at most 65,533 bytes of it, some 32,000 characters.
+    That is `UNICODE\\0` and UTF-16BE. A JPEG has room for 65,533 bytes of EXIF, about 32,000 characters.
     """
     exif = Image.Exif()
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")
@@ -33,55 +25,51 @@ def exif_bytes(text: str) -> bytes:
 
 
 def exif_tags(data: object) -> Mapping[int, Any]:
-    """The tags of an EXIF block, its Exif IFD's among them; none of one that is broken."""
+    """Return the tags of an EXIF block, those of its Exif IFD included; none if it is broken."""
     exif = Image.Exif()
     try:
         with warnings.catch_warnings(action="ignore"):
             exif.load(data if isinstance(data, bytes) else b"")
             return {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
-    except EXIF_ERRORS:
+    except BROKEN_EXIF:
         return {}
 
 
-def exif_comment(image: Image.Image) -> str | None:
-    """The EXIF UserComment of an image as text, in whichever encoding it says to have; None where there is none."""
-    raw = exif_tags(image.info.get("exif")).get(ExifTags.Base.UserComment)
+def exif_comment(info: Mapping[Any, Any]) -> str:
+    """Return the EXIF UserComment in Pillow's `image.info`, decoded as it says; empty if there is none."""
+    raw = exif_tags(info.get("exif")).get(ExifTags.Base.UserComment)
     if not isinstance(raw, bytes):
-        return raw if isinstance(raw, str) else None
+        return raw if isinstance(raw, str) else ""
     code, body = raw[:8], raw[8:]
     if code != b"UNICODE\0":
         return (body if code in (b"ASCII\0\0\0", bytes(8)) else raw).decode("utf-8", "replace").rstrip("\0")
-    little = body[1::2].count(0) > body[::2].count(
-        0
-    )  # some tools write it so, with or without a byte order mark
-    return body.decode("utf-16-le" if little else "utf-16-be", "replace").strip("\ufeff\0")
+    # Some tools write little-endian text, with or without a byte order mark.
+    is_little_endian = body[1::2].count(0) > body[::2].count(0)
+    return body.decode("utf-16-le" if is_little_endian else "utf-16-be", "replace").strip("\ufeff\0")
 
 
 def xmp(kind: str, record: str = "") -> str:
-    """An XMP packet that labels an image as made by AI (IPTC's DigitalSourceType); of an image, if it began as one.
+    """Return an XMP packet that labels an image as made by AI, or as edited by AI unless `kind` is txt2img.
 
-    It can carry sdapp's own record, text without control characters, for formats that have no other place for it.
+    The label is IPTC's DigitalSourceType. JPEG and WebP have no other place for sdapp's own record, so the
+    packet can contain it: a text without control characters.
     """
-    carried = (
-        f'<sdapp:record xmlns:sdapp="urn:sdapp:">{html.escape(record, quote=False)}</sdapp:record>'
-        if record
-        else ""
-    )
     source = "trainedAlgorithmicMedia" if kind == "txt2img" else "compositeWithTrainedAlgorithmicMedia"
+    if record:
+        record = html.escape(record, quote=False)
+        record = f'<sdapp:record xmlns:sdapp="urn:sdapp:">{record}</sdapp:record>'
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
         '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
         'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"><Iptc4xmpExt:DigitalSourceType>'
-        f"http://cv.iptc.org/newscodes/digitalsourcetype/{source}"
-        f'</Iptc4xmpExt:DigitalSourceType>{carried}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+        f"http://cv.iptc.org/newscodes/digitalsourcetype/{source}</Iptc4xmpExt:DigitalSourceType>"
+        f'{record}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     )
 
 
 def record_in(packet: object) -> str | None:
-    """The record that `xmp` put into a packet of bytes. No XML parser reads it: one could be told to expand entities."""
-    found = (
-        re.search(rb"<sdapp:record\b[^<>]*>([^<>]*)</sdapp:record>", packet)
-        if isinstance(packet, bytes)
-        else None
-    )
+    """Return the record that `xmp` put into a packet; without an XML parser, which might expand entities."""
+    if not isinstance(packet, bytes):
+        return None
+    found = re.search(rb"<sdapp:record\b[^<>]*>([^<>]*)</sdapp:record>", packet)
     return html.unescape(found[1].decode("utf-8", "replace")) if found else None

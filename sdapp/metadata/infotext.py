@@ -1,32 +1,47 @@
-"""A1111's infotext, written and read, and the parts of an image file that hold it or say how the image was made."""
+"""Write and read infotext, the text in which A1111, Forge and stable-diffusion.cpp store settings."""
 
+import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sdapp import schedulers
-from sdapp.errors import InputError
-from sdapp.metadata.carry import MAX_TEXT, NETWORK, Carried
-from sdapp.metadata.named import take_named
+from sdapp.metadata import containers
+from sdapp.metadata.carry import NETWORK, Carried, check_length, json_object
+from sdapp.metadata.named import move_named
 from sdapp.metadata.samplers import SCHEDULES, Values
 from sdapp.models.files import BUILT_IN
 from sdapp.scheduler_table import SIGMAS, TABLE
 
-ITEM = re.compile(r'(\w[\w /-]{1,60}):\s*("(?:\\.|[^"\\])+"|[^,]*)(?:,|$)')
+FIELD = re.compile(r'(\w[\w /-]{1,60}):\s*("(?:\\.|[^"\\])+"|[^,]*)(?:,|$)')
+TOOLS = {  # by the field `Version`
+    "sdapp ": "sdapp", r"stable-diffusion\.cpp": "stable-diffusion.cpp", r"f\d|.*forge": "Forge",
+    "comfyui": "ComfyUI", "": "A1111",
+}  # fmt: skip
+DEFAULTS = {  # None: any value leaves the pixels as they are
+    "Emphasis": "Original", "Mask mode": "Inpaint masked", "Masked content": "original",
+    "Inpaint area": "Whole image", "Version": None, "User": None, "VAE hash": None, "Hashes": None,
+    "Init image hash": None, "Batch size": None, "Batch pos": None, "Guidance": None,
+}  # fmt: skip
+INPAINT = {"Mask blur", "Mask mode", "Masked content", "Inpaint area", "Masked area padding"}
 
 
 def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> str:
-    """The infotext of one image as A1111 1.10 writes it (`create_infotext`); `values` is a Job's `model_dump()`.
+    """Return the infotext of an image as A1111 1.10 writes it (`create_infotext`).
 
-    It is for other tools; the exact job is in sdapp's record. What infotext cannot hold is written so that the image stays
-    the same: control characters as spaces, `Negative prompt:` within a prompt in small letters (CLIP lower-cases anyway).
-    Scheduler options that A1111 has no word for follow in `Scheduler options`. Raises ConfigError for unknown schedulers.
+    `values` is a Job's `model_dump()`. The text is for other tools; sdapp's own record has the exact job.
+    What infotext cannot contain is replaced so that the image stays the same: control characters by spaces,
+    `Negative prompt:` inside a prompt by lower case (CLIP ignores case). `Scheduler options` has what A1111
+    has no word for. Raises ConfigError for an unknown scheduler.
     """
-    task, skip = values["task"], values["clip_skip"]
+    task, skip, padding = values["task"], values["clip_skip"], values["task"].get("padding")
     sampler, schedule, options = _scheduler_words(schedulers.resolve(**values["scheduler"]))
-    padding = task.get("padding")
+    prompt, negative = (
+        re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", values[key]).replace("Negative prompt:", "negative prompt:")
+        for key in ("prompt", "negative_prompt")
+    )
     fields = {
         "Steps": values["steps"], "Sampler": sampler, "Schedule type": schedule,
         "CFG scale": str(values["guidance_scale"]).removesuffix(".0"), "Seed": values["seed"],
@@ -35,164 +50,148 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
         "Denoising strength": task.get("strength"),
         "Clip skip": skip + 1 if skip else None, "RNG": "CPU",
         "Mask mode": "Inpaint masked" if task["kind"] == "inpaint" else None,
-        "Emphasis": "None" if re.search(r"[()\[\]]", values["prompt"] + values["negative_prompt"]) else None,
+        "Emphasis": "None" if re.search(r"[()\[\]]", prompt + negative) else None,
         "Inpaint area": None if padding is None else "Only masked", "Masked area padding": padding,
-        "Eta DDIM": values["eta"], "Scheduler options": json.dumps(options) if options else None, "Version": f"sdapp {version}",
+        "Eta DDIM": values["eta"], "Scheduler options": json.dumps(options) if options else None,
+        "Version": f"sdapp {version}",
     }  # fmt: skip
-    prompt, negative = (
-        re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", values[key])
-        .replace("Negative prompt:", "negative prompt:")
-        .strip()
-        for key in ("prompt", "negative_prompt")
-    )
-    items = ", ".join(
-        f"{key}: {_quoted(str(value))}" for key, value in fields.items() if value not in (None, "")
-    )
-    return "\n".join([prompt, *([f"Negative prompt: {negative}"] if negative else []), items]).strip()
+    items = [f"{key}: {_quote(str(value))}" for key, value in fields.items() if value not in (None, "")]
+    lines = [prompt.strip(), f"Negative prompt: {negative.strip()}" if negative.strip() else None]
+    return "\n".join([*(line for line in lines if line is not None), ", ".join(items)]).strip()
 
 
-def _quoted(text: str) -> str:
-    plain = not re.search(r'[,:\n]|^["\s]|\s$', text) and text.isprintable()
-    return text if plain else json.dumps(text, ensure_ascii=False)
+def _quote(text: str) -> str:
+    is_plain = not re.search(r'[,:\n]|^["\s]|\s$', text) and text.isprintable()
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
+
+
+def _unquote(text: str) -> str:
+    try:
+        return str(json.loads(text)) if text[:1] == '"' else text
+    except ValueError:
+        return text
 
 
 def _scheduler_words(resolved: schedulers.Resolved) -> tuple[str, str, Values]:
-    """Sampler and schedule type from the options that count, and the options that these two do not say."""
-    chosen, same_class = resolved.options, resolved.scheduler.class_name
+    """Return the sampler, the schedule type, and the options that these two do not imply."""
+    options, class_name = resolved.options, resolved.scheduler.class_name
     rows = [
-        row for row in TABLE if row.class_name == same_class
-        and all(chosen.get(key) == value for key, value in row.options.items() if key != "timestep_spacing")
-    ]  # fmt: skip
+        row
+        for row in TABLE
+        if row.class_name == class_name
+        and all(options.get(key) == value for key, value in row.options.items() if key != "timestep_spacing")
+    ]
     row = max(rows, key=lambda row: len(row.options), default=resolved.scheduler)
     usual = row.options.get("timestep_spacing")
-    spacing = chosen.get("timestep_spacing", usual)
+    spacing = options.get("timestep_spacing", usual)
     plain = "Automatic" if usual == spacing == "leading" else "Uniform"
-    word = next((sigmas for sigmas, option in SIGMAS.items() if chosen.get(option)), spacing)
+    word = next((sigmas for sigmas, option in SIGMAS.items() if options.get(option)), spacing)
     schedule = plain if word == usual else SCHEDULES.get(str(word), plain)
-    back = Carried()
-    back.scheduler(row.label, schedule)
-    said = schedulers.resolve(**back.values["scheduler"]).options
-    return (
-        row.label,
-        schedule,
-        {key: value for key, value in chosen.items() if said.get(key, ...) != value},
+    read_back = Carried()
+    read_back.scheduler(row.label, schedule)
+    implied = schedulers.resolve(**read_back.values["scheduler"]).options
+    rest = {key: value for key, value in options.items() if implied.get(key, ...) != value}
+    return row.label, schedule, rest
+
+
+def read_infotext(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
+    """Read the first infotext that has fields. EXIF comes before PNG text, as in A1111."""
+    for text in _texts(info):
+        prompt, negative, fields = split_infotext(text)
+        if fields:
+            return _tool(fields), carry_fields(prompt, negative, fields)
+    return None
+
+
+def read_prompts(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
+    """Read an infotext that has only prompts."""
+    text = info.get("parameters")
+    if not isinstance(text, str) or not text.strip():
+        return None
+    return "A1111", carry_fields(*split_infotext(text))
+
+
+def _texts(info: Mapping[Any, Any]) -> Iterator[str]:
+    """Yield each text that may be infotext. stable-diffusion.cpp also uses comments and XMP."""
+    comment, packet = (
+        data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+        for data in (info.get("comment"), info.get("xmp"))
     )
-
-
-def read_infotext(text: str) -> tuple[Values, list[str]]:
-    """Infotext as values with the keys of a config, and the names of what could not be carried over.
-
-    A task comes without its image and mask. A checkpoint's name is no model: only the built-in one that sdapp names is
-    carried. Raises InputError for a text of more than 4 million characters.
-    """
-    return carry_fields(*split_infotext(text)).result()
+    in_xmp = re.search("<sdcpp:parameters>(.*?)(</sdcpp:parameters>|$)", str(packet), re.DOTALL)
+    found = in_xmp and html.unescape(in_xmp[1])
+    for text in (containers.exif_comment(info), info.get("parameters"), comment, found):
+        if isinstance(text, str) and text and not json_object(text):  # diffusers-workflow writes JSON there
+            yield text
 
 
 def split_infotext(text: str) -> tuple[str, str, dict[str, str]]:
-    """Prompt, negative prompt and fields, by the rules of A1111's `parse_generation_parameters`."""
-    if len(text) > MAX_TEXT:
-        raise InputError(f"metadata of {len(text):,} characters; at most {MAX_TEXT:,} are read")
+    """Split infotext into prompt, negative prompt and fields, as A1111's `parse_generation_parameters` does.
+
+    Raises InputError for a text of more than 4 million characters.
+    """
+    check_length(text)
     head, mark, _ = text.rpartition("SDCPP: {")  # JSON without quotes around it, always last
     if mark and "Version: stable-diffusion.cpp" in head.rpartition("\n")[2]:
         text = head.rstrip(" ,")
     *lines, last = text.strip().split("\n")
-    items = ITEM.findall(last)
-    fields = {key.strip(): _unquoted(value.strip()) for key, value in items}
-    if len(items) < 3 or not fields.keys() & {
-        "Steps",
-        "Seed",
-    }:  # a prompt of `word: word,` is no line of fields
+    items = FIELD.findall(last)
+    fields = {key.strip(): _unquote(value.strip()) for key, value in items}
+    if len(items) < 3 or not fields.keys() & {"Steps", "Seed"}:  # `word: word,` of a prompt is not a field
         lines, fields = [*lines, last], {}
-    lines = [line.strip() for line in lines]
-    start = next((i for i, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
-    negative = "\n".join(lines[start:]).removeprefix("Negative prompt:")
-    return "\n".join(lines[:start]).strip(), negative.strip(), fields
+    prompt, _, negative = "\n".join(["", *map(str.strip, lines)]).partition("\nNegative prompt:")
+    return prompt.strip(), negative.strip(), fields
 
 
-def _unquoted(value: str) -> str:
-    try:
-        return str(json.loads(value)) if value[:1] == '"' else value
-    except ValueError:
-        return value
-
-
-def tool_of(fields: Mapping[str, str]) -> str:
-    """The tool that wrote an infotext, by its field `Version`."""
+def _tool(fields: Mapping[str, str]) -> str:
+    """Return the tool that wrote an infotext."""
     version = fields.get("Version", "")
-    return next(
-        (name for name, pattern in TOOLS.items() if re.match(pattern, version, re.IGNORECASE)), "A1111"
-    )
+    return next(tool for pattern, tool in TOOLS.items() if re.match(pattern, version, re.IGNORECASE))
 
 
-def carry_fields(prompt: str, negative: str, said: Mapping[str, str]) -> Carried:
-    """What `split_infotext` gave, as values with the keys of a config."""
-    found, fields, ours = Carried(), dict(said), tool_of(said) == "sdapp"
-    if literal := fields.get("Emphasis") == "None":
+def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str]) -> Carried:
+    """Carry over what `split_infotext` returned.
+
+    A task comes without its image and mask. A checkpoint's name is not a model: only sdapp's built-in one is
+    carried over.
+    """
+    carried, fields, is_ours = Carried(), dict(all_fields), _tool(all_fields) == "sdapp"
+    if is_literal := fields.get("Emphasis") == "None":
         del fields["Emphasis"]
-    found.prompts(prompt, negative, verbatim=ours or literal)
+    carried.prompts(prompt, negative, verbatim=is_ours or is_literal)
     if sampler := fields.pop("Sampler", ""):
         since_1_9 = re.search(r"v1\.(9|\d\d)", fields.get("Version", ""))
         schedule = fields.pop("Schedule type", "Automatic" if since_1_9 else "")
-        more = fields.pop("Scheduler options", "{}")
-        found.scheduler("uni_pc" if sampler == "UniPC" and not ours else sampler, schedule, more)
-    take_named(found, fields)
+        name = "uni_pc" if sampler == "UniPC" and not is_ours else sampler
+        carried.scheduler(name, schedule, fields.pop("Scheduler options", "{}"))
+    move_named(fields, carried)
     if size := fields.pop("Size", ""):
         width, _, height = size.partition("x")
-        found.take("Size", size, width=width, height=height)
-    _carry_task(found, fields)
+        carried.carry("Size", size, width=width, height=height)
+    _move_task(fields, carried)
     skip = fields.pop("Clip skip", "1")
-    if skip not in ("-1", "0", "1"):  # 1 is the last layer; stable-diffusion.cpp says 0 or -1 for its default
-        found.take("Clip skip", skip, clip_skip=int(skip) - 1 if re.fullmatch("[0-9]{1,3}", skip) else skip)
-    if ours and fields.get("Model") == BUILT_IN:
-        found.take("Model", BUILT_IN, model=fields.pop("Model"))
-    if (rng := fields.pop("RNG", "GPU")).lower() != "cpu" and "seed" in found.values:
-        found.leave("RNG", rng, "other noise from the same seed")
-    silent = (
-        SILENT
-        | ({"Model hash"} if "Model" in said else set())
-        | ({"Lora hashes"} if NETWORK.search(prompt) else set())
-    )
+    if skip not in ("-1", "0", "1"):  # 1 is the last layer; 0 and -1 are stable-diffusion.cpp's default
+        carried.carry(
+            "Clip skip", skip, clip_skip=int(skip) - 1 if re.fullmatch("[0-9]{1,3}", skip) else skip
+        )
+    if is_ours and fields.get("Model") == BUILT_IN:
+        carried.carry("Model", BUILT_IN, model=fields.pop("Model"))
+    rng = fields.pop("RNG", "GPU")
+    if rng.lower() != "cpu" and "seed" in carried.values:
+        carried.leave_out("RNG", rng, "the same seed gives other noise")
+    defaults = DEFAULTS | ({"Model hash": None} if "Model" in all_fields else {})
+    defaults |= {"Lora hashes": None} if NETWORK.search(prompt) else {}
     for name, value in fields.items():
-        if name not in silent and USUAL.get(name) != value:
-            found.leave(name, value)
-    return found
+        if defaults.get(name, ...) not in (None, value):
+            carried.leave_out(name, value)
+    return carried
 
 
-def _carry_task(found: Carried, fields: dict[str, str]) -> None:
-    """`Denoising strength` is img2img's, or inpainting's, unless the second pass of a hires fix owns it."""
-    if "Denoising strength" in fields and not any(
-        name.startswith(("Hires", "First pass")) for name in fields
-    ):
-        inpaint = bool(INPAINT & fields.keys())
-        only = (
-            {"padding": fields.pop("Masked area padding", "32")}
-            if fields.get("Inpaint area") == "Only masked"
-            else {}
-        )
-        fields.pop("Inpaint area", None)
-        found.task(
-            "inpaint" if inpaint else "img2img",
-            "Denoising strength",
-            fields.pop("Denoising strength"),
-            **only,
-        )
-
-
-# --- containers ---------------------------------------------------------------------------------------------------
-
-
-TOOLS = {
-    "sdapp": "sdapp ",
-    "stable-diffusion.cpp": r"stable-diffusion\.cpp",
-    "Forge": r"f\d|.*forge",
-    "ComfyUI": "comfyui",
-}
-# Infotext that changes no pixel, and values that say only what is usual.
-SILENT = {"Version", "User", "VAE hash", "Hashes", "Init image hash", "Batch size", "Batch pos", "Guidance"}
-USUAL = {
-    "Emphasis": "Original",
-    "Mask mode": "Inpaint masked",
-    "Masked content": "original",
-    "Inpaint area": "Whole image",
-}
-INPAINT = {"Mask blur", "Mask mode", "Masked content", "Inpaint area", "Masked area padding"}
+def _move_task(fields: dict[str, str], carried: Carried) -> None:
+    """Move img2img or inpaint out of the fields, unless the strength is that of a hires fix's second pass."""
+    if "Denoising strength" not in fields or any(name.startswith(("Hires", "First pass")) for name in fields):
+        return
+    kind = "inpaint" if INPAINT & fields.keys() else "img2img"
+    more = {}
+    if fields.pop("Inpaint area", None) == "Only masked":
+        more["padding"] = fields.pop("Masked area padding", "32")
+    carried.task(kind, "Denoising strength", fields.pop("Denoising strength"), **more)

@@ -1,45 +1,67 @@
-"""Settings by name: InvokeAI, kohya, plain JSON."""
+"""Read settings that are stored by name: InvokeAI, kohya, and the JSON of diffusers workflows."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from sdapp.metadata.carry import Carried
+from sdapp.errors import InputError
+from sdapp.metadata.carry import Carried, json_object
 
-
-def read_named(data: Mapping[str, Any]) -> Carried:
-    """Settings by name: InvokeAI's metadata (invocations/metadata.py), kohya's PNG texts (gen_img.py), plain JSON."""
-    found, rest = Carried(), dict(data)
-    prompt = rest.pop("positive_prompt", None) or rest.pop("prompt", None)
-    found.prompts(prompt, rest.pop("negative_prompt", None) or rest.pop("negative-prompt", None))
-    for name in ("scheduler", "sampler"):
-        if name in rest:
-            found.scheduler(rest.pop(name))
-    take_named(found, rest)
-    if {"width", "height"} <= rest.keys():
-        found.take(
-            "size", [rest["width"], rest["height"]], width=rest.pop("width"), height=rest.pop("height")
-        )
-    kind = re.sub(r"^.*_", "", str(rest.get("generation_mode", ""))).replace("outpaint", "inpaint")
-    if kind in ("img2img", "inpaint") and "strength" in rest:
-        found.task(kind, "strength", rest.pop("strength"))
-    for name, value in rest.items():
-        if value not in (None, False, 0, "", "cpu", [], {}) and name not in NAMES_SILENT:
-            found.leave(name, value)
-    return found
-
-
-# The settings in the words of A1111, InvokeAI, kohya and plain JSON.
+# Our keys, by the names in A1111, InvokeAI, kohya and plain JSON.
 NAMES = {
-    "Steps": "steps", "CFG scale": "guidance_scale", "Seed": "seed", "Eta DDIM": "eta", "steps": "steps", "seed": "seed",
-    "num_inference_steps": "steps", "cfg_scale": "guidance_scale", "cfg": "guidance_scale", "scale": "guidance_scale",
-    "guidance_scale": "guidance_scale", "clip_skip": "clip_skip", "noise_seed": "seed",
+    "Steps": "steps", "steps": "steps", "num_inference_steps": "steps",
+    "CFG scale": "guidance_scale", "cfg_scale": "guidance_scale", "cfg": "guidance_scale",
+    "scale": "guidance_scale", "guidance_scale": "guidance_scale", "Eta DDIM": "eta",
+    "Seed": "seed", "seed": "seed", "noise_seed": "seed", "clip_skip": "clip_skip",
 }  # fmt: skip
-NAMES_SILENT = {"app_version", "generation_mode", "raw-prompt", "model_hash", "type"}
+NO_EFFECT = {"app_version", "generation_mode", "raw-prompt", "model_hash", "type"}
 KOHYA = ("prompt", "negative-prompt", "seed", "sampler", "steps", "scale", "negative-scale", "clip-prompt")
 
 
-def take_named(found: Carried, fields: dict[str, Any]) -> None:
-    """Move the settings of `NAMES` out of the fields."""
+def read_invokeai(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
+    """Read InvokeAI's metadata (its invocations/metadata.py). Raises InputError if it is broken."""
+    if "invokeai_metadata" not in info:
+        return None
+    data = json_object(info["invokeai_metadata"])
+    if not data:
+        raise InputError("the metadata of InvokeAI is broken")
+    return "InvokeAI", _carry_named(data)
+
+
+def read_kohya(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
+    """Read the PNG texts of kohya's gen_img.py, which do not include the size."""
+    if not isinstance(info.get("prompt"), str) or not {"sampler", "scale", "steps"} & info.keys():
+        return None
+    return "kohya", _carry_named({key: info[key] for key in KOHYA if key in info})
+
+
+def read_workflow(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
+    """Read the JSON that diffusers-workflow writes where A1111 writes its infotext."""
+    data = json_object(info.get("parameters"))
+    return ("diffusers-workflow", _carry_named(data)) if data else None
+
+
+def _carry_named(data: Mapping[str, Any]) -> Carried:
+    carried, rest = Carried(), dict(data)
+    prompt = rest.pop("positive_prompt", None) or rest.pop("prompt", None)
+    carried.prompts(prompt, rest.pop("negative_prompt", None) or rest.pop("negative-prompt", None))
+    for name in ("scheduler", "sampler"):
+        if name in rest:
+            carried.scheduler(rest.pop(name))
+    move_named(rest, carried)
+    if {"width", "height"} <= rest.keys():
+        size = {side: rest.pop(side) for side in ("width", "height")}
+        carried.carry("size", list(size.values()), **size)
+    kind = re.sub(r"^.*_", "", str(rest.get("generation_mode", ""))).replace("outpaint", "inpaint")
+    if kind in ("img2img", "inpaint") and "strength" in rest:
+        carried.task(kind, "strength", rest.pop("strength"))
+    for name, value in rest.items():
+        if value not in (None, False, 0, "", "cpu", [], {}) and name not in NO_EFFECT:
+            carried.leave_out(name, value)
+    return carried
+
+
+def move_named(fields: dict[str, Any], carried: Carried) -> None:
+    """Move the settings of `NAMES` out of some fields."""
     for name in [name for name in NAMES if name in fields]:
-        found.take(name, fields[name], **{NAMES[name]: fields.pop(name)})
+        carried.carry(name, fields[name], **{NAMES[name]: fields.pop(name)})

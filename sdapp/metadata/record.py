@@ -1,4 +1,4 @@
-"""The record inside an image of ours."""
+"""sdapp's own record inside an image: the job and what happened when it ran."""
 
 import json
 import os
@@ -15,27 +15,29 @@ from sdapp.metadata import containers
 from sdapp.models.files import BUILT_IN
 from sdapp.settings import layers
 
+CHUNK = "sdapp"  # the PNG text chunk that contains job and record; other formats have them in the XMP packet
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+
 
 def to_portable(job: Job, folder: Path) -> dict[str, Any]:
-    """The job as plain data, with paths relative to the folder that the image goes to."""
+    """Return the job as plain data, with paths relative to the folder of the image."""
 
-    def beside(path: str) -> str:
+    def relative(path: str) -> str:
         try:
             return f"./{Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()}"
-        except ValueError:  # another drive of a Windows machine
+        except ValueError:  # another drive on Windows
             return Path(path).resolve().as_posix()
 
     content = job.model_dump(mode="json")
-    content["task"] |= {key: beside(content["task"][key]) for key in job.inputs}
-    if Path(job.model).exists() and job.model != BUILT_IN:
-        content["model"] = beside(job.model)
-    if job.vae is not None and Path(job.vae).exists():
-        content["vae"] = beside(job.vae)
+    content["task"] |= {key: relative(content["task"][key]) for key in job.inputs}
+    for key in layers.MODEL_KEYS:
+        if content[key] not in (None, BUILT_IN) and Path(content[key]).exists():
+            content[key] = relative(content[key])
     return content
 
 
 def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
-    """The job inside an image as a layer of settings. Raises InputError if an input file is not what it was."""
+    """Return the job inside an image as a layer of settings. Raises InputError if an input file changed."""
     values = UNSAID | {key: value for key, value in content.items() if key != "inputs"} | {"count": 1}
     task, inputs = content.get("task", {}), content.get("inputs", {})
     if not (
@@ -43,14 +45,14 @@ def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
         and isinstance(inputs, dict)
         and all(isinstance(task.get(key), str) for key in inputs)
     ):
-        raise InputError(f"{image}: its record is broken: task and inputs do not fit together")
-    if strange := sorted(content.keys() - Job.model_fields.keys()):
-        raise InputError(f"{image}: its record is broken: a job has no {', '.join(map(repr, strange))}")
+        raise InputError(f"{image}: its record is broken: task and inputs do not match")
+    if unknown := sorted(content.keys() - Job.model_fields.keys()):
+        raise InputError(f"{image}: its record is broken: a job has no {', '.join(map(repr, unknown))}")
     values["task"] = task | {key: str(image.parent / task[key]) for key in inputs}
     for key, digest in inputs.items():
         path = values["task"][key]
-        if images.read_bytes(path, f"{image}: task.{key}")[1] != digest:
-            raise InputError(f"{image}: task.{key}: {path} is not the file that this image was painted from")
+        if images.inputs.read(path, f"{image}: task.{key}")[1] != digest:
+            raise InputError(f"{image}: task.{key}: {path} is not the file that this image was made from")
     for key in layers.MODEL_KEYS:
         if str(values.get(key, "")).startswith("."):
             values[key] = layers.anchor(values[key], image.parent)
@@ -58,7 +60,7 @@ def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
 
 
 def dotted_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The keys of nested values, as `task.image`."""
+    """Return the keys of nested values, such as `task` and `task.image`."""
     found = []
     for key, value in values.items():
         found.append(f"{prefix}{key}")
@@ -66,19 +68,16 @@ def dotted_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-CHUNK = "sdapp"  # the PNG text chunk that holds job and record; other formats have them in the XMP packet
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-
-
 def read_image(path: Path) -> dict[str, Any]:
-    """The `job` and the `record` inside an image, which is read to its end. Raises MissingInputError, InputError."""
-    return parse_content(
-        images.decode_image(images.read_bytes(str(path), "image")[0], str(path), "image"), path
-    )
+    """Return the `job` and the `record` inside an image, after decoding all of it.
+
+    Raises MissingInputError, InputError.
+    """
+    return parse_content(images.decode_file(str(path)), path)
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The same without the pixels, for folders of thousands: sdapp writes its record before them. Raises InputError."""
+    """Do the same without decoding the pixels, for folders of thousands. Raises InputError."""
     try:
         with Image.open(path, formats=tuple(SUFFIXES)) as image:
             return parse_content(image, path)
@@ -87,16 +86,18 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def record_text(image: Image.Image) -> str | None:
+    """Return the record inside an image as JSON; None if there is none."""
     text = image.info.get(CHUNK)
     return text if isinstance(text, str) else containers.record_in(image.info.get("xmp"))
 
 
 def parse_content(image: Image.Image, path: Path) -> dict[str, Any]:
+    """Return the record inside an image. Raises InputError if there is none or it is broken."""
     text = record_text(image)
     try:
         content = json.loads(text) if text is not None else None
     except (ValueError, RecursionError) as exc:
         raise InputError(f"{path}: its record is broken: {exc}") from exc
     if not isinstance(content, dict) or not isinstance(content.get("job"), dict):
-        raise InputError(f"{path}: has no sdapp record inside; was it edited, or painted by another tool?")
+        raise InputError(f"{path}: has no sdapp record inside; was it edited, or made by another tool?")
     return content

@@ -1,25 +1,31 @@
-"""Names of samplers and schedules in other tools."""
+"""Names of samplers and schedules in other tools; A1111's names of schedulers are in scheduler_table.py."""
 
 import re
 from typing import Any
 
 from sdapp.scheduler_table import SIGMAS
 
-Values = dict[str, Any]
+Values = dict[str, Any]  # with the keys of a config
 
+# A1111's schedule types, by our suffixes.
 SCHEDULES = {name: name.title() for name in SIGMAS} | {"trailing": "SGM Uniform", "leading": "DDIM"}
-# Every tool's schedules as suffixes of ours; None where diffusers has no such schedule.
+# Our suffixes, by the schedules of every tool (see `plain_word`); None if diffusers has no such schedule.
 SCHEDULE_WORDS: dict[str, str | None] = {
-    **dict.fromkeys(("", "uniform", "normal", "discrete", "default"), ""), **{name: name for name in SIGMAS},
-    "automatic": "automatic", "sgmuniform": "trailing", "simple": "trailing", "ddim": "leading", "ddimuniform": "leading",
-    **dict.fromkeys(("ays", "gits", "smoothstep", "kloptimal", "polyexponential", "bongtangent", "turbo", "lcm")),
+    **dict.fromkeys(("", "uniform", "normal", "discrete", "default"), ""),
+    **{name: name for name in SIGMAS}, "automatic": "automatic",
+    "sgmuniform": "trailing", "simple": "trailing", "ddim": "leading", "ddimuniform": "leading",
+    **dict.fromkeys(("ays", "gits", "smoothstep", "kloptimal", "polyexponential", "bongtangent", "turbo")),
+    "lcm": None,
 }  # fmt: skip
-# Samplers that others run with other options: UniPC in A1111 and ComfyUI, the 3M without noise in InvokeAI.
+# Samplers that a tool runs with other options: UniPC in A1111 and ComfyUI, the 3M without noise in InvokeAI.
 SAMPLERS: dict[str, tuple[str, Values]] = {
-    "uni_pc": ("unipc", {"solver_type": "bh1", "solver_order": 3}), "uni_pc_bh2": ("unipc", {"solver_order": 3}),
-    "dpmpp_3m": ("dpm++2m", {"solver_order": 3}), "dpmpp_3m_k": ("dpm++2m-karras", {"solver_order": 3}),
-}  # fmt: skip
+    "uni_pc": ("unipc", {"solver_type": "bh1", "solver_order": 3}),
+    "uni_pc_bh2": ("unipc", {"solver_order": 3}),
+    "dpmpp_3m": ("dpm++2m", {"solver_order": 3}),
+    "dpmpp_3m_k": ("dpm++2m-karras", {"solver_order": 3}),
+}
 
 
-def _word(text: str) -> str:
+def plain_word(text: str) -> str:
+    """Return a name in lower case without spaces, dashes and underscores."""
     return re.sub(r"[\s_-]", "", text.lower())

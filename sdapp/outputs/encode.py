@@ -19,7 +19,10 @@ MAX_SEGMENT = 65_504  # bytes of an XMP packet in a JPEG
 
 
 def encode(result: Result, output: Output) -> Result:
-    """The result with its `file`, if it has an image. Raises ConfigError where the format has no room for the record."""
+    """Return the result with its `file` (the bytes), if it has an image.
+
+    Raises ConfigError if the record does not fit into the format.
+    """
     if result.image is None or result.record is None:
         return result
     job = result.job
@@ -37,7 +40,7 @@ def encode(result: Result, output: Output) -> Result:
 
 
 def _for_png(content: dict[str, Any], parameters: str) -> dict[str, Any]:
-    """What Pillow needs to save a PNG with its metadata."""
+    """Pillow's options for a PNG with its metadata."""
     info = PngInfo()
     info.add_itxt(CHUNK, json.dumps(content, ensure_ascii=False))
     info.add_itxt("parameters", parameters)
@@ -45,11 +48,11 @@ def _for_png(content: dict[str, Any], parameters: str) -> dict[str, Any]:
     return {
         "pnginfo": info,
         "compress_level": 1,
-    }  # a third of the time of Pillow's 6, for files a tenth larger
+    }  # a third of the time of level 6; files are a tenth larger
 
 
 def _for_others(content: dict[str, Any], parameters: str, output: Output) -> dict[str, Any]:
-    """What Pillow needs to save a JPEG or WebP with its metadata. Raises ConfigError where that is too long for a JPEG."""
+    """Pillow's options for a JPEG or WebP with its metadata. Raises ConfigError if that is too long for JPEG."""
     exif, packet = (
         containers.exif_bytes(parameters),
         containers.xmp(content["job"]["task"]["kind"], json.dumps(content)).encode(),

@@ -1,4 +1,4 @@
-"""Image files on disk: written whole or not at all, under names that nobody else has."""
+"""Files on disk: written whole or not at all, never over a file of another run."""
 
 import errno
 import os
@@ -13,12 +13,12 @@ from pathlib import Path
 from sdapp.errors import DiskFullError, OutputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-HOST_PROCESSES = 0xEFFFFFFC  # PROC_PID_INIT_INO of Linux: the processes of the machine itself
+HOST_PROCESSES = 0xEFFFFFFC  # Linux: inode of the host's own process namespace (PROC_PID_INIT_INO)
 NO_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder and see that it can be written, before anything is painted. Raises OutputError."""
+    """Make the folder and check that it can be written to. Raises OutputError, DiskFullError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = unfinished(folder)
@@ -36,9 +36,10 @@ def check_folder(folder: Path) -> None:
 
 
 def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
-    """Write `data` to a new file `stem + suffix`, or `stem-2 …` where that is taken; it appears whole or not at all.
+    """Write `data` to a new file `stem + suffix` and return its path; if that is taken, `stem-2 + suffix` …
 
-    The bytes are on the disk before the name is. Raises OutputError.
+    The file appears whole or not at all: its bytes are on the disk before it gets its name. Raises
+    OutputError.
     """
     temporary = unfinished(folder)
     with disk_errors(folder / f"{stem}{suffix}"):
@@ -59,7 +60,7 @@ def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
 
 
 def overwrite(path: Path, chunks: Iterable[bytes]) -> None:
-    """Make or replace a file, whole or not at all. Raises OutputError."""
+    """Write a file, or replace it, whole or not at all. Raises OutputError."""
     temporary = unfinished(path.parent)
     with disk_errors(path):
         try:
@@ -74,36 +75,37 @@ def overwrite(path: Path, chunks: Iterable[bytes]) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of a disk into OutputError, or DiskFullError, with the place in it."""
+    """Turn an OSError into an OutputError or DiskFullError that names the path."""
     try:
         yield
     except OSError as exc:
         if exc.errno in FULL:
             raise DiskFullError(
-                f"no room left for {path}; make some and run again: what is finished is safe"
+                f"the disk is full: cannot write {path}; free some space and run again: finished files are safe"
             ) from exc
-        raise OutputError(f"cannot write {path}: {exc.strerror}; what is finished is safe") from exc
+        raise OutputError(f"cannot write {path}: {exc.strerror}; finished files are safe") from exc
 
 
 def unfinished(folder: Path) -> Path:
-    """The name of a file that is being written, with the host and the process that write it."""
+    """A name for a file that is being written; it tells the host and the process that write it."""
     return folder / f".sdapp-{this_host()}-{os.getpid()}-{secrets.token_hex(8)}.part"
 
 
 def this_host() -> str:
-    """The name of this machine, as far as it fits into a file name; of a container, which may share it, with a number."""
+    """The name of this machine, fit for a file name; containers may share a name and get a number added."""
     name, processes = re.sub(r"[^\w.]", "_", socket.gethostname())[:60], Path("/proc/self/ns/pid")
     number = processes.stat().st_ino if processes.exists() else HOST_PROCESSES
     return name if number == HOST_PROCESSES else f"{name}.{number}"
 
 
 def claim_name(temporary: Path, final: Path) -> bool:
-    """Give the file its name unless the name is taken. A hard link is the exclusive rename of POSIX.
+    """Give a finished file its name, and return whether the name was free.
 
-    Where a file system has no links, such as exFAT, the name is taken first, and is an empty file for a moment.
+    A hard link fails if the name exists, which a rename of POSIX does not. File systems without links, such
+    as exFAT: an empty file reserves the name first.
     """
     try:
-        if os.name == "nt":  # there, renaming is exclusive
+        if os.name == "nt":  # renaming fails there if the name exists
             temporary.rename(final)
             return True
         os.link(temporary, final)
@@ -123,12 +125,9 @@ def claim_name(temporary: Path, final: Path) -> bool:
 def _sync_folder(folder: Path) -> None:
     if os.name == "nt":  # folders cannot be opened there
         return
-    with suppress(OSError):  # the image is there; some network folders cannot promise more
+    with suppress(OSError):  # the file is there; some network folders offer no sync
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-# --- reading back -------------------------------------------------------------------------------------------------

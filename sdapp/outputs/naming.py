@@ -12,9 +12,9 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt"
 
 
 def file_stem(template: str, job: Job, index: int) -> str:
-    """Fill a template's tokens; the result is one safe file name without suffix, of at most 200 bytes."""
+    """Fill the placeholders of a file-name template: one safe name without suffix, of at most 200 bytes."""
     now = datetime.now().astimezone()
-    tokens = {
+    values = {
         "prompt": _slug(job.prompt, 80) or "empty",
         "index": f"{index:04d}",
         "scheduler": job.scheduler.name,
@@ -25,14 +25,14 @@ def file_stem(template: str, job: Job, index: int) -> str:
         "date": f"{now:%Y-%m-%d}",
         "time": f"{now:%H%M%S}",
     } | {key: str(getattr(job, key)) for key in ("seed", "steps", "width", "height")}
-    stem = re.sub(r"\{(\w+)\}", lambda match: tokens[match[1]], unicodedata.normalize("NFC", template))
+    stem = re.sub(r"\{(\w+)\}", lambda match: values[match[1]], unicodedata.normalize("NFC", template))
     stem = _truncate(stem, MAX_NAME_BYTES).rstrip(" .").lstrip(" .-~") or "image"
     base, dot, rest = stem.partition(".")
     return f"{base.rstrip()}_{dot}{rest}" if base.strip().lower() in RESERVED else stem
 
 
 def _slug(text: str, size: int) -> str:
-    """Letters, marks and digits of any script, the rest as single dashes; at most `size` bytes."""
+    """Keep letters, marks and digits of any script, and a dash for the rest; at most `size` bytes."""
     kept = "".join(
         c if unicodedata.category(c)[0] in "LMN" else " " for c in unicodedata.normalize("NFC", text)
     )

@@ -1,10 +1,10 @@
-"""Results are encoded and published by threads of their own while the next ones are painted."""
+"""Write results to files in background threads, while the next ones are painted."""
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sdapp.config import Output
@@ -22,31 +22,39 @@ ENCODERS = min(4, os.cpu_count() or 1)
 def write_results(
     results: Iterable[Result], encode: Callable[[Result], Result], publish: Callable[[Result], Result]
 ) -> Iterator[Result]:
-    """What `publish` makes of each result that `encode` has made a file of, in their order, each only when it is published.
+    """Encode and publish results in order; yield what `publish` returns, once it is on disk.
 
-    One batch at most waits for its publishing while the next is painted. An image painted alone is waited for, so that a kill
-    costs one image at the most. What either raises is raised at the next turn. However it ends, what was taken over is
-    published; where the painting was stopped by an SdappError, it is given out, too, before that is raised.
+    At most one batch is written while the next is painted. An image that is painted alone is waited for, so
+    a kill costs at most one image. What `encode` or `publish` raise is raised at the next turn. If `results`
+    end with an SdappError, all results before it are published and yielded, then it is raised.
     """
-    waiting, stopped = deque[Future[Result]](), list[SdappError]()
-
-    def painted() -> Iterator[Result]:
-        try:
-            yield from results
-        except SdappError as exc:
-            stopped.append(exc)
-
-    # Encoding lets other threads run. One writer, so that names and ledger follow the order.
+    waiting = deque[Future[Result]]()
+    source = _Source(iter(results))
+    # Encoding releases the GIL. One writer, so that names and ledger follow the order of the results.
     with ThreadPoolExecutor(ENCODERS) as encoders, ThreadPoolExecutor(1) as writer:
-        for result in painted():
+        for result in source:
             waiting.append(writer.submit(_publish, encoders.submit(encode, result), publish))
             together = result.record.batch_size if result.record else 1
             while waiting and (waiting[0].done() or len(waiting) > (together if together > 1 else 0)):
                 yield _next(waiting)
         while waiting:
             yield _next(waiting)
-    if stopped:
-        raise stopped[0]
+    if source.error:
+        raise source.error
+
+
+@dataclass
+class _Source:
+    """Results up to the first SdappError, which is kept."""
+
+    results: Iterator[Result]
+    error: SdappError | None = None
+
+    def __iter__(self) -> Iterator[Result]:
+        try:
+            yield from self.results
+        except SdappError as exc:
+            self.error = exc
 
 
 def _publish(encoding: Future[Result], publish: Callable[[Result], Result]) -> Result:
@@ -59,15 +67,15 @@ def _next(waiting: deque[Future[Result]]) -> Result:
 
 
 def save_result(result: Result, output: Output) -> Result:
-    """The result with the path where its image is now, if it has one. Raises OutputError."""
+    """Write the image of a result, if it has one, and return the result with its path. Raises OutputError."""
     return replace(result, path=save(result, output) if result.image else None, file=None)
 
 
 def save(result: Result, output: Output) -> Path:
-    """Write the image to a new file with job and record inside, and return its path; no file is ever overwritten.
+    """Write the image with job and record inside to a new file, and return its path.
 
-    Raises JobsFailedError where there is no image, ConfigError where the format has no room for the record, OutputError
-    where the folder cannot be written.
+    No file is ever overwritten. Raises JobsFailedError if the result has no image, ConfigError if its record
+    does not fit into the format, OutputError if the folder cannot be written to.
     """
     file = result.file or encode(result, output).file
     if file is None:

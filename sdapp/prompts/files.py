@@ -1,15 +1,15 @@
-"""Prompt files: .txt, .csv, .tsv, .jsonl and .yaml read as one stream of entries, every error with its place."""
+"""Read prompt files (.txt, .csv, .tsv, .jsonl, .yaml) as one stream of entries, and locate every error."""
 
 import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from sdapp.errors import ConfigError, MissingInputError
 from sdapp.prompts.columns import Given, assemble_line, find_key, from_text
@@ -18,14 +18,16 @@ from sdapp.prompts.txt import leaf_values, parse_line
 from sdapp.settings import files, layers
 
 YAML_BREAKS = re.compile("[\u2028\u2029]")
+Rows = Iterator[tuple[int, list[Given]]]  # numbers of lines, and the settings that they give
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one line asks for, as a layer of settings.
+    """The settings that one line of a prompt file gives.
 
-    `seeds` is its list of seeds, one an image; a single seed stays in the layer, and `count` goes on from it. `content`
-    is what derived seeds are made from: equal for equal lines, whatever the file's format and folder, the seeds and count.
+    `seeds` is the line's list of seeds, one for each image; a single seed is in the layer instead, and
+    `count` continues from it. `content` is what derived seeds are made from: equal for equal lines, whatever
+    the file's format and folder, the seeds and the count.
     """
 
     line: int
@@ -39,221 +41,197 @@ class Entry:
         return next(iter(self.layer.origins.values()), f"line {self.line}")
 
 
-class _Source(NamedTuple):
-    """A prompt file while it is read."""
-
-    name: str
-    folder: Path
-    errors: PromptFileError
-
-    def entry(self, line: int, say: Callable[[], Iterable[Given]]) -> Iterator[Entry]:
-        """The entry of what is said, or its errors in the list."""
-        try:
-            layer, seeds, content = assemble_line(say(), self.folder)
-        except ConfigError as exc:
-            self.errors.add(line, str(exc))
-        else:
-            yield Entry(line, layer, seeds, content)
-
-
 def read_prompts(path: Path | None, stdin: BinaryIO | None = None) -> Iterator[Entry]:
-    """The entries of a prompt file, one at a time; without a path those of standard input (`stdin` stands in for it).
+    """Yield the entries of a prompt file one at a time; without a path, those of standard input or `stdin`.
 
-    The format is that of the suffix; standard input is .txt, or .jsonl if it begins with a JSON object. Relative paths of
-    images are relative to the file's folder, from standard input to the current one. An image makes the task img2img, a
-    mask inpaint, unless `task.kind` is said. Lists are left for `variants.expand`.
+    The suffix decides the format. Standard input is .txt, or .jsonl if it begins with a JSON object. Relative
+    paths of images are relative to the file's folder, for standard input to the current one. An image makes
+    the task img2img and a mask makes it inpaint, unless `task.kind` is given. Lists are left for
+    `variants.expand`, and the check of the settings for `variants.checked_entries`.
 
-    Raises MissingInputError for a file that cannot be read and, after the last good entry, PromptFileError (a ConfigError)
-    with every line that is no entry. Whether the settings are good is for `variants.check` to say.
+    Raises MissingInputError for a file that cannot be read; after the last good entry, PromptFileError with
+    all lines that cannot be read.
     """
     errors = PromptFileError()
     if path is None:
-        yield from _read_stdin(
-            read_lines(stdin or sys.stdin.buffer, "<stdin>", errors), _Source("<stdin>", Path(), errors)
-        )
-    elif path.suffix.lower() not in READERS:
-        raise ConfigError(f"{path}: no format of prompt files; allowed: {', '.join(READERS)}")
-    else:
+        lines = read_lines(stdin or sys.stdin.buffer, "<stdin>", errors)
+        yield from _assemble(_read_stdin(lines, "<stdin>", errors), Path(), errors)
+    elif reader := READERS.get(path.suffix.lower()):
         try:
             with path.open("rb") as stream:
-                lines = read_lines(stream, str(path), errors)
-                yield from READERS[path.suffix.lower()](lines, _Source(str(path), path.parent, errors))
+                rows = reader(read_lines(stream, str(path), errors), str(path), errors)
+                yield from _assemble(rows, path.parent, errors)
         except OSError as exc:
             raise MissingInputError(f"{path}: cannot read the prompts: {exc.strerror}") from exc
-    if errors.count:
-        raise errors
+    else:
+        raise ConfigError(f"{path}: not a format for prompt files; allowed: {', '.join(READERS)}")
+    errors.raise_if_any()
 
 
-def _read_stdin(lines: Lines, source: _Source) -> Iterator[Entry]:
+def _assemble(rows: Rows, folder: Path, errors: PromptFileError) -> Iterator[Entry]:
+    for line, given in rows:
+        with errors.collect(line):
+            yield Entry(line, *assemble_line(given, folder))
+
+
+def _read_stdin(lines: Lines, name: str, errors: PromptFileError) -> Rows:
     first = next(lines, (0, ""))
-    # `{red|blue} house` is a prompt, so a brace alone does not make it JSON.
+    # `{red|blue} house` is a prompt, so a brace alone does not mean JSON.
     reader = _read_jsonl if re.match(r'\s*\{\s*["}]', first[1]) else _read_txt
-    yield from reader(chain([first], lines), source)
+    return reader(chain([first], lines), name, errors)
 
 
-# --- .txt ---------------------------------------------------------------------------------------------------------
-
-
-def _read_txt(lines: Lines, source: _Source) -> Iterator[Entry]:
+def _read_txt(lines: Lines, name: str, errors: PromptFileError) -> Rows:
     for number, line in lines:
         text = line.rstrip(" \t")
         if text and not text.lstrip(" \t").startswith("#"):
-            yield from source.entry(number, partial(parse_line, text, f"{source.name}:{number}"))
+            with errors.collect(number):
+                yield number, parse_line(text, f"{name}:{number}")
 
 
-# --- tables -------------------------------------------------------------------------------------------------------
+class _CsvLines:
+    """Feeds lines to `csv.reader`, and keeps the number of a row's first line (bad lines are left out)."""
 
+    def __init__(self, lines: Lines) -> None:
+        self.lines = lines
+        self.first = 0
 
-def _read_table(delimiter: str, lines: Lines, source: _Source) -> Iterator[Entry]:
-    taken: list[int] = []  # the numbers of the lines of this row: the reader's own count misses the bad ones
-
-    def feed() -> Iterator[str]:
-        for number, line in lines:
-            taken.append(number)
+    def __iter__(self) -> Iterator[str]:
+        for number, line in self.lines:
+            self.first = self.first or number
             yield f"{line}\n"
 
-    rows = csv.reader(feed(), delimiter=delimiter, strict=True)
+
+def _read_table(delimiter: str, lines: Lines, name: str, errors: PromptFileError) -> Rows:
+    feed = _CsvLines(lines)
     keys: list[str] = []
+    line = 0
     try:
-        for row in rows:
-            line = taken[0]
-            taken.clear()
-            origin = f"{source.name}:{line}"
+        for row in csv.reader(feed, delimiter=delimiter, strict=True):
+            line, feed.first = feed.first, 0
             if row and keys:
-                yield from source.entry(line, partial(_said_in_row, row, keys, origin))
+                with errors.collect(line, f"{name}:{line}"):
+                    yield line, _given_in_row(row, keys, f"{name}:{line}")
             elif row:
-                keys = _keys(row, origin)
-    except (csv.Error, ConfigError) as exc:  # what follows would make no sense
-        line = taken[0] if taken else line
-        what = f"{source.name}:{line}: {exc}" if isinstance(exc, csv.Error) else str(exc)
-        source.errors.add(line, f"{what}; the rest was not read")
-        for _ in lines:  # but for lines that are no text at all
+                keys = _read_header(row, f"{name}:{line}")
+    except (csv.Error, PromptFileError) as exc:  # the rows that follow would make no sense
+        line = feed.first or line
+        place = "" if isinstance(exc, PromptFileError) else f"{name}:{line}: "
+        errors.add(line, f"{place}{exc}; the rest was not read")
+        for _ in lines:  # except to find lines that are not text
             pass
 
 
-def _keys(header: list[str], origin: str) -> list[str]:
+def _read_header(header: list[str], place: str) -> list[str]:
     keys: list[str] = []
-    errors: list[str] = []
+    errors = PromptFileError()
     for name in header:
-        try:
+        with errors.collect(place=place):
             key = find_key(name.strip(" \t"))
-            errors += [f"{origin}: {name}: a second column of {key}; keep one"] if key in keys else []
+            if key in keys:
+                raise ConfigError(f"{name}: is a second column for {key}; keep one")
             keys.append(key)
-        except ConfigError as exc:
-            errors.append(f"{origin}: {exc}")
-    if errors:
-        raise ConfigError("\n".join(errors))
+    errors.raise_if_any()
     return keys
 
 
-def _said_in_row(row: list[str], keys: list[str], origin: str) -> list[Given]:
+def _given_in_row(row: list[str], keys: list[str], place: str) -> list[Given]:
     if len(row) != len(keys):
-        raise ConfigError(f"{origin}: {len(row)} cells, the header has {len(keys)}; a comma or a quote inside a cell needs "
-                          "double quotes around the cell")  # fmt: skip
-    return [
-        Given(key, key, from_text(key, cell), origin) for key, cell in zip(keys, row, strict=True) if cell
-    ]
+        quotes = "put double quotes around a cell that contains a comma or a quote"
+        raise ConfigError(f"{len(row)} cells, but the header has {len(keys)}; {quotes}")
+    return [Given(key, key, from_text(key, cell), place) for key, cell in zip(keys, row, strict=True) if cell]
 
 
-# --- JSON lines and YAML ------------------------------------------------------------------------------------------
-
-
-def _said_in_item(item: object, origins: Mapping[str, str], where: str) -> list[Given]:
-    """A mapping of settings, or a prompt alone."""
+def _given_in_item(item: object, origins: Mapping[str, str], place: str) -> list[Given]:
+    """The settings of a JSON or YAML item: a mapping, or a prompt alone. Raises PromptFileError."""
     values = {"prompt": item} if isinstance(item, str) else item
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: an entry is a prompt or a mapping of settings, this is {item!r:.80}")
-    said: list[Given] = []
-    errors: list[str] = []
-    try:
+    given: list[Given] = []
+    errors = PromptFileError()
+    with errors.collect(place=place):
+        if not isinstance(values, dict):
+            raise ConfigError(f"an entry is a prompt or a mapping of settings, not {item!r:.80}")
         for dotted, value in leaf_values(values):
-            origin = origins.get(dotted, where)
-            try:
-                key = "scheduler" if dotted == "scheduler" and _has_mappings(value) else find_key(dotted)
-                said.append(Given(dotted, key, value, origin))
-            except ConfigError as exc:
-                errors.append(f"{origin}: {exc}")
-    except ConfigError as exc:
-        errors.append(f"{where}: {exc}")
-    if errors:
-        raise ConfigError("\n".join(errors))
-    return said
+            origin = origins.get(dotted, place)
+            with errors.collect(place=origin):
+                has_mappings = isinstance(value, list) and any(isinstance(item, dict) for item in value)
+                key = "scheduler" if dotted == "scheduler" and has_mappings else find_key(dotted)
+                given.append(Given(dotted, key, value, origin))
+    errors.raise_if_any()
+    return given
 
 
-def _has_mappings(value: object) -> bool:
-    return isinstance(value, list) and any(isinstance(item, dict) for item in value)
-
-
-def _read_jsonl(lines: Lines, source: _Source) -> Iterator[Entry]:
+def _read_jsonl(lines: Lines, name: str, errors: PromptFileError) -> Rows:
     for number, line in lines:
         if line.strip(" \t"):
-            yield from source.entry(number, partial(_said_in_json, line, f"{source.name}:{number}"))
+            place = f"{name}:{number}"
+            with errors.collect(number):
+                yield number, _given_in_item(_parse_json(line, place), {}, place)
 
 
-def _said_in_json(line: str, where: str) -> list[Given]:
+def _parse_json(line: str, place: str) -> Any:
     try:
-        item = json.loads(line, object_pairs_hook=_without_twins, parse_constant=_refuse_constant)
+        return json.loads(line, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except json.JSONDecodeError as exc:
-        raise ConfigError(f"{where}:{exc.colno}: not JSON: {exc.msg}") from exc
+        raise ConfigError(f"{place}:{exc.colno}: not JSON: {exc.msg}") from exc
     except ValueError as exc:  # also a number of thousands of digits
-        raise ConfigError(f"{where}: not JSON: {exc}") from exc
+        raise ConfigError(f"{place}: not JSON: {exc}") from exc
     except RecursionError as exc:
-        raise ConfigError(f"{where}: nested deeper than {files.MAX_DEPTH} levels") from exc
-    return _said_in_item(item, {}, where)
+        raise ConfigError(f"{place}: nested deeper than {files.MAX_DEPTH} levels") from exc
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        twin = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
-        raise ValueError(f"{twin!r:.80} is said twice; keep one")
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name!r:.80} is given twice; keep one")
+        values[name] = value
     return values
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def _read_yaml(lines: Lines, source: _Source) -> Iterator[Entry]:
+def _read_yaml(lines: Lines, name: str, errors: PromptFileError) -> Rows:
     text: list[str] = []
     size = 0
     for number, line in lines:
         size += len(line.encode()) + 1
         if size > files.MAX_BYTES:
-            source.errors.add(
-                number,
-                f"{source.name}:{number}: YAML is read whole, at most {files.MAX_BYTES:,} bytes; use .jsonl",
-            )
+            limit = f"a YAML file has at most {files.MAX_BYTES:,} bytes, because it is read at once"
+            errors.add(number, f"{name}:{number}: {limit}; use .jsonl")
             return
         if found := YAML_BREAKS.search(line):
-            where = f"{source.name}:{number}:{found.start() + 1}"
-            source.errors.add(
-                number, f'{where}: U+{ord(found[0]):04X} ends a line of YAML; write "\\u{ord(found[0]):04x}"'
-            )
+            escaped = f'U+{ord(found[0]):04X} ends a line in YAML; write "\\u{ord(found[0]):04x}"'
+            errors.add(number, f"{name}:{number}:{found.start() + 1}: {escaped}")
         text.append(f"{line}\n")
-    if not source.errors.count:
-        yield from _entries_in_yaml("".join(text), source)
-
-
-def _entries_in_yaml(text: str, source: _Source) -> Iterator[Entry]:
-    document = files.Document(text, source.name)
+    if errors.count:
+        return
+    document = files.Document("".join(text), name)
     items = document.read() or []
     if not document.errors and not isinstance(items, list):
-        document.errors.append(f"{source.name}:1:1: a prompt file is a list; begin each entry with `- `")
+        document.errors.append(f"{name}:1:1: a prompt file is a list; begin each entry with `- `")
     if document.errors:
-        source.errors.add(0, "\n".join(document.errors))
+        errors.add(0, "\n".join(document.errors))
         return
-    places: list[dict[str, str]] = [{} for _ in items]
-    for dotted, origin in document.origins.items():  # `.0.steps` is the steps of the first entry
-        _, index, key = f"{dotted}..".split(".", 2)
+    for item, origins in zip(items, _item_origins(len(items), document.origins), strict=True):
+        number = int(origins[""].rsplit(":", 2)[1])
+        with errors.collect(number):
+            yield number, _given_in_item(item, origins, origins[""])
+
+
+def _item_origins(count: int, origins: Mapping[str, str]) -> list[dict[str, str]]:
+    """The origins of each item of a list, by key; "" is the item. `.0.steps` is `steps` of the first item."""
+    found: list[dict[str, str]] = [{} for _ in range(count)]
+    for dotted, origin in origins.items():
+        _, _, path = dotted.partition(".")
+        index, _, key = path.partition(".")
         if index:
-            places[int(index)][key.removesuffix("..").removesuffix(".")] = origin
-    for item, origins in zip(items, places, strict=True):
-        line = int(origins[""].rsplit(":", 2)[1])
-        yield from source.entry(line, partial(_said_in_item, item, origins, origins[""]))
+            found[int(index)][key] = origin
+    return found
 
 
-READERS: dict[str, Callable[[Lines, _Source], Iterator[Entry]]] = {
+READERS: dict[str, Callable[[Lines, str, PromptFileError], Rows]] = {
     ".txt": _read_txt,
     ".csv": partial(_read_table, ","),
     ".tsv": partial(_read_table, "\t"),

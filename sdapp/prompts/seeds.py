@@ -12,10 +12,11 @@ Seeds = Literal["derived", "increment", "same"]
 
 
 def seed_content(values: Mapping[str, Any]) -> str:
-    """Write the settings of a line as the text that its derived seeds are hashed from, without `seed` and `count`.
+    """Write the settings of a line as the text that its derived seeds are hashed from, without `seed` and
+    `count`.
 
-    `values` has dotted keys, the size as width and height, and paths as the file gives them. Equal settings give
-    equal text: `7.0` is written as `7`.
+    `values` has dotted keys, the size as width and height, and paths as the file gives them. Equal settings
+    give equal text: `7.0` is written as `7`.
     """
     plain = {key: _plain(value) for key, value in values.items() if key not in ("seed", "count")}
     return json.dumps(plain, sort_keys=True)
@@ -35,7 +36,8 @@ def _plain(value: Any) -> Any:
 
 
 def derived_seed(base: int, content: str, copy: int) -> int:
-    """A seed from 0 to 2**32 - 1 that depends only on the base seed, a line's content and the number of the copy.
+    """A seed from 0 to 2**32 - 1 that depends only on the base seed, a line's content and the number of the
+    copy.
 
     It is the first four bytes of a SHA-256 plus `copy`, modulo 2**32: copies of a line never share a seed.
     """
@@ -46,9 +48,9 @@ def derived_seed(base: int, content: str, copy: int) -> int:
 def seed_for(mode: Seeds, base: int, position: int, content: str, copy: int) -> int:
     """The seed of an image whose line gives none. Raises ConfigError above 2**63 - 1.
 
-    derived: from the line's content and the copy, see `derived_seed`. increment: base + position, where position
-    counts all images of the file before this one, as in A1111. same: base + copy, so every line starts with the
-    base seed. All counts start at 0.
+    derived: from the line's content and the copy, see `derived_seed`. increment: base + position, where
+    position counts all images of the file before this one, as in A1111. same: base + copy, so every line
+    starts with the base seed. All counts start at 0.
     """
     if mode == "derived":
         return derived_seed(base, content, copy)

@@ -1,15 +1,14 @@
-"""The choices inside a prompt: `{a|b}`, `{all:a|b}` and `__words__` from wildcard files."""
+"""Choices inside a prompt: `{a|b}`, `{all:a|b}` and `__words__`, which is a line of a wildcard file."""
 
 import hashlib
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from sdapp.errors import ConfigError
 from sdapp.prompts.lines import PromptFileError, read_lines
@@ -23,13 +22,11 @@ MAX_WILDCARDS = 1_000_000  # bytes of a wildcard file
 
 TOO_MANY = f"more than {MAX_VARIANTS:,} combinations in one entry, or {MAX_LETTERS:,} letters in them"
 
-
-# --- templates ----------------------------------------------------------------------------------------------------
-
 EVERY = re.compile(r"\{\s*all\s*:")
 TOKEN = re.compile(r"\\(?:[{}|]|__)|\{\s*all\s*:|[{}|]|__(?!_)((?:[\w./*~-]|\\(?!__))+?)__")
 ESCAPED = re.compile(r"\\([{}|]|__)")
 WEIGHTED = re.compile(r"\s*(?:[\d.]+::|[\w-]*\$\$)")
+WILDCARD_NAME = re.compile(r"[\w-]+(/[\w-]+)?")
 
 
 @dataclass(frozen=True)
@@ -45,74 +42,87 @@ class _Group:
 _Template = tuple[str | _Group, ...]
 
 
-@dataclass
-class _Open:
-    """A brace that is not closed yet."""
-
-    start: int
-    is_every: bool
-    options: list[list[str | _Group]]
-    option_start: int
+def parse(prompt: str) -> _Template:
+    """Split a prompt into text, braces and wildcards. Raises ConfigError, with the wrong character."""
+    return _Parser(prompt).parse(depth=0)[0]
 
 
-def parse(text: str) -> _Template:
-    """Text, braces and wildcards of a prompt. Raises ConfigError, with the place in the prompt."""
-    stack = [_Open(0, False, [[]], 0)]
-    at = 0
-    for token in TOKEN.finditer(text):
-        stack[-1].options[-1].append(text[at : token.start()])
-        at = token.end()
-        where = f"character {token.start() + 1}"
-        if token[0].startswith("\\"):
-            stack[-1].options[-1].append(token[0])
-        elif token[1]:
-            if not re.fullmatch(r"[\w-]+(/[\w-]+)?", token[1]):
-                raise ConfigError(f"{where}: {token[0]} names no wildcard file: letters, digits, - and _, at most one folder; "
-                                  r"for plain underscores write \__")  # fmt: skip
-            stack[-1].options[-1].append(_Group(token[0], name=token[1]))
-        elif token[0].startswith("{"):
-            if len(stack) > MAX_NESTED:
-                raise ConfigError(f"{where}: braces nested deeper than {MAX_NESTED}")
-            stack.append(_Open(token.start(), len(token[0]) > 1, [[]], at))
-        elif token[0] == "|" and len(stack) > 1:
-            _check_option(text, stack[-1], at - 1)
-            stack[-1].options.append([])
-            stack[-1].option_start = at
-        elif token[0] == "|":
-            stack[-1].options[-1].append("|")
-        else:
-            _close(text, stack, at, where)
-    if len(stack) > 1:
-        raise ConfigError(
-            rf"character {stack[-1].start + 1}: the brace is never closed; for a plain brace write \{{"
-        )
-    return (*stack[0].options[0], text[at:])
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.tokens = TOKEN.finditer(text)
+        self.at = 0  # the end of the last token
+
+    def parse(self, depth: int) -> tuple[_Template, re.Match[str] | None]:
+        """Read up to the end of an option inside `depth` braces, and return the `|` or `}` that ends it."""
+        nodes: list[str | _Group] = []
+        for token in self.tokens:
+            nodes.append(self.text[self.at : token.start()])
+            self.at = token.end()
+            if token[1]:
+                nodes.append(self.wildcard(token))
+            elif token[0].startswith("{"):
+                nodes.append(self.group(token, depth + 1))
+            elif depth and token[0] in "|}":
+                return tuple(nodes), token
+            elif token[0] == "}":
+                raise ConfigError(rf"{_place(token)}: no brace is open here; for a plain brace write \}}")
+            else:
+                nodes.append(token[0])
+        return (*nodes, self.text[self.at :]), None
+
+    def wildcard(self, token: re.Match[str]) -> _Group:
+        if not WILDCARD_NAME.fullmatch(token[1]):
+            raise ConfigError(
+                f"{_place(token)}: {token[0]} is not the name of a wildcard file: letters, digits, - and _, "
+                r"in at most one folder; for plain underscores write \__"
+            )
+        return _Group(token[0], name=token[1])
+
+    def group(self, brace: re.Match[str], depth: int) -> _Group:
+        if depth > MAX_NESTED:
+            raise ConfigError(f"{_place(brace)}: braces nested deeper than {MAX_NESTED}")
+        options: list[_Template] = []
+        end = brace
+        while end[0] != "}":
+            start = self.at
+            option, found = self.parse(depth)
+            if found is None:
+                raise ConfigError(rf"{_place(brace)}: the brace is never closed; for a plain brace write \{{")
+            end = found
+            if WEIGHTED.match(self.text, start, end.start()):
+                raise ConfigError(
+                    f"character {start + 1}: weights (2::) and counts (2$$) are not supported; "
+                    "{a|b} chooses one of them, {all:a|b} makes an image of each"
+                )
+            options.append(option)
+        is_every = EVERY.match(brace[0]) is not None
+        if len(options) == 1 and not is_every:
+            raise ConfigError(
+                rf"{_place(brace)}: nothing to choose from; write {{a|b}}, or \{{ for a plain brace"
+            )
+        return _Group(self.text[brace.start() : self.at], tuple(options), is_every)
 
 
-def _check_option(text: str, group: _Open, end: int) -> None:
-    if WEIGHTED.match(text, group.option_start, end):
-        raise ConfigError(f"character {group.option_start + 1}: weights (2::) and counts (2$$) are not known here; {{a|b}} is "
-                          "one of them, {all:a|b} is every one")  # fmt: skip
+def _place(token: re.Match[str]) -> str:
+    return f"character {token.start() + 1}"
 
 
-def _close(text: str, stack: list[_Open], end: int, where: str) -> None:
-    if len(stack) == 1:
-        raise ConfigError(rf"{where}: no brace is open here; for a plain brace write \}}")
-    group = stack.pop()
-    _check_option(text, group, end - 1)
-    if len(group.options) == 1 and not group.is_every:
-        raise ConfigError(
-            rf"character {group.start + 1}: nothing to choose from; write {{a|b}}, or \{{ for a plain brace"
-        )
-    options = tuple(tuple(option) for option in group.options)
-    stack[-1].options[-1].append(_Group(text[group.start : end], options, group.is_every))
+def expand_all_groups(prompt: str) -> list[str]:
+    """The prompts that the `{all:…}` in one stand for, or itself if it has none. Raises ConfigError."""
+    if not EVERY.search(prompt):
+        return [prompt]
+    template = parse(prompt)
+    number = _count(template)
+    if number > MAX_VARIANTS or number * len(prompt) > MAX_LETTERS:
+        raise ConfigError(TOO_MANY)
+    return _spell(template)
 
 
 def _count(template: _Template) -> int:
-    """How many prompts `_spell` would give."""
-    return prod(
-        (sum if node.is_every else prod)(map(_count, node.options)) for node in template if isinstance(node, _Group)
-    )  # fmt: skip
+    """How many prompts `_spell` would return."""
+    groups = (node for node in template if isinstance(node, _Group))
+    return prod((sum if group.is_every else prod)(map(_count, group.options)) for group in groups)
 
 
 def _spell(template: _Template) -> list[str]:
@@ -128,69 +138,100 @@ def _spell(template: _Template) -> list[str]:
     return ["".join(texts) for texts in product(*parts)]
 
 
-def expand_all_groups(prompt: Any, origin: str) -> list[Any]:
-    """The prompts that the `{all:…}` of one stand for; itself if it has none, or is no text (which the check will say)."""
-    if not isinstance(prompt, str) or not EVERY.search(prompt):
-        return [prompt]
-    try:
-        template = parse(prompt)
-    except ConfigError as exc:
-        raise ConfigError(f"{origin}: {exc}") from exc
-    number = _count(template)
-    if number > MAX_VARIANTS or number * len(prompt) > MAX_LETTERS:
-        raise ConfigError(f"{origin}: {TOO_MANY}")
-    return _spell(template)
-
-
-# --- choices ------------------------------------------------------------------------------------------------------
-
-
 def choose(prompt: str, seed: int, folder: Path | None) -> tuple[str, dict[str, str]]:
-    """The prompt of the image with this seed, and what was chosen for each `{a|b}` and `__words__`, in their order.
+    """The prompt of the image with this seed, and the choice for each `{a|b}` and `__words__`, in their
+    order.
 
-    A choice depends on the seed, on what it is chosen from as it is written, and on how often that stood in the prompt
-    before (`__words__ #2`): not on the words around it, the machine or the version of Python. Wildcard files are those in
-    `folder`, the prompt file's; None is the current one. Raises ConfigError, with the place in the prompt.
+    A choice depends on the seed, on the text of the group, and on how often that text came before in the
+    prompt (`__words__ #2`); not on the words around it, the machine or the version of Python. `folder` has
+    the wildcard files; None is the current folder. Raises ConfigError, with the character where the prompt is
+    wrong.
     """
-    choices: dict[str, str] = {}
-    text = _choose(parse(prompt), seed, Path() if folder is None else folder, choices, Counter(), 0)
-    return text, choices
+    chooser = _Chooser(seed, Path() if folder is None else folder)
+    return chooser.choose(parse(prompt), depth=0), chooser.choices
 
 
-def _choose(
-    template: _Template, seed: int, folder: Path, choices: dict[str, str], seen: Counter[str], depth: int
-) -> str:
-    text = []
-    for node in template:
-        if isinstance(node, str):
-            text.append(ESCAPED.sub(r"\1", node))
-            continue
-        seen[node.source] += 1
-        label = node.source if seen[node.source] == 1 else f"{node.source} #{seen[node.source]}"
-        _check_group(node, depth)
-        if len(choices) == MAX_CHOICES:
-            raise ConfigError(f"{label}: more than {MAX_CHOICES:,} choices in one prompt")
-        options = _wildcards(node.name, folder) if node.name else node.options
-        digest = hashlib.sha256(f"{seed}\0{label}".encode()).digest()
-        choices[label] = ""  # so that it stands before those inside it
-        choices[label] = _choose(
-            options[int.from_bytes(digest) % len(options)], seed, folder, choices, seen, depth + 1
+@dataclass
+class _Chooser:
+    seed: int
+    folder: Path
+    choices: dict[str, str] = field(default_factory=dict)
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def choose(self, template: _Template, depth: int) -> str:
+        return "".join(
+            ESCAPED.sub(r"\1", node) if isinstance(node, str) else self.choose_option(node, depth)
+            for node in template
         )
-        text.append(choices[label])
-    return "".join(text)
+
+    def choose_option(self, group: _Group, depth: int) -> str:
+        self.seen[group.source] += 1
+        count = self.seen[group.source]
+        label = group.source if count == 1 else f"{group.source} #{count}"
+        if len(self.choices) == MAX_CHOICES:
+            raise ConfigError(f"{label}: more than {MAX_CHOICES:,} choices in one prompt")
+        _check_group(group, depth)
+        options = _options(group, self.folder)
+        digest = hashlib.sha256(f"{self.seed}\0{label}".encode()).digest()
+        self.choices[label] = ""  # keeps its place before the choices inside it
+        self.choices[label] = self.choose(options[int.from_bytes(digest) % len(options)], depth + 1)
+        return self.choices[label]
+
+
+class ChoiceCheck:
+    """Checks that every choice in prompts can be made, whatever the seed; reads each wildcard file once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.known: dict[str, int] = {}  # the most choices in a wildcard file
+
+    def check(self, prompt: str) -> None:
+        """Raise ConfigError for a prompt in which a choice cannot be made, or which has too many."""
+        self.most_choices(parse(prompt), depth=0)
+
+    def most_choices(self, template: _Template, depth: int) -> int:
+        total = 0
+        for group in template:
+            if isinstance(group, str):
+                continue
+            _check_group(group, depth)
+            most = self.known.get(group.name)
+            if most is None:
+                options = _options(group, self.folder)
+                most = max(self.most_choices(option, depth + 1) for option in options)
+                self.known |= {group.name: most} if group.name else {}
+            total += 1 + most
+            if total > MAX_CHOICES:
+                raise ConfigError(f"{group.source}: more than {MAX_CHOICES:,} choices in one prompt")
+        return total
+
+
+def _check_group(group: _Group, depth: int) -> None:
+    if group.is_every:
+        raise ConfigError(
+            f"{group.source:.80}: {{all:…}} works only in the prompts of a prompt file; {{a|b}} chooses one"
+        )
+    if depth > MAX_GROUP_DEPTH:
+        raise ConfigError(
+            f"{group.source:.80}: contains itself, or is nested deeper than {MAX_GROUP_DEPTH} levels"
+        )
+
+
+def _options(group: _Group, folder: Path) -> tuple[_Template, ...]:
+    return _wildcards(group.name, folder) if group.name else group.options
 
 
 def _wildcards(name: str, folder: Path) -> tuple[_Template, ...]:
-    """The lines of `folder/name.txt` without comments and blank ones. Raises ConfigError."""
+    """The lines of `folder/name.txt` without comments and blank lines. Raises ConfigError."""
     path = folder / f"{name}.txt"
     try:
         real = path.resolve()
         if not real.is_relative_to(folder.resolve()):
             raise ConfigError(f"__{name}__: {path} is a link to a place outside the prompt file's folder")
         if not path.is_file():
-            near = get_close_matches(name, _names(folder), n=1)
-            mean = f", did you mean __{near[0]}__?" if near else r"; for plain underscores write \__"
-            raise ConfigError(f"__{name}__: there is no file {path}{mean}")
+            near = get_close_matches(name, _wildcard_names(folder), n=1)
+            hint = f", did you mean __{near[0]}__?" if near else r"; for plain underscores write \__"
+            raise ConfigError(f"__{name}__: there is no file {path}{hint}")
         status = real.stat()
         if status.st_size > MAX_WILDCARDS:
             raise ConfigError(f"__{name}__: {path} has more than {MAX_WILDCARDS:,} bytes")
@@ -200,7 +241,7 @@ def _wildcards(name: str, folder: Path) -> tuple[_Template, ...]:
 
 
 @lru_cache(maxsize=4)
-def _names(folder: Path) -> list[str]:
+def _wildcard_names(folder: Path) -> list[str]:
     files = [*folder.glob("*.txt"), *folder.glob("*/*.txt")]
     return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
 
@@ -213,38 +254,10 @@ def _read_wildcards(path: Path, name: str, *_: int) -> tuple[_Template, ...]:
         for number, line in read_lines(stream, str(path), errors):
             text = line.strip(" \t")
             if text and not text.startswith("#"):
-                try:
+                with errors.collect(number, f"{path}:{number}"):
                     templates.append(parse(text))
-                except ConfigError as exc:
-                    errors.add(number, f"{path}:{number}: {exc}")
-    if errors.count:
-        raise ConfigError(f"__{name}__: {str(errors).partition(chr(10))[0]}")
+    if errors.rows:
+        raise ConfigError(f"__{name}__: {errors.rows[0][1]}")
     if not templates:
-        raise ConfigError(f"__{name}__: {path} has no words")
+        raise ConfigError(f"__{name}__: {path} has no lines to choose from")
     return tuple(templates)
-
-
-def most_choices(template: _Template, folder: Path, known: dict[str, int], depth: int = 0) -> int:
-    """How many choices the template can ask for at most; every wildcard file is read once. Raises ConfigError."""
-    total = 0
-    for node in template:
-        if isinstance(node, _Group):
-            _check_group(node, depth)
-            most = known.get(node.name)
-            if most is None:
-                options = _wildcards(node.name, folder) if node.name else node.options
-                most = max(most_choices(option, folder, known, depth + 1) for option in options)
-                known |= {node.name: most} if node.name else {}
-            total += 1 + most
-            if total > MAX_CHOICES:
-                raise ConfigError(f"{node.source}: more than {MAX_CHOICES:,} choices in one prompt")
-    return total
-
-
-def _check_group(group: _Group, depth: int) -> None:
-    if group.is_every:
-        raise ConfigError(
-            f"{group.source:.80}: every one is for the prompts of a prompt file's lines; {{a|b}} chooses one"
-        )
-    if depth > MAX_GROUP_DEPTH:
-        raise ConfigError(f"{group.source:.80}: goes in a circle, or more than {MAX_GROUP_DEPTH} deep")

@@ -7,35 +7,38 @@ from typing import Any
 from sdapp.jobs import Job
 from sdapp.models.locate import Model
 
-MAX_SHOWN = 300  # characters
+MAX_REST = 300  # characters of it in a note
 
 
 @lru_cache(maxsize=1)
 def _tokenizer(folder: Path) -> Any:
-    from transformers import CLIPTokenizer  # brings no torch
+    from transformers import CLIPTokenizer  # does not import torch
 
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def cut(job: Job, model: Model) -> tuple[str, ...]:
-    """Notes on what a job's prompts have beyond 77 tokens; none for a single file: it has no tokenizer."""
+    """Notes on the text of a job's prompts beyond the 77 tokens of the text encoder.
+
+    There are none for a model that is a single file, which has no tokenizer to look at.
+    """
     folder = model.path / "tokenizer"
     return cut_by(_tokenizer(folder), job) if _may_be_long(job) and folder.is_dir() else ()
 
 
 def cut_by(tokenizer: Any, job: Job) -> tuple[str, ...]:
-    """The same with a loaded tokenizer."""
+    """The same notes, with a tokenizer that is loaded already."""
     notes = []
     for name, text in (("prompt", job.prompt), ("negative_prompt", job.negative_prompt)):
         limit = tokenizer.model_max_length
         ids = tokenizer(text, truncation=False, verbose=False).input_ids
         if len(ids) > limit:
-            unread = tokenizer.decode(ids[limit - 1 : -1])
-            shown = unread if len(unread) <= MAX_SHOWN else f"{unread[:MAX_SHOWN]} …"
+            rest = tokenizer.decode(ids[limit - 1 : -1])
+            shown = rest if len(rest) <= MAX_REST else f"{rest[:MAX_REST]} …"
             notes.append(f"{name}: the text encoder reads {limit} tokens; not read: {shown!r}")
     return tuple(notes)
 
 
 def _may_be_long(job: Job) -> bool:
-    """Every token has at least one byte, and two of the 77 are the begin and end tokens."""
+    """Whether there may be more than 77 tokens: each has at least one byte, and two mark the ends."""
     return max(len(job.prompt.encode()), len(job.negative_prompt.encode())) > 75

@@ -1,4 +1,4 @@
-"""One line of a .txt prompt file: the prompt, and behind it options in the dialects of kohya, A1111 and sdapp."""
+"""Read one line of a .txt prompt file: a prompt, then options as in kohya, A1111 and sdapp."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,83 +6,82 @@ from typing import Any
 
 from sdapp.errors import ConfigError
 from sdapp.prompts.columns import Given, find_key, from_text
-from sdapp.prompts.lines import FORBIDDEN, character_name
+from sdapp.prompts.lines import FORBIDDEN, PromptFileError, explain_forbidden
 from sdapp.settings import files
 
-OPTION = re.compile(r"(?:(?<=[ \t])|^)--([A-Za-z][^ \t=]*)=?[ \t]*")
-QUOTED = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"')
+# An option after a space, and its value if that is in double quotes.
+OPTION = re.compile(
+    r"(?:(?<=[ \t])|^)--(?P<name>[A-Za-z][^ \t=]*)=?[ \t]*"
+    r'(?:"(?P<quoted>[^"\\]*(?:\\.[^"\\]*)*)")?'
+)
 
 
-def parse_line(text: str, where: str) -> list[Given]:
-    """The prompt, then the options: `--name value`, where the value goes on to the next option or stands in "quotes"."""
-    said: list[Given] = []
-    errors: list[str] = []
+def parse_line(text: str, place: str) -> list[Given]:
+    """Read the prompt and the options: `--name value`, where the value ends at the next option or is in
+    "quotes".
+
+    `place` is `file:line`. Raises PromptFileError with all errors of the line and their columns.
+    """
+    given: list[Given] = []
+    errors = PromptFileError()
     option = OPTION.search(text)
     start = len(text) - len(text.lstrip(" \t"))
     if prompt := text[start : option.start() if option else None].rstrip(" \t"):
-        said.append(Given("the text in front", "prompt", prompt, f"{where}:{start + 1}"))
+        given.append(Given("the text in front", "prompt", prompt, f"{place}:{start + 1}"))
     while option:
-        origin = f"{where}:{option.start() + 1}"
-        value, end = _value(text, option.end())
-        following = OPTION.search(text, end)
-        try:
-            if text.startswith('"', option.end()) and value is None:
-                raise ConfigError(
-                    f"--{option[1]}: the double quote is never closed; a value that begins with one is put in quotes"
-                )
-            if text[end : following.start() if following else None].strip(" \t"):
-                raise ConfigError(
-                    f'--{option[1]}: the quotes end before the value does; inside them write \\" for a quote'
-                )
-            said += _option(option[1], value, origin)
-        except ConfigError as exc:
-            errors.append(f"{origin}: {exc}")
+        following = OPTION.search(text, option.end())
+        rest = text[option.end() : following.start() if following else None].strip(" \t")
+        origin = f"{place}:{option.start() + 1}"
+        with errors.collect(place=origin):
+            given += _read_option(option["name"], _value(option, rest), origin)
         option = following
-    if errors:
-        raise ConfigError("\n".join(errors))
-    return said
+    errors.raise_if_any()
+    return given
 
 
-def _value(text: str, start: int) -> tuple[str | None, int]:
-    """The value that begins here and its end; None where there is none, or a quote that is never closed."""
-    if quoted := QUOTED.match(text, start):
-        return re.sub(r'\\(["\\])', r"\1", quoted[1]), quoted.end()
-    following = OPTION.search(text, start)
-    end = following.start() if following else len(text)
-    return None if text.startswith('"', start) else text[start:end].rstrip(" \t") or None, end
+def _value(option: re.Match[str], rest: str) -> str:
+    name, quoted = option["name"], option["quoted"]
+    if quoted is None and rest.startswith('"'):
+        raise ConfigError(
+            f'--{name}: the double quote is never closed; write "\\"…" if the value begins with a quote'
+        )
+    if quoted is not None and rest:
+        raise ConfigError(f'--{name}: text after the closing quote; inside quotes write \\" for a quote')
+    if quoted is None and not rest:
+        raise ConfigError(f'--{name}: needs a value; write "" for an empty one')
+    return rest if quoted is None else re.sub(r'\\(["\\])', r"\1", quoted)
 
 
-def _option(name: str, value: str | None, origin: str) -> list[Given]:
-    if value is None:
-        raise ConfigError(f'--{name}: needs a value; an empty one is ""')
-    if name.lower() == "set":
-        values = files.parse_override(value).values
-        return [
-            Given(f"--set {dotted}", find_key(dotted), item, origin) for dotted, item in leaf_values(values)
-        ]
-    key = find_key(name, is_option=True)
-    return [Given(f"--{name}", key, from_text(key, value), origin)]
+def _read_option(name: str, value: str, origin: str) -> list[Given]:
+    if name.lower() != "set":
+        key = find_key(name, is_option=True)
+        return [Given(f"--{name}", key, from_text(key, value), origin)]
+    values = files.parse_override(value).values
+    return [Given(f"--set {dotted}", find_key(dotted), item, origin) for dotted, item in leaf_values(values)]
 
 
 def leaf_values(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and the values that are no mapping. Raises ConfigError for control characters and for depth."""
+    """Yield the dotted key and the value of all that is not a mapping itself.
+
+    Raises ConfigError for control characters, and for mappings and lists that are nested too deeply.
+    """
     for name, value in values.items():
         key = f"{prefix}{name}"
         if not name.isprintable() or key.count(".") > files.MAX_DEPTH:
-            raise ConfigError(f"{key!r:.80}: keys are plain text and at most {files.MAX_DEPTH} deep")
+            raise ConfigError(f"{key!r:.80}: keys are plain text and at most {files.MAX_DEPTH} levels deep")
         if isinstance(value, dict):
             yield from leaf_values(value, f"{key}.")
         else:
-            _refuse_control(key, value, 0)
+            _check_text(key, value, 0)
             yield key, value
 
 
-def _refuse_control(key: str, value: object, depth: int) -> None:
-    """In JSON and YAML a value may have lines, but no other control characters. Raises ConfigError."""
+def _check_text(key: str, value: object, depth: int) -> None:
+    """Raise ConfigError for control characters, except the line ends that JSON and YAML values may have."""
     if depth > files.MAX_DEPTH:
         raise ConfigError(f"{key}: nested deeper than {files.MAX_DEPTH} levels")
     if isinstance(value, str) and (found := FORBIDDEN.search(value.replace("\n", ""))):
-        raise ConfigError(f"{key}: {character_name(found[0])}")
+        raise ConfigError(f"{key}: {explain_forbidden(found[0])}")
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, item in inside:
-        _refuse_control(f"{key}.{name}", item, depth + 1)
+        _check_text(f"{key}.{name}", item, depth + 1)

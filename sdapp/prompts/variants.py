@@ -1,6 +1,7 @@
-"""What one entry of a prompt file stands for: its combinations and its seeds; and its check."""
+"""Expand an entry of a prompt file into its combinations, and check each over the settings of the batch."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -11,35 +12,34 @@ from sdapp.config import validate
 from sdapp.errors import ConfigError
 from sdapp.prompts.files import Entry
 from sdapp.prompts.lines import PromptFileError
-from sdapp.prompts.templates import MAX_VARIANTS, TOO_MANY, expand_all_groups, most_choices, parse
+from sdapp.prompts.templates import MAX_VARIANTS, TOO_MANY, ChoiceCheck, expand_all_groups
 from sdapp.settings import layers
 
-# --- combinations -------------------------------------------------------------------------------------------------
+KeyPath = tuple[str, ...]  # the keys that lead to a nested value
 
 
 def expand(entry: Entry) -> Iterator[Entry]:
-    """Every combination of the lists in its fields and of the `{all:a|b}` in its prompt; the last one said turns fastest.
+    """Yield every combination of the lists in an entry and of the `{all:a|b}` in its prompt.
 
-    All have the entry's line, seeds and content, so the same seeds. An expanded entry expands to itself. Raises ConfigError,
-    with its place, for an empty list, broken braces, and more than 100,000 combinations.
+    The last field changes fastest. All combinations keep the entry's line, seeds and content, so they have
+    the same seeds. An expanded entry expands to itself. Raises ConfigError, with the place, for an empty
+    list, wrong braces and more than 100,000 combinations.
     """
-    values = entry.layer.values
-    axes = dict(_axes(values, entry.layer.origins, ()))
-    if prod(map(len, axes.values())) > MAX_VARIANTS:
-        raise ConfigError(f"{entry.origin}: {TOO_MANY}")
-    for chosen in product(*axes.values()) if axes else ():
-        yield replace(
-            entry,
-            layer=layers.Layer(_with(values, dict(zip(axes, chosen, strict=True))), entry.layer.origins),
-        )
+    axes = dict(_axes(entry.layer.values, entry.layer.origins, ()))
     if not axes:
         yield entry
+        return
+    if prod(map(len, axes.values())) > MAX_VARIANTS:
+        raise ConfigError(f"{entry.origin}: {TOO_MANY}")
+    for chosen in product(*axes.values()):
+        values = _with_choices(entry.layer.values, dict(zip(axes, chosen, strict=True)))
+        yield replace(entry, layer=layers.Layer(values, entry.layer.origins))
 
 
 def _axes(
-    values: Mapping[str, Any], origins: Mapping[str, str], group: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    """The paths of the fields that have several values, and those values."""
+    values: Mapping[str, Any], origins: Mapping[str, str], group: KeyPath
+) -> Iterator[tuple[KeyPath, list[Any]]]:
+    """Find the fields that have several values, with those values. Raises ConfigError."""
     for name, value in values.items():
         path = (*group, name)
         origin = f"{origins.get('.'.join(path), 'settings')}: {'.'.join(path)}"
@@ -48,24 +48,29 @@ def _axes(
         elif value == []:
             raise ConfigError(f"{origin}: an empty list; give at least one value")
         elif path == ("prompt",):
-            texts = [
-                text
-                for item in (value if isinstance(value, list) else [value])
-                for text in expand_all_groups(item, origin)
-            ]
+            texts = _prompts(value if isinstance(value, list) else [value], origin)
             if texts != [value]:
                 yield path, texts
-        elif isinstance(value, list) and not (path == ("guidance_interval",) and _is_pair(value)):
+        elif isinstance(value, list) and not (path == ("guidance_interval",) and _is_interval(value)):
             yield path, value
 
 
-def _is_pair(value: list[Any]) -> bool:
-    """Whether a list is one interval, and not several."""
+def _prompts(values: list[Any], origin: str) -> list[Any]:
+    """Expand `{all:…}` in prompts. A value that is not text stays; the check of the settings refuses it."""
+    try:
+        expanded = [expand_all_groups(value) if isinstance(value, str) else [value] for value in values]
+    except ConfigError as exc:
+        raise ConfigError(f"{origin}: {exc}") from exc
+    return [prompt for prompts in expanded for prompt in prompts]
+
+
+def _is_interval(value: list[Any]) -> bool:
+    """Whether a list is one interval, and not a list of several."""
     return all(isinstance(end, int | float) for end in value)
 
 
-def _with(values: Mapping[str, Any], chosen: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-    fresh: dict[str, Any] = layers.merge([layers.Layer(dict(values))]).values  # a copy, groups and all
+def _with_choices(values: Mapping[str, Any], chosen: Mapping[KeyPath, Any]) -> dict[str, Any]:
+    fresh = deepcopy(dict(values))
     for (*groups, last), value in chosen.items():
         inside: Any = fresh
         for group in groups:
@@ -75,70 +80,51 @@ def _with(values: Mapping[str, Any], chosen: Mapping[tuple[str, ...], Any]) -> d
     return fresh | size
 
 
-# --- the check ----------------------------------------------------------------------------------------------------
-
-
 def checked_entries(
     entries: Iterable[Entry], base: Sequence[layers.Layer], folder: Path | None = None
 ) -> Iterator[Entry]:
-    """Expand entries and yield those that can be painted over the settings in `base`, in their order, as a stream.
+    """Expand entries and yield, in their order, those that are valid over the settings in `base`.
 
-    `folder` is the prompt file's, for its wildcards. Raises PromptFileError (a ConfigError) at the end, with every error of
-    the entries and of their reading: `file:line: key: what, did you mean`; the first 100, and how many more.
+    `folder` is the prompt file's, for its wildcard files. Raises PromptFileError after the last good entry,
+    with the errors of reading the entries too: `file:line: key: message`, the first 100, and how many more.
     """
     errors = PromptFileError()
     below = layers.merge(list(base))
-    known: dict[str, int] = {}
-    try:
+    choices = ChoiceCheck(folder or Path())
+    with errors.collect():
         for entry in entries:
-            try:
+            with errors.collect(entry.line):
                 for variant in expand(entry):
-                    faults = list(_faults(variant, below, folder or Path(), known))
-                    if not faults:
+                    faults = _check(variant, below, choices)
+                    if faults.count:
+                        errors.absorb(faults, entry.line)
+                    else:
                         yield variant
-                    for fault in faults:
-                        errors.add(entry.line, fault)
-            except ConfigError as exc:
-                errors.add(entry.line, str(exc))
-    except PromptFileError as exc:
-        errors.absorb(exc)
-    if errors.count:
-        raise errors
+    errors.raise_if_any()
 
 
-def _faults(entry: Entry, below: layers.Layer, folder: Path, known: dict[str, int]) -> Iterator[str]:
+def _check(entry: Entry, below: layers.Layer, choices: ChoiceCheck) -> PromptFileError:
+    faults = PromptFileError()
     merged = layers.merge([below, entry.layer])
-    examinations: tuple[Callable[[], object], ...] = (
-        lambda: _check_kind(entry.layer, below),
-        lambda: validate(merged),
-        lambda: _check_prompt(merged, f"{entry.origin}: prompt", folder, known),
-    )
-    for examine in examinations:
-        try:
-            examine()
-        except ConfigError as exc:
-            yield str(exc)
-
-
-def _check_prompt(merged: layers.Layer, origin: str, folder: Path, known: dict[str, int]) -> None:
+    with faults.collect():
+        _check_kind(entry.layer, below)
+    with faults.collect():
+        validate(merged)
     prompt = merged.values.get("prompt")
-    if prompt is None:
-        raise ConfigError(f"{origin}: there is none; give one in the line or in the config")
-    try:
-        most_choices(parse(prompt) if isinstance(prompt, str) else (), folder, known)
-    except ConfigError as exc:
-        raise ConfigError(f"{merged.origins.get('prompt', origin)}: prompt: {exc}") from exc
+    with faults.collect(place=f"{merged.origins.get('prompt', entry.origin)}: prompt"):
+        if prompt is None:
+            raise ConfigError("there is none; give one in the line or in the config")
+        if isinstance(prompt, str):
+            choices.check(prompt)
+    return faults
 
 
 def _check_kind(layer: layers.Layer, below: layers.Layer) -> None:
-    """An image alone means img2img; where the settings below ask for inpainting, that would drop their mask unsaid."""
-    kinds = [
-        task.get("kind") if isinstance(task := said.values.get("task"), dict) else None
-        for said in (layer, below)
-    ]
+    """Refuse an image alone, so img2img, over settings for inpainting, whose mask would be dropped."""
+    tasks = [each.values.get("task") for each in (layer, below)]
+    kinds = [task.get("kind") if isinstance(task, dict) else None for task in tasks]
     if kinds == ["img2img", "inpaint"] and "task.kind" not in layer.origins:
-        raise ConfigError(f"{layer.origins['task.image']}: task.kind: the config asks for inpaint, the line gives an image "
-                              "and no mask; say img2img, or inpaint with the config's mask")  # fmt: skip
-
-
-# --- seeds --------------------------------------------------------------------------------------------------------
+        raise ConfigError(
+            f"{layer.origins['task.image']}: task.kind: the config asks for inpaint, but the line gives an "
+            "image and no mask; set task.kind to img2img, or to inpaint to use the mask of the config"
+        )

@@ -88,7 +88,7 @@ def test_only_what_no_living_run_uses_is_swept_away(dead: int, tmp_path: Path) -
 
 @pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="containers are Linux")
 def test_a_container_with_the_name_of_its_host_is_another_host() -> None:
-    say = [sys.executable, "-c", "from sdapp.outputs import this_host; print(this_host())"]
+    say = [sys.executable, "-c", "from sdapp.outputs.files import this_host; print(this_host())"]
     inside = subprocess.run(
         ["unshare", "--user", "--pid", "--fork", *say], capture_output=True, text=True, check=False
     )

@@ -323,7 +323,7 @@ def test_a_signal_while_the_model_is_loaded_ends_a_batch_at_once(sdapp: Run) -> 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs are forks")
-@pytest.mark.parametrize("options", [("--kills", "30", "--jobs", "200"), ("--kills", "0", "--jobs", "64", "--together", "8"),
+@pytest.mark.parametrize("options", [("--kills", "24", "--jobs", "60"), ("--kills", "0", "--jobs", "32", "--together", "8"),
                                      ("--kills", "4", "--jobs", "24", "--together", "3", "--seed", "1")])  # fmt: skip
 def test_batches_killed_at_every_point_or_run_together_end_as_an_undisturbed_one(
     options: tuple[str, ...],

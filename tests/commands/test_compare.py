@@ -120,7 +120,9 @@ def test_errors_fall_as_steps_grow_until_the_band(folder: Path) -> None:
 
 def test_every_deterministic_scheduler_falls_on_the_truth_bench() -> None:
     """There the last noise level of the schedule and a few lucky first steps stop the fall, at about 0.03."""
-    was = json.loads(Path(__file__).parents[1] / "comparisons" / "analytic.json".read_text(encoding="utf-8"))
+    was = json.loads(
+        (Path(__file__).parents[1] / "comparisons" / "analytic.json").read_text(encoding="utf-8")
+    )
     assert set(was) == set(analytic.deterministic())
     for name, errors in was.items():
         assert all(later < sooner or later < 0.03 for sooner, later in pairwise(errors.values())), name

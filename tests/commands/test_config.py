@@ -74,7 +74,7 @@ def lines(text: str) -> list[str]:
         ("dtype: half", "f:1:1: dtype: ", "'auto', 'float16', 'bfloat16' or 'float32', not 'half'"),
         ("dtype: float16\ndevice: cpu", "f:1:1: dtype: ", "float16 cannot run on a CPU; use float32"),
         ("scheduler: eulr", "f:1:1: scheduler: ", "no scheduler 'eulr', did you mean 'euler'?"),
-        ("scheduler: dpm fast", "f:1:1: scheduler: ", "`dpm++2m` is the nearest"),
+        ("scheduler: dpm fast", "f:1:1: scheduler: ", "the closest is `dpm++2m`"),
         ("scheduler: 5", "f:1:1: scheduler: ", "not 5"),
         ("scheduler: {name: euler, options: {a: 1}}", "f:1:1: scheduler: ", "EulerDiscreteScheduler takes no option 'a'"),
         ("scheduler: {name: ddim, options: {timestep_spacing: linspace}}", "f:1:1: scheduler: ", "DDIM with timestep_spacing"),

@@ -91,7 +91,7 @@ def test_an_image_painted_over_another_finds_its_inputs(sdapp: Run, house: Path,
     Image.new("RGB", (64, 64)).save(house)
     result = sdapp("replay", path)
     assert result.exit_code == 65
-    assert "is not the file that this image was painted from" in errors(result)[0]
+    assert "is not the file that this image was made from" in errors(result)[0]
 
 
 def test_an_image_of_another_tool_is_painted_and_what_is_lost_is_told(sdapp: Run) -> None:
@@ -105,7 +105,7 @@ def test_an_image_of_another_tool_is_painted_and_what_is_lost_is_told(sdapp: Run
         "euler-a",
         9,
     )
-    assert "theirs.png was painted by A1111; not carried over: " in result.stderr
+    assert "theirs.png was made by A1111; not carried over: " in result.stderr
     assert "Model: anything-v3" in result.stderr
     assert "unsown.png: there is no seed inside" in result.stderr
     assert two["scheduler"]["name"] == "ddim"

@@ -1,7 +1,8 @@
-"""The truth bench against itself, against a published measurement, and against what it gave when it was made.
+"""Exact errors of schedulers: tested against theory, a published measurement and earlier values.
 
-`truth.json` has the errors of every deterministic scheduler with diffusers 0.42.1 and torch 2.13 on a CPU. It was made by
-`python tests/test_truth.py > truth.json` and moved here; make it again only when a change of its figures is understood.
+`analytic.json` has the errors of all deterministic schedulers with diffusers 0.42.1 and torch 2.13 on a CPU. To
+make it again: `python tests/comparisons/test_analytic.py > analytic.json`, and move it here. Do so only if you
+understand why the values changed.
 """
 
 import json
@@ -215,7 +216,7 @@ def test_a_scheduler_that_is_built_wrong_shows(name: str, options: dict[str, Opt
 
 @pytest.mark.parametrize("name", [row.name for row in TABLE if row.stochastic])
 def test_schedulers_that_add_noise_have_no_exact_image(name: str) -> None:
-    with pytest.raises(ConfigError, match="draws new noise in its steps"):
+    with pytest.raises(ConfigError, match="adds new noise in its steps"):
         analytic.measure_scheduler(name, 5)
 
 

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from made_comparisons import HOSTILE, make
-from sdapp.comparisons import cells as results
 from sdapp.comparisons import statistics
-from sdapp.comparisons.report import report
+from sdapp.comparisons.cells import read_comparison, write_comparison
+from sdapp.comparisons.report import format, report
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -139,7 +139,7 @@ def test_every_cell_of_the_first_combination_is_painted(page: Any) -> None:
 
 
 def test_the_viewer_shows_the_lossless_images_and_blinks(page: Any, folder: Path) -> None:
-    comparison = results.read_comparison(folder)
+    comparison = read_comparison(folder)
     painted, target = (
         original(folder, str(comparison.cells[0].file)),
         original(folder, str(comparison.references[0].file)),
@@ -153,7 +153,7 @@ def test_the_viewer_shows_the_lossless_images_and_blinks(page: Any, folder: Path
 
 
 def test_the_difference_is_eight_times_that_of_the_pixels(page: Any, folder: Path) -> None:
-    comparison = results.read_comparison(folder)
+    comparison = read_comparison(folder)
     compare(page, 0, 0)
     page.keyboard.press("d")
     painted, target = (
@@ -167,7 +167,7 @@ def test_the_difference_is_eight_times_that_of_the_pixels(page: Any, folder: Pat
 
 
 def test_the_slider_shows_a_left_and_b_right(page: Any, folder: Path) -> None:
-    comparison = results.read_comparison(folder)
+    comparison = read_comparison(folder)
     painted, target = (
         original(folder, str(comparison.cells[0].file)),
         original(folder, str(comparison.references[0].file)),
@@ -232,7 +232,7 @@ def test_the_wheel_keeps_what_is_under_the_pointer(page: Any) -> None:
 
 
 def test_keys_alone_reach_everything(page: Any, folder: Path) -> None:
-    comparison = results.read_comparison(folder)
+    comparison = read_comparison(folder)
     order = statistics.rank(comparison, 10)
     page.keyboard.press("ArrowDown")  # enters the grid
     page.keyboard.press("ArrowDown")
@@ -263,7 +263,7 @@ def test_keys_alone_reach_everything(page: Any, folder: Path) -> None:
 
 
 def test_seeds_prompts_and_varied_keys_choose_the_combination(page: Any, folder: Path) -> None:
-    comparison = results.read_comparison(folder)
+    comparison = read_comparison(folder)
 
     def labels() -> list[str]:
         return page.locator("#grid tr[data-scheduler='0'] .error").all_inner_texts()  # type: ignore[no-any-return]
@@ -275,7 +275,7 @@ def test_seeds_prompts_and_varied_keys_choose_the_combination(page: Any, folder:
             for one in cells
             if all((one.varied | {"seed": one.seed, "prompt": one.prompt})[k] == v for k, v in same.items())
         ]
-        return [report.figures.number(one.solver_error or 0) for one in cells]
+        return [format.number(one.solver_error or 0) for one in cells]
 
     first, second = comparison.prompts
     assert labels() == expected(prompt=first, seed=11, guidance_scale=5.0)
@@ -296,7 +296,7 @@ def test_seeds_prompts_and_varied_keys_choose_the_combination(page: Any, folder:
 
 
 def test_sorting_by_another_column(page: Any, folder: Path) -> None:
-    comparison = results.read_comparison(folder)
+    comparison = read_comparison(folder)
     for number, column in enumerate(comparison.columns):
         page.locator("thead .sort").nth(number).click()
         assert tuple(page.locator("tbody .name").all_inner_texts()) == statistics.rank(comparison, column)
@@ -362,17 +362,17 @@ def test_without_a_script_the_first_combination_is_there(visit: Open, folder: Pa
 def test_hostile_texts_are_shown_as_they_are(visit: Open, tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim", "unipc"), (5,), (1,), HOSTILE, size=8)
     failed = replace(made.cells[0], status="failed", file=None, reason=HOSTILE[0])
-    results.write_comparison(
+    write_comparison(
         replace(made, title=HOSTILE[0], hardware=HOSTILE[0], cells=(failed, *made.cells[1:])), tmp_path
     )
     page = visit(report.build_report(tmp_path))
     assert page.title() == HOSTILE[0]
-    assert cell(page, 0, 0).locator(".says").inner_text() == HOSTILE[0]
+    assert cell(page, 0, 0).locator(".message").inner_text() == HOSTILE[0]
     assert page.locator("[onerror], [onmouseover]").count() == 0
     for number, prompt in enumerate(HOSTILE):
         page.locator("#prompt").select_option(str(number))
         assert page.locator("#words").evaluate("(words) => words.textContent") == prompt.translate(
-            report.SHOWN
+            report.SYMBOLS
         )
     assert page.evaluate("document.querySelectorAll('script').length") == 2
 
@@ -382,20 +382,20 @@ def test_failed_and_missing_cells_can_be_visited(visit: Open, tmp_path: Path) ->
     failed = replace(
         made.cells[0], status="failed", file=None, reason="the latents became NaN", solver_error=None
     )
-    results.write_comparison(replace(made, cells=(failed, made.cells[2])), tmp_path)
+    write_comparison(replace(made, cells=(failed, made.cells[2])), tmp_path)
     page = visit(report.build_report(tmp_path))
     cell(page, 0, 0).click()
-    said = page.locator('.pane[data-of="a"] .layer.a .says')
-    assert said.inner_text() == "the latents became NaN"
+    message = page.locator('.pane[data-of="a"] .layer.a .message')
+    assert message.inner_text() == "the latents became NaN"
     page.keyboard.press("ArrowRight")
-    assert said.inner_text() == "not painted yet"
+    assert message.inner_text() == "not painted yet"
     page.keyboard.press("ArrowRight")
-    assert said.is_hidden()
+    assert message.is_hidden()
 
 
 def test_the_file_alone_is_enough(visit: Open, folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "report.html", tmp_path / "sent.html")
-    comparison = results.read_comparison(folder)
+    comparison = read_comparison(folder)
     page = visit(
         tmp_path / "sent.html", quiet=False
     )  # the browser says that the lossless files are not there

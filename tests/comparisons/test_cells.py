@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from made_comparisons import HOSTILE, make
-from sdapp.comparisons import cells as results
 from sdapp.comparisons import statistics
-from sdapp.comparisons.cells import Cell, Comparison
+from sdapp.comparisons.cells import Cell, Comparison, read_comparison, write_comparison
 from sdapp.comparisons.statistics import Spread
 from sdapp.errors import InputError, MissingInputError, OutputError
 
@@ -33,15 +32,15 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def test_what_is_written_is_read_back(small: Comparison, tmp_path: Path) -> None:
-    assert results.read_comparison(tmp_path) == small
+    assert read_comparison(tmp_path) == small
     assert len(small.cells) == 3 * 2 * 2 * 2 * 2
     assert len((tmp_path / "results.jsonl").read_bytes().splitlines()) == len(small.cells)
 
 
 def test_writing_again_replaces_and_leaves_nothing_half_written(small: Comparison, tmp_path: Path) -> None:
     fewer = replace(small, cells=small.cells[:3])
-    results.write_comparison(fewer, tmp_path)
-    assert results.read_comparison(tmp_path) == fewer
+    write_comparison(fewer, tmp_path)
+    assert read_comparison(tmp_path) == fewer
     assert {path.name for path in tmp_path.iterdir()} == {
         "pictures", "comparison.json", "results.jsonl", "references.jsonl", "results.csv"
     }  # fmt: skip
@@ -52,16 +51,14 @@ def test_hostile_prompts_and_numbers_come_back_as_they_were(tmp_path: Path) -> N
     broken = replace(
         comparison.cells[0], solver_error=math.inf, psnr=math.inf, varied={"note": "=1", "flag": True, "n": 3}
     )
-    results.write_comparison(replace(comparison, cells=(broken, *comparison.cells[1:])), tmp_path)
-    assert results.read_comparison(tmp_path).cells == (broken, *comparison.cells[1:])
-    assert results.read_comparison(tmp_path).cells[0].varied["flag"] is True
+    write_comparison(replace(comparison, cells=(broken, *comparison.cells[1:])), tmp_path)
+    assert read_comparison(tmp_path).cells == (broken, *comparison.cells[1:])
+    assert read_comparison(tmp_path).cells[0].varied["flag"] is True
 
 
 def test_not_a_number_is_valid_json_and_comes_back(small: Comparison, tmp_path: Path) -> None:
-    results.write_comparison(
-        replace(small, cells=(replace(small.cells[0], solver_error=math.nan),)), tmp_path
-    )
-    [cell] = results.read_comparison(tmp_path).cells
+    write_comparison(replace(small, cells=(replace(small.cells[0], solver_error=math.nan),)), tmp_path)
+    [cell] = read_comparison(tmp_path).cells
     assert cell.solver_error is not None
     assert math.isnan(cell.solver_error)
     assert '"solver_error":"NaN"' in (tmp_path / "results.jsonl").read_text()
@@ -98,28 +95,28 @@ def test_broken_lines_are_named(
     lines[line - 1] = text
     (tmp_path / file).write_text("\n".join(lines))
     with pytest.raises(InputError, match=said):
-        results.read_comparison(tmp_path)
+        read_comparison(tmp_path)
 
 
 @pytest.mark.parametrize(
     "file", ["/etc/passwd", "../secret.png", "pictures/../../x", "C:\\x.png", "http://x/y.png", "a\0b"]
 )
 def test_an_image_outside_the_folder_is_refused(small: Comparison, tmp_path: Path, file: str) -> None:
-    results.write_comparison(replace(small, cells=(replace(small.cells[0], file=file),)), tmp_path)
+    write_comparison(replace(small, cells=(replace(small.cells[0], file=file),)), tmp_path)
     with pytest.raises(InputError, match=r"results\.jsonl:1: file: .* is not in this folder"):
-        results.read_comparison(tmp_path)
+        read_comparison(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["comparison.json", "results.jsonl", "references.jsonl"])
 def test_a_missing_file_is_named(small: Comparison, tmp_path: Path, name: str) -> None:
     (tmp_path / name).unlink()
     with pytest.raises(MissingInputError, match=f"{name}.*is .* the folder of a comparison"):
-        results.read_comparison(tmp_path)
+        read_comparison(tmp_path)
 
 
 def test_a_folder_that_is_not_there_is_named(small: Comparison, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"results\.jsonl"):
-        results.write_comparison(small, tmp_path / "nowhere")
+        write_comparison(small, tmp_path / "nowhere")
 
 
 def test_summaries_take_all_seeds_prompts_and_keys_together(small: Comparison) -> None:

@@ -158,8 +158,8 @@ def test_an_image_that_is_missing_is_an_input_error() -> None:
 
 def test_planning_imports_no_torch() -> None:
     script = (
-        "import sys; from sdapp.comparing import Contest; from sdapp.layers import Layer;"
-        "Contest([Layer({'prompt': 'a', 'compare': {'schedulers': ['ddim', 'heun']}})]).comparison;"
+        "import sys; from sdapp.comparisons.plan import ComparisonPlan; from sdapp.settings.layers import Layer;"
+        "ComparisonPlan([Layer({'prompt': 'a', 'compare': {'schedulers': ['ddim', 'heun']}})]).comparison;"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

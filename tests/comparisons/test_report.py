@@ -10,8 +10,8 @@ import pytest
 
 from made_comparisons import HOSTILE, SOLVERS, make
 from peak_memory import LINUX, peak_memory
-from sdapp.comparisons import cells as results
 from sdapp.comparisons import statistics
+from sdapp.comparisons.cells import read_comparison, write_comparison
 from sdapp.comparisons.report import format, plots, report
 from sdapp.errors import MissingInputError
 
@@ -98,7 +98,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim",), (5,), (1,), HOSTILE, size=8)
     nasty = "</script><img src=x onerror=alert(1)>"
     failed = replace(made.cells[0], status="failed", file=None, reason=nasty)
-    results.write_comparison(replace(made, title=nasty, model=nasty, hardware=nasty, command=nasty, versions={nasty: nasty},
+    write_comparison(replace(made, title=nasty, model=nasty, hardware=nasty, command=nasty, versions={nasty: nasty},
                           cells=(failed, *made.cells[1:])), tmp_path)  # fmt: skip
     page = Page(report.build_report(tmp_path))
     assert not [
@@ -107,9 +107,18 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
         if "onerror" in attributes or "onmouseover" in attributes
     ]
     assert len(page.all("script")) == 2
-    assert page.data["prompts"] == [prompt.translate(report.SHOWN) for prompt in HOSTILE]
+    assert page.data["prompts"] == [prompt.translate(report.SYMBOLS) for prompt in HOSTILE]
     assert page.texts.count(nasty) >= 5
     assert "null␀byte␛escape␡" in page.texts
+
+
+@pytest.mark.parametrize("command", ["sdapp compare grid.yaml", ""])
+def test_the_command_is_shown_only_if_there_was_one(tmp_path: Path, command: str) -> None:
+    made = make(tmp_path, ("ddim",), (5,), (1,), ("a house",), size=8)
+    write_comparison(replace(made, command=command), tmp_path)
+    page = Page(report.build_report(tmp_path))
+    assert ("Command" in page.texts) == bool(command)
+    assert len(page.all("code")) == bool(command)
 
 
 def test_failed_missing_and_unreadable_cells_say_so(tmp_path: Path) -> None:
@@ -118,7 +127,7 @@ def test_failed_missing_and_unreadable_cells_say_so(tmp_path: Path) -> None:
     failed = replace(one, status="failed", file=None, solver_error=None, reason="the latents became NaN")
     endless = replace(four, solver_error=math.nan)
     (tmp_path / str(three.file)).write_bytes(b"broken")
-    results.write_comparison(replace(made, cells=(failed, three, endless), references=()), tmp_path)
+    write_comparison(replace(made, cells=(failed, three, endless), references=()), tmp_path)
     page = Page(report.build_report(tmp_path))
     assert [cell["data-status"] for cell in page.cells].count("done") == 1
     labels = " ".join(str(cell["aria-label"]) for cell in page.cells)
@@ -126,12 +135,12 @@ def test_failed_missing_and_unreadable_cells_say_so(tmp_path: Path) -> None:
     assert f"{two.scheduler}, 20 UNet calls: not painted yet" in labels
     assert "not an image" in labels
     assert "solver error not finite" in labels
-    assert page.data["views"][0]["reference"]["says"] == "not painted yet"
+    assert page.data["views"][0]["reference"]["message"] == "not painted yet"
 
 
 def test_a_comparison_of_which_nothing_is_painted_yet(tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim", "euler-a"), (5, 20))
-    results.write_comparison(replace(made, cells=(), references=()), tmp_path)
+    write_comparison(replace(made, cells=(), references=()), tmp_path)
     assert {cell["data-status"] for cell in Page(report.build_report(tmp_path)).cells} == {"missing"}
 
 
@@ -158,7 +167,7 @@ def test_the_band_lies_where_the_references_differ(tmp_path: Path) -> None:
 def test_errors_below_the_band_are_set_apart(tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim",), (5, 20), (1,), ("a house",), size=8)
     small = replace(made.cells[1], solver_error=1e-4)
-    results.write_comparison(replace(made, cells=(made.cells[0], small)), tmp_path)
+    write_comparison(replace(made, cells=(made.cells[0], small)), tmp_path)
     assert ["data-below" in cell for cell in Page(report.build_report(tmp_path)).cells] == [False, True]
 
 
@@ -176,9 +185,9 @@ def test_points_stand_in_the_frame_whatever_the_errors(tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim", "unipc"), (5, 20), (1,), ("a house",), size=8)
     wild = [0.0, math.inf, math.nan, 1e-12]
     cells = tuple(replace(cell, solver_error=error) for cell, error in zip(made.cells, wild, strict=True))
-    results.write_comparison(replace(made, cells=cells), tmp_path)
+    write_comparison(replace(made, cells=cells), tmp_path)
     report.build_report(tmp_path)
-    for curve in plots.convergence(results.read_comparison(tmp_path), "unet_calls").curves:
+    for curve in plots.convergence(read_comparison(tmp_path), "unet_calls").curves:
         for point in curve.points:
             assert plots.LEFT <= point.x <= plots.WIDTH - plots.RIGHT
             assert plots.TOP <= point.y <= plots.HEIGHT - plots.BOTTOM
@@ -194,7 +203,10 @@ def test_when_the_room_is_full_images_are_linked_to(tmp_path: Path) -> None:
 @pytest.mark.skipif(not LINUX, reason="the kernel of Linux counts")
 def test_a_large_comparison_takes_little_memory(tmp_path: Path) -> None:
     make(tmp_path, tuple(SOLVERS), tuple(range(5, 65, 5)), (1, 2, 3, 4), ("a house",), size=160)
-    code = "from pathlib import Path\nfrom sdapp import report\nreport.build(Path(), max_inline=2_000_000)"
+    code = (
+        "from pathlib import Path\nfrom sdapp.comparisons.report.report import build_report\n"
+        "build_report(Path(), max_inline=2_000_000)"
+    )
     assert peak_memory(code, tmp_path) < 1e9
     page = Page(tmp_path / "report.html")
     assert len(page.data["views"]) == 4

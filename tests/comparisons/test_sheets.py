@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from made_comparisons import HOSTILE, SOLVERS, make
-from sdapp.comparisons import cells as results
+from sdapp.comparisons.cells import write_comparison
 from sdapp.comparisons.report import sheets
 from sdapp.errors import ConfigError
 
@@ -51,9 +51,7 @@ def test_sheets_of_a_larger_run_do_not_stay(tmp_path: Path) -> None:
 
 def test_a_comparison_over_several_sheets_is_drawn_whole(tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim",), (5,), (1,), ("a",), size=1024)
-    results.write_comparison(
-        replace(made, seeds=tuple(range(40))), tmp_path
-    )  # the others are not painted yet
+    write_comparison(replace(made, seeds=tuple(range(40))), tmp_path)  # the others are not painted yet
     planned = sheets.plan_sheets((1024, 1024), made.schedulers, 1, 40)
     assert [
         Image.open(path).size for path in sheets.build_sheets(tmp_path)
@@ -75,7 +73,7 @@ def test_failed_and_missing_cells_are_drawn_as_such(tmp_path: Path) -> None:
     failed = replace(
         made.cells[0], status="failed", file=None, reason="the latents became NaN", solver_error=None
     )
-    results.write_comparison(replace(made, cells=(failed, *made.cells[2:]), references=()), tmp_path)
+    write_comparison(replace(made, cells=(failed, *made.cells[2:]), references=()), tmp_path)
     [part] = sheets.build_sheets(tmp_path)
     assert Image.open(part).size == before.size
     assert (0xA3, 0x37, 0x1F) in colours(part)  # the reason, in the colour of failures
@@ -96,5 +94,5 @@ def test_no_prompt_is_too_strange_to_be_drawn(tmp_path: Path) -> None:
 
 def test_a_folder_without_one_image_is_drawn(tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim",), (5,), (1,), size=8)
-    results.write_comparison(replace(made, cells=(), references=()), tmp_path)
+    write_comparison(replace(made, cells=(), references=()), tmp_path)
     assert len(sheets.build_sheets(tmp_path)) == 1

@@ -15,6 +15,7 @@ from sdapp.config import Img2Img, Inpaint, Memory, RunConfig, SchedulerChoice, T
 from sdapp.errors import InputError
 from sdapp.jobs import Job
 from sdapp.metadata import containers, infotext, read, samplers
+from sdapp.metadata.carry import Carried
 from sdapp.scheduler_table import SIGMAS, TABLE
 
 NO_IMAGE = "task.image: not inside the image"
@@ -35,6 +36,12 @@ def written(**changes: Any) -> str:
     return infotext.write_infotext(values(**changes), "postcards", "0.1.0")
 
 
+def carried_over(text: str) -> tuple[dict[str, Any], list[str]]:
+    """What a config gets of an infotext, and what is left out."""
+    carried = infotext.carry_fields(*infotext.split_infotext(text))
+    return carried.values, carried.left_out
+
+
 def fields(text: str) -> dict[str, str]:
     return dict(re.findall(r"([\w ]+): ([^,]*)(?:, |$)", text.split("\n")[-1]))
 
@@ -42,7 +49,7 @@ def fields(text: str) -> dict[str, str]:
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def test_the_text_is_that_of_a1111() -> None:
+def test_the_infotext_is_that_of_a1111() -> None:
     assert written() == (
         "A red house\nNegative prompt: blurry\n"
         "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 7, Size: 512x768, Model: postcards, "
@@ -62,7 +69,7 @@ def test_the_text_is_that_of_a1111() -> None:
         ({"task": Inpaint(kind="inpaint", image="a", mask="b", padding=8)}, "Only masked, Masked area padding: 8"),
     ],
 )  # fmt: skip
-def test_what_is_not_usual_gets_a_field(changes: dict[str, Any], line: str) -> None:
+def test_unusual_settings_get_a_field(changes: dict[str, Any], line: str) -> None:
     assert line in written(**changes)
     assert line not in written()
 
@@ -79,10 +86,10 @@ def test_what_is_not_usual_gets_a_field(changes: dict[str, Any], line: str) -> N
         ("", "768, RNG"),
     ],
 )
-def test_a_models_name_is_quoted_where_it_must_be(model: str, field: str) -> None:
+def test_a_model_name_is_quoted_if_needed(model: str, field: str) -> None:
     text = infotext.write_infotext(values(), model, "0.1.0")
     assert field in text
-    assert infotext.read_infotext(text)[1] == ([f"Model: {' '.join(model.split())}"] if model else [])
+    assert carried_over(text)[1] == ([f"Model: {' '.join(model.split())}"] if model else [])
 
 
 SAMPLERS = {
@@ -114,21 +121,21 @@ SAMPLERS = {
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_scheduler_is_written_in_the_words_of_a1111(name: str) -> None:
+def test_a_scheduler_is_written_with_the_names_of_a1111(name: str) -> None:
     found = fields(written(scheduler=SchedulerChoice(name=name)))
     assert (found["Sampler"], found["Schedule type"]) == SAMPLERS[name]
     assert "Scheduler options" not in found
 
 
-def test_every_scheduler_has_a_word() -> None:
+def test_every_scheduler_has_its_own_label() -> None:
     assert len({row.label for row in TABLE}) == len(TABLE)
     assert [schedulers.resolve(row.label).name for row in TABLE] == [row.name for row in TABLE]
     assert set(samplers.SCHEDULES) >= set(SIGMAS)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_scheduler_comes_back_as_it_was(name: str) -> None:
-    found, left = infotext.read_infotext(written(scheduler=SchedulerChoice(name=name)))
+def test_every_scheduler_survives_a_round_trip(name: str) -> None:
+    found, left = carried_over(written(scheduler=SchedulerChoice(name=name)))
     assert found["scheduler"] == {"name": name, "options": {}}
     assert left == []
 
@@ -149,12 +156,12 @@ def test_every_scheduler_comes_back_as_it_was(name: str) -> None:
         ("unipc", {"solver_type": "bh1", "solver_order": 3}, "UniPC", "Uniform"),
     ],
 )
-def test_options_decide_the_words_and_the_rest_is_kept(
+def test_options_decide_the_names_and_the_others_are_kept(
     name: str, options: dict[str, Any], sampler: str, schedule: str
 ) -> None:
     text = written(scheduler=SchedulerChoice(name=name, options=options))
     assert (fields(text)["Sampler"], fields(text)["Schedule type"]) == (sampler, schedule)
-    found = infotext.read_infotext(text)[0]["scheduler"]
+    found = carried_over(text)[0]["scheduler"]
     assert schedulers.resolve(**found).options == schedulers.resolve(name, options).options
 
 
@@ -180,11 +187,13 @@ def as_kept(prompt: str) -> str:
     guidance=st.floats(0, 100),
     skip=st.integers(0, 11),
 )
-def test_what_is_written_is_read(prompt: str, negative: str, seed: int, guidance: float, skip: int) -> None:
+def test_infotext_survives_a_round_trip(
+    prompt: str, negative: str, seed: int, guidance: float, skip: int
+) -> None:
     text = written(
         prompt=prompt, negative_prompt=negative, seed=seed, guidance_scale=guidance, clip_skip=skip
     )
-    found, left = infotext.read_infotext(text)
+    found, left = carried_over(text)
     expected = {
         "prompt": as_kept(prompt), "seed": seed, "guidance_scale": guidance, "steps": 20, "width": 512, "height": 768,
         "scheduler": {"name": "dpm++2m-karras", "options": {}}, "model": "postcards",
@@ -206,7 +215,7 @@ def test_what_is_written_is_read(prompt: str, negative: str, seed: int, guidance
 def test_a_task_comes_back_without_its_files(
     task: Img2Img | Inpaint, kept: dict[str, Any], left: list[str]
 ) -> None:
-    found, named = infotext.read_infotext(written(task=task))
+    found, named = carried_over(written(task=task))
     assert found["task"] == {"kind": task.kind} | kept
     assert named == left
 
@@ -222,17 +231,17 @@ Model hash: 6ce0161689, Model: v1-5-pruned-emaonly, Denoising strength: 0.6, Cli
 Hires upscaler: Latent, Lora hashes: "add_detail: 7c6bad76eb54, other: 0123", Version: v1.10.1"""
 
 
-def test_a_text_of_a1111_is_carried_over_and_the_rest_is_named() -> None:
-    found, left = infotext.read_infotext(A1111)
+def test_infotext_of_a1111_is_carried_over_and_the_rest_is_named() -> None:
+    found, left = carried_over(A1111)
     assert found == {
         "prompt": "a lighthouse,  (stormy sea:1.3),\noil on canvas", "negative_prompt": "lowres, text,\nwatermark",
         "scheduler": {"name": "dpm++2m-karras", "options": {}}, "steps": 28, "guidance_scale": 6.5, "seed": 2718281828,
         "width": 512, "height": 640, "clip_skip": 1,
     }  # fmt: skip
     assert left == [
-        "LoRA add_detail:0.8",
+        "LoRA: add_detail:0.8",
         "emphasis brackets: (stormy sea:1.3),",
-        "RNG: GPU (other noise from the same seed)",
+        "RNG: GPU (the same seed gives other noise)",
         "Model: v1-5-pruned-emaonly",
         "Denoising strength: 0.6",
         "Hires upscale: 2",
@@ -278,14 +287,14 @@ def line(sampler: str, more: str = "", version: str = "") -> str:
         ("euler sgm_uniform", "", ", Version: stable-diffusion.cpp", "euler-trailing"),
     ],
 )  # fmt: skip
-def test_every_way_to_write_a_sampler_is_understood(sampler: str, more: str, version: str, name: str) -> None:
-    assert infotext.read_infotext(line(sampler, more, version))[0]["scheduler"]["name"] == name
+def test_every_spelling_of_a_sampler_is_understood(sampler: str, more: str, version: str, name: str) -> None:
+    assert carried_over(line(sampler, more, version))[0]["scheduler"]["name"] == name
 
 
 @pytest.mark.parametrize(
     ("sampler", "more", "scheduler", "left"),
     [
-        ("Restart", "", None, "Sampler: Restart (no scheduler 'Restart': diffusers has no such scheduler; `heun`"),
+        ("Restart", "", None, "Sampler: Restart (no scheduler 'Restart': diffusers does not have it; the closest"),
         ("DPM++ 2S a Karras", "", None, "Sampler: DPM++ 2S a (no scheduler 'DPM++ 2S a': diffusers has no ancestral form"),
         ("Euler CFG++", "", None, "Sampler: Euler CFG++ (no scheduler"),
         ("Euler a", " Schedule type: Karras,", "euler-a", "Schedule type: Karras (EulerAncestralDiscreteScheduler has no"),
@@ -294,30 +303,27 @@ def test_every_way_to_write_a_sampler_is_understood(sampler: str, more: str, ver
         ("x" * 200, "", None, f"Sampler: {'x' * 119}…"),
     ],
 )  # fmt: skip
-def test_a_sampler_that_diffusers_has_not_is_named(
+def test_a_sampler_that_diffusers_does_not_support_is_named(
     sampler: str, more: str, scheduler: str | None, left: str
 ) -> None:
-    found, named = infotext.read_infotext(line(sampler, more))
+    found, named = carried_over(line(sampler, more))
     assert found.get("scheduler", {}).get("name") == scheduler
     assert [text for text in named if text.startswith(left)]
 
 
-def test_unipc_of_a1111_has_other_options_than_ours() -> None:
-    assert infotext.read_infotext(line("UniPC"))[0]["scheduler"] == {
+def test_unipc_of_a1111_has_different_options() -> None:
+    assert carried_over(line("UniPC"))[0]["scheduler"] == {
         "name": "unipc",
         "options": {"solver_type": "bh1", "solver_order": 3},
     }
-    assert infotext.read_infotext(line("UniPC", version=", Version: sdapp 1"))[0]["scheduler"] == {
+    assert carried_over(line("UniPC", version=", Version: sdapp 1"))[0]["scheduler"] == {
         "name": "unipc",
         "options": {},
     }
 
 
-def test_the_schedule_of_ddim_is_an_option_and_ddim_has_it_anyway() -> None:
-    found = [
-        infotext.read_infotext(line(name, " Schedule type: DDIM,"))[0]["scheduler"]
-        for name in ("Euler", "DDIM")
-    ]
+def test_the_ddim_schedule_is_an_option_except_for_ddim_itself() -> None:
+    found = [carried_over(line(name, " Schedule type: DDIM,"))[0]["scheduler"] for name in ("Euler", "DDIM")]
     assert found == [
         {"name": "euler", "options": {"timestep_spacing": "leading"}},
         {"name": "ddim", "options": {}},
@@ -343,7 +349,7 @@ def test_the_schedule_of_ddim_is_an_option_and_ddim_has_it_anyway() -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_carried_over_is_named(field: str, left: str) -> None:
-    found, named = infotext.read_infotext(f"x\nSteps: 20, Seed: 1, RNG: CPU, {field}")
+    found, named = carried_over(f"x\nSteps: 20, Seed: 1, RNG: CPU, {field}")
     assert found == {"prompt": "x", "steps": 20, "seed": 1}
     assert named == [left]
 
@@ -359,8 +365,8 @@ def test_what_cannot_be_carried_over_is_named(field: str, left: str) -> None:
         "Emphasis: Original",
     ],
 )
-def test_what_is_usual_is_not_worth_a_word(field: str) -> None:
-    assert infotext.read_infotext(f"x\nSteps: 20, Seed: 1, RNG: CPU, {field}") == (
+def test_defaults_are_not_named(field: str) -> None:
+    assert carried_over(f"x\nSteps: 20, Seed: 1, RNG: CPU, {field}") == (
         {"prompt": "x", "steps": 20, "seed": 1},
         [],
     )
@@ -381,8 +387,8 @@ def test_what_is_usual_is_not_worth_a_word(field: str) -> None:
         ("", "", None),
     ],
 )
-def test_the_prompts_are_told_from_the_fields(text: str, prompt: str, negative: str | None) -> None:
-    found = infotext.read_infotext(text)[0]
+def test_prompts_and_fields_are_separated(text: str, prompt: str, negative: str | None) -> None:
+    found = carried_over(text)[0]
     assert (found["prompt"], found.get("negative_prompt")) == (prompt, negative)
 
 
@@ -395,16 +401,16 @@ def test_the_prompts_are_told_from_the_fields(text: str, prompt: str, negative: 
         ("embedding:easy.pt cat", ["embedding: embedding:easy.pt"]),
         ("cat++ dog", ["emphasis signs: t++"]),
         (r"\(cat\) BREAKFAST, and C++x", []),
-        ("<hypernet:anime:1>", ["LoRA anime:1"]),
+        ("<hypernet:anime:1>", ["LoRA: anime:1"]),
     ],
 )
-def test_markup_that_others_obey_is_named(prompt: str, left: list[str]) -> None:
-    assert infotext.read_infotext(f"{prompt}\nSteps: 2, Seed: 1, RNG: CPU")[1] == left
+def test_markup_of_other_tools_is_named(prompt: str, left: list[str]) -> None:
+    assert carried_over(f"{prompt}\nSteps: 2, Seed: 1, RNG: CPU")[1] == left
 
 
-def test_a_text_without_end_is_refused() -> None:
+def test_a_very_long_text_is_refused() -> None:
     with pytest.raises(InputError, match="4,000,001 characters"):
-        infotext.read_infotext("x" * 4_000_001)
+        carried_over("x" * 4_000_001)
 
 
 # --- containers ---------------------------------------------------------------------------------------------------
@@ -425,15 +431,14 @@ def saved(text: str, extension: str) -> bytes:
 @pytest.mark.parametrize(
     "prompt", ["A red house, dusk: late", "été 🏠 红色的房子", "a\nb", "(a:1.2) [b]", "x" * 20_000]
 )
-def test_a_saved_image_is_read_by_us_and_by_sd_parsers(prompt: str, extension: str, tmp_path: Path) -> None:
+def test_a_saved_image_is_read_by_sdapp_and_by_sd_parsers(
+    prompt: str, extension: str, tmp_path: Path
+) -> None:
     text = written(prompt=prompt)
     path = tmp_path / f"a.{extension}"
     path.write_bytes(saved(text, extension))
     with Image.open(path) as image:
-        assert read.read_foreign(image.info, containers.exif_comment(image)) == (
-            "sdapp",
-            *infotext.read_infotext(text),
-        )
+        assert read.read_foreign(image.info) == ("sdapp", Carried(*carried_over(text)))
     parsed = sd_parsers.ParserManager().parse(path)
     assert parsed
     sampler = parsed.samplers[0]
@@ -459,10 +464,10 @@ def test_sd_parsers_reads_every_scheduler(name: str) -> None:
 
 
 @pytest.mark.parametrize("extension", ["jpeg", "webp", "png"])
-def test_the_comment_survives_our_own_decoder(extension: str) -> None:
+def test_the_comment_survives_decoding(extension: str) -> None:
     buffer = BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, extension, exif=containers.exif_bytes("été 🏠\nb"))
-    assert containers.exif_comment(images.decode_image(buffer.getvalue(), "a", "image")) == "été 🏠\nb"
+    assert containers.exif_comment(images.decode_image(buffer.getvalue(), "a", "image").info) == "été 🏠\nb"
 
 
 @pytest.mark.parametrize(
@@ -477,12 +482,10 @@ def test_the_comment_survives_our_own_decoder(extension: str) -> None:
         (b"UNICODE\0\0", "\ufffd"),
     ],
 )
-def test_a_comment_is_read_in_the_encoding_that_it_has(raw: bytes, text: str) -> None:
+def test_a_comment_is_decoded_as_it_says(raw: bytes, text: str) -> None:
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9286] = raw
-    image = Image.new("RGB", (8, 8))
-    image.info["exif"] = exif.tobytes()
-    assert containers.exif_comment(image) == text
+    assert containers.exif_comment({"exif": exif.tobytes()}) == text
 
 
 @settings(max_examples=300, deadline=None)
@@ -490,14 +493,12 @@ def test_a_comment_is_read_in_the_encoding_that_it_has(raw: bytes, text: str) ->
     data=st.binary(max_size=100)
     | st.binary(max_size=60).map(lambda tail: containers.exif_bytes("x")[:40] + tail),
 )
-def test_broken_exif_is_no_comment(data: bytes) -> None:
-    image = Image.new("RGB", (8, 8))
-    image.info["exif"] = data
-    assert isinstance(containers.exif_comment(image), str | None)
+def test_broken_exif_gives_text_or_nothing(data: bytes) -> None:
+    assert isinstance(containers.exif_comment({"exif": data}), str)
 
 
 def test_an_image_without_exif_has_no_comment() -> None:
-    assert containers.exif_comment(Image.new("RGB", (8, 8))) is None
+    assert containers.exif_comment(Image.new("RGB", (8, 8)).info) == ""
 
 
 @pytest.mark.parametrize(
@@ -508,12 +509,12 @@ def test_an_image_without_exif_has_no_comment() -> None:
         ("inpaint", "compositeWithTrainedAlgorithmicMedia"),
     ],
 )
-def test_the_label_says_how_the_image_was_made(kind: str, source: str) -> None:
+def test_the_xmp_label_says_how_the_image_was_made(kind: str, source: str) -> None:
     assert f">http://cv.iptc.org/newscodes/digitalsourcetype/{source}<" in containers.xmp(kind)
 
 
 @pytest.mark.parametrize("extension", FORMATS)
-def test_pillow_reads_the_label_back(extension: str) -> None:
+def test_pillow_reads_the_xmp_label(extension: str) -> None:
     buffer = BytesIO()
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", containers.xmp("txt2img"))

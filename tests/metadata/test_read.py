@@ -8,7 +8,7 @@ from PIL import Image
 
 from sdapp.config import RunConfig
 from sdapp.errors import InputError
-from sdapp.metadata import comfyui, named, read
+from sdapp.metadata import comfyui, containers, named, read
 
 NO_IMAGE = "task.image: not inside the image"
 NO_MASK = "task.mask: not inside the image"
@@ -24,7 +24,7 @@ OF_SDCPP = {
     "prompt": "a red cube", "negative_prompt": "blue", "steps": 12, "guidance_scale": 7.0, "seed": 42, "width": 512,
     "height": 512, "clip_skip": 1, "scheduler": {"name": "dpm++2m-karras", "options": {}},
 }  # fmt: skip
-LEFT_OF_SDCPP = ["RNG: cuda (other noise from the same seed)", "Model: model.safetensors"]
+LEFT_OF_SDCPP = ["RNG: cuda (the same seed gives other noise)", "Model: model.safetensors"]
 SDCPP_XMP = (
     '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description>'
     f"<sdcpp:parameters>{SDCPP.replace('red', '&lt;red&gt;')}</sdcpp:parameters></rdf:Description></rdf:RDF></x:xmpmeta>"
@@ -44,6 +44,12 @@ KOHYA = {
     "prompt": "a cat, sitting", "negative-prompt": "bad", "seed": "123", "sampler": "euler_a", "steps": "30", "scale": "7.5",
     "raw-prompt": "a {cat|dog}", "negative-scale": "3.0", "dpi": (96, 96),
 }  # fmt: skip
+
+
+def foreign(info: dict[str, Any], comment: str | None = None) -> tuple[str, dict[str, Any], list[str]] | None:
+    """The tool, what a config gets of its settings, and what is left out, with `comment` in EXIF."""
+    found = read.read_foreign(info | ({"exif": containers.exif_bytes(comment)} if comment else {}))
+    return (found[0], found[1].values, found[1].left_out) if found else None
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -78,7 +84,7 @@ LEFT_OF_GRAPH = [
 
 
 def comfy(changes: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    found = read.read_foreign({"prompt": json.dumps(GRAPH | changes)}, None)
+    found = foreign({"prompt": json.dumps(GRAPH | changes)})
     assert found
     assert found[0] == "ComfyUI"
     return found[1:]
@@ -103,10 +109,10 @@ def comfy(changes: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         ({"parameters": "{a|b} cat"}, None, "A1111", {"prompt": "{a|b} cat"}, []),
     ],
 )  # fmt: skip
-def test_the_tool_is_recognised_and_its_settings_are_carried_over(
+def test_the_tool_is_recognized_and_its_settings_are_carried_over(
     info: dict[str, Any], comment: str | None, tool: str, found: dict[str, Any], left: list[str]
 ) -> None:
-    assert read.read_foreign(info, comment) == (tool, found, left)
+    assert foreign(info, comment) == (tool, found, left)
     RunConfig.model_validate(found)
 
 
@@ -120,7 +126,7 @@ def test_the_tool_is_recognised_and_its_settings_are_carried_over(
     ],
 )
 def test_the_version_tells_the_tool(version: str, tool: str) -> None:
-    found = read.read_foreign({}, f"x\nSteps: 2, Seed: 1, Version: {version}")
+    found = foreign({}, f"x\nSteps: 2, Seed: 1, Version: {version}")
     assert found is not None
     assert found[0] == tool
 
@@ -135,21 +141,21 @@ def test_the_version_tells_the_tool(version: str, tool: str) -> None:
         ({"parameters": " "}, ""),
     ],
 )
-def test_an_image_of_no_tool_is_none(info: dict[str, Any], comment: str | None) -> None:
-    assert read.read_foreign(info, comment) is None
+def test_an_image_of_no_known_tool_gives_none(info: dict[str, Any], comment: str | None) -> None:
+    assert foreign(info, comment) is None
 
 
 def test_exif_wins_over_png_text_and_infotext_over_a_graph() -> None:
     info = {"parameters": "x\nSteps: 2, Seed: 1, RNG: CPU", "prompt": json.dumps(GRAPH)}
-    assert read.read_foreign(info, None) == ("A1111", {"prompt": "x", "steps": 2, "seed": 1}, [])
-    found = read.read_foreign(info, "y\nSteps: 3, Seed: 4, RNG: CPU")
+    assert foreign(info) == ("A1111", {"prompt": "x", "steps": 2, "seed": 1}, [])
+    found = foreign(info, "y\nSteps: 3, Seed: 4, RNG: CPU")
     assert found == ("A1111", {"prompt": "y", "steps": 3, "seed": 4}, [])
 
 
 def test_a_graph_is_found_in_the_exif_of_a_webp() -> None:
     exif = Image.Exif()
     exif[0x0110] = "prompt:" + json.dumps(GRAPH)
-    found = read.read_foreign({"exif": exif.tobytes()}, None)
+    found = foreign({"exif": exif.tobytes()})
     assert found == ("ComfyUI", OF_GRAPH, LEFT_OF_GRAPH)
 
 
@@ -171,7 +177,7 @@ def test_denoise_is_the_strength_where_there_is_an_image(
     assert [text for text in named if text not in LEFT_OF_GRAPH] == left
 
 
-def test_the_sampler_that_starts_from_nothing_is_taken_and_the_second_pass_is_named() -> None:
+def test_the_sampler_with_an_empty_latent_is_used_and_the_second_pass_is_named() -> None:
     second = node("KSampler", **GRAPH["3"]["inputs"] | {"steps": 9, "latent_image": ["12", 0]})
     found, left = comfy(
         {"1": second, "12": node("LatentUpscale", upscale_method="bicubic", samples=["3", 0])}
@@ -203,7 +209,7 @@ def test_the_sampler_that_starts_from_nothing_is_taken_and_the_second_pass_is_na
         ),
     ],
 )
-def test_a_graph_with_circles_or_gaps_gives_what_can_be_read(changes: dict[str, Any], left: str) -> None:
+def test_a_graph_with_loops_or_gaps_gives_what_can_be_read(changes: dict[str, Any], left: str) -> None:
     found, named = comfy(changes)
     assert [text for text in named if text.startswith(left)]
     RunConfig.model_validate({key: value for key, value in found.items() if key != "task"})
@@ -226,14 +232,14 @@ def test_unipc_of_comfyui_has_its_own_order() -> None:
     assert found["scheduler"] == {"name": "unipc", "options": {"solver_order": 3}}
 
 
-def test_a_painting_over_another_in_invokeai_needs_its_image() -> None:
+def test_img2img_of_invokeai_needs_its_image() -> None:
     data = INVOKE | {
         "generation_mode": "sdxl_img2img",
         "strength": 0.6,
         "init_image": "abc.png",
         "rand_device": "cuda",
     }
-    found = read.read_foreign({"invokeai_metadata": json.dumps(data)}, None)
+    found = foreign({"invokeai_metadata": json.dumps(data)})
     assert found
     assert found[1]["task"] == {"kind": "img2img", "strength": 0.6}
     assert {NO_IMAGE, "init_image: abc.png", "rand_device: cuda"} <= set(found[2])
@@ -245,7 +251,7 @@ def test_a_painting_over_another_in_invokeai_needs_its_image() -> None:
     "dpmpp_2m_sde_k", "dpmpp_3m", "dpmpp_3m_k", "dpmpp_sde", "dpmpp_sde_k", "unipc", "unipc_k", "lcm", "tcd",
 ])  # fmt: skip
 def test_every_scheduler_of_invokeai_is_understood(name: str) -> None:
-    found = read.read_foreign({"invokeai_metadata": json.dumps({"scheduler": name})}, None)
+    found = foreign({"invokeai_metadata": json.dumps({"scheduler": name})})
     assert found
     assert found[1]["scheduler"]["name"].endswith("-karras") == name.endswith("_k")
     assert found[2] == []
@@ -270,13 +276,13 @@ DEEP = "[" * 100_000
     ],
     ids=lambda info: str(info)[:40],
 )
-def test_what_is_broken_is_refused_in_words(info: dict[str, Any]) -> None:
+def test_broken_metadata_is_refused_with_a_reason(info: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"broken|too deep|at most 4,000,000"):
-        read.read_foreign(info, None)
+        foreign(info)
 
 
 @pytest.mark.parametrize("depth", [200, 500, 900])
-def test_what_is_deep_but_readable_is_named_in_short(depth: int) -> None:
+def test_deep_but_readable_metadata_is_shortened(depth: int) -> None:
     text = (
         '{"loras": '
         + "[" * depth
@@ -288,7 +294,7 @@ def test_what_is_deep_but_readable_is_named_in_short(depth: int) -> None:
         + "}"
     )
     try:
-        found = read.read_foreign({"invokeai_metadata": text}, None)
+        found = foreign({"invokeai_metadata": text})
     except InputError:
         return
     assert found
@@ -338,9 +344,9 @@ KEYS = [
 
 @settings(max_examples=500, deadline=None)
 @given(info=st.dictionaries(st.sampled_from(KEYS), CONTENT | JSON, max_size=4), comment=st.none() | TEXTS)
-def test_no_content_breaks_the_reader(info: dict[str, Any], comment: str | None) -> None:
+def test_no_content_crashes_the_readers(info: dict[str, Any], comment: str | None) -> None:
     try:
-        found = read.read_foreign(info, comment)
+        found = foreign(info, comment)
     except InputError:
         return
     if found:

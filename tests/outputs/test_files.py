@@ -118,7 +118,7 @@ FILE_TOO_LARGE = """
 import resource, sys
 from pathlib import Path
 from sdapp.errors import DiskFullError, OutputError
-from sdapp.outputs import publish
+from sdapp.outputs.files import publish
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     publish(bytes(5000), Path(sys.argv[1]), "cat", ".png")
@@ -131,7 +131,7 @@ def test_a_full_disk_is_told_and_leaves_no_part_behind(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FILE_TOO_LARGE, tmp_path], capture_output=True, text=True, check=True
     )
-    assert done.stdout == f"cannot write {tmp_path}/cat.png: File too large; what is finished is safe\n"
+    assert done.stdout == f"cannot write {tmp_path}/cat.png: File too large; finished files are safe\n"
     assert names(tmp_path) == []
 
 

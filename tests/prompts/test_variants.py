@@ -53,18 +53,38 @@ def words(**files: str) -> None:
         (".txt", "{all:a|{all:b|c}|}", [{"prompt": p} for p in ("a", "b", "c")] + [{"prompt": ""}]),
         (".txt", "{all:{a|b}|__c__}", [{"prompt": "{a|b}"}, {"prompt": "__c__"}]),
         (".txt", "{x|{all:a|b}}", [{"prompt": "{x|a}"}, {"prompt": "{x|b}"}]),
-        (".txt", r"\{all:a\|b\} {all:\{|\}}", [{"prompt": r"\{all:a\|b\} \{"}, {"prompt": r"\{all:a\|b\} \}"}]),
-        (".jsonl", '{"steps": [1, 2], "prompt": ["a", "{all:b|c}"], "seed": [5, 6]}',
-         [{"steps": s, "prompt": p} for s in (1, 2) for p in "abc"]),
+        (
+            ".txt",
+            r"\{all:a\|b\} {all:\{|\}}",
+            [{"prompt": r"\{all:a\|b\} \{"}, {"prompt": r"\{all:a\|b\} \}"}],
+        ),
+        (
+            ".jsonl",
+            '{"steps": [1, 2], "prompt": ["a", "{all:b|c}"], "seed": [5, 6]}',
+            [{"steps": s, "prompt": p} for s in (1, 2) for p in "abc"],
+        ),
         (".jsonl", '{"steps": [1]}', [{"steps": 1}]),
-        (".csv", "steps,cfg_scale\n1|2,3|4\n5,\n",
-         [{"steps": s, "guidance_scale": g} for s in (1, 2) for g in (3, 4)] + [{"steps": 5}]),
-        (".yaml", "- {scheduler: [ddim, {name: euler}], size: [64x48, 72x64]}",
-         [{"scheduler": s, "width": w, "height": h} for s in ("ddim", {"name": "euler"}) for w, h in ((64, 48), (72, 64))]),
-        (".yaml", "- {image: [a, b], strength: [0.5, 1]}",
-         [{"task": {"image": i, "strength": s, "kind": "img2img"}} for i in "ab" for s in (0.5, 1)]),
+        (
+            ".csv",
+            "steps,cfg_scale\n1|2,3|4\n5,\n",
+            [{"steps": s, "guidance_scale": g} for s in (1, 2) for g in (3, 4)] + [{"steps": 5}],
+        ),
+        (
+            ".yaml",
+            "- {scheduler: [ddim, {name: euler}], size: [64x48, 72x64]}",
+            [
+                {"scheduler": s, "width": w, "height": h}
+                for s in ("ddim", {"name": "euler"})
+                for w, h in ((64, 48), (72, 64))
+            ],
+        ),
+        (
+            ".yaml",
+            "- {image: [a, b], strength: [0.5, 1]}",
+            [{"task": {"image": i, "strength": s, "kind": "img2img"}} for i in "ab" for s in (0.5, 1)],
+        ),
     ],
-)  # fmt: skip
+)
 def test_lists_and_all_mean_every_combination(suffix: str, text: str, variants: list[dict[str, Any]]) -> None:
     assert expanded(text, suffix) == variants
 
@@ -82,7 +102,7 @@ TOO_MANY = "f.jsonl:1: prompt: more than 100,000 combinations in one entry, or "
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ('{"steps": []}', "f.jsonl:1: steps: an empty list; give at least one value"),
         (
@@ -98,10 +118,10 @@ TOO_MANY = "f.jsonl:1: prompt: more than 100,000 combinations in one entry, or "
         ),
     ],
 )
-def test_an_entry_of_too_many_or_broken_variants_is_refused(line: str, told: str) -> None:
+def test_an_entry_of_too_many_or_broken_variants_is_refused(line: str, message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         expanded(line, ".jsonl")
-    assert str(refusal.value).startswith(told)
+    assert str(refusal.value).startswith(message)
 
 
 # --- choices ------------------------------------------------------------------------------------------------
@@ -169,7 +189,7 @@ def test_an_edited_wildcard_file_is_read_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "told"),
+    ("prompt", "message"),
     [
         ("a {b|c", r"character 3: the brace is never closed; for a plain brace write \{"),
         ("a b|c}", r"character 6: no brace is open here; for a plain brace write \}"),
@@ -179,7 +199,7 @@ def test_an_edited_wildcard_file_is_read_anew() -> None:
         ("{}", "character 1: nothing to choose from"),
         (
             "a {2::b|c}",
-            "character 4: weights (2::) and counts (2$$) are not known here; {a|b} is one of them, {all:a|b} is every",
+            "character 4: weights (2::) and counts (2$$) are not supported; {a|b} chooses one of them, ",
         ),
         ("{a|0.5::b}", "character 4: weights"),
         ("{e$$a|b}", "character 2: weights"),
@@ -191,13 +211,13 @@ def test_an_edited_wildcard_file_is_read_anew() -> None:
         ("__deep/words__", "__deep/words__: there is no file deep/words.txt, did you mean __deep/wordz__?"),
         (
             "x __../secret__",
-            "character 3: __../secret__ names no wildcard file: letters, digits, - and _, at most one folder",
+            "character 3: __../secret__ is not the name of a wildcard file: letters, digits, - and _, ",
         ),
-        ("__/etc/passwd__", "character 1: __/etc/passwd__ names no"),
-        ("__a/b/c__", "character 1: __a/b/c__ names no"),
-        (r"__a\b__", r"character 1: __a\b__ names no"),
-        ("__~/a__", "character 1: __~/a__ names no"),
-        ("__a/../b__", "character 1: __a/../b__ names no"),
+        ("__/etc/passwd__", "character 1: __/etc/passwd__ is not the name of"),
+        ("__a/b/c__", "character 1: __a/b/c__ is not the name of"),
+        (r"__a\b__", r"character 1: __a\b__ is not the name of"),
+        ("__~/a__", "character 1: __~/a__ is not the name of"),
+        ("__a/../b__", "character 1: __a/../b__ is not the name of"),
         ("__link__", "__link__: link.txt is a link to a place outside the prompt file's folder"),
         (
             "__linked/secret__",
@@ -209,13 +229,13 @@ def test_an_edited_wildcard_file_is_read_anew() -> None:
         ("__latin__", "__latin__: "),
         ("__broken__", "__broken__: "),
         ("__huge__", "__huge__: huge.txt has more than 1,000,000 bytes"),
-        ("__circle__", "__circle__: goes in a circle, or more than 50 deep"),
-        ("__every__", "{all:a|b}: every one is for"),
+        ("__circle__", "__circle__: contains itself, or is nested deeper than 50 levels"),
+        ("__every__", "{all:a|b}: {all:…} works only in"),
         ("__many__", "__ten__"),
     ],
 )
 def test_a_prompt_that_cannot_be_chosen_from_is_refused_by_choice_and_check(
-    prompt: str, told: str, tmp_path: Path
+    prompt: str, message: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "prompts"
     for name in ("prompts/deep", "prompts/folder.txt", "outside"):
@@ -224,15 +244,25 @@ def test_a_prompt_that_cannot_be_chosen_from_is_refused_by_choice_and_check(
     (folder / "link.txt").symlink_to(tmp_path / "outside/secret.txt")
     (folder / "linked").symlink_to(tmp_path / "outside")
     (folder / "loop.txt").symlink_to(folder / "loop.txt")
-    texts = {"color": "red", "deep/wordz": "x", "empty": "# x\n\n", "latin": "x", "broken": "a\nb {c", "huge": "x\n" * 500_001,
-             "circle": "a __circle__", "every": "{all:a|b}", "many": "__ten__ " * 10, "ten": "__hundred__ " * 10,
-             "hundred": "{a|b} " * 10}  # fmt: skip
+    texts = {
+        "color": "red",
+        "deep/wordz": "x",
+        "empty": "# x\n\n",
+        "latin": "x",
+        "broken": "a\nb {c",
+        "huge": "x\n" * 500_001,
+        "circle": "a __circle__",
+        "every": "{all:a|b}",
+        "many": "__ten__ " * 10,
+        "ten": "__hundred__ " * 10,
+        "hundred": "{a|b} " * 10,
+    }
     for name, text in texts.items():
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
     (folder / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(ConfigError) as refusal:
         choose(prompt, 7, folder)
-    assert str(refusal.value).replace(f"{folder}/", "").startswith(told)
+    assert str(refusal.value).replace(f"{folder}/", "").startswith(message)
     with pytest.raises(PromptFileError) as located:
         list(checked_entries([Entry(3, Layer({"prompt": prompt}, {"prompt": "f.jsonl:3"}))], [], folder))
     assert str(located.value).startswith("f.jsonl:3: prompt: ")
@@ -240,14 +270,14 @@ def test_a_prompt_that_cannot_be_chosen_from_is_refused_by_choice_and_check(
 
 @given(st.text(st.sampled_from("{}|\\_a:l $2/.#é"), max_size=40), st.integers(0, MAX_SEED))
 @settings(max_examples=500, deadline=None)
-def test_any_prompt_is_chosen_from_or_refused_and_the_check_foresees_it(prompt: str, seed: int) -> None:
+def test_any_prompt_is_chosen_from_or_refused_as_the_check_says(prompt: str, seed: int) -> None:
     entry = Entry(1, Layer({"prompt": prompt}, {"prompt": "f:1"}))
-    good, told = [], ""
+    good, message = [], ""
     try:
         good = list(checked_entries([entry], []))
     except ConfigError as exc:
-        told = str(exc)
-    assert good or told.startswith("f:1: prompt: ")
+        message = str(exc)
+    assert good or message.startswith("f:1: prompt: ")
     for variant in good:
         text, choices = choose(variant.layer.values["prompt"], seed, None)
         assert choose(variant.layer.values["prompt"], seed, None) == (text, choices)
@@ -277,15 +307,21 @@ def test_entries_that_the_settings_accept_come_out_expanded_and_in_their_order()
 
 
 def test_errors_of_reading_and_of_settings_stand_in_the_order_of_the_lines() -> None:
-    told = faults(
+    message = faults(
         "a --steps 0 --n b\nb --zz 3\n{c\nd --scheduler eulr --l 500\n__none__ --w 9\ne\0\n\nf --t 2"
     )
-    assert [row.split(": ")[:2] for row in told] == [
-        ["f.txt:1:3", "steps"], ["f.txt:2:3", "--zz"], ["f.txt:3:1", "prompt"], ["f.txt:4:3", "scheduler"],
-        ["f.txt:4:20", "guidance_scale"], ["f.txt:5:10", "width"], ["f.txt:5:1", "prompt"], ["f.txt:6:2", "byte 73"],
+    assert [row.split(": ")[:2] for row in message] == [
+        ["f.txt:1:3", "steps"],
+        ["f.txt:2:3", "--zz"],
+        ["f.txt:3:1", "prompt"],
+        ["f.txt:4:3", "scheduler"],
+        ["f.txt:4:20", "guidance_scale"],
+        ["f.txt:5:10", "width"],
+        ["f.txt:5:1", "prompt"],
+        ["f.txt:6:2", "byte 73"],
         ["f.txt:8:3", "task.kind"],
-    ]  # fmt: skip
-    assert "did you mean 'euler'?" in told[3]
+    ]
+    assert "did you mean 'euler'?" in message[3]
 
 
 def test_good_entries_come_before_the_errors_are_raised() -> None:
@@ -296,26 +332,26 @@ def test_good_entries_come_before_the_errors_are_raised() -> None:
         next(found)
 
 
-def test_an_error_of_every_variant_or_of_the_settings_below_is_told_once() -> None:
+def test_an_error_of_every_variant_or_of_the_settings_below_is_shown_once() -> None:
     assert len(faults('{"steps": 0, "prompt": "{all:a|b|c}"}', suffix=".jsonl")) == 1
     assert faults("a\nb\nc", parse_override("steps=0"))[0].startswith("--set steps=0: input should be ")
     assert len(faults("a\nb\nc", parse_override("steps=0"))) == 1
 
 
-def test_a_hundred_errors_are_told_in_order_and_the_rest_are_counted() -> None:
-    told = faults("a --steps 0\nb --zz 1\n" * 80)
-    assert [row.split(":")[1] for row in told[:100]] == [str(line) for line in range(1, 101)]
-    assert told[100:] == ["and 60 more errors"]
+def test_a_hundred_errors_are_shown_in_order_and_the_rest_are_counted() -> None:
+    message = faults("a --steps 0\nb --zz 1\n" * 80)
+    assert [row.split(":")[1] for row in message[:100]] == [str(line) for line in range(1, 101)]
+    assert message[100:] == ["and 60 more errors"]
 
 
 @pytest.mark.parametrize(
-    ("text", "base", "told"),
+    ("text", "base", "message"),
     [
         ("--steps 3", "steps: 1", "f.txt:1:1: prompt: there is none; give one in the line or in the config"),
         (
             "a --image i.png",
             "task: {kind: inpaint, image: x, mask: m}",
-            "f.txt:1:3: task.kind: the config asks for inpaint, ",
+            "f.txt:1:3: task.kind: the config asks for inpaint, but ",
         ),
         (
             "a --t 0.01 --image i",
@@ -324,13 +360,13 @@ def test_a_hundred_errors_are_told_in_order_and_the_rest_are_counted() -> None:
         ),
         ("a --w 64", "steps: 20", "f.txt:1:3: width and height: give both or neither"),
         ("--steps 3", "prompt: a {b", "c.yaml:1:1: prompt: character 3: the brace is never closed"),
-        ("--steps 3", "prompt: '{all:a|b}'", "c.yaml:1:1: prompt: {all:a|b}: every one is for"),
+        ("--steps 3", "prompt: '{all:a|b}'", "c.yaml:1:1: prompt: {all:a|b}: {all:…} works only in"),
         ("a --padding 3", "task: {kind: img2img, image: x}", "f.txt:1:3: task.padding: unknown key"),
     ],
 )
-def test_a_line_is_checked_over_the_settings_below(text: str, base: str, told: str) -> None:
+def test_a_line_is_checked_over_the_settings_below(text: str, base: str, message: str) -> None:
     (row,) = faults(text, parse_yaml(base, "c.yaml"))
-    assert row.startswith(told)
+    assert row.startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +381,7 @@ def test_a_line_is_checked_over_the_settings_below(text: str, base: str, told: s
         ("a --w 64", "height: 64"),
     ],
 )
-def test_a_line_may_lean_on_the_settings_below(text: str, base: str) -> None:
+def test_a_line_may_complete_the_settings_below(text: str, base: str) -> None:
     assert len(checked(text, parse_yaml(base, "c.yaml"))) == 1
 
 
@@ -423,7 +459,7 @@ def test_no_two_copies_of_a_line_have_the_same_derived_seed() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "seed"), [("derived", derived_seed(10, "a", 2)), ("increment", 17), ("same", 12)]
-)  # fmt: skip
+)
 def test_the_modes_of_seeds(mode: Seeds, seed: int) -> None:
     assert seed_for(mode, 10, 7, "a", 2) == seed
 
@@ -436,6 +472,9 @@ def test_seeds_past_the_last_one_are_refused(mode: Seeds) -> None:
 
 
 def test_nothing_heavy_is_imported() -> None:
-    script = "import sys, sdapp.prompts.variants; print([name for name in ('torch', 'diffusers', 'numpy', 'PIL') if name in sys.modules])"
+    script = (
+        "import sys, sdapp.prompts.variants\n"
+        "print([name for name in ('torch', 'diffusers', 'numpy', 'PIL') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: short text, places on a logarithmic scale, and the colours of errors."""
+"""Numbers as short text, places on a logarithmic scale, and the colours of errors."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ UNITS = {"unet-calls": "UNet calls", "steps": "steps", "seconds": "seconds"}
 
 
 def number(value: float) -> str:
-    """Two significant digits without an exponent where that is short; what is not finite says so."""
+    """Two significant digits, with an exponent if very small or large; `not finite` for NaN and infinity."""
     if not math.isfinite(value):
         return "not finite"
     if value == 0 or 0.0001 <= abs(value) < 1000:
@@ -19,14 +19,14 @@ def number(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """A time in the unit that fits it."""
+    """A time, given in seconds, as ms, s or min."""
     if value < 0.9995:
         return f"{value * 1000:.0f} ms"
     return f"{value:.1f} s" if value < 99.95 else f"{value / 60:.1f} min"
 
 
 def decibels(value: float) -> str:
-    """A signal-to-noise ratio; it is infinite for two equal images."""
+    """A signal-to-noise ratio; infinite for two equal images."""
     return f"{value:.1f} dB" if math.isfinite(value) else "infinite: the same image"
 
 
@@ -36,20 +36,20 @@ def counted(value: int, noun: str) -> str:
 
 
 def budget(column: float, match: str) -> str:
-    """A column in words, such as `20 UNet calls`."""
+    """A column with its unit, such as `20 UNet calls`; `match` is Comparison.match."""
     return f"{column:g} {UNITS[match]}"
 
 
 @dataclass(frozen=True)
 class LogScale:
-    """Maps low…high logarithmically to 0…1."""
+    """Maps values from low to high to 0…1 by their logarithm."""
 
     low: float
     high: float
 
     @classmethod
     def over(cls, values: Iterable[float | None], margin: float = 1.0) -> "LogScale":
-        """The scale that holds every finite value above zero, with some room around; 0.1…1 where there is none."""
+        """The scale of all finite values above 0, extended by the factor `margin`; 0.1…1 if none."""
         known = [value for value in values if value is not None and math.isfinite(value) and value > 0]
         low, high = (min(known), max(known)) if known else (0.1, 1.0)
         if low == high:
@@ -57,30 +57,26 @@ class LogScale:
         return cls(low / margin, high * margin)
 
     def at(self, value: float) -> float:
-        """The place of a value; what lies outside, zero and infinity too, is put at the nearer end."""
+        """The place of a value in 0…1; values outside the scale are put at the nearer end, NaN at 1."""
         if math.isnan(value) or value >= self.high:
             return 1.0
         return 0.0 if value <= self.low else math.log(value / self.low) / math.log(self.high / self.low)
 
     def ticks(self, most: int = 5) -> list[float]:
-        """At most about `most` round numbers on the scale: decades, or 1-2-5 steps where it is short."""
-        first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        """At most `most` round numbers on the scale: powers of ten, and 2 and 5 or 3 between them."""
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for steps in ((1, 2, 5), (1, 3), (1,)):
-            found = [
-                step * 10.0**power
-                for power in range(first, last + 1)
-                for step in steps
-                if self.low <= step * 10.0**power <= self.high
-            ]
+            marks = [step * 10.0**power for power in powers for step in steps]
+            found = [mark for mark in marks if self.low <= mark <= self.high]
             if len(found) <= most:
                 return found
         return found[:: math.ceil(len(found) / most)]
 
 
 def viridis(place: float) -> str:
-    """The colour of a place between 0, near to the reference and bright, and 1, far and dark.
+    """The colour of a place in 0…1: bright at 0, close to the reference, and dark at 1.
 
-    A tenth of either end is left out: it would be lost on a light or a dark page.
+    Leaves out a tenth at both ends, which would be invisible on a light or a dark page.
     """
     position = (0.9 - 0.8 * place) * (len(VIRIDIS) - 1)
     below = min(int(position), len(VIRIDIS) - 2)

@@ -1,4 +1,4 @@
-"""The convergence plot as geometry: curves, quartiles, ticks and the band, in the units of an SVG image."""
+"""The convergence plot: curves, quartiles, ticks and the band, in the units of the SVG image."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from sdapp.comparisons.report.format import LogScale, budget, counted, number, s
 from sdapp.comparisons.statistics import Summary, band, summarise
 
 WIDTH, HEIGHT = 340, 248
-LEFT, RIGHT, TOP, BOTTOM = 36, 8, 8, 30  # of the frame, from the edges
-HUES, DASHES = 8, 4  # as many as report.css has
+LEFT, RIGHT, TOP, BOTTOM = 36, 8, 8, 30  # from the edges of the image to the frame
+HUES, DASHES = 8, 4  # the numbers of classes in report.css
 Axis = Literal["unet_calls", "seconds"]
 
 
@@ -25,12 +25,12 @@ class Tick:
 
 @dataclass(frozen=True)
 class Point:
-    """The median of one scheduler at one budget, with the ends of its middle half."""
+    """The median error of one scheduler at one budget, and its quartiles."""
 
     x: float
     y: float
-    low: float  # of smaller errors, so further down
-    high: float
+    low: float  # y of the lower quartile
+    high: float  # y of the upper quartile
     column: int
     finite: bool
     title: str
@@ -38,7 +38,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """A scheduler on its way to the reference."""
+    """The points of one scheduler; `scheduler` is its index in the comparison, `style` its CSS classes."""
 
     scheduler: int
     style: str
@@ -46,7 +46,7 @@ class Curve:
 
     @property
     def line(self) -> str:
-        """The path through the medians; it breaks off where errors are not finite."""
+        """An SVG path through the medians, interrupted where errors are not finite."""
         parts = []
         for before, point in zip((None, *self.points), self.points, strict=False):
             if point.finite:
@@ -55,27 +55,26 @@ class Curve:
 
     @property
     def ribbon(self) -> str:
-        """The outline of the middle half."""
+        """An SVG path around the area between the quartiles."""
         known = [point for point in self.points if point.finite]
-        corners = [(point.x, point.high) for point in known] + [
-            (point.x, point.low) for point in reversed(known)
-        ]
+        corners = [(point.x, point.high) for point in known]
+        corners += [(point.x, point.low) for point in reversed(known)]
         return "M" + "L".join(f"{x:g} {y:g}" for x, y in corners) + "Z" if len(known) > 1 else ""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Solver error against UNet calls or seconds, both logarithmic."""
+    """Solver error against UNet calls or seconds, both on logarithmic axes."""
 
     axis: Axis
     curves: tuple[Curve, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    band: float | None  # where the band begins; it reaches down to the frame
+    band: float | None  # y of its upper edge; it ends at the frame
 
 
 def styles(schedulers: Sequence[str]) -> dict[str, str]:
-    """CSS classes for each scheduler: a hue for each solver, a dash for each way to space its noise levels."""
+    """CSS classes for each scheduler: a hue for each solver, a dash pattern for each noise schedule."""
     families: dict[str, list[str]] = {}
     for name in schedulers:
         families.setdefault(name.partition("-")[0], []).append(name)
@@ -87,14 +86,13 @@ def styles(schedulers: Sequence[str]) -> dict[str, str]:
 
 
 def convergence(comparison: Comparison, axis: Axis) -> Plot:
-    """The plot of all schedulers that converge, over all prompts, seeds and varied keys."""
+    """The plot of all schedulers with errors, over all prompts, seeds and varied values."""
     items = [item for item in summarise(comparison) if item.solver_error and getattr(item, axis)]
-    floor = band(comparison)
     x = LogScale.over((getattr(item, axis).median for item in items), margin=1.12)
-    errors = [
-        end for item in items if item.solver_error for end in (item.solver_error.low, item.solver_error.high)
-    ]
-    y = LogScale.over([*errors, *([floor / 1.5] if floor else [])], margin=1.2)
+    errors = [item.solver_error for item in items if item.solver_error]
+    limit = band(comparison)
+    ends = [end for error in errors for end in (error.low, error.high)]
+    y = LogScale.over([*ends, limit / 1.5 if limit else None], margin=1.2)
     style = styles(comparison.schedulers)
     curves = tuple(
         Curve(place, style[name], points)
@@ -106,13 +104,13 @@ def convergence(comparison: Comparison, axis: Axis) -> Plot:
         curves,
         tuple(Tick(_across(x.at(value)), f"{value:g}") for value in _x_values(comparison, axis, x)),
         tuple(Tick(_down(y.at(value)), f"{value:g}") for value in y.ticks(6)),
-        _down(y.at(floor)) if floor else None,
+        _down(y.at(limit)) if limit else None,
     )
 
 
 def _point(item: Summary, comparison: Comparison, axis: Axis, x: LogScale, y: LogScale) -> Point:
     error = item.solver_error
-    assert error  # the caller has seen to it
+    assert error  # checked by the caller
     title = f"{item.scheduler}, {budget(item.column, comparison.match)}: solver error {number(error.median)}"
     title += f" ({number(error.low)} to {number(error.high)})" if error.count > 1 else ""
     title += f", {counted(round(item.unet_calls.median), 'UNet call')}" if item.unet_calls else ""
@@ -129,7 +127,7 @@ def _point(item: Summary, comparison: Comparison, axis: Axis, x: LogScale, y: Lo
 
 
 def _x_values(comparison: Comparison, axis: Axis, scale: LogScale) -> list[float]:
-    """The budgets themselves where they are few and counted in what the axis counts, else round numbers."""
+    """The ticks of the x axis: the columns if they have its unit and are 8 or fewer, else round numbers."""
     same = (axis, comparison.match) in (("unet_calls", "unet-calls"), ("seconds", "seconds"))
     values = [column for column in comparison.columns if scale.low <= column <= scale.high] if same else []
     return values if 0 < len(values) <= 8 else scale.ticks(6)

@@ -1,5 +1,5 @@
 "use strict";
-// The page is whole without this. It shows other combinations, sorts, links plot and grid, and compares two pictures.
+// The page works without this script. It shows other combinations, sorts, links plot and grid, and compares two images.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (selector, root = document) => root.querySelector(selector);
@@ -8,12 +8,12 @@
   const root = document.documentElement, grid = $("#grid"), viewer = $("#viewer");
   root.classList.add("js");
 
-  // --- what is chosen ------------------------------------------------------------------------------------------
+  // --- the chosen combination ------------------------------------------------------------------------------------------
   const chosen = data.axes.map(() => 0); // an index into each axis: prompt, seed, other keys
-  let column = data.column; // that the rows are sorted by
+  let column = data.column; // the rows are sorted by this column
   const view = () => data.views[chosen.reduce((sum, value, axis) => sum * data.axes[axis] + value, 0)];
   const buttonAt = (scheduler, at) => $(`button[data-scheduler="${scheduler}"][data-column="${at}"]`, grid);
-  const shownAt = (spot) => (spot ? view().cells[spot.scheduler][spot.column] : view().reference);
+  const entryAt = (spot) => (spot ? view().cells[spot.scheduler][spot.column] : view().reference);
 
   function choose(axis, value) {
     if (value < 0 || value >= data.axes[axis]) return;
@@ -31,14 +31,14 @@
     refresh();
   }
 
-  function fill(button, shown) {
-    const picture = $("img", button);
-    button.dataset.status = shown.status;
-    button.setAttribute("aria-label", shown.alt);
-    picture.alt = shown.alt;
-    picture.hidden = !shown.src;
-    if (shown.src) { if (picture.getAttribute("src") !== shown.src) picture.src = shown.src; } else picture.removeAttribute("src");
-    $(".says", button).textContent = shown.says ?? "";
+  function fill(button, entry) {
+    const image = $("img", button);
+    button.dataset.status = entry.status;
+    button.setAttribute("aria-label", entry.alt);
+    image.alt = entry.alt;
+    image.hidden = !entry.src;
+    if (entry.src) { if (image.getAttribute("src") !== entry.src) image.src = entry.src; } else image.removeAttribute("src");
+    $(".message", button).textContent = entry.message ?? "";
   }
 
   function refresh() {
@@ -47,14 +47,14 @@
     $(".beside .label").textContent = reference.label;
     $(".beside .note").textContent = reference.note;
     for (const button of $$(".cell", grid)) {
-      const shown = cells[button.dataset.scheduler][button.dataset.column];
-      fill(button, shown);
-      button.toggleAttribute("data-below", Boolean(shown.below));
+      const entry = cells[button.dataset.scheduler][button.dataset.column];
+      fill(button, entry);
+      button.toggleAttribute("data-below", Boolean(entry.below));
       const bar = $("rect", button);
-      bar.setAttribute("width", 100 * (shown.bar ?? 0));
-      bar.setAttribute("fill", shown.colour ?? "none");
-      $(".error", button).textContent = shown.error ?? "";
-      $(".note", button).textContent = shown.note ?? "";
+      bar.setAttribute("width", 100 * (entry.bar ?? 0));
+      bar.setAttribute("fill", entry.colour ?? "none");
+      $(".error", button).textContent = entry.error ?? "";
+      $(".note", button).textContent = entry.note ?? "";
     }
     if (viewer.open) show();
   }
@@ -73,7 +73,7 @@
     }
   }
 
-  // --- the plot and the grid light each other up ------------------------------------------------------------------
+  // --- plot and grid highlight each other ------------------------------------------------------------------
   const plots = $$(".plot");
   const readout = $(".readout"), atRest = readout.textContent;
   function light(spot) {
@@ -86,7 +86,7 @@
     for (const item of $$(`.curve[data-scheduler="${spot.scheduler}"]`)) item.classList.add("lit");
     if (at) for (const item of $$(`[data-scheduler="${spot.scheduler}"]${at}`)) item.classList.add("lit");
     const title = at && $(`.plot.shown .point.lit title`);
-    readout.textContent = title ? title.textContent : at ? shownAt(spot).alt : atRest;
+    readout.textContent = title ? title.textContent : at ? entryAt(spot).alt : atRest;
   }
   const spotOf = (element) => {
     const item = element.closest?.("[data-scheduler]");
@@ -96,7 +96,7 @@
     for (const kind of ["pointerover", "focusin"]) side.addEventListener(kind, (event) => light(spotOf(event.target)));
     for (const kind of ["pointerleave", "focusout"]) side.addEventListener(kind, () => light(null));
   }
-  // Each dot has its title for those who point without a script; here the readout says it, and more.
+  // Dots have titles for use without this script; with it, the line below the plot shows more.
   const axisButtons = $$(".chart .switch button");
   function axis(name) {
     for (const plot of plots) plot.classList.toggle("shown", plot.dataset.axis === name);
@@ -111,7 +111,7 @@
 
   // --- the grid ----------------------------------------------------------------------------------------------------
   const order = () => data.order[column];
-  let home = { scheduler: order()[0], column: 0 }; // the one cell that Tab reaches
+  let home = { scheduler: order()[0], column: 0 }; // the only cell that Tab reaches
   function stay(spot) {
     buttonAt(home.scheduler, home.column).tabIndex = -1;
     home = spot;
@@ -132,13 +132,13 @@
   $("#prompt")?.addEventListener("change", (event) => choose(0, Number(event.target.value)));
   for (const field of $$("fieldset")) field.addEventListener("change", (event) => choose(Number(field.dataset.axis), Number(event.target.value)));
 
-  // Pictures are as large as the room allows with five rows in sight; small ones only at whole multiples, with every pixel to be seen.
+  // Make images as large as fits with five rows visible; small images only at whole multiples, so that pixels stay sharp.
   const main = $("main");
   function fit() {
     if (matchMedia("(width <= 900px)").matches || matchMedia("print").matches) return grid.style.removeProperty("--cell");
     const names = $("thead th", grid).offsetWidth, gaps = 12 * data.columns.length + 30;
     let size = clamp(Math.floor((main.clientWidth - names - gaps) / data.columns.length), 88, Math.max(144, Math.floor(innerHeight / 5.6)));
-    const natural = $$("img", grid).find((picture) => picture.naturalWidth)?.naturalWidth;
+    const natural = $$("img", grid).find((image) => image.naturalWidth)?.naturalWidth;
     const whole = natural && size >= 2 * natural;
     if (whole) size -= size % natural;
     root.classList.toggle("coarse", Boolean(whole));
@@ -147,7 +147,7 @@
   new ResizeObserver(fit).observe(main);
   addEventListener("load", fit);
 
-  // --- comparing two pictures ---------------------------------------------------------------------------------------
+  // --- comparing two images ---------------------------------------------------------------------------------------
   const stage = $(".stage"), panes = $$(".pane"), cut = $("#cut"), other = $("#other");
   let a = home, b = null; // spots; null is the reference
   let front = "a", zoom = 1, centre = [0.5, 0.5];
@@ -160,8 +160,8 @@
   viewer.addEventListener("close", () => { stay(a); buttonAt(a.scheduler, a.column).focus(); });
 
   function show() {
-    const first = shownAt(a), second = shownAt(b);
-    const name = (shown) => shown.name ?? `Reference: ${shown.label}`;
+    const first = entryAt(a), second = entryAt(b);
+    const name = (entry) => entry.name ?? `Reference: ${entry.label}`;
     $("#name-a").textContent = name(first);
     $("#facts-a").textContent = (first.facts ?? []).join(" · ");
     $("#facts-b").textContent = (second.facts ?? [second.note]).join(" · ");
@@ -175,30 +175,30 @@
     lay();
   }
 
-  // The picture in the page first, then the lossless file beside it, where there is one.
-  function load(layer, shown) {
-    const picture = $("img", layer);
-    layer.dataset.status = shown.status;
-    $(".says", layer).textContent = shown.says ?? "";
-    picture.hidden = !shown.src;
-    picture.alt = shown.alt;
-    if (!shown.src || picture.dataset.file === shown.file) return;
-    picture.dataset.file = shown.file;
-    picture.dataset.lossless = "no";
-    picture.onload = lay;
-    picture.src = shown.src;
+  // Show the image inside the page first, then the lossless file next to it, if there is one.
+  function load(layer, entry) {
+    const image = $("img", layer);
+    layer.dataset.status = entry.status;
+    $(".message", layer).textContent = entry.message ?? "";
+    image.hidden = !entry.src;
+    image.alt = entry.alt;
+    if (!entry.src || image.dataset.file === entry.file) return;
+    image.dataset.file = entry.file;
+    image.dataset.lossless = "no";
+    image.onload = lay;
+    image.src = entry.src;
     const whole = new Image();
     whole.onload = () => {
-      if (picture.dataset.file !== shown.file) return;
-      picture.src = whole.src;
-      picture.dataset.lossless = "yes";
+      if (image.dataset.file !== entry.file) return;
+      image.src = whole.src;
+      image.dataset.lossless = "yes";
     };
-    whole.src = shown.file;
+    whole.src = entry.file;
   }
 
   const naturalSize = () => {
-    const picture = $$("img", stage).find((one) => !one.hidden && one.naturalWidth);
-    return picture ? [picture.naturalWidth, picture.naturalHeight] : null;
+    const image = $$("img", stage).find((one) => !one.hidden && one.naturalWidth);
+    return image ? [image.naturalWidth, image.naturalHeight] : null;
   };
   function scaleOf(size) {
     const whole = Math.min(panes[0].clientWidth / size[0], panes[0].clientHeight / size[1]);
@@ -214,17 +214,17 @@
     if (!size) { $("#percent").textContent = ""; return; }
     const scale = scaleOf(size);
     $("#percent").textContent = `${Math.round(scale * 100)} %`;
-    for (const picture of $$("img", stage)) {
-      const room = picture.closest(".pane");
-      picture.width = size[0];
-      picture.height = size[1];
-      picture.classList.toggle("coarse", scale >= 2);
+    for (const image of $$("img", stage)) {
+      const room = image.closest(".pane");
+      image.width = size[0];
+      image.height = size[1];
+      image.classList.toggle("coarse", scale >= 2);
       const [x, y] = [room.clientWidth / 2 - centre[0] * size[0] * scale, room.clientHeight / 2 - centre[1] * size[1] * scale];
-      picture.style.transform = `translate(${Math.round(x)}px, ${Math.round(y)}px) scale(${scale})`;
+      image.style.transform = `translate(${Math.round(x)}px, ${Math.round(y)}px) scale(${scale})`;
     }
   }
 
-  // Zoom by a factor, so that what is under (x, y) of the pane stays there.
+  // Zoom by a factor and keep the point at (x, y) of the pane in its place.
   function magnify(factor, x = panes[0].clientWidth / 2, y = panes[0].clientHeight / 2) {
     const size = naturalSize();
     if (!size) return;
@@ -258,7 +258,7 @@
     magnify(2 ** (-event.deltaY / 300), event.clientX - place.left, event.clientY - place.top);
   }, { passive: false });
 
-  // One finger or the mouse moves the pictures, two fingers zoom, a tap blinks.
+  // One finger or the mouse moves the images, two fingers zoom, a tap blinks.
   const fingers = new Map();
   let dragged = false;
   stage.addEventListener("pointerdown", (event) => {
@@ -314,7 +314,7 @@
 
   // --- dark and light -------------------------------------------------------------------------------------------------
   const kept = { get: () => { try { return localStorage.getItem("sdapp-theme"); } catch { return null; } },
-    set: (value) => { try { localStorage.setItem("sdapp-theme", value); } catch { /* a page that may keep nothing */ } } };
+    set: (value) => { try { localStorage.setItem("sdapp-theme", value); } catch { /* storage is not allowed */ } } };
   if (kept.get()) root.dataset.theme = kept.get();
   $("#theme").addEventListener("click", () => {
     const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
@@ -322,8 +322,8 @@
     kept.set(root.dataset.theme);
   });
 
-  // The pictures of the first combination are in the page already, and not in the data a second time.
-  for (const button of $$(".cell")) shownAt(spotOf(button)).src = $("img", button).getAttribute("src");
+  // The images of the first combination are in the page; the data does not repeat them.
+  for (const button of $$(".cell")) entryAt(spotOf(button)).src = $("img", button).getAttribute("src");
   choose(0, 0);
   stay(home);
 })();

@@ -1,11 +1,10 @@
-"""The report of a comparison: one HTML file that needs no network, made from the folder at any time."""
+"""The report of a comparison: one HTML file that works offline."""
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
-from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,76 +12,73 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from sdapp import images
-from sdapp.comparisons import cells as results
-from sdapp.comparisons import statistics
-from sdapp.comparisons.cells import Cell, Comparison, Reference
+from sdapp.comparisons.cells import Cell, Comparison, Reference, Value, combination_key, read_comparison
+from sdapp.comparisons.folder import read_image
 from sdapp.comparisons.report import format, plots
+from sdapp.comparisons.statistics import band, rank, stochastic, summarise
 from sdapp.errors import InputError
 from sdapp.outputs.files import overwrite
 
 NAME = "report.html"
-MAX_INLINE = 20_000_000  # bytes of images inside the file; beyond that they are linked to
-SMALL = 128  # pixels; an image up to this side is kept inside as it is, for it is looked at enlarged
+MAX_INLINE = 20_000_000  # bytes of images inside the file; all others are links
+SMALL = 128  # pixels; images up to this side are kept lossless, because they are looked at enlarged
 HERE = Path(__file__).parent
-# Control characters have no shape; these stand for them.
-SHOWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
-Shown = dict[str, Any]
+# Control characters are invisible; these symbols stand for them.
+SYMBOLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+MISSING = {"status": "missing", "message": "not painted yet"}
+Entry = dict[str, Any]  # what the page shows of one cell or reference, as text
 
 
 def build_report(folder: Path, max_inline: int = MAX_INLINE) -> Path:
     """Write report.html into the folder of a comparison, finished or not, and return its path.
 
-    Images are inside the file up to about `max_inline` bytes; beyond that the file links to those beside it.
-    Raises MissingInputError and InputError for result files that cannot be read, OutputError.
+    Images are inside the file up to about `max_inline` bytes; all others are links to the files next to it.
+    Raises MissingInputError and InputError if the results cannot be read, OutputError.
     """
-    comparison = results.read_comparison(folder)
-    page = _render(comparison, _View(comparison, _Pictures(folder, max_inline)))
+    comparison = read_comparison(folder)
+    page = _render(comparison, _PageData(comparison, _ImageSources(folder, max_inline)).collect())
     overwrite(folder / NAME, [page.encode()])
     return folder / NAME
 
 
-def _render(comparison: Comparison, view: "_View") -> str:
-    room = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    room.filters["shown"] = lambda text: str(text).translate(SHOWN)
+def _render(comparison: Comparison, data: Entry) -> str:
+    loader = FileSystemLoader(HERE)
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["visible"] = lambda text: str(text).translate(SYMBOLS)
     style, script = ((HERE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    data = view.data()
-    return room.get_template("report.html.jinja").render(
+    return environment.get_template("report.html.jinja").render(
         comparison=comparison,
         data=data,
-        rest=data | {"views": [_bare(data["views"][0]), *data["views"][1:]]},
+        script_data=data | {"views": [_without_images(data["views"][0]), *data["views"][1:]]},
         plots=[plots.convergence(comparison, axis) for axis in ("unet_calls", "seconds")],
         frame=plots,
         styles=plots.styles(comparison.schedulers),
-        stochastic=statistics.stochastic(comparison),
+        stochastic=stochastic(comparison),
         unit=format.UNITS[comparison.match],
-        band=statistics.band(comparison),
+        band=band(comparison),
         number=format.number,
-        said=_counts(comparison),
-        style=Markup(style),  # our own, with nothing of the user's in it
+        sample=_describe_sample(comparison),
+        style=Markup(style),  # from this package, without any text of the user
         script=Markup(script),
         style_hash=_hash(style),
         script_hash=_hash(script),
     )
 
 
-def _bare(view: Shown) -> Shown:
-    """A combination without its images, for the page has them already."""
+def _without_images(view: Entry) -> Entry:
+    """A combination without the sources of its images, which the page already has."""
 
-    def without(shown: Shown) -> Shown:
-        return {key: value for key, value in shown.items() if key != "src"}
+    def without(entry: Entry) -> Entry:
+        return {key: value for key, value in entry.items() if key != "src"}
 
     return {"reference": without(view["reference"]), "cells": [[*map(without, row)] for row in view["cells"]]}
 
 
-def _counts(comparison: Comparison) -> str:
+def _describe_sample(comparison: Comparison) -> str:
     """What the medians are taken over, such as `3 prompts × 4 seeds`."""
     axes = {"prompt": len(comparison.prompts), "seed": len(comparison.seeds)}
-    axes |= {
-        f"{key} value".replace("_", " "): len(values)
-        for key, values in comparison.varied.items()
-        if len(values) > 1
-    }
+    varied = {key: len(values) for key, values in comparison.varied.items() if len(values) > 1}
+    axes |= {f"{key} value".replace("_", " "): size for key, size in varied.items()}
     return " × ".join(format.counted(size, name) for name, size in axes.items())
 
 
@@ -90,169 +86,139 @@ def _hash(text: str) -> str:
     return "sha256-" + b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
+def _join(*parts: str, separator: str = " · ") -> str:
+    """Join the parts that are not empty."""
+    return separator.join(filter(None, parts))
+
+
 @dataclass
-class _Pictures:
-    """Addresses of the images of a folder: inside the file as WebP while there is room, else links."""
+class _ImageSources:
+    """Sources of the images of a folder: WebP inside the page while there is room, then links."""
 
     folder: Path
     room: int  # bytes
     known: dict[str, str] = field(default_factory=dict)
 
-    def address(self, file: str) -> str:
-        """A data URI or a relative link. Raises InputError if there is no such image."""
+    def source(self, file: str) -> str:
+        """A data URI or a relative link. Raises InputError if the image is missing or cannot be read."""
         if file not in self.known:
             self.known[file] = self._inline(file) if self.room > 0 else self._link(file)
         return self.known[file]
 
     def _link(self, file: str) -> str:
         if not (self.folder / file).is_file():
-            raise InputError(f"its image {file} is gone")
+            raise InputError(f"its image {file} does not exist any more")
         return quote(file)
 
     def _inline(self, file: str) -> str:
-        path = str(self.folder / file)
-        picture = images.decode_image(images.read_bytes(path, "image")[0], path, "image").convert("RGB")
+        image = read_image(self.folder, file).convert("RGB")
         buffer = BytesIO()
-        picture.save(buffer, "WEBP", quality=90, method=3, lossless=max(picture.size) <= SMALL)
+        image.save(buffer, "WEBP", quality=90, method=3, lossless=max(image.size) <= SMALL)
         text = "data:image/webp;base64," + b64encode(buffer.getvalue()).decode()
         self.room -= len(text)
         return text
 
 
-class _View:
-    """Everything that the page says of a comparison, in words and numbers that need no more thought."""
+class _PageData:
+    """Turns the numbers of a comparison into the texts of the page."""
 
-    def __init__(self, comparison: Comparison, pictures: _Pictures) -> None:
-        self.comparison, self.pictures = comparison, pictures
-        self.cells = {(*_key(cell), cell.scheduler, cell.column): cell for cell in comparison.cells}
-        self.references = {_key(reference): reference for reference in comparison.references}
-        self.floor = statistics.band(comparison) or 0.0
+    def __init__(self, comparison: Comparison, sources: _ImageSources) -> None:
+        self.comparison, self.sources = comparison, sources
+        self.cells = {(cell.key, cell.scheduler, cell.column): cell for cell in comparison.cells}
+        self.references = {item.key: item for item in comparison.references}
+        self.band = band(comparison) or 0.0
         self.scale = format.LogScale.over(cell.solver_error for cell in comparison.cells)
 
-    def data(self) -> Shown:
-        """What the script works on: every combination of prompt, seed and varied keys, as text ready to be shown."""
-        same = self.comparison
+    def collect(self) -> Entry:
+        """What report.js works on: each combination of prompt, seed and varied values, as text."""
+        comparison = self.comparison
+        schedulers, columns = comparison.schedulers, comparison.columns
         return {
-            "schedulers": same.schedulers,
-            "columns": [f"{column:g}" for column in same.columns],
-            "column": len(same.columns) // 2,
-            "order": [
-                [same.schedulers.index(name) for name in statistics.rank(same, column)]
-                for column in same.columns
-            ],
+            "schedulers": schedulers,
+            "columns": [f"{column:g}" for column in columns],
+            "column": len(columns) // 2,
+            "order": [[schedulers.index(name) for name in rank(comparison, column)] for column in columns],
             "medians": self._medians(),
-            "prompts": [prompt.translate(SHOWN) for prompt in same.prompts],
-            "axes": [len(same.prompts), len(same.seeds), *map(len, same.varied.values())],
-            "views": [self._combination(*chosen) for chosen in self._combinations()],
+            "prompts": [prompt.translate(SYMBOLS) for prompt in comparison.prompts],
+            "axes": [len(comparison.prompts), len(comparison.seeds), *map(len, comparison.varied.values())],
+            "views": [self._combination(*combination) for combination in comparison.combinations()],
         }
 
     def _medians(self) -> list[list[str]]:
-        found = {
-            (item.scheduler, item.column): item.solver_error for item in statistics.summarise(self.comparison)
-        }
-        return [
-            [
-                format.number(error.median) if (error := found[name, column]) else ""
-                for column in self.comparison.columns
-            ]
-            for name in self.comparison.schedulers
-        ]
+        """The median errors as text: a row for each scheduler, a column for each budget."""
+        errors = {(item.scheduler, item.column): item.solver_error for item in summarise(self.comparison)}
+        texts = {place: format.number(error.median) if error else "" for place, error in errors.items()}
+        columns = self.comparison.columns
+        return [[texts[name, column] for column in columns] for name in self.comparison.schedulers]
 
-    def _combinations(self) -> Iterator[tuple[str, int, Mapping[str, results.Value]]]:
-        same = self.comparison
-        for prompt, seed, values in product(same.prompts, same.seeds, product(*same.varied.values())):
-            yield prompt, seed, dict(zip(same.varied, values, strict=True))
+    def _combination(self, prompt: str, seed: int, varied: Mapping[str, Value]) -> Entry:
+        key = combination_key(prompt, seed, varied)
 
-    def _combination(self, prompt: str, seed: int, varied: Mapping[str, results.Value]) -> Shown:
-        key = (prompt, seed, tuple(sorted(varied.items())))
-        return {
-            "reference": self._reference(self.references.get(key), seed),
-            "cells": [
-                [
-                    self._cell(self.cells.get((*key, name, column)), name, column, seed)
-                    for column in self.comparison.columns
-                ]
-                for name in self.comparison.schedulers
-            ],
-        }
+        def entry(name: str, column: float) -> Entry:
+            return self._cell(self.cells.get((key, name, column)), name, column, seed)
 
-    def _reference(self, reference: Reference | None, seed: int) -> Shown:
+        columns = self.comparison.columns
+        cells = [[entry(name, column) for column in columns] for name in self.comparison.schedulers]
+        return {"reference": self._reference(self.references.get(key), seed), "cells": cells}
+
+    def _reference(self, reference: Reference | None, seed: int) -> Entry:
         if reference is None:
-            return self._picture(None) | {
-                "label": "Reference",
-                "note": "",
-                "alt": "",
-                "says": "not painted yet",
-            }
-        calls = format.counted(reference.unet_calls, "UNet call") if reference.unet_calls is not None else ""
-        apart = (
-            f"{format.number(reference.distance)} from {reference.other}"
-            if reference.distance is not None
-            else ""
-        )
-        return {
-            "label": reference.label,
-            "note": " · ".join(filter(None, (calls, apart))),
-            "alt": f"The reference: {reference.label}, seed {seed}",
-        } | self._picture(reference.file)
+            return MISSING | {"label": "Reference", "note": "", "alt": ""}
+        calls = distance = ""
+        if reference.unet_calls is not None:
+            calls = format.counted(reference.unet_calls, "UNet call")
+        if reference.distance is not None:
+            distance = f"{format.number(reference.distance)} from {reference.other}"
+        texts = {"label": reference.label, "note": _join(calls, distance)}
+        return texts | {"alt": f"The reference: {reference.label}, seed {seed}"} | self._image(reference.file)
 
-    def _cell(self, cell: Cell | None, scheduler: str, column: float, seed: int) -> Shown:
-        budget = format.budget(column, self.comparison.match)
+    def _cell(self, cell: Cell | None, scheduler: str, column: float, seed: int) -> Entry:
+        name = f"{scheduler}, {format.budget(column, self.comparison.match)}"
         if cell is None or cell.status == "missing":
-            return {
-                "name": f"{scheduler}, {budget}",
-                "alt": f"{scheduler}, {budget}: not painted yet",
-            } | self._picture(None)
-        shown = self._measured(cell) | {"name": f"{scheduler}, {budget}"}
-        if cell.status == "failed":
-            shown |= {"status": "failed", "says": (cell.reason or "no reason was noted").translate(SHOWN)}
-        else:
-            shown |= self._picture(cell.file)
-        return shown | {"alt": f"{scheduler}, {budget}, seed {seed}: {_summary(shown, cell)}"}
+            return MISSING | {"name": name, "alt": f"{name}: {MISSING['message']}"}
+        entry = self._measurements(cell) | {"name": name}
+        reason = (cell.reason or "the reason is unknown").translate(SYMBOLS)
+        failure = {"status": "failed", "message": reason}
+        entry |= failure if cell.status == "failed" else self._image(cell.file)
+        return entry | {"alt": f"{name}, seed {seed}: {_summary(entry, cell)}"}
 
-    def _measured(self, cell: Cell) -> Shown:
-        """The numbers of a cell: the large one, the small line, and all of them for the viewer."""
-        shown: Shown = {"error": "", "note": ""}
+    def _measurements(self, cell: Cell) -> Entry:
+        """The numbers of a cell: its error, the line below it, and all `facts` for the viewer."""
+        entry: Entry = {"id": cell.id, "error": ""}
         if cell.solver_error is not None:
             place = self.scale.at(cell.solver_error)
-            shown |= {"error": format.number(cell.solver_error), "bar": round(0.04 + 0.96 * place, 3)}
-            shown |= {"colour": format.viridis(place), "below": cell.solver_error < self.floor}
-        calls = (
-            f"{cell.unet_calls:,} call{'' if cell.unet_calls == 1 else 's'}"
-            if cell.unet_calls is not None
-            else ""
-        )
+            entry |= {"error": format.number(cell.solver_error), "bar": round(0.04 + 0.96 * place, 3)}
+            entry |= {"colour": format.viridis(place), "below": cell.solver_error < self.band}
+        is_counted = cell.unet_calls is not None
+        calls = format.counted(cell.unet_calls or 0, "call") if is_counted else ""
         time = format.seconds(cell.seconds) if cell.seconds is not None else ""
-        shown["note"] = " · ".join(filter(None, (calls, time)))
         psnr = f"PSNR {format.decibels(cell.psnr)}" if cell.psnr is not None else ""
         ssim = f"SSIM {cell.ssim:.3f}" if cell.ssim is not None else ""
-        facts = [
-            ("solver error ", shown["error"]),
-            ("", format.counted(cell.steps, "step")),
-            ("", format.counted(cell.unet_calls, "UNet call") if cell.unet_calls is not None else ""),
-            ("", time),
-            ("distance to the reference: ", ", ".join(filter(None, (psnr, ssim)))),
-            ("", f"{cell.peak_memory / 2**30:.2f} GiB at peak" if cell.peak_memory else ""),
-        ]
-        return shown | {"facts": [name + value for name, value in facts if value], "id": cell.id}
+        distances = _join(psnr, ssim, separator=", ")
+        facts = (
+            f"solver error {entry['error']}" if entry["error"] else "",
+            format.counted(cell.steps, "step"),
+            format.counted(cell.unet_calls or 0, "UNet call") if is_counted else "",
+            time,
+            f"distance to the reference: {distances}" if distances else "",
+            f"{cell.peak_memory / 2**30:.2f} GiB at peak" if cell.peak_memory else "",
+        )
+        return entry | {"note": _join(calls, time), "facts": [*filter(None, facts)]}
 
-    def _picture(self, file: str | None) -> Shown:
+    def _image(self, file: str | None) -> Entry:
         if file is None:
-            return {"status": "missing", "says": "not painted yet"}
+            return dict(MISSING)
         try:
-            return {"status": "done", "src": self.pictures.address(file), "file": quote(file)}
+            return {"status": "done", "src": self.sources.source(file), "file": quote(file)}
         except InputError as exc:
-            return {"status": "failed", "says": str(exc).translate(SHOWN)}
+            return {"status": "failed", "message": str(exc).translate(SYMBOLS)}
 
 
-def _summary(shown: Shown, cell: Cell) -> str:
-    """What someone who cannot see the image should know first."""
-    if shown["status"] != "done":
-        return str(shown["says"])
-    if shown["error"]:
-        return f"solver error {shown['error']}{', too small to say anything' if shown['below'] else ''}"
+def _summary(entry: Entry, cell: Cell) -> str:
+    """The most important fact about a cell, for a reader who cannot see its image."""
+    if entry["status"] != "done":
+        return str(entry["message"])
+    if entry["error"]:
+        accuracy = ", below the accuracy of the reference" if entry["below"] else ""
+        return f"solver error {entry['error']}{accuracy}"
     return "stochastic" if cell.stochastic else "not compared with a reference"
-
-
-def _key(item: Cell | Reference) -> tuple[Any, ...]:
-    return item.prompt, item.seed, tuple(sorted(item.varied.items()))
