@@ -32,7 +32,7 @@ def load_pipeline(model: Model, dtype: torch.dtype) -> Any:
     with LOADING, _without_progress_bars():
         vae = _load_vae(model, dtype)
         try:
-            pipe = _load(model, dtype, vae)
+            pipe = _from_files(model, dtype, vae)
         except LocalEntryNotFoundError as exc:
             raise UnavailableError(
                 f"model: {model.path}: the configuration of a single file is downloaded from the Hub once, "
@@ -45,7 +45,7 @@ def load_pipeline(model: Model, dtype: torch.dtype) -> Any:
     return pipe
 
 
-def _load(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
+def _from_files(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
     family = model.family
     cls = getattr(diffusers, family.pipelines["txt2img"])
     arguments = {"dtype": dtype, **family.components, **family.options, **vae}

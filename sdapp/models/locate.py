@@ -103,7 +103,7 @@ def locate(name: str, revision: str | None = None) -> Model:
     path = Path(name) if not name.startswith("~/") else Path(name).expanduser()
     refuse_pickled(name, path)
     if path.exists():
-        return _check(Model(name, path))
+        return _checked(Model(name, path))
     if not is_hub_id(name):
         raise UnavailableError(
             f"model: no folder or file {name}; allowed: {BUILT_IN}, a diffusers folder, a .safetensors file, "
@@ -111,12 +111,12 @@ def locate(name: str, revision: str | None = None) -> Model:
         )
     if cached := cached_commit(name, revision):
         with suppress(UnavailableError):  # an incomplete download
-            return _check(Model(name, cached, cached.name))
+            return _checked(Model(name, cached, cached.name))
     folder = download_model(name, revision)
-    return _check(Model(name, folder, folder.name))
+    return _checked(Model(name, folder, folder.name))
 
 
-def _check(model: Model) -> Model:
+def _checked(model: Model) -> Model:
     """Return the model. Raises UnavailableError for one that cannot be loaded, with what is wrong."""
     if model.path.is_dir() and not (model.path / "model_index.json").is_file():
         raise UnavailableError(f"model: {model.path} is not a diffusers folder: model_index.json is missing")
