@@ -27,7 +27,7 @@ from sdapp.batches.executors import LocalExecutor
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.diffusion.devices import DTYPES, choose_device, choose_dtype
 from sdapp.diffusion.loading import quiet
-from sdapp.diffusion.noise import float32_noise
+from sdapp.diffusion.noise import Float32Noise
 from sdapp.jobs import Job, Work
 from sdapp.models.files import BUILT_IN
 from sdapp.records import Result
@@ -104,7 +104,7 @@ def by_hand(settings: Settings) -> Callable[[Sequence[Job], Path], None]:
                 job.scheduler,
             )
             pipe.scheduler = type(built).from_config(built.config)
-        with float32_noise():  # the noise of sdapp
+        with Float32Noise():  # the noise of sdapp
             images = pipe(
                 [job.prompt for job in jobs],
                 num_inference_steps=job.steps,

@@ -21,6 +21,10 @@ class JobsFailedError(SdappError):
     exit_code = 3
 
 
+class UpstreamError(SdappError):
+    """An error that diffusers, transformers or torch raised while an image was painted."""
+
+
 class InputError(SdappError):
     """An input file that exists but cannot be used (EX_DATAERR)."""
 

@@ -1,40 +1,35 @@
-"""Paint jobs with a loaded model: the only room that knows how diffusers' pipelines are called."""
+"""Paint jobs with a loaded model: the only module that calls the pipelines of diffusers."""
 
-import gc
 import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import (
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline,
-)
-from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
 from sdapp import __version__, schedulers
 from sdapp.config import BatchSize, Memory
 from sdapp.diffusion.batch_size import BatchSizes
-from sdapp.diffusion.decode import decode_latents
+from sdapp.diffusion.decode import Decoded, decode_latents
 from sdapp.diffusion.devices import choose_device, choose_dtype
-from sdapp.diffusion.loading import BROKEN, WITHOUT_CHECKER, _load_vae
-from sdapp.diffusion.memory import is_shortage, memory_in_use, memory_taken
-from sdapp.diffusion.noise import float32_noise
+from sdapp.diffusion.loading import load_pipeline
+from sdapp.diffusion.memory import Placement, is_shortage, memory_in_use, memory_taken
+from sdapp.diffusion.noise import HALVES, draw_in_float32
 from sdapp.diffusion.shortcuts import with_shortcuts
-from sdapp.diffusion.task_inputs import paste_result, pipeline_arguments, prepare_inputs
-from sdapp.diffusion.text_encoder import TextEncoder
+from sdapp.diffusion.task_inputs import TaskInputs, paste_result, pipeline_arguments, prepare_inputs
+from sdapp.diffusion.text_encoder import Conditioning, TextEncoder
 from sdapp.diffusion.unet import Denoiser
-from sdapp.errors import ConfigError, InputError, SdappError, UnavailableError
+from sdapp.errors import ConfigError, SdappError, UpstreamError
 from sdapp.jobs import Job, LoadKey
+from sdapp.models.families import Family
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
 from sdapp.profiling import timed
@@ -42,37 +37,74 @@ from sdapp.prompts.tokens import cut_by
 from sdapp.records import OnStep, Record, Result
 
 VERSIONED = ("diffusers", "transformers", "torch")
+REPAID = 7_500  # UNet calls: compiling takes a minute and saves 8 ms per call (published, not measured here)
+SETTLED = 200  # calls after which `batch_size: auto` is not only trying a size
+USUAL_BATCH = 8
+
+
+@dataclass
+class Painting:
+    """A batch on its way through the stages of a Painter; all jobs have one `pack`."""
+
+    jobs: tuple[Job, ...]
+    index: int  # of the first job in the run
+    pipe: Any
+    inputs: TaskInputs | None
+    reporter: "_StepReporter"
+    conditioning: Conditioning | None = None
+    latents: torch.Tensor | None = None
+    decoded: Decoded | None = None
+    entry: dict[str, Any] = field(default_factory=dict)  # fields of the Record, which the stages fill in
+
+
+class _StepReporter:
+    """Calls `on_step` from a pipeline; `raised` is what it raised, which is not an error of the pipeline."""
+
+    def __init__(self, on_step: OnStep | None, index: int, images: int) -> None:
+        self._on_step, self._index, self._images = on_step, index, images
+        self.raised: Exception | None = None
+
+    @property
+    def callback(self) -> Callable[..., dict[str, Any]] | None:
+        return self._report if self._on_step else None
+
+    def _report(self, pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if self._on_step:
+                self._on_step(self._index, self._images, step + 1, pipe.num_timesteps)
+        except Exception as exc:
+            self.raised = exc
+            raise
+        return tensors
 
 
 class Painter:
-    """One load of the weights, and the three pipelines over it.
+    """A loaded model with a pipeline for each task; all pipelines share its weights.
 
     painter = load(LoadKey.of(config, model))
     for result in painter.paint(jobs): result.image.show()
     """
 
-    def __init__(self, pipe: Any, device: torch.device, memory: Memory) -> None:
-        self.device, self.dtype = device, pipe.unet.dtype
+    def __init__(self, pipe: Any, family: Family, device: torch.device, memory: Memory) -> None:
+        self.device, self.dtype, self.family = device, pipe.unet.dtype, family
         self.scheduler_config: dict[str, Any] = dict(pipe.scheduler.config)
-        self.denoiser, self._vae, self._text = (
-            Denoiser(pipe.unet, device, self._settle),
-            pipe.vae,
-            TextEncoder(pipe),
-        )
-        # Siblings are built from the components: from_pipe() would cast the shared weights to float32.
+        self.denoiser = Denoiser(pipe.unet, device, self._settle)
+        self._vae, self._text = pipe.vae, TextEncoder(pipe)
+        # Built from the components: from_pipe() would cast the shared weights to float32.
         self._pipes: dict[str, Any] = {
-            "txt2img": pipe,
-            "img2img": StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False),
-            "inpaint": StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False),
+            kind: pipe if kind == "txt2img" else getattr(diffusers, name)(**pipe.components, **family.options)
+            for kind, name in family.pipelines.items()
         }
-        for sibling in self._pipes.values():
-            sibling.set_progress_bar_config(disable=True)
-        self._place(memory.offload)
-        self._vae.use_slicing, self._vae.use_tiling = memory.vae_slicing, memory.vae_tiling
-        self._sizes, self._economies = BatchSizes(device), list[str]()
+        for each in self._pipes.values():
+            each.set_progress_bar_config(disable=True)
+            if self.dtype in HALVES:
+                draw_in_float32(each, "prepare_latents", "prepare_mask_latents")
+        self._placement = Placement(self._pipes, device, memory)
+        self._sizes = BatchSizes(device)
+        self._stages = (self._encode, self._denoise, self._decode)
 
     def together(self, job: Job, batch_size: BatchSize) -> int:
-        """How many images the batch that begins with this job will have at the most."""
+        """The largest number of images in a batch that begins with this job."""
         return self._sizes.of(job, batch_size)
 
     def paint(
@@ -82,18 +114,18 @@ class Painter:
         on_step: OnStep | None = None,
         keep_going: bool = False,
     ) -> Iterator[Result]:
-        """Paint jobs in order, up to `batch_size` neighbours of one pack at a time.
+        """Paint jobs in order, up to `batch_size` neighbours of one pack at a time; read them when needed.
 
-        A job without finite pixels, or for which memory runs out, is a Result with its error. Raises SdappError for a job
-        that cannot be honoured, unless `keep_going` makes a Result of that too.
+        A job without finite pixels, or for which memory runs out, becomes a Result with its error. With
+        `keep_going` so does a job that fails otherwise; without it SdappError is raised, UpstreamError for an
+        error of diffusers or torch. What `on_step` raises is passed on.
         """
         index = 0
         for batch in self._batches(jobs, batch_size):
-            yield from self._survive(batch, index, on_step, keep_going)
+            yield from self._paint_or_fail(batch, index, on_step, keep_going)
             index += len(batch)
 
     def _batches(self, jobs: Sequence[Job], batch_size: BatchSize) -> Iterator[tuple[Job, ...]]:
-        """Neighbours of one pack, as many as are painted together when their turn comes; jobs are read as they are needed."""
         batch: list[Job] = []
         size = 0
         for job in jobs:
@@ -105,169 +137,156 @@ class Painter:
         if batch:
             yield tuple(batch)
 
-    # --- memory ---------------------------------------------------------------------------------------------------
+    # --- errors and memory -----------------------------------------------------------------------------
 
-    def _survive(
+    def _paint_or_fail(
         self, batch: tuple[Job, ...], index: int, on_step: OnStep | None, keep_going: bool
     ) -> Iterator[Result]:
-        """Paint; where memory runs out, halve the batch, then slice and tile the VAE, then offload, and try again."""
+        """Paint a batch; catch here, and only here, what upstream raises; retry with less memory."""
+        reporter = _StepReporter(on_step, index, len(batch))
+        results, reason, may_split, is_short = list[Result](), "", len(batch) > 1, False
         try:
-            results, shortage = self._paint_batch(batch, index, on_step), ""
-        except (ConfigError, InputError, UnavailableError, RuntimeError, ValueError, MemoryError) as exc:
-            said = " ".join(str(exc).split())[:400]
-            if not is_shortage(exc):
-                if not keep_going:
-                    raise
-                reason = str(exc) if isinstance(exc, SdappError) else f"{type(exc).__name__}: {said}"
-                yield from (Result(job, index + i, None, None, reason) for i, job in enumerate(batch))
-                return
-            results, shortage = [], said
-        # Only here is the traceback gone, which held the tensors.
-        if not shortage:
+            results = self._paint_batch(batch, index, reporter)
+        except Exception as exc:
+            is_short = is_shortage(exc)
+            if exc is reporter.raised or (isinstance(exc, SdappError) and not keep_going):
+                raise
+            reason = str(exc) if isinstance(exc, SdappError) else _describe(exc)
+            if not is_short and not keep_going:
+                raise UpstreamError(f"image {index + 1} cannot be painted: {reason}") from exc
+            may_split = may_split and not isinstance(
+                exc, SdappError
+            )  # which all jobs of the batch would raise
+        # Only now is the traceback gone, which held the tensors.
+        if not reason:
             yield from results
             return
-        self._free()
-        if len(batch) > 1:
-            half = len(batch) // 2
+        self._placement.free()
+        half = len(batch) // 2
+        if is_short:
+            self.denoiser.stop_compiling("memory ran out: since then the UNet is not compiled")
+        if is_short and may_split:
             self._sizes.largest = half
-            self._economies.append(f"memory ran out at {len(batch)} images at a time: {half} at a time since")
-            yield from self._survive(batch[:half], index, on_step, keep_going)
-            yield from self._survive(batch[half:], index + half, on_step, keep_going)
-        elif self._economize():
-            yield from self._survive(batch, index, on_step, keep_going)
+            self._placement.notes.append(
+                f"memory ran out at {len(batch)} images at a time: since then {half} at a time"
+            )
+        if may_split:
+            yield from self._paint_or_fail(batch[:half], index, on_step, keep_going)
+            yield from self._paint_or_fail(batch[half:], index + half, on_step, keep_going)
+        elif is_short and self._placement.save_more():
+            yield from self._paint_or_fail(batch, index, on_step, keep_going)
         else:
-            yield Result(
-                batch[0], index, None, None, f"memory ran out, with nothing left to save: {shortage}"
-            )
+            error = f"memory ran out, and nothing is left to save: {reason}" if is_short else reason
+            yield from (Result(job, index + i, None, None, error) for i, job in enumerate(batch))
 
-    def _economize(self) -> bool:
-        """The next rung of the ladder, if there is one."""
-        if not (self._vae.use_slicing and self._vae.use_tiling):
-            self._vae.enable_slicing()
-            self._vae.enable_tiling()
-            self._economies.append(
-                "memory ran out: the VAE works in slices and tiles since, which changes pixels near seams"
-            )
-            return True
-        if self._offload == "none" and self.device.type != "cpu":
-            self._place("model")
-            self._economies.append(
-                "memory ran out: only the part of the model that works is on the device since"
-            )
-            return True
-        return False
+    # --- one batch -------------------------------------------------------------------------------------
 
-    def _place(self, offload: str) -> None:
-        """Put the weights on the device, or let accelerate's hooks put them there in turn."""
-        self._offload = offload
-        if offload == "group":  # of the parts, which the pipelines share
-            pipe, leaves = (
-                self._pipes["txt2img"],
-                {"onload_device": self.device, "offload_type": "leaf_level"},
-            )
-            pipe.enable_group_offload(**leaves, use_stream=self.device.type == "cuda", exclude_modules="vae")
-            # With a stream it keeps copies in the dtype that it began with, and what comes next is learned in `forward` alone.
-            self._vae.enable_group_offload(**leaves)
-            return
-        for pipe in self._pipes.values():
-            match offload:
-                case "none":
-                    pipe.to(self.device)
-                case "model":
-                    pipe.enable_model_cpu_offload(device=self.device)
-                case "sequential":
-                    pipe.enable_sequential_cpu_offload(device=self.device)
-
-    def _free(self) -> None:
-        self.denoiser.give_up_compiling("memory ran out: the UNet is not compiled since")
-        for pipe in self._pipes.values():
-            pipe.maybe_free_model_hooks()  # of the pipeline that broke off
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        elif self.device.type == "mps":
-            torch.mps.empty_cache()
-
-    # --- one batch ------------------------------------------------------------------------------------------------
-
-    def _paint_batch(self, batch: tuple[Job, ...], index: int, on_step: OnStep | None) -> list[Result]:
-        started, job, before = time.perf_counter(), batch[0], memory_in_use(self.device)
-        pipe = self._pipes[job.task.kind]
+    def _paint_batch(self, batch: tuple[Job, ...], index: int, reporter: _StepReporter) -> list[Result]:
+        """Take a batch through the stages; each returns its fields of the Record."""
+        started, before = time.perf_counter(), memory_in_use(self.device)
+        pipe = self._pipes[batch[0].task.kind]
         pipe.scheduler = self._scheduler(batch)
-        canvas = prepare_inputs(job)
+        painting = Painting(batch, index, pipe, prepare_inputs(batch[0]), reporter)
+        with torch.no_grad():
+            for stage in self._stages:
+                painting.entry |= stage(painting)
+        pipe.maybe_free_model_hooks()
+        seconds = (time.perf_counter() - started) / len(batch)
+        self._sizes.learn(batch[0], len(batch), seconds, before)
+        peak = before + memory_taken(self.device, before) if self.device.type == "cuda" else None
+        painting.entry |= {"seconds": round(seconds, 3), "peak_memory": peak, "batch_size": len(batch)}
+        with timed("convert"):
+            return list(self._finish(painting))
+
+    def _encode(self, painting: Painting) -> Mapping[str, Any]:
+        """Encode the prompts; the negative ones only where guidance uses them (scale > 1)."""
+        jobs = painting.jobs
+        is_guided = jobs[0].guidance_scale > 1
+        with timed("encode", self._settle):
+            painting.conditioning = self._text.encode(
+                [job.prompt for job in jobs],
+                [job.negative_prompt for job in jobs] if is_guided else None,
+                jobs[0].clip_skip,
+            )
+        return {}
+
+    def _denoise(self, painting: Painting) -> Mapping[str, Any]:
+        """Make latents from noise (and the input images) with the pipeline of the task."""
+        assert painting.conditioning is not None
+        jobs, job, pipe, eta = painting.jobs, painting.jobs[0], painting.pipe, _eta(painting.jobs[0])
+        channels = pipe.unet.config.in_channels, self.family.latent_channels
         watched = self.denoiser.watched(pipe.scheduler, is_whole=job.cache_interval == 1)
-        with torch.no_grad(), float32_noise(), watched as counted, with_shortcuts(pipe, job) as short:
-            with timed("encode", self._settle):
-                prompts = self._prompts(batch)
-            latents = pipe(
-                **prompts,
-                **pipeline_arguments(job, canvas, len(batch), pipe.unet.config.in_channels),
-                # On the CPU, one an image: the noise of an image depends on its own seed alone.
-                generator=[torch.Generator("cpu").manual_seed(job.seed) for job in batch],
+        with watched as calls, with_shortcuts(pipe, job) as shortcuts:
+            painting.latents = pipe(
+                **painting.conditioning.arguments(),
+                **pipeline_arguments(job, painting.inputs, len(jobs), *channels),
+                # On the CPU, one per image: the noise of an image depends on its own seed only.
+                generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
                 num_inference_steps=job.steps,
                 guidance_scale=job.guidance_scale,
-                eta=_eta(job),
+                eta=eta or 0.0,
                 output_type="latent",
-                callback_on_step_end=_reporter(on_step, index, len(batch)),
+                callback_on_step_end=painting.reporter.callback,
             ).images
-            with timed("decode", self._settle):
-                decoded = decode_latents(self._vae, latents)
-            pipe.maybe_free_model_hooks()
-        seconds = (time.perf_counter() - started) / len(batch)
-        self._sizes.learn(job, len(batch), seconds, before)
-        what_ran = Record(
-            job_id="",
-            scheduler_class=type(pipe.scheduler).__name__,
-            scheduler_config=_json_config(pipe.scheduler.config),
-            device=_device_name(self.device),
-            dtype=str(self.dtype).removeprefix("torch."),
-            unet_calls=counted["calls"],
-            unguided_calls=short["unguided"],
-            cached_calls=short["cached"],
-            batch_size=len(batch),
-            seconds=round(seconds, 3),
-            peak_memory=before + memory_taken(self.device, before) if self.device.type == "cuda" else None,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions={"sdapp": __version__} | {package: version(package) for package in VERSIONED},
-            optimizations=self.denoiser.optimizations,
-        )
-        said = [*self._economies, *([self.denoiser.failure] if self.denoiser.failure else [])]
-        results = []
-        with timed("convert"):
-            for i, job in enumerate(batch):
-                notes = (*cut_by(self._text.tokenizer, job), *said, *decoded.notes[i])
-                record = replace(what_ran, job_id=job.id, notes=notes)
-                error = decoded.errors[i]
-                image = None if error else paste_result(canvas, Image.fromarray(decoded.levels[i]))
-                results.append(Result(job, index + i, record, image, error, latents=decoded.latents[i]))
-        return results
+        return {
+            "scheduler_class": type(pipe.scheduler).__name__,
+            "scheduler_config": _json_config(pipe.scheduler.config),
+            "eta": eta,
+            "unet_calls": calls.number,
+            "unguided_calls": shortcuts["unguided"],
+            "cached_calls": shortcuts["cached"],
+            "optimizations": self.denoiser.optimizations,
+        }
+
+    def _decode(self, painting: Painting) -> Mapping[str, Any]:
+        """Make pixels of the latents."""
+        assert painting.latents is not None
+        with timed("decode", self._settle):
+            painting.decoded = decode_latents(self._vae, painting.latents, self.family.decodes_in_float32)
+        return {}
+
+    def _finish(self, painting: Painting) -> Iterator[Result]:
+        """Make the results: images, with what lies outside of a mask pasted, and their records."""
+        assert painting.decoded is not None
+        decoded = painting.decoded
+        run_notes = [*self._placement.notes, *filter(None, [self.denoiser.failure])]
+        painting.entry |= {
+            "device": _device_name(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {"sdapp": __version__} | {package: version(package) for package in VERSIONED},
+        }
+        for i, job in enumerate(painting.jobs):
+            notes = (*cut_by(self._text.tokenizer, job), *run_notes, *decoded.notes[i])
+            record = Record(job_id=job.id, notes=notes, **painting.entry)
+            error = decoded.errors[i]
+            image = None if error else paste_result(painting.inputs, Image.fromarray(decoded.levels[i]))
+            yield Result(job, painting.index + i, record, image, error, latents=decoded.latents[i])
 
     def _scheduler(self, batch: tuple[Job, ...]) -> Any:
-        """A fresh scheduler that can do the steps. Raises ConfigError, where the class says why."""
+        """A new scheduler that is able to do the steps. Raises ConfigError with the reason of the class."""
         resolved, steps = batch[0].scheduler.resolve(), batch[0].steps
         scheduler = schedulers.build_scheduler(resolved, self.scheduler_config, [job.seed for job in batch])
         try:
             scheduler.set_timesteps(steps)
         except (ValueError, IndexError, NotImplementedError) as exc:
             raise ConfigError(f"scheduler: {resolved.name} with {steps} steps: {exc}") from exc
+        if self.dtype in HALVES:
+            draw_in_float32(scheduler, "step")
         return scheduler
 
     def _settle(self) -> None:
-        """Wait for the device; only where time is measured."""
+        """Wait for the device, for measuring time."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _prompts(self, batch: tuple[Job, ...]) -> dict[str, torch.Tensor]:
-        """Embeddings [B, 77, D]; the negative half only where guidance uses it (scale > 1)."""
-        texts, skip = [job.prompt for job in batch], batch[0].clip_skip
-        if batch[0].guidance_scale <= 1:
-            return {"prompt_embeds": self._text.embed(texts, skip)}
-        both = self._text.embed(texts + [job.negative_prompt for job in batch], skip)
-        return {"prompt_embeds": both[: len(batch)], "negative_prompt_embeds": both[len(batch) :]}
+
+def _describe(exc: Exception) -> str:
+    return f"{type(exc).__name__}: {' '.join(str(exc).split())[:400]}"
 
 
-def _json_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A scheduler's config without diffusers' own keys, and without infinities, which JSON has not."""
+def _json_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler's config without diffusers' own keys; infinities, which JSON does not have, become text."""
     return {
         key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in config.items()
@@ -281,84 +300,38 @@ def _device_name(device: torch.device) -> str:
     return f"{device} ({platform.machine()}, {os.cpu_count()} cores)"
 
 
-def _eta(job: Job) -> float:
-    if job.eta is None:
-        return 0.3 if job.scheduler.resolve().scheduler.name == "tcd" else 0.0
-    return job.eta
-
-
-def _reporter(on_step: OnStep | None, index: int, images: int) -> Callable[..., dict[str, Any]] | None:
-    if on_step is None:
-        return None
-
-    def report(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        on_step(index, images, step + 1, pipe.num_timesteps)
-        return tensors
-
-    return report
-
-
-REPAID = 7_500  # calls of the UNet: a minute of compiling, and 8 ms that each is faster then (published, not measured here)
-SETTLED = 200  # calls after which a size of batches is not one that `batch_size: auto` only tries
-USUAL_BATCH = 8
+def _eta(job: Job) -> float | None:
+    """The eta that the scheduler runs with; None if it takes none."""
+    default = job.scheduler.resolve().scheduler.default_eta
+    return default if default is None or job.eta is None else job.eta
 
 
 def load(
     key: LoadKey, model: Model | None = None, *, unet_calls: int = 0, batch_size: BatchSize = 1
 ) -> Painter:
-    """Load the weights of a key, straight in the dtype asked for. `model` is what the key names, if it was located before.
+    """Load the weights of a key in its dtype. `model` is what the key names, if it is already located.
 
-    `unet_calls` of the whole run and `batch_size` decide whether compiling pays. Raises UnavailableError, ConfigError.
+    `unet_calls` of the whole run and `batch_size` decide whether compiling pays. Threads load one after the
+    other. Raises UnavailableError, ConfigError.
     """
     model = model or locate_model(key.model, key.revision, key.vae)
     device = choose_device(key.device)
     dtype = choose_dtype(key.dtype, device)
     if key.memory.offload != "none" and device.type == "cpu":
-        raise ConfigError("memory.offload: there is nothing to offload from on a CPU; leave it at none")
-    own = _load_vae(model, dtype)
-    try:
-        if model.is_file:
-            pipe = StableDiffusionPipeline.from_single_file(
-                str(model.path), dtype=dtype, **WITHOUT_CHECKER, **own
-            )
-        else:
-            pipe = StableDiffusionPipeline.from_pretrained(
-                model.path,
-                dtype=dtype,
-                variant=model.variant(),
-                use_safetensors=True,
-                local_files_only=True,
-                **WITHOUT_CHECKER,
-                **own,
-            )
-    except LocalEntryNotFoundError as exc:
-        raise UnavailableError(
-            f"model: {model.path}: the configuration that belongs to a single file comes from the Hub, once, and it cannot be "
-            "reached; run it once with a network"
-        ) from exc
-    except BROKEN as exc:
-        reason = " ".join(str(exc).split())[:300]
-        raise UnavailableError(
-            f"model: {model.path} cannot be loaded: {type(exc).__name__}: {reason}"
-        ) from exc
-    if pipe.tokenizer.model_max_length > 100_000:  # transformers' word for a tokenizer without files
-        raise UnavailableError(f"model: {model.path}: its tokenizer cannot be read; download the model again")
-    if pipe.unet.config.addition_embed_type is not None:
-        raise UnavailableError(
-            f"model: {model.path} is no Stable Diffusion 1.x or 2.x; sdapp paints with those alone"
-        )
+        raise ConfigError("memory.offload: on a CPU there is nothing to offload from; use none")
+    pipe = load_pipeline(model, dtype)
     if key.channels_last == "on" or (key.channels_last == "auto" and device.type == "cuda"):
         for part in (pipe.unet, pipe.vae):
             part.to(memory_format=torch.channels_last)
-    painter = Painter(pipe, device, key.memory)
+    painter = Painter(pipe, model.family, device, key.memory)
     if key.compile == "on" or (key.compile == "auto" and _repays(key, device, unet_calls, batch_size)):
-        # What it learned from a batch that was compiled for it would mislead the search for a size.
+        # Times of a batch that was compiled for would mislead the search for a batch size.
         painter.denoiser.compile(after=0 if key.compile == "on" and batch_size != "auto" else SETTLED)
     return painter
 
 
 def _repays(key: LoadKey, device: torch.device, unet_calls: int, batch_size: BatchSize) -> bool:
-    """Whether a run is long enough for compiling the UNet, on the hardware where that is known to help."""
-    at_a_time = USUAL_BATCH if batch_size == "auto" else batch_size
+    """Whether a run is long enough to compile the UNet, on the hardware where that is known to help."""
+    images = USUAL_BATCH if batch_size == "auto" else batch_size
     is_possible = device.type == "cuda" and key.memory.offload == "none" and find_spec("triton") is not None
-    return is_possible and unet_calls / at_a_time >= REPAID
+    return is_possible and unet_calls / images >= REPAID

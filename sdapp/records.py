@@ -9,14 +9,13 @@ from PIL import Image
 
 from sdapp.jobs import Job
 
-OnStep = Callable[
-    [int, int, int, int], None
-]  # index of the first image, images in the batch, step, steps in all
+# The index of the first image, the number of images in the batch, the step, the number of steps.
+OnStep = Callable[[int, int, int, int], None]
 
 
 @dataclass(frozen=True)
 class Record:
-    """What ran, read off the objects that ran it."""
+    """What ran, read from the objects that ran it."""
 
     job_id: str
     scheduler_class: str
@@ -25,16 +24,17 @@ class Record:
     dtype: str
     unet_calls: int
     batch_size: int
-    seconds: float  # of the batch, shared out among its images
+    seconds: float  # of the batch, divided by its images
     created: str  # ISO 8601, with the time zone
     versions: Mapping[str, str]
     peak_memory: int | None = None  # bytes on a GPU, of the batch
-    optimizations: tuple[str, ...] = ()  # what made it faster than the plain pipeline call would be
-    unguided_calls: int = 0  # of the UNet calls, those outside the guidance_interval
+    optimizations: tuple[str, ...] = ()  # what made it faster than the plain call of the pipeline
+    unguided_calls: int = 0  # those of the UNet calls that are outside the guidance_interval
     cached_calls: int = (
-        0  # of the UNet calls, those whose deep part came from one before, by the cache_interval
+        0  # those of the UNet calls that reuse the deep part of an earlier one (cache_interval)
     )
     notes: tuple[str, ...] = ()  # what the user should know, such as a decode repeated in float32
+    eta: float | None = None  # the eta that ran; None if the scheduler takes none, and in older images
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,12 @@ class Result:
 
     job: Job
     index: int
-    record: Record | None  # none where the job never ran to its end
+    record: Record | None  # None if the job did not run to its end
     image: Image.Image | None
     error: str | None = None
-    choices: Mapping[str, str] = field(
-        default_factory=dict
-    )  # of `{a|b}` and `__words__` in the prompt that it came from
-    line: int = 0  # of the prompt file that asked for it
-    path: Path | None = None  # where it was published
-    latents: Any = None  # the end of the denoising, float32 on the CPU, [4, h, w]
-    file: bytes | None = None  # the image as a file with job and record inside, once it is encoded
+    choices: Mapping[str, str] = field(default_factory=dict)  # from `{a|b}` and `__words__` in the prompt
+    line: int = 0  # of the prompt file
+    path: Path | None = None  # of the published file
+    latents: Any = None  # the result of the denoising, float32 on the CPU, [4, h, w]
+    file: bytes | None = None  # the encoded image file, with job and record inside
     source: Path | None = None  # the image that it is a replay of

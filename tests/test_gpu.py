@@ -15,6 +15,7 @@ import torch
 
 from sdapp.config import Memory, validate
 from sdapp.jobs import LoadKey, plan
+from sdapp.models.families import FAMILIES
 from sdapp.models.locate import locate
 from sdapp.pipelines import Painter
 from sdapp.records import Result
@@ -69,7 +70,7 @@ def sd15() -> Iterator[dict[torch.dtype, Painter]]:
 
     cuda = torch.device("cuda")
     yield {
-        dtype: Painter(build(SHAPES["sd15"], "cuda").to(dtype), cuda, Memory())
+        dtype: Painter(build(SHAPES["sd15"], "cuda").to(dtype), FAMILIES[0], cuda, Memory())
         for dtype in (torch.float16, torch.float32)
     }
     torch.cuda.empty_cache()

@@ -3,6 +3,7 @@
 import inspect
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers.utils import torch_utils
+from torch.overrides import TorchFunctionMode
 
 from sdapp import schedulers
 from sdapp.config import Memory, validate
 from sdapp.diffusion.devices import choose_device, choose_dtype
-from sdapp.errors import ConfigError, UnavailableError
+from sdapp.errors import ConfigError, InterruptedRunError, UnavailableError, UpstreamError
 from sdapp.jobs import LoadKey, plan
+from sdapp.models.families import FAMILIES
 from sdapp.models.locate import locate
 from sdapp.pipelines import Painter, load
 from sdapp.records import Result
@@ -207,20 +209,20 @@ def test_noise_is_drawn_in_float32_where_halves_would_be_another_stream(
     tiny: Callable[..., Path],
     house: Path,
     mask: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = settings(tiny(), dtype="bfloat16", task=tasks(house, mask)[kind], scheduler=scheduler)
     [plain] = paint(asked)
-    draw, upstreams = torch.randn, torch_utils.randn_tensor
 
-    def like_torch_2_11(*shape: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
-        noise = draw(*shape, dtype=dtype, **kwargs)
-        return noise if dtype in (None, torch.float32) else -noise
+    class LikeTorch211(TorchFunctionMode):
+        """In half precision `torch.randn` draws other numbers."""
 
-    monkeypatch.setattr(torch, "randn", like_torch_2_11)
-    [again] = paint(asked)
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            drawn = func(*args, **(kwargs or {}))
+            return -drawn if func is torch.randn and drawn.dtype != torch.float32 else drawn
+
+    with LikeTorch211():
+        [again] = paint(asked)
     assert np.array_equal(pixels(plain), pixels(again))
-    assert torch_utils.randn_tensor is upstreams
 
 
 def test_a_run_again_is_bit_identical(tiny: Callable[..., Path]) -> None:
@@ -492,7 +494,7 @@ def test_where_memory_runs_out_the_batch_is_halved_until_it_fits(
     assert [result.job.seed for result in survived] == [7, 8, 9, 10, 11]
     for one, other in zip(plain, survived, strict=True):
         assert furthest(one, other) <= 2
-        assert any("at a time since" in note for note in other.record.notes)
+        assert any("at a time" in note for note in other.record.notes)
 
 
 def test_a_vae_that_does_not_fit_is_sliced_and_tiled(tiny: Callable[..., Path]) -> None:
@@ -520,6 +522,93 @@ def test_a_job_that_never_fits_fails_by_name_and_the_next_is_tried(tiny: Callabl
     assert next(results).error is None
 
 
+# --- errors of diffusers and torch ---------------------------------------------------------------------------------
+
+
+class BrokenTokenizer:
+    """The tokenizer of a model, which raises an error for one prompt."""
+
+    def __init__(self, plain: Any, error: Exception) -> None:
+        self._plain, self._error, self.model_max_length = plain, error, plain.model_max_length
+
+    def __call__(self, text: Any, **options: Any) -> Any:
+        if "bad" in text:
+            raise self._error
+        return self._plain(text, **options)
+
+
+@pytest.mark.parametrize(
+    "error", [IndexError("5"), KeyError("x"), TypeError("no"), OSError(5, "I/O error")], ids=repr
+)
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_an_error_of_upstream_fails_its_job_by_name_and_the_others_are_painted(
+    error: Exception, batch_size: int, tiny: Callable[..., Path]
+) -> None:
+    model = locate(str(tiny()))
+    configs = [
+        validate(Layer(settings(tiny(), prompt=prompt, steps=1))) for prompt in ("good", "bad", "fine")
+    ]
+    jobs = [plan(config, model)[0] for config in configs]
+    painter = load(LoadKey.of(configs[0], model))
+    painter._text.tokenizer = BrokenTokenizer(painter._text.tokenizer, error)
+    results = list(painter.paint(jobs, batch_size, keep_going=True))
+    assert [result.index for result in results] == [0, 1, 2]
+    assert [result.error is None for result in results] == [True, False, True]
+    assert str(results[1].error).startswith(f"{type(error).__name__}: ")
+    with pytest.raises(UpstreamError, match=type(error).__name__) as raised:
+        list(painter.paint(jobs, batch_size))
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error", [InterruptedRunError("stopped", 2), KeyError("mine"), KeyboardInterrupt()], ids=repr
+)
+def test_what_on_step_raises_is_passed_on(
+    error: BaseException, tiny: Callable[..., Path], tiny_painter: Painter
+) -> None:
+    def stop(*_: int) -> None:
+        raise error
+
+    config = validate(Layer(settings(tiny())))
+    with pytest.raises(type(error)) as raised:
+        list(tiny_painter.paint(plan(config, locate(config.model)), on_step=stop, keep_going=True))
+    assert raised.value is error
+
+
+def test_an_input_that_changed_since_it_was_planned_fails_its_job(
+    tiny: Callable[..., Path], tiny_painter: Painter, house: Path, mask: Path
+) -> None:
+    from PIL import Image
+
+    config = validate(Layer(settings(tiny(), task=tasks(house, mask)["img2img"])))
+    jobs = plan(config, locate(config.model))
+    Image.new("RGB", (64, 64), "red").save(house)
+    [result] = tiny_painter.paint(jobs, keep_going=True)
+    assert result.image is None
+    assert "changed since it was planned" in str(result.error)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "given", "eta"),
+    [("tcd", None, 0.3), ("tcd", 0.5, 0.5), ("ddim", None, 0.0), ("euler", None, None)],
+)
+def test_the_record_has_the_eta_that_ran(
+    scheduler: str, given: float | None, eta: float | None, tiny: Callable[..., Path], tiny_painter: Painter
+) -> None:
+    [result] = paint(settings(tiny(), scheduler=scheduler, eta=given), tiny_painter)
+    assert result.record.eta == eta
+
+
+def test_a_family_whose_autoencoder_overflows_decodes_in_float32(tiny: Callable[..., Path]) -> None:
+    asked = settings(tiny(), dtype="bfloat16")
+    pipe = painter_of(asked)._pipes["txt2img"]
+    painter = Painter(pipe, replace(FAMILIES[0], decodes_in_float32=True), torch.device("cpu"), Memory())
+    dtypes: list[torch.dtype] = []
+    pipe.vae.decoder.register_forward_pre_hook(lambda _, args: dtypes.append(args[0].dtype))
+    assert paint(asked, painter)[0].error is None
+    assert dtypes == [torch.float32]
+
+
 # --- loading ------------------------------------------------------------------------------------------------------
 
 
@@ -541,7 +630,8 @@ def test_offloading_in_groups_changes_no_pixel(
 ) -> None:
     asked = settings(tiny(), task=tasks(house, mask)[kind])
     [plain] = paint(asked)
-    in_groups = Painter(painter_of(asked)._pipes["txt2img"], torch.device("cpu"), Memory(offload="group"))
+    pipe = painter_of(asked)._pipes["txt2img"]
+    in_groups = Painter(pipe, FAMILIES[0], torch.device("cpu"), Memory(offload="group"))
     assert furthest(plain, paint(asked, in_groups)[0]) == 0
 
 
@@ -581,9 +671,9 @@ def test_damaged_weights_are_refused_by_name(file: str, tiny: Callable[..., Path
         ),
         (
             lambda folder: shutil.copytree(folder / "text_encoder", folder / "text_encoder_2"),
-            "no Stable Diffusion 1.x or 2.x",
+            "is Stable Diffusion XL; supported: Stable Diffusion 1.x and Stable Diffusion 2.x",
         ),
-        (lambda folder: shutil.rmtree(folder / "unet"), "no Stable Diffusion 1.x or 2.x"),
+        (lambda folder: shutil.rmtree(folder / "unet"), "has no UNet; supported: Stable Diffusion 1.x"),
     ],
 )
 def test_a_folder_that_is_no_whole_stable_diffusion_is_refused(

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from sdapp.commands.notes import unknown_words
 
 import sdapp
-from sdapp.commands.notes import unknown_words
 from sdapp.models.files import POSTCARDS
 from sdapp.models.locate import locate
 

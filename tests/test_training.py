@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 import yaml
+from sdapp.commands.notes import unknown_words
 
 import sdapp
-from sdapp.commands.notes import unknown_words
 from sdapp.models.locate import locate
 
 TRAINING = Path(__file__).parents[1] / "training"

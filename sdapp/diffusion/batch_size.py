@@ -1,4 +1,4 @@
-"""`batch_size: auto`: how many images at a time are fast, and fit."""
+"""`batch_size: auto`: find how many images at a time are fast and fit into memory."""
 
 import sys
 
@@ -9,31 +9,30 @@ from sdapp.diffusion.memory import free_memory, memory_taken
 from sdapp.jobs import Job
 
 MAX_BATCH = 32
-GAIN = 0.97  # what twice as many must cut an image's time to
-SHARE = 0.8  # of the free memory; the rest is for what grows otherwise
+GAIN = 0.97  # twice the size must cut an image's time to this share
+SHARE = 0.8  # of the free memory; the rest is for everything else that grows
 
 
 class BatchSizes:
-    """The size of the next batch: as asked for; with `auto` doubled for as long as it makes images faster, and fits.
+    """The size of the next batch: as given; `auto` doubles it while that makes images faster and fits.
 
-    What is learned holds for images of one task and size. Where memory runs out nevertheless, `largest` is lowered.
+    What is learned holds for images of one task and size. `largest` is lowered when memory runs out.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.largest = device, sys.maxsize
-        self._best: dict[
-            tuple[object, ...], tuple[int, float]
-        ] = {}  # size, seconds for an image and a UNet call
+        # The fastest size and its seconds per image and UNet call.
+        self._best: dict[tuple[object, ...], tuple[int, float]] = {}
         self._next: dict[tuple[object, ...], int] = {}
 
     def of(self, job: Job, asked: BatchSize) -> int:
-        """For a batch that begins with this job."""
+        """The size of a batch that begins with this job; `asked` is the setting."""
         return min(self._next.get(_kind(job), 1) if asked == "auto" else asked, self.largest)
 
     def learn(self, job: Job, size: int, seconds: float, before: int) -> None:
-        """Take in what a batch took: seconds for an image; `before` is what was `in_use` before it."""
+        """Learn from a batch: `seconds` per image; `before` is the memory that was in use before it."""
         kind, pace = _kind(job), seconds / max(1, job.unet_calls)
-        if size != self._next.get(kind, 1):  # the rest of a pack, or smaller for want of memory
+        if size != self._next.get(kind, 1):  # the last images of a pack, or fewer because memory ran out
             return
         best, fastest = self._best.get(kind, (0, float("inf")))
         if pace > fastest * GAIN:

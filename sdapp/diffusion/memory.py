@@ -1,17 +1,22 @@
-"""Memory of a device: in use, free, run out."""
+"""The memory of a device: how much is used and free, and what to do when it runs out."""
 
+import gc
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
+
+from sdapp.config import Memory
 
 SHORTAGES = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
 
 
 def memory_in_use(device: torch.device) -> int:
-    """The memory in bytes that is taken now; what is the most from now on, `memory_taken` tells."""
+    """The bytes in use now. On CUDA it starts a new measurement of the peak, for `memory_taken`."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
@@ -21,7 +26,7 @@ def memory_in_use(device: torch.device) -> int:
 
 
 def memory_taken(device: torch.device, before: int) -> int:
-    """What was taken at the most over `before`, in bytes: on a GPU since then, on a CPU by the process in all its life."""
+    """The peak in bytes above `before`: on CUDA since `memory_in_use`, on a CPU since the process began."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) - before
     if device.type == "mps":
@@ -30,10 +35,10 @@ def memory_taken(device: torch.device, before: int) -> int:
 
 
 def _peak() -> int:
-    """The most memory in bytes that this process has had."""
+    """The peak memory of this process in bytes."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    if sys.platform == "linux":  # where ru_maxrss has in it what the process that started this one had
+    if sys.platform == "linux":  # there ru_maxrss includes the peak of the parent process
         high = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
         if high:
             return int(high[1]) * 1024
@@ -44,6 +49,7 @@ def _peak() -> int:
 
 
 def free_memory(device: torch.device) -> int:
+    """The free bytes of the device, those that torch has reserved and does not use included."""
     if device.type == "cuda":
         return (
             torch.cuda.mem_get_info(device)[0]
@@ -56,7 +62,67 @@ def free_memory(device: torch.device) -> int:
 
 
 def is_shortage(exc: Exception) -> bool:
-    """Whether an error says that memory ran out, as the devices say it."""
+    """Whether an error says that memory ran out; each kind of device has its own words."""
     return isinstance(exc, torch.OutOfMemoryError | MemoryError) or any(
         sign in str(exc).lower() for sign in SHORTAGES
     )
+
+
+class Placement:
+    """Where the weights of pipelines are; `notes` says what was given up to save memory."""
+
+    def __init__(self, pipes: Mapping[str, Any], device: torch.device, memory: Memory) -> None:
+        self._pipes, self._device = tuple(pipes.values()), device
+        self._vae, self.notes = self._pipes[0].vae, list[str]()
+        self._place(memory.offload)
+        self._vae.use_slicing, self._vae.use_tiling = memory.vae_slicing, memory.vae_tiling
+
+    def _place(self, offload: str) -> None:
+        """Put the weights on the device, or let accelerate's hooks move them there when they are needed."""
+        self._offload = offload
+        if offload == "group":  # hooks on the parts, which the pipelines share
+            leaves = {"onload_device": self._device, "offload_type": "leaf_level"}
+            is_cuda = self._device.type == "cuda"
+            self._pipes[0].enable_group_offload(**leaves, use_stream=is_cuda, exclude_modules="vae")
+            # A stream would keep copies in the first dtype, and it learns what comes next in `forward` only.
+            self._vae.enable_group_offload(**leaves)
+            return
+        for pipe in self._pipes:
+            match offload:
+                case "none":
+                    pipe.to(self._device)
+                case "model":
+                    pipe.enable_model_cpu_offload(device=self._device)
+                case "sequential":
+                    pipe.enable_sequential_cpu_offload(device=self._device)
+
+    def save_more(self) -> bool:
+        """Save memory: slice and tile the VAE, then offload. False if nothing is left to do."""
+        if not (self._vae.use_slicing and self._vae.use_tiling):
+            self._vae.enable_slicing()
+            self._vae.enable_tiling()
+            self.notes.append(
+                "memory ran out: since then the VAE works in slices and tiles, which changes pixels at edges"
+            )
+            return True
+        if self._offload == "none" and self._device.type != "cpu":
+            self._place("model")
+            self.notes.append(
+                "memory ran out: since then only the part of the model that works is on the device"
+            )
+            return True
+        return False
+
+    def offload_idle(self) -> None:
+        """Take off the device what `offload: model` has left there."""
+        for pipe in self._pipes:
+            pipe.maybe_free_model_hooks()
+
+    def free(self) -> None:
+        """Give back the memory of a batch that failed."""
+        self.offload_idle()
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self._device.type == "mps":
+            torch.mps.empty_cache()

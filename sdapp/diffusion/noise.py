@@ -1,34 +1,47 @@
-"""The noise of an image: from its seed alone, drawn in float32 on the CPU, whatever the device and the dtype."""
+"""Draw the noise of an image from its seed alone, in float32 on the CPU, for every device and dtype."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
+from torch.overrides import TorchFunctionMode
+
+HALVES = (torch.float16, torch.bfloat16)
 
 
-@wraps(randn_tensor)
-def _exact(*args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Any:
-    return randn_tensor(*args, dtype=torch.float32, **kwargs).to(dtype or torch.float32)
+class Float32Noise(TorchFunctionMode):
+    """A context in which `torch.randn` draws in float32 and rounds to the dtype that was asked for.
 
-
-@contextmanager
-def float32_noise() -> Iterator[None]:
-    """Let diffusers draw what it draws in float32, and round it to the dtype that it asks for.
-
-    Left to itself it draws in the dtype of the model. torch 2.13 then draws the same numbers, rounded; 2.11 others altogether,
-    so that a seed would be another image in float16.
+    torch 2.13 draws the same numbers in half precision, rounded; 2.11 draws others, so that one seed would
+    give different images in float32 and float16. It acts on the thread that enters it, and changes no module.
     """
-    # Each module of diffusers that draws has the function under a name of its own.
-    modules = [module for name, module in list(sys.modules.items()) if name.startswith("diffusers.")]
-    drawing = [module for module in modules if vars(module).get("randn_tensor") is randn_tensor]
-    for module in drawing:
-        module.randn_tensor = _exact  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        for module in drawing:
-            module.randn_tensor = randn_tensor  # type: ignore[attr-defined]
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        dtype = kwargs.get("dtype")
+        if func is torch.randn and dtype in HALVES:
+            return func(*args, **kwargs | {"dtype": torch.float32}).to(dtype)
+        return func(*args, **kwargs)
+
+
+def draw_in_float32(owner: Any, *names: str) -> None:
+    """Let methods of one object, such as the `step` of a scheduler, draw their noise in `Float32Noise`."""
+    for name in names:
+        if plain := getattr(owner, name, None):
+            setattr(owner, name, _drawing(plain))
+
+
+def _drawing(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(plain)  # the pipelines look at the signature of a scheduler's step
+    def method(*args: Any, **kwargs: Any) -> Any:
+        with Float32Noise():
+            return plain(*args, **kwargs)
+
+    return method

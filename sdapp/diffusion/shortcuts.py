@@ -1,4 +1,4 @@
-"""Exactness given for speed, where it is asked for: guidance on a part of the run, the deep part of the UNet from before."""
+"""Trade exactness for speed: guide only a part of the run; reuse the deep part of the UNet."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,77 +14,82 @@ Forward = Callable[..., Any]
 
 @contextmanager
 def with_shortcuts(pipe: Any, job: Job) -> Iterator[Counter[str]]:
-    """While it is open, the UNet of a pipeline takes the shortcuts of a job; counts such calls, `unguided` and `cached`.
+    """Let the UNet of a pipeline take the shortcuts of a job; count the `unguided` and `cached` calls.
 
-    The UNet as a whole gets hooks, since what offloads or compiles it replaces its `forward`, in the middle of a call too.
+    They are hooks of the whole UNet, since offloading and compiling replace its `forward`, during a call too.
     """
     taken: Counter[str] = Counter()
     with ExitStack() as stack:
         if "guidance_interval" in job.shortcuts:
-            _guide(pipe, job.guidance_interval, taken, stack)
+            _GuidanceInterval(pipe, job.guidance_interval, taken, stack)
         if "cache_interval" in job.shortcuts:
-            _cache(pipe.unet, job.cache_interval, taken, stack)
+            _DeepCache(pipe.unet, job.cache_interval, taken, stack)
         yield taken
 
 
-def _guide(pipe: Any, interval: list[float], taken: Counter[str], stack: ExitStack) -> None:
-    """Guidance where begin ≤ i/n < end, for call i of n (Kynkäänniemi et al. 2024, arXiv:2404.07724).
+class _GuidanceInterval:
+    """Guide call i of n only where begin ≤ i/n < end (Kynkäänniemi et al. 2024, arXiv:2404.07724).
 
-    Elsewhere the UNet gets the half with the prompt alone, and its answer stands for both: u + w (c − u) with u = c is c.
+    In the other calls the UNet gets the half of the batch with the prompts, and its output is used for both
+    halves: u + w (c − u) with u = c is c.
     """
-    (begin, end), calls, is_halved = interval, 0, False
 
-    def halve(
-        _unet: Any, args: tuple[Any, ...], named: dict[str, Any]
+    def __init__(self, pipe: Any, interval: list[float], taken: Counter[str], stack: ExitStack) -> None:
+        self._pipe, self._taken = pipe, taken
+        self._begin, self._end = interval
+        self._calls, self._is_halved = 0, False
+        stack.callback(pipe.unet.register_forward_pre_hook(self._halve, with_kwargs=True).remove)
+        stack.callback(pipe.unet.register_forward_hook(self._double).remove)
+
+    def _halve(
+        self, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        nonlocal calls, is_halved
-        at, calls = calls / pipe.num_timesteps, calls + 1
-        is_halved = pipe.do_classifier_free_guidance and not begin <= at < end
-        if not is_halved:
+        is_inside = self._begin <= self._calls / self._pipe.num_timesteps < self._end
+        self._calls += 1
+        self._is_halved = self._pipe.do_classifier_free_guidance and not is_inside
+        if not self._is_halved:
             return None
-        taken["unguided"] += 1
-        (sample, *rest), text = args, named["encoder_hidden_states"]
-        return (sample.chunk(2)[1], *rest), named | {"encoder_hidden_states": text.chunk(2)[1]}
+        self._taken["unguided"] += 1
+        (sample, *rest), text = args, kwargs["encoder_hidden_states"]
+        return (sample.chunk(2)[1], *rest), kwargs | {"encoder_hidden_states": text.chunk(2)[1]}
 
-    def double(_unet: Any, _args: Any, output: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
-        return (torch.cat([output[0]] * 2),) if is_halved else None
-
-    stack.callback(pipe.unet.register_forward_pre_hook(halve, with_kwargs=True).remove)
-    stack.callback(pipe.unet.register_forward_hook(double).remove)
+    def _double(self, _unet: Any, _args: Any, output: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+        return (torch.cat([output[0]] * 2),) if self._is_halved else None
 
 
-def _cache(unet: Any, every: int, taken: Counter[str], stack: ExitStack) -> None:
-    """Compute all of the UNet at every so many calls, and between them only its outermost blocks.
+class _DeepCache:
+    """Compute the whole UNet at every N-th call, and only its outermost blocks in the calls between.
 
-    DeepCache (Ma, Fang and Wang 2024, arXiv:2312.00858): what the inner blocks gave changes little from step to step. Where
-    the number of rows changes, all is computed.
+    DeepCache (Ma, Fang and Wang 2024, arXiv:2312.00858): the output of the inner blocks changes little from
+    step to step. A call with another number of rows than the one before is whole.
     """
-    shape, left, is_whole = None, 0, True
 
-    def decide(_unet: Any, args: tuple[Any, ...]) -> None:
-        nonlocal shape, left, is_whole
-        is_whole = left == 0 or args[0].shape != shape
-        shape, left = args[0].shape, every - 1 if is_whole else left - 1
-        taken["cached"] += not is_whole
+    def __init__(self, unet: Any, every: int, taken: Counter[str], stack: ExitStack) -> None:
+        self._every, self._taken = every, taken
+        self._shape: torch.Size | None = None
+        self._calls_left, self._is_whole = 0, True
+        self._kept: dict[Forward, Any] = {}
+        stack.callback(unet.register_forward_pre_hook(self._decide).remove)
+        for block in filter(None, [*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]]):
+            _replace_forward(block, self._remembering(block.forward), stack)
 
-    def remembering(plain: Forward) -> Forward:
-        kept = None
+    def _decide(self, _unet: Any, args: tuple[Any, ...]) -> None:
+        self._is_whole = self._calls_left == 0 or args[0].shape != self._shape
+        self._shape = args[0].shape
+        self._calls_left = self._every - 1 if self._is_whole else self._calls_left - 1
+        self._taken["cached"] += not self._is_whole
 
-        def forward(*args: Any, **named: Any) -> Any:
-            nonlocal kept
-            if is_whole:
-                kept = plain(*args, **named)
-            return kept
+    def _remembering(self, plain: Forward) -> Forward:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if self._is_whole:
+                self._kept[plain] = plain(*args, **kwargs)
+            return self._kept[plain]
 
         return forward
 
-    stack.callback(unet.register_forward_pre_hook(decide).remove)
-    for block in filter(None, [*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]]):
-        _instead(block, remembering(block.forward), stack)
 
-
-def _instead(module: Any, forward: Forward, stack: ExitStack) -> None:
-    """Replace what a module does, until the stack is closed; accelerate's offloading does the same."""
+def _replace_forward(module: Any, forward: Forward, stack: ExitStack) -> None:
+    """Replace the `forward` of a module until the stack is closed, as accelerate's offloading does."""
     before = vars(module).get("forward")
     if before is None:
         stack.callback(delattr, module, "forward")

@@ -1,4 +1,4 @@
-"""Starting and ending fast: what happens around the import of torch and diffusers, which is most of a short run."""
+"""Start and end fast: the import of torch and diffusers takes most of the time of a short run."""
 
 import atexit
 import gc
@@ -8,54 +8,55 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from sdapp.models.locate import WEIGHT_FOLDERS, Model
+from sdapp.models.locate import Model
 
 READ_AHEAD_BYTES = 1 << 21
+# diffusers and transformers cannot load in two threads at once: the second load fails, and all after it.
+LOADING = threading.RLock()
 
 
 @contextmanager
 def importing(model: Model, ours: bool = False) -> Iterator[None]:
-    """Around the import of torch and diffusers: read the model's weights ahead into the system's page cache.
+    """Around the import of torch and diffusers: read the model's weights ahead, one thread at a time.
 
-    If the process is `ours` and not a script's, the garbage collector is off meanwhile, and leaves out afterwards
-    what the first import has made: hundreds of thousands of objects that stay, each look at which is time lost.
+    If the process is `ours` and not a script's, garbage collection pauses, and later skips what the import
+    made: hundreds of thousands of objects that stay.
     """
-    threading.Thread(target=_read_ahead, args=[model], daemon=True).start()
-    if not ours:
-        yield
-        return
-    was_on, first = gc.isenabled(), "diffusers" not in sys.modules
-    gc.disable()
-    try:
-        yield
-    finally:
-        if first:
-            gc.freeze()
-        if was_on:
-            gc.enable()
+    with LOADING:
+        threading.Thread(target=_read_ahead, args=[model], daemon=True).start()
+        if not ours:
+            yield
+            return
+        was_enabled, is_first = gc.isenabled(), "diffusers" not in sys.modules
+        gc.disable()
+        try:
+            yield
+        finally:
+            if is_first:
+                gc.freeze()
+            if was_enabled:
+                gc.enable()
 
 
 def _read_ahead(model: Model) -> None:
-    """Let the system read the weights into its page cache, from where they are mapped; it copies nothing to this process."""
-    files = (
-        [model.path]
-        if model.is_file
-        else [path for part in WEIGHT_FOLDERS for path in (model.path / part).glob("*.safetensors")]
-    )
+    """Let the system read the weights into its page cache, from where they are mapped."""
+    files = [model.path]
+    if not model.is_file:
+        parts = model.family.weight_folders
+        files = [path for part in parts for path in (model.path / part).glob("*.safetensors")]
     for path in files if hasattr(os, "posix_fadvise") else []:
         with suppress(OSError), path.open("rb") as file:  # loading says what is wrong
-            for place in range(
-                0, os.fstat(file.fileno()).st_size, READ_AHEAD_BYTES
-            ):  # Linux heeds only the first part of a long range
-                os.posix_fadvise(file.fileno(), place, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+            # In pieces: Linux reads only the first part of a long range.
+            for start in range(0, os.fstat(file.fileno()).st_size, READ_AHEAD_BYTES):
+                os.posix_fadvise(file.fileno(), start, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
 
 
 def leave(code: int) -> None:
-    """End the process without taking torch apart, which takes a second; returns where that cannot be done.
+    """End the process without taking torch apart, which takes a second; returns where that is not possible.
 
-    For the command line alone, when everything is published. What is registered with atexit is called as ever.
+    For the command line only, when everything is written. Functions registered with atexit are called.
     """
-    with suppress(OSError):  # a closed pipe: the interpreter's own end says so
+    with suppress(OSError):  # a closed pipe: the normal end of the interpreter reports it
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
         atexit._run_exitfuncs()

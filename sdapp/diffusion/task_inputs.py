@@ -1,15 +1,14 @@
-"""What a job's task hands to its pipeline, and the image that the painted pixels become."""
+"""Prepare the input images of a task for its pipeline, and paste what was painted into them."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from sdapp import images
 from sdapp.config import Img2Img, Inpaint, Txt2Img
+from sdapp.images import inputs
 from sdapp.jobs import Job
 
 Box = tuple[int, int, int, int]
@@ -17,44 +16,37 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """An input image, its mask (255 is painted anew), and the box of it that is painted if not all of it is."""
+    """An input image, its mask (255 is painted), and the box that is painted if not the whole image."""
 
     image: Image.Image
     mask: Image.Image | None = None
     box: Box | None = None
 
 
-@lru_cache(maxsize=4)
-def _read(
-    path: str, size: images.Size | None, mask_path: str | None
-) -> tuple[Image.Image, Image.Image | None]:
-    data, _ = images.read_bytes(path, "image")
-    image = images.load_image(data, path, size, any_size=True)
-    if mask_path is None:
-        return image, None
-    mask_data, _ = images.read_bytes(mask_path, "mask")
-    return image, images.load_mask(mask_data, mask_path, data, image.size)
-
-
 def prepare_inputs(job: Job) -> TaskInputs | None:
-    """The canvas of img2img and inpaint. Raises InputError if a file went bad since the plan was made."""
-    size = (job.width, job.height)
-    match job.task:
-        case Txt2Img():
-            return None
-        case Img2Img(image=path):
-            return TaskInputs(_read(path, size, None)[0])
-        case Inpaint(image=path, mask=mask_path, padding=None):
-            return TaskInputs(*_read(path, size, mask_path))
-        case Inpaint(image=path, mask=mask_path, padding=padding):
-            image, mask = _read(path, None, mask_path)
-            # The masked part and `padding` pixels around it, widened to the shape of the size that is painted.
-            left, top, right, bottom = VaeImageProcessor.get_crop_region(mask, *size, pad=padding)
-            return TaskInputs(image, mask, (left, top, right, bottom))
+    """The input images of a job; None for txt2img. Raises InputError for a changed file."""
+    if isinstance(job.task, Txt2Img):
+        return None
+    path, size, digests = job.task.image, (job.width, job.height), job.inputs
+    cropped = isinstance(job.task, Inpaint) and job.task.padding is not None
+    image = inputs.image(path, None if cropped else size, any_size=True, planned=digests.get("image"))
+    if isinstance(job.task, Img2Img):
+        return TaskInputs(image)
+    mask = inputs.mask(job.task.mask, path, image.size, planned=digests.get("mask"))
+    if job.task.padding is None:
+        return TaskInputs(image, mask)
+    # The masked part and `padding` pixels around it, widened to the shape of the size that is painted.
+    left, top, right, bottom = VaeImageProcessor.get_crop_region(mask, *size, pad=job.task.padding)
+    return TaskInputs(image, mask, (left, top, right, bottom))
 
 
-def pipeline_arguments(job: Job, canvas: TaskInputs | None, batch: int, channels: int) -> dict[str, Any]:
-    """What the pipeline of the task takes beside prompts, seeds and steps, for a UNet of so many input channels."""
+def pipeline_arguments(
+    job: Job, canvas: TaskInputs | None, batch: int, unet_channels: int, latent_channels: int
+) -> dict[str, Any]:
+    """The arguments of the task's pipeline for a batch of so many images, besides prompts, seeds and steps.
+
+    `unet_channels` are more than `latent_channels` if the model is made for inpainting.
+    """
     size = {"width": job.width, "height": job.height}
     if canvas is None or isinstance(job.task, Txt2Img):
         return size
@@ -62,19 +54,20 @@ def pipeline_arguments(job: Job, canvas: TaskInputs | None, batch: int, channels
     if canvas.box:
         image = image.crop(canvas.box).resize((job.width, job.height), Image.Resampling.LANCZOS)
         mask = mask and mask.crop(canvas.box).resize((job.width, job.height), Image.Resampling.NEAREST)
-    # One copy an image: given a single one, inpainting draws all of its noise from the first generator.
+    # One copy per image: with a single one, inpainting draws all noise from the first generator.
     shared = {"image": [image] * batch, "strength": job.task.strength}
     if not mask:
         return shared
-    # A UNet of 4 channels never sees the masked image, which would be encoded nevertheless. It draws from the generators in
-    # between, so that it cannot be left out where the scheduler draws from them later.
+    # A UNet that is not made for inpainting never sees the masked image, which the pipeline encodes
+    # all the same. That encoding draws from the generators: it is needed if the scheduler draws later.
     is_drawn_later = job.scheduler.resolve().stochastic or bool(job.eta)
-    unseen = {"masked_image_latents": torch.zeros(1, 4, 1, 1)} if channels == 4 and not is_drawn_later else {}
+    is_needed = unet_channels != latent_channels or is_drawn_later
+    unseen = {} if is_needed else {"masked_image_latents": torch.zeros(1, latent_channels, 1, 1)}
     return shared | size | {"mask_image": [mask] * batch} | unseen
 
 
 def paste_result(canvas: TaskInputs | None, painted: Image.Image) -> Image.Image:
-    """After inpainting, every pixel outside the mask is the input's own, byte for byte."""
+    """The finished image: after inpainting, the input image with the masked pixels replaced."""
     if canvas is None or canvas.mask is None:
         return painted
     whole = canvas.image.copy()

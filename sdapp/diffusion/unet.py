@@ -1,4 +1,4 @@
-"""The UNet of a loaded model: its calls counted, its timesteps kept on the device, compiled where that pays."""
+"""The UNet of a model: count its calls, keep its timesteps on the device, compile it if that pays."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,80 +10,93 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from sdapp.profiling import timed
 
-MOST_SHAPES = 6  # that are compiled: torch refuses a ninth
+MAX_SHAPES = 6  # that are compiled: torch refuses a ninth
 
 
 class Denoiser:
-    """A UNet that a pipeline calls. `settle` waits for the device, where time is measured."""
+    """A UNet that a pipeline calls. `settle` waits for the device, for measuring time."""
 
     def __init__(self, unet: Any, device: torch.device, settle: Callable[[], None]) -> None:
         self.unet, self._device, self._settle = unet, device, settle
         self._plain, self.failure = unet.forward, ""
-        self._is_compiled = self._may_compile = self._compiled_ran = False
+        self._compiled: Any = None
+        self._compile_after, self._seen = 0, Counter[tuple[object, ...]]()
+        self._may_compile = self._compiled_ran = False
 
     @property
     def optimizations(self) -> tuple[str, ...]:
-        """What made the last batch faster, read off what ran."""
-        last = self.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+        """What made the last batch faster, as it ran."""
+        is_last = self.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
         graphs = " with CUDA graphs" if self._device.type == "cuda" else ""
-        return (
-            *(["channels_last"] if last else []),
-            *([f"compiled UNet{graphs}"] if self._compiled_ran else []),
-        )
+        compiled = (f"compiled UNet{graphs}",) if self._compiled_ran else ()
+        return ("channels_last", *compiled) if is_last else compiled
 
     def compile(self, after: int) -> None:
-        """Compile the UNet for each shape (and memory layout) of latents that it is given more than `after` times.
+        """Compile the UNet for each shape and memory layout of latents that it gets more than `after` times.
 
-        On CUDA as graphs that are replayed, so that Python is not waited for. Where that fails, it goes on without.
+        On CUDA it becomes graphs, replayed without Python. If compiling fails, the UNet runs as it is.
         """
         mode = "reduce-overhead" if self._device.type == "cuda" else None
-        compiled: Any = torch.compile(self._plain, fullgraph=True, dynamic=False, mode=mode)
-        seen = Counter[tuple[object, ...]]()
+        self._compiled = torch.compile(self._plain, fullgraph=True, dynamic=False, mode=mode)
+        self._compile_after = after
+        self.unet.forward = self._forward
 
-        def forward(sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            seen[kind := (sample.shape, sample.stride())] += 1
-            worth = [each for each, calls in seen.items() if calls > after][:MOST_SHAPES]
-            if self.failure or not self._may_compile or kind not in worth:
-                return self._plain(sample, *args, **kwargs)
-            try:
-                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-                [noise] = compiled(sample, *args, **kwargs)
-            except (TorchDynamoException, FailOnRecompileLimitHit) as exc:
-                self.failure = f"compiling the UNet failed, so it runs as it is: {str(exc).strip().splitlines()[0][:300]}"
-                return self._plain(sample, *args, **kwargs)
-            self._compiled_ran = True
-            return (noise.clone(),)  # the next replay of a graph writes to the same place
+    def _forward(self, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        self._seen[kind := (sample.shape, sample.stride())] += 1
+        frequent = [each for each, calls in self._seen.items() if calls > self._compile_after][:MAX_SHAPES]
+        if self.failure or not self._may_compile or kind not in frequent:
+            return self._plain(sample, *args, **kwargs)
+        try:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            [noise] = self._compiled(sample, *args, **kwargs)
+        except (TorchDynamoException, FailOnRecompileLimitHit) as exc:
+            reason = str(exc).strip().splitlines()[0][:300]
+            self.failure = f"compiling the UNet failed, so it runs as it is: {reason}"
+            return self._plain(sample, *args, **kwargs)
+        self._compiled_ran = True
+        return (noise.clone(),)  # the next replay of a graph writes to the same memory
 
-        self.unet.forward, self._is_compiled = forward, True
-
-    def give_up_compiling(self, why: str) -> None:
-        """Paint without from now on, and give back the memory of graphs, if anything was compiled."""
-        if self._is_compiled:
-            self.failure = self.failure or why
+    def stop_compiling(self, reason: str) -> None:
+        """Run the UNet as it is from now on, and free the memory of graphs, if anything was compiled."""
+        if self._compiled is not None:
+            self.failure = self.failure or reason
             torch.compiler.reset()
 
     @contextmanager
-    def watched(self, scheduler: Any, is_whole: bool) -> Iterator[Counter[str]]:
-        """Count the UNet's `calls` where they happen; a UNet of which parts are left out is not compiled.
-
-        The schedulers' timesteps are on the CPU, where reading one waits for nothing. The UNet gets its own copies from one
-        transfer for the whole batch: a scalar sent at each step would have the device waited for.
-        """
-        counted, one, there = Counter[str](), ExitStack(), dict[float, torch.Tensor]()
+    def watched(self, scheduler: Any, is_whole: bool) -> Iterator["Calls"]:
+        """Count the calls of the UNet; one of which parts are left out (not `is_whole`) is not compiled."""
         self._may_compile, self._compiled_ran = is_whole, False
-
-        def begin(_: object, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            counted["calls"] += 1
-            if not there:
-                moved = scheduler.timesteps.to(self._device, torch.float32)  # as the UNet will have them
-                there.update(zip(map(float, scheduler.timesteps), moved, strict=True))
-            one.enter_context(timed("UNet", self._settle))
-            return args[0], there[float(args[1])], *args[2:]
-
-        before = self.unet.register_forward_pre_hook(begin)
-        after = self.unet.register_forward_hook(lambda *_: one.close(), always_call=True)
+        calls = Calls(scheduler, self._device, self._settle)
+        before = self.unet.register_forward_pre_hook(calls.begin)
+        after = self.unet.register_forward_hook(calls.end, always_call=True)
         try:
-            yield counted
+            yield calls
         finally:
             before.remove()
             after.remove()
+
+
+class Calls:
+    """The calls of a UNet for one batch: their `number` and time, and the timesteps on the device.
+
+    The schedulers' timesteps are on the CPU, where reading one does not wait for the device. The UNet gets
+    copies from one transfer for the whole batch: sending one at each step would wait for the device.
+    """
+
+    def __init__(self, scheduler: Any, device: torch.device, settle: Callable[[], None]) -> None:
+        self.number, self._scheduler, self._device, self._settle = 0, scheduler, device, settle
+        self._timer, self._timesteps = ExitStack(), dict[float, torch.Tensor]()
+
+    def begin(self, _unet: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The hook before a call."""
+        self.number += 1
+        if not self._timesteps:
+            timesteps = self._scheduler.timesteps
+            moved = timesteps.to(self._device, torch.float32)  # the UNet converts them to float32 too
+            self._timesteps.update(zip(map(float, timesteps), moved, strict=True))
+        self._timer.enter_context(timed("UNet", self._settle))
+        return args[0], self._timesteps[float(args[1])], *args[2:]
+
+    def end(self, *_: Any) -> None:
+        """The hook after a call, also one that failed."""
+        self._timer.close()

@@ -1,1 +1,1 @@
-"""Model files: where they are and what they hold, found without torch."""
+"""Model files: find them and read what they hold, without torch."""

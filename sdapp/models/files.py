@@ -1,4 +1,4 @@
-"""JSON and safetensors files, read without torch."""
+"""Read JSON and safetensors files without torch."""
 
 import json
 from contextlib import suppress
@@ -12,7 +12,7 @@ PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
 def read_json(path: Path, key: str = "model") -> Any:
-    """The content of a JSON file. Raises UnavailableError that names the key."""
+    """The content of a JSON file. Raises UnavailableError that begins with `key`."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as exc:
@@ -20,7 +20,10 @@ def read_json(path: Path, key: str = "model") -> Any:
 
 
 def tensor_shapes(path: Path, prefix: str = "") -> dict[str, list[int]]:
-    """Shapes in the header of a safetensors file, or nothing if it has no sound header: loading says more."""
+    """The shapes of the tensors in a safetensors file whose names begin with `prefix`.
+
+    Empty if the header cannot be read: loading the file says what is wrong.
+    """
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError), path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size)) if size <= MAX_HEADER else {}
@@ -37,7 +40,7 @@ def refuse_pickled(name: str, path: Path, key: str = "model") -> None:
     if path.suffix in PICKLED or (path.is_file() and path.suffix != ".safetensors"):
         raise UnavailableError(
             f"{key}: {name} is not safetensors; a pickled checkpoint can run code, so it is not read. "
-            "Convert it once in a place you trust, then give the .safetensors file"
+            "Convert it once on a machine that may run it, then give the .safetensors file"
         )
 
 

@@ -1,34 +1,34 @@
-"""Another autoencoder in the place of the model's own: found, and seen to fit, before anything heavy is imported."""
+"""Find another autoencoder for a model and check that it fits, before anything heavy is imported."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.models.files import read_json, refuse_pickled, tensor_shapes
-from sdapp.models.hub import download, is_hub_id
+from sdapp.models.hub import cached_commit, download, is_hub_id
 from sdapp.models.locate import Model, locate
 
 KINDS = ("AutoencoderKL", "AutoencoderTiny")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-LATENT_CHANNELS = 4
-PREFIXES = (
-    "",
-    "first_stage_model.",
-    "vae.",
-)  # of its tensors in a file of its own, and in one with a whole model
+# Its tensors' names begin with one of these, in a file of its own and in one with a whole model.
+PREFIXES = ("", "first_stage_model.", "vae.")
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """What an autoencoder's config says, or the shapes in its file."""
+    """What must be equal for an autoencoder and its model."""
 
     channels: int
-    scale: int  # pixels a latent, along one side
-    latent_scaling: float | None = None  # none where the UNet's own latents go in
+    scale: int  # pixels per latent, along one side
+    latent_scaling: float | None = None  # None if it takes the UNet's latents as they are
 
 
 def locate_model(name: str, revision: str | None = None, vae: str | None = None) -> Model:
-    """Find a model, with another autoencoder in place of its own if `vae` names one. Raises UnavailableError, ConfigError."""
+    """Find a model, and the autoencoder that replaces its own if `vae` is given.
+
+    `vae` is a folder, a `.safetensors` file, `org/name` or `org/name@revision`. Raises what `locate` raises,
+    and ConfigError for an autoencoder that does not fit the model.
+    """
     model = locate(name, revision)
     if vae is None:
         return model
@@ -38,7 +38,7 @@ def locate_model(name: str, revision: str | None = None, vae: str | None = None)
 
 
 def _find(name: str) -> tuple[Path, str | None]:
-    """Where it lies and, of `org/name` or `org/name@revision` from the Hub, the commit."""
+    """The path of an autoencoder, and its commit if it is from the Hub."""
     path = Path(name) if not name.startswith("~/") else Path(name).expanduser()
     refuse_pickled(name, path, "vae")
     if path.exists():
@@ -46,10 +46,13 @@ def _find(name: str) -> tuple[Path, str | None]:
     name, _, revision = name.partition("@")
     if not is_hub_id(name):
         raise UnavailableError(
-            f"vae: no folder or file {name}; allowed: a diffusers folder, a .safetensors file, or a Hub id such as "
-            "stabilityai/sd-vae-ft-mse or madebyollin/taesd"
+            f"vae: no folder or file {name}; allowed: a diffusers folder, a .safetensors file, or a Hub id "
+            "such as stabilityai/sd-vae-ft-mse or madebyollin/taesd"
         )
-    folder = download(name, revision or None, ("config.json", WEIGHTS), key="vae")
+    files = ("config.json", WEIGHTS)
+    folder = cached_commit(name, revision)
+    if folder is None or not all((folder / file).is_file() for file in files):
+        folder = download(name, revision or None, files, key="vae")
     return folder, folder.name
 
 
@@ -58,14 +61,14 @@ def _facts_of_folder(folder: Path) -> _Facts:
         if not (folder / name).is_file():
             inner = f"; give the autoencoder inside: {folder / 'vae'}" if (folder / "vae").is_dir() else ""
             raise UnavailableError(
-                f"vae: {folder} is no autoencoder's diffusers folder ({name} is missing){inner}"
+                f"vae: {folder} is not the diffusers folder of an autoencoder: {name} is missing{inner}"
             )
-    said = read_json(folder / "config.json", "vae")
+    config = read_json(folder / "config.json", "vae")
     try:
-        kind = said["_class_name"]
-        # The tiny one's encoder goes down as often as its decoder goes up.
-        levels = len(said.get("block_out_channels") or said["decoder_block_out_channels"])
-        facts = _Facts(said["latent_channels"], 2 ** (levels - 1), said.get("scaling_factor"))
+        kind = config["_class_name"]
+        # AutoencoderTiny halves in its encoder as often as it doubles in its decoder.
+        levels = len(config.get("block_out_channels") or config["decoder_block_out_channels"])
+        facts = _Facts(config["latent_channels"], 2 ** (levels - 1), config.get("scaling_factor"))
     except (KeyError, TypeError, AttributeError) as exc:
         raise UnavailableError(
             f"vae: {folder}: its config.json is not that of an autoencoder: {exc}"
@@ -82,8 +85,8 @@ def _facts_of_file(path: Path) -> _Facts:
     )
     if prefix is None or f"{prefix}decoder.conv_in.weight" not in shapes:
         raise UnavailableError(
-            f"vae: {path} holds no AutoencoderKL in the layout of the original checkpoints; for another one give its diffusers "
-            f"folder, with config.json and {WEIGHTS}"
+            f"vae: {path} has no AutoencoderKL in the layout of the original checkpoints; for others give "
+            f"the diffusers folder, with config.json and {WEIGHTS}"
         )
     halvings = sum(
         key.startswith(f"{prefix}encoder.down.") and key.endswith("downsample.conv.weight") for key in shapes
@@ -92,18 +95,17 @@ def _facts_of_file(path: Path) -> _Facts:
 
 
 def _check_fit(name: str, facts: _Facts, model: Model) -> None:
-    """Refuse one whose latents are not those of the model. Raises ConfigError."""
-    own = _Facts(
-        LATENT_CHANNELS, model.scale, model.latent_scaling if facts.latent_scaling is not None else None
-    )
+    """Raise ConfigError for an autoencoder whose latents are not those of the model."""
+    scaling = None if facts.latent_scaling is None else model.latent_scaling
+    own = _Facts(model.family.latent_channels, model.scale, scaling)
     words = {
         "channels": "latent channels",
-        "scale": "pixels a latent along one side",
-        "latent_scaling": "as scaling factor",
+        "scale": "pixels per latent along one side",
+        "latent_scaling": "as its scaling factor",
     }
     for key, word in words.items():
         here, there = getattr(facts, key), getattr(own, key)
         if here != there:
             raise ConfigError(
-                f"vae: {name} was made for other models: it has {here} {word}, {model.name} has {there}"
+                f"vae: {name} does not fit {model.name}: it has {here} {word}, the model has {there}"
             )

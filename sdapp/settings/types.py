@@ -38,7 +38,8 @@ def declared(group: type[BaseModel]) -> dict[str, Setting]:
         markers = [*field.metadata, *(each for part in inner for each in get_args(part)[1:])]
         found[name] = next((each for each in markers if isinstance(each, Setting)), Setting())
         lists = [part for part in inner if get_origin(part) is list]
-        for part in (*inner, *(each for part in lists for each in alternatives(get_args(part)[0]))):
+        items = [each for part in lists for each in alternatives(get_args(part)[0])]
+        for part in (*inner, *items):
             if isinstance(part, type) and issubclass(part, BaseModel):
                 found |= {f"{name}.{key}": setting for key, setting in declared(part).items()}
     return found

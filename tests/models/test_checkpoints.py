@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from conftest import random_pipeline
 from original_layout import save_original, vae_tensors
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 NAME = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
@@ -30,7 +31,9 @@ def cache(tiny: Callable[..., Path], tmp_path: Path) -> Path:
     return tmp_path / "hub"
 
 
-def generate(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def generate(
+    cache: Path, *arguments: object, environment: Mapping[str, str] = OFFLINE
+) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         "-m",
@@ -43,9 +46,13 @@ def generate(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str
         "7",
         *map(str, arguments),
     ]
-    environment = os.environ | {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        command, cwd=cache.parent, env=environment, capture_output=True, text=True, check=False
+        command,
+        cwd=cache.parent,
+        env=os.environ | {"HF_HUB_CACHE": str(cache)} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -59,6 +66,13 @@ def test_a_hub_model_in_the_cache_needs_no_network_and_its_commit_is_kept(cache:
     assert run.returncode == 0, run.stderr
     path = cache.parent / json.loads(run.stdout)["path"]
     assert json.loads(Image.open(path).info["sdapp"])["job"]["revision"] == COMMIT
+
+
+def test_a_full_commit_in_the_cache_needs_no_network(cache: Path) -> None:
+    """The Hub is allowed here, at an address where nothing answers."""
+    environment = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    run = generate(cache, "--model", NAME, "--set", f"revision={COMMIT}", environment=environment)
+    assert run.returncode == 0, run.stderr
 
 
 def test_an_autoencoder_of_the_hub_in_the_cache_needs_no_network(cache: Path) -> None:

@@ -3,8 +3,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from sdapp.commands.notes import unknown_words
+
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.models.locate import Model, check_task, locate
 
@@ -41,7 +41,7 @@ def pickled_only(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "fragment"),
     [
-        (replace("model_index.json"), "is no diffusers folder (model_index.json is missing)"),
+        (replace("model_index.json"), "is not a diffusers folder: model_index.json is missing"),
         (pickled_only, "unet has only diffusion_pytorch_model.bin, which can run code and is not read"),
         (replace("text_encoder/model.safetensors"), "text_encoder has no .safetensors file"),
         (replace("unet/config.json"), "unet/config.json cannot be read: "),
@@ -58,7 +58,7 @@ def pickled_only(folder: Path) -> None:
         (replace("unet/config.json", '{"sample_size": 64}'), "not those of a Stable Diffusion"),
         (
             replace("unet/config.json", '{"sample_size": -64, "in_channels": 4}'),
-            "not those of a Stable Diffusion",
+            "a size in its config.json files is below 1",
         ),
         (replace("vae/config.json", "{}"), "not those of a Stable Diffusion"),
     ],
@@ -193,3 +193,29 @@ def test_the_built_in_model_knows_which_words_it_never_saw(prompt: str, unknown:
 
 def test_other_models_know_every_word(tmp_path: Path) -> None:
     assert unknown_words(Model("mine", tmp_path), "zebra") == []
+
+
+@pytest.mark.parametrize(
+    ("width", "name", "size"), [(768, "Stable Diffusion 1.x", 512), (1024, "Stable Diffusion 2.x", 768)]
+)
+def test_the_family_of_a_single_file_is_found_by_its_text_embeddings(
+    width: int, name: str, size: int, tmp_path: Path
+) -> None:
+    model = locate(str(single_file(tmp_path / "model.safetensors", width)))
+    assert (model.family.name, model.size) == (name, size)
+
+
+def test_a_family_that_is_not_supported_is_refused_by_its_name(tmp_path: Path) -> None:
+    folder = build(tmp_path / "model")
+    (folder / "unet" / "config.json").write_text(json.dumps(UNET | {"cross_attention_dim": 2048}))
+    for path in (folder, single_file(tmp_path / "xl.safetensors", 2048)):
+        with pytest.raises(UnavailableError, match="is Stable Diffusion XL; supported: "):
+            locate(str(path))
+
+
+def single_file(path: Path, width: int) -> Path:
+    """A checkpoint file with one tensor: a layer that reads text embeddings of this width."""
+    key = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+    header = json.dumps({key: {"dtype": "F16", "shape": [320, width], "data_offsets": [0, 0]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    return path

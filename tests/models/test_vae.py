@@ -160,14 +160,14 @@ def file_of(path: Path, **shapes: tuple[int, ...]) -> Path:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda _: POSTCARDS / "vae", "was made for other models: it has 4 pixels a latent along one side"),
+        (lambda _: POSTCARDS / "vae", "it has 4 pixels per latent along one side, the model has 8"),
         (
             lambda place: saying(place / "small", latent_channels=16),
-            "was made for other models: it has 16 latent channels",
+            "it has 16 latent channels, the model has 4",
         ),
         (
             lambda place: saying(place / "model" / "vae", scaling_factor=0.13025),
-            "it has 0.13025 as scaling factor",
+            "it has 0.13025 as its scaling factor",
         ),
         (
             lambda place: saying(place / "small", _class_name="VQModel"),
@@ -182,17 +182,17 @@ def file_of(path: Path, **shapes: tuple[int, ...]) -> Path:
             "its config.json is not that of an autoencoder",
         ),
         (lambda place: with_file(place / "small", "config.json", "{"), "config.json cannot be read"),
-        (lambda place: with_file(place / "small", WEIGHTS, None), f"({WEIGHTS} is missing)"),
+        (lambda place: with_file(place / "small", WEIGHTS, None), f"{WEIGHTS} is missing"),
         (lambda place: with_file(place / "small", WEIGHTS, "damaged"), "cannot be loaded"),
         (lambda place: place / "model", "give the autoencoder inside: "),
         (lambda place: place / "vae.ckpt", "a pickled checkpoint can run code"),
         (
             lambda place: file_of(place / "flat.safetensors", **HEADER),
-            "it has 1 pixels a latent along one side",
+            "it has 1 pixels per latent along one side",
         ),
         (
             lambda place: file_of(place / "other.safetensors", x=(1,)),
-            "holds no AutoencoderKL in the layout of the original",
+            "has no AutoencoderKL in the layout of the original",
         ),
         (lambda place: place / "nothing", "no folder or file"),
     ],
