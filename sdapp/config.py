@@ -1,6 +1,12 @@
-"""What a run is asked to do: every setting, its bounds, and the errors that name the place."""
+"""Every setting: what it belongs to, its bounds and its default. All else about settings is derived from here.
+
+To add a setting, add its field to the class of what it belongs to: `ImageSettings`, `ModelSettings` (a load, and it
+changes pixels), `LoadSettings` (a load), or `RunConfig` (the run). Its annotation says what it is: see `Setting`.
+"""
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
@@ -8,43 +14,56 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from sdapp import schedulers
 from sdapp.errors import ConfigError
 from sdapp.scheduler_table import Option
-from sdapp.settings import layers, ranges
+from sdapp.settings import files, layers, ranges
 from sdapp.settings.grid import Grid
-from sdapp.settings.messages import explain, origin_of, place_message
-from sdapp.settings.types import MAX_SEED, FilePath, Frozen, Text
+from sdapp.settings.messages import explain, place_message
+from sdapp.settings.types import (
+    MAX_SEED,
+    FilePath,
+    Frozen,
+    ModelReference,
+    Name,
+    Setting,
+    Text,
+    declared,
+)
 
 Strength = Annotated[
     float,
-    Field(ge=0, le=1, description="How much of the image is painted anew: int(steps × strength) steps run."),
+    Field(
+        ge=0, le=1, description="How much of the image is repainted, 0 to 1: int(steps × strength) steps run."
+    ),
 ]
 
 
 class Txt2Img(Frozen):
     """An image from a prompt alone."""
 
-    kind: Literal["txt2img"] = "txt2img"
+    kind: Annotated[Literal["txt2img"], Setting("text")] = "txt2img"
 
 
 class Img2Img(Frozen):
     """An image from an image."""
 
-    kind: Literal["img2img"]
+    kind: Annotated[Literal["img2img"], Setting("text")]
     image: Annotated[FilePath, Field(description="The image to start from.")]
     strength: Strength = 0.8
 
 
 class Inpaint(Frozen):
-    """An image in which the white part of a mask is painted anew; every other pixel stays as it is."""
+    """An image in which the white part of a mask is repainted; every other pixel stays as it is."""
 
-    kind: Literal["inpaint"]
-    image: Annotated[FilePath, Field(description="The image to mend.")]
-    mask: Annotated[FilePath, Field(description="White is painted anew, black stays; as large as the image.")]
+    kind: Annotated[Literal["inpaint"], Setting("text")]
+    image: Annotated[FilePath, Field(description="The image to repaint a part of.")]
+    mask: Annotated[
+        FilePath, Field(description="White is repainted, black stays; it has the size of the image.")
+    ]
     strength: Strength = 1.0
     padding: Annotated[
         int | None,
         Field(
             ge=0,
-            description="Paint only the masked part, with so many pixels around it, at the full width and height.",
+            description="Paint only the masked part, with this many pixels around it, at the full width and height.",
         ),
     ] = None
 
@@ -55,10 +74,11 @@ Task = Annotated[Txt2Img | Img2Img | Inpaint, Field(discriminator="kind")]
 class SchedulerChoice(Frozen):
     """A scheduler by any of its names, and options of its class."""
 
-    name: Annotated[str, Field(min_length=1)] = "dpm++2m-karras"
-    options: dict[str, Option] = {}
+    name: Name = "dpm++2m-karras"
+    options: dict[str, Annotated[Option, Setting(expected="text, a number, true, false or null")]] = {}
 
     def resolve(self) -> schedulers.Resolved:
+        """Find the scheduler and every option that it is built with. Raises ConfigError."""
         return schedulers.resolve(self.name, self.options)
 
     @model_validator(mode="after")
@@ -80,50 +100,52 @@ class Memory(Frozen):
     offload: Annotated[
         Literal["none", "model", "group", "sequential"],
         Field(
-            description="Keep on the device only the part of the model (model) or the layer (sequential) that works; "
-            "group: the layer, while the next of the UNet is on its way."
+            description="Keep on the device only the part of the model (model) or the layer (sequential) that runs; "
+            "group: that layer, while the UNet's next one is being copied."
         ),
     ] = "none"
-    vae_slicing: Annotated[bool, Field(description="Decode one image of a batch after the other.")] = False
-    vae_tiling: Annotated[bool, Field(description="Decode large images in tiles; changes their tones.")] = (
-        False
-    )
+    vae_slicing: Annotated[bool, Field(description="Decode the images of a batch one by one.")] = False
+    vae_tiling: Annotated[
+        bool, Field(description="Decode large images in tiles; changes colors a little.")
+    ] = False
 
 
-TOKENS = (
+PLACEHOLDERS = (
     "prompt", "seed", "index", "scheduler", "steps", "guidance_scale", "width", "height", "model", "task", "id", "date", "time",
 )  # fmt: skip
-TOKEN_LIST = " ".join(f"{{{token}}}" for token in TOKENS)
+PLACEHOLDER_LIST = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
 
 
 def _check_template(template: str) -> str:
-    rest = re.sub(r"\{(\w+)\}", lambda match: "" if match[1] in TOKENS else match[0], template)
+    rest = re.sub(r"\{(\w+)\}", lambda match: "" if match[1] in PLACEHOLDERS else match[0], template)
     if "{" in rest or "}" in rest:
-        raise ValueError(f"the tokens are {TOKEN_LIST}")
+        raise ValueError(f"the placeholders are {PLACEHOLDER_LIST}")
     if not template.strip(" .") or re.search(r'[/\\:*?"<>|\x00-\x1f\x7f]', rest):
-        raise ValueError("a file name without folders; choose the folder with output.dir")
+        raise ValueError("must be a file name without folders; choose the folder with output.dir")
     return template
 
 
 class Output(Frozen):
-    """Where images go and what they are called."""
+    """Where images are saved, and under which names."""
 
-    dir: Annotated[FilePath, Field(description="The folder; made if need be.")] = "outputs"
+    dir: Annotated[FilePath, Field(description="The folder; created if it does not exist.")] = "outputs"
     name: Annotated[
         str,
         AfterValidator(_check_template),
-        Field(description=f"File-name template of {TOKEN_LIST} and plain text."),
+        Field(description=f"File-name template of {PLACEHOLDER_LIST} and plain text."),
     ] = "{prompt}-{seed}"
     format: Annotated[
-        Literal["png", "jpeg", "webp"], Field(description="All carry the record; png is lossless.")
+        Literal["png", "jpeg", "webp"], Field(description="All of them contain the record; png is lossless.")
     ] = "png"
-    quality: Annotated[int, Field(ge=1, le=100, description="Of JPEG and WebP; WebP is lossless at 100.")] = (
-        95
-    )
+    quality: Annotated[
+        int, Field(ge=1, le=100, description="Quality of JPEG and WebP; WebP is lossless at 100.")
+    ] = 95
 
 
 Switch = Literal["auto", "on", "off"]
-BatchSize = Annotated[int, Field(ge=1, le=256)] | Literal["auto"]
+BatchSize = Annotated[
+    Annotated[int, Field(ge=1, le=256)] | Literal["auto"], Setting(expected="a number from 1 to 256, or auto")
+]
 
 
 def _multiple_of_8(pixels: int) -> int:
@@ -134,7 +156,7 @@ def _multiple_of_8(pixels: int) -> int:
 
 Side = Annotated[
     Annotated[int, Field(ge=8, le=8192), AfterValidator(_multiple_of_8)] | None,
-    Field(description="Pixels, a multiple of 8; else the input image's or the model's own."),
+    Field(description="Pixels, a multiple of 8; default: of the input image, else of the model."),
 ]
 
 
@@ -146,134 +168,158 @@ Interval = Annotated[
         json_schema_input_type=str
         | Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)],
     ),
+    Setting(list_is_value=True),
 ]
 
 
-class RunConfig(Frozen):
-    """Every setting of a run, as asked for."""
+class ModelSettings(Frozen):
+    """The settings of a load of the model that decide pixels."""
 
     model: Annotated[
-        str,
-        Field(
-            min_length=1,
-            description="postcards (built in), a Hub id, a diffusers folder or a .safetensors file.",
-        ),
+        ModelReference,
+        Field(description="postcards (built in), a Hub id, a diffusers folder or a .safetensors file."),
     ] = "postcards"
     revision: Annotated[str | None, Field(description="Branch, tag or commit of a Hub id.")] = None
     vae: Annotated[
-        Annotated[str, Field(min_length=1)] | None,
+        ModelReference | None,
         Field(
-            description="An autoencoder instead of the model's own: a Hub id (org/name, org/name@revision), a diffusers folder "
-            "or a .safetensors file."
+            description="An autoencoder instead of the model's own: a Hub id (org/name, org/name@revision), "
+            "a diffusers folder or a .safetensors file."
         ),
     ] = None
-    device: Annotated[
-        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
-    ] = "auto"
     dtype: Annotated[
         Literal["auto", "float16", "bfloat16", "float32"],
         Field(description="auto: float16 on CUDA and MPS, else float32."),
     ] = "auto"
+    memory: Memory = Memory()
+
+
+class LoadSettings(ModelSettings):
+    """All settings of a load of the model. Images can share a load only if all of these are equal."""
+
+    device: Annotated[
+        str,
+        Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps."),
+        Setting(expected="auto, cpu, cuda, cuda:N or mps"),
+    ] = "auto"
+    compile: Annotated[
+        Switch,
+        Field(
+            description="torch.compile of the UNet; auto: on CUDA, if the run is long enough to gain time."
+        ),
+    ] = "auto"
+    channels_last: Annotated[Switch, Field(description="Memory layout of the weights; auto: on CUDA.")] = (
+        "auto"
+    )
+
+
+class ImageSettings(Frozen):
+    """The settings that each image can have its own of: a prompt file can set them in a line."""
+
     scheduler: Annotated[
         SchedulerChoice,
         BeforeValidator(_name_alone, json_schema_input_type=str | SchedulerChoice),
         Field(description="A name (see `sdapp schedulers`), or {name, options}."),
+        Setting(in_grid=True),
     ] = SchedulerChoice()
-    steps: Annotated[int, Field(ge=1, le=1000, description="Denoising steps.")] = 20
+    steps: Annotated[
+        int, Field(ge=1, le=1000, description="Number of denoising steps."), Setting(in_grid=True)
+    ] = 20
     guidance_scale: Annotated[
         float,
-        Field(ge=0, le=100, description="Classifier-free guidance; at 1 or below the prompt alone steers."),
+        Field(ge=0, le=100, description="Classifier-free guidance; at 1 or below only the prompt is used."),
     ] = 7.5
     guidance_interval: Annotated[
         Interval,
-        Field(description="The part of the run that is guided, as fractions; outside it a step costs half."),
+        Field(description="The part of the run with guidance, as fractions; a step outside it costs half."),
     ] = WHOLE_INTERVAL
+    prompt: Annotated[Text | None, Field(description="What to paint."), Setting("text", in_grid=True)] = None
     negative_prompt: Annotated[Text, Field(description="What guidance steers away from.")] = ""
     width: Side = None
     height: Side = None
     seed: Annotated[
         int | None,
-        Field(ge=0, le=MAX_SEED, description="Of the first image; each next has one more. Else drawn."),
+        Field(
+            ge=0,
+            le=MAX_SEED,
+            description="Seed of the first image; each next image has one more. Default: random.",
+        ),
+        Setting(in_grid=True),
     ] = None
-    count: Annotated[int, Field(ge=1, le=1_000_000, description="How many images.")] = 1
-    batch_size: Annotated[
-        BatchSize, Field(description="Images denoised at a time; auto finds what is fast and fits.")
-    ] = 1
     task: Task = Txt2Img()
-    prompt: Annotated[Text | None, Field(description="What to paint.")] = None
-    eta: Annotated[float | None, Field(ge=0, le=1, description="Share of fresh noise in DDIM and TCD.")] = (
-        None
-    )
+    eta: Annotated[
+        float | None, Field(ge=0, le=1, description="How much fresh noise DDIM and TCD add, 0 to 1.")
+    ] = None
     clip_skip: Annotated[
-        int, Field(ge=0, le=11, description="Layers of the text encoder to leave out at its end.")
+        int, Field(ge=0, le=11, description="How many of the text encoder's last layers to leave out.")
     ] = 0
     cache_interval: Annotated[
         int,
         Field(
             ge=1,
             le=1000,
-            description="Every N-th UNet call is whole; those between take its deep part from it.",
+            description="Every N-th UNet call is computed in full; the calls between reuse its deep layers.",
         ),
     ] = 1
-    memory: Memory = Memory()
-    compile: Annotated[
-        Switch,
-        Field(
-            description="torch.compile of the UNet; auto: on CUDA, where the run is long enough to repay it."
-        ),
-    ] = "auto"
-    channels_last: Annotated[Switch, Field(description="Memory layout of the weights; auto: on CUDA.")] = (
-        "auto"
-    )
+
+
+class RunConfig(ImageSettings, LoadSettings):
+    """Every setting of a run, as it was given."""
+
+    count: Annotated[int, Field(ge=1, le=1_000_000, description="Number of images.")] = 1
+    batch_size: Annotated[
+        BatchSize,
+        Field(description="Number of images to denoise together; auto finds a fast one that fits in memory."),
+    ] = 1
     output: Output = Output()
     compare: Annotated[Grid | None, Field(description="The grid of `sdapp compare`.")] = None
 
 
+SETTINGS = declared(RunConfig)
+MODEL_KEYS = tuple(key for key, setting in SETTINGS.items() if setting.kind == "model")
+COLUMNS = (*ImageSettings.model_fields, "count")  # what a line of a prompt file can set
+VARIABLE = tuple(key for key in ImageSettings.model_fields if not SETTINGS[key].in_grid)  # by compare.vary
+
+
+def read_config_file(path: Path) -> list[layers.Layer]:
+    """Return the layers of a YAML file: the files that it extends first. Raises ConfigError, MissingInputError."""
+    return files.read_layers(path, SETTINGS)
+
+
 def validate(merged: layers.Layer) -> RunConfig:
-    """Check merged settings. Raises ConfigError with every error: where, key, what, what is allowed, the nearest key."""
+    """Check merged settings. Raises ConfigError with all errors: place, key, what is allowed, the closest key."""
     try:
         config = RunConfig.model_validate(merged.values)
     except ValidationError as exc:
-        raise ConfigError(
-            "\n".join(dict.fromkeys(explain(error, merged, RunConfig) for error in exc.errors()))
-        ) from None
-    errors = []
-    for key, message in _cross_checks(config):
-        rest = message.removeprefix(f"{key}: ")  # of some, the message names two keys
-        errors.append(
-            place_message(key, rest, merged) if rest != message else f"{origin_of(key, merged)}: {message}"
-        )
-    if errors:
-        raise ConfigError("\n".join(errors))
+        messages = [explain(error, merged, RunConfig) for error in exc.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(messages))) from None
+    if found := list(_conflicts(config)):
+        raise ConfigError("\n".join(place_message(key, message, merged) for key, message in found))
     return config
 
 
-def _cross_checks(config: RunConfig) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Yield the settings that do not fit together: the key to name, and why."""
     try:
         schedulers.check_run(config.scheduler.resolve(), config.steps, config.eta)
     except ConfigError as exc:
-        found.append((str(exc).partition(":")[0], str(exc)))
+        key, _, message = str(exc).partition(": ")
+        yield key, message
     if not isinstance(config.task, Txt2Img) and int(config.steps * config.task.strength) < 1:
         at_least = min(1.0, -(-100 // config.steps) / 100)
-        found.append(("task.strength", f"task.strength: {config.task.strength:g} of {config.steps} steps leaves none to run; "
-                      f"use at least {at_least:g}"))  # fmt: skip
+        none_run = f"with strength {config.task.strength:g}, none of {config.steps} steps runs"
+        yield "task.strength", f"{none_run}; use at least {at_least:g}"
     if (config.width is None) != (config.height is None):
-        found.append(("width" if config.width else "height", "width and height: give both or neither"))
+        yield "width" if config.width else "height", "give both width and height, or neither"
     if config.seed is not None and config.seed + config.count - 1 > MAX_SEED:
-        found.append(("seed", f"seed: seed + count goes past {MAX_SEED}"))
+        yield "seed", f"seed + count goes past {MAX_SEED}"
     if config.dtype == "float16" and config.device == "cpu":
-        found.append(
-            ("dtype", "dtype: float16 cannot run on a CPU; use float32, or bfloat16 where the CPU has it")
-        )
+        yield "dtype", "float16 cannot run on a CPU; use float32, or bfloat16 if the CPU supports it"
     if config.compile == "on" and config.memory.offload != "none":
-        found.append(
-            ("compile", "compile: a UNet that is offloaded cannot be compiled; choose one of the two")
-        )
-    return found
+        yield "compile", "an offloaded UNet cannot be compiled; turn off compile or memory.offload"
 
 
 def nearest_sizes(pixels: int) -> str:
-    """The multiples of 8 around a number of pixels, in words."""
+    """Return the multiples of 8 around a number of pixels, in words."""
     below = pixels // 8 * 8
     return f"{below} and {below + 8}" if below else "8"

@@ -1,5 +1,6 @@
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from PIL import Image
 
 from sdapp.config import RunConfig, validate
 from sdapp.errors import ConfigError, InputError, MissingInputError, SdappError
-from sdapp.jobs import UNSAID, Job, plan
+from sdapp.jobs import UNSAID, Job, LoadKey, plan
 from sdapp.metadata.record import to_layer, to_portable
 from sdapp.models.locate import Model
 from sdapp.settings.layers import Layer, merge, override
@@ -121,6 +122,22 @@ def test_a_missing_input_is_named(model: Model) -> None:
         plan(img2img("none.png"), model)
 
 
+def test_a_million_images_are_planned_in_the_memory_of_a_few(model: Model) -> None:
+    tracemalloc.start()
+    jobs = plan(config(count=1_000_000), model)
+    assert (len(jobs), jobs[999_999].seed, jobs[10:20][-1].seed) == (1_000_000, 1_000_006, 26)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+def test_input_files_are_read_again_only_when_they_change(model: Model, files: dict[str, str]) -> None:
+    first = only(inpaint(files), model)
+    shutil.copy(files["other"], files["image"])
+    second = only(inpaint(files), model)
+    assert first.inputs["mask"] == second.inputs["mask"]
+    assert first.inputs["image"] != second.inputs["image"]
+
+
 # --- the id -------------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +199,27 @@ def test_an_id_is_left_alone_by_what_does_not(change: dict[str, Any], model: Mod
 def test_jobs_share_a_pack_if_only_their_words_and_seeds_differ(change: dict[str, Any], model: Model) -> None:
     alike = change.keys() <= {"seed", "prompt", "negative_prompt"}
     assert (only(config(**change), model).pack == only(config(), model).pack) == alike
+
+
+def test_a_setting_of_an_image_that_is_added_leaves_ids_alone_until_it_is_given(model: Model) -> None:
+    class Newer(Job):
+        hue: int = 0
+
+    job = only(config(), model)
+    fields = {name: getattr(job, name) for name in Job.model_fields}
+    assert Newer(**fields).id == Newer(**fields, hue=0).id
+    assert len({Newer(**fields, hue=hue).id for hue in (0, 1, 2)}) == 3
+    assert Newer(**fields).id == job.id
+
+
+def test_loads_are_equal_if_their_settings_are(model: Model) -> None:
+    key = LoadKey.of(config(), model)
+    assert key == LoadKey.of(config(steps=3, prompt="x", count=2, batch_size=4, eta=None), model)
+    others: list[dict[str, Any]] = [
+        {"device": "cpu"}, {"dtype": "float32"}, {"memory": {"offload": "model"}}, {"compile": "off"},
+        {"channels_last": "on"}, {"vae": "a/b"},
+    ]  # fmt: skip
+    assert key not in [LoadKey.of(config(**other), model) for other in others]
 
 
 # --- jobs inside images -----------------------------------------------------------------------------------------

@@ -1,18 +1,23 @@
 """The commands of `sdapp config`: show, check, schema."""
 
+import json
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sdapp.commands.config_text import json_schema, show_settings
 from sdapp.commands.options import ConfigFiles, Overrides, file_layers
 from sdapp.commands.terminal import Commands, print_note
-from sdapp.config import validate
+from sdapp.config import RunConfig, read_config_file, validate
 from sdapp.errors import SdappError, gathered
-from sdapp.settings.files import parse_override, read_config_file
-from sdapp.settings.layers import combine, merge
+from sdapp.settings.files import parse_override
+from sdapp.settings.layers import Layer, combine, merge
 
+# YAML readers refuse these or take them for a line break.
+UNPRINTABLE = re.compile(
+    r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+)
 config_app = typer.Typer(cls=Commands, help="Show, check and describe configs.", no_args_is_help=True)
 
 
@@ -45,3 +50,44 @@ def config_check(
 def config_schema() -> None:
     """Print the JSON Schema of a config."""
     typer.echo(json_schema(), nl=False)
+
+
+def show_settings(config: RunConfig, merged: Layer) -> str:
+    """Return the settings as YAML, each line with where its value comes from."""
+    lines = []
+    for key, value in config.model_dump(mode="json").items():
+        grouped = isinstance(value, dict) and value
+        lines += [f"{key}:"] if grouped else []
+        for name, item in value.items() if grouped else [(key, value)]:
+            line = f"{'  ' if grouped else ''}{name}: {_scalar(item)}"
+            lines.append(f"{line:<44}  # {_origin_text(f'{key}.{name}' if grouped else key, merged)}")
+    return "\n".join(lines)
+
+
+def _scalar(value: object) -> str:
+    """Return a value as plain text if every YAML reader reads it as this text, else as JSON."""
+    is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w+./-]*", value) is not None
+    if is_plain and value not in ("null", "true", "false"):
+        return str(value)
+    return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
+
+
+def _origin_text(dotted: str, merged: Layer) -> str:
+    if dotted in merged.origins:
+        return merged.origins[dotted]
+    parent = dotted.rpartition(".")[0]
+    # `scheduler: ddim` gives scheduler.name; a mapping gives only the keys inside it.
+    return merged.origins[parent] if parent in merged.origins and dotted == "scheduler.name" else "default"
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of a config file, for editors and for `configs/sdapp.schema.json`."""
+    schema = RunConfig.model_json_schema(mode="validation")
+    schema["title"] = "sdapp config"
+    schema["properties"] = {
+        "extends": {
+            "type": "string",
+            "description": "Another config, relative to this one; the settings here override it.",
+        }
+    } | schema["properties"]
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from sdapp.config import read_config_file
 from sdapp.errors import ConfigError
 from sdapp.metadata.read import read_settings
 from sdapp.models.files import BUILT_IN
 from sdapp.profiling import profiled
-from sdapp.settings.files import parse_override, read_config_file
+from sdapp.settings.files import parse_override
 from sdapp.settings.layers import Layer, combine, override
 
 ConfigFiles = Annotated[

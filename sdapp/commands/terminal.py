@@ -31,7 +31,7 @@ def print_result(result: Result, as_json: bool) -> None:
             "path": result.path and str(result.path),
             "seed": result.job.seed,
             "error": result.error,
-            "job": result.job.model_dump(mode="json"),
+            "job": result.job.to_data(),
             "record": result.record and asdict(result.record),
         }
         typer.echo(json.dumps(facts, ensure_ascii=False))

@@ -15,7 +15,7 @@ from sdapp.batches.items import Item
 from sdapp.comparisons.cells import Cell, Comparison, Reference, Value
 from sdapp.comparisons.folder import PICTURES
 from sdapp.comparisons.pace import FEW, MANY, read_paces
-from sdapp.config import RunConfig, SchedulerChoice, Task, Txt2Img, validate
+from sdapp.config import VARIABLE, RunConfig, SchedulerChoice, Task, Txt2Img, validate
 from sdapp.errors import ConfigError, SdappError, gathered
 from sdapp.jobs import Job, LoadKey, plan, steps_to_run
 from sdapp.models.vae import locate_model
@@ -30,11 +30,6 @@ COMPARE_DEFAULTS = {
 }
 # Settings that suit every task, for checks before those of each cell.
 NEUTRAL = (override("scheduler", "euler", ""), override("steps", MOST_STEPS, ""), override("eta", None, ""))
-FIXED = (
-    "prompt", "seed", "count", "steps", "scheduler", "compare", "output", "batch_size",
-    "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last",
-)  # fmt: skip
-VARIABLE = tuple(key for key in RunConfig.model_fields if key not in FIXED)
 ConfigKey = tuple[
     str, float | None, tuple[Value, ...]
 ]  # scheduler; budget, None for a reference; varied values

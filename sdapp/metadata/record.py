@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from sdapp import images
+from sdapp.config import MODEL_KEYS
 from sdapp.errors import InputError
 from sdapp.jobs import UNSAID, Job
 from sdapp.metadata import containers
@@ -28,9 +29,9 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
         except ValueError:  # another drive on Windows
             return Path(path).resolve().as_posix()
 
-    content = job.model_dump(mode="json")
+    content = job.to_data()
     content["task"] |= {key: relative(content["task"][key]) for key in job.inputs}
-    for key in layers.MODEL_KEYS:
+    for key in MODEL_KEYS:
         if content[key] not in (None, BUILT_IN) and Path(content[key]).exists():
             content[key] = relative(content[key])
     return content
@@ -53,7 +54,7 @@ def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
         path = values["task"][key]
         if images.inputs.read(path, f"{image}: task.{key}")[1] != digest:
             raise InputError(f"{image}: task.{key}: {path} is not the file that this image was made from")
-    for key in layers.MODEL_KEYS:
+    for key in MODEL_KEYS:
         if str(values.get(key, "")).startswith("."):
             values[key] = layers.anchor(values[key], image.parent)
     return layers.Layer(values, {dotted: str(image) for dotted in dotted_keys(values)})

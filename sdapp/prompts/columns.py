@@ -1,4 +1,4 @@
-"""The settings of one line of a prompt file: their names in every dialect, and the layer that they make."""
+"""Read the settings of one line of a prompt file, under their names in every dialect, into a layer."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,34 +7,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdapp.config import RunConfig
+from sdapp.config import COLUMNS, SETTINGS, RunConfig
 from sdapp.errors import ConfigError
 from sdapp.prompts.seeds import seed_content
 from sdapp.settings import files, layers
 from sdapp.settings.types import MAX_SEED
 
-# One load of the model paints the file.
-WHOLE_RUN = (
-    "model",
-    "revision",
-    "vae",
-    "device",
-    "dtype",
-    "batch_size",
-    "memory",
-    "compile",
-    "channels_last",
-    "output",
-)
-FIELDS = tuple(name for name in RunConfig.model_fields if name not in WHOLE_RUN)
-TEXT = (
-    "prompt",
-    "negative_prompt",
-    "task.kind",
-    "task.image",
-    "task.mask",
-)  # never a number, and `|` is a letter in them
-PATHS = ("task.image", "task.mask")
+# Never numbers or lists: `|` is a letter in them.
+TEXTS = tuple(key for key, setting in SETTINGS.items() if setting.kind in ("text", "file"))
+NAMES = ("size", *(key for key, setting in SETTINGS.items() if setting.kind == "name"))
 ALIASES = {
     "scheduler": "scheduler.name", "sampler_name": "scheduler.name", "sampler": "scheduler.name",
     "task": "task.kind", "image": "task.image", "mask": "task.mask", "padding": "task.padding",
@@ -66,13 +47,17 @@ REFUSED_KEYS = {
         "the same for the whole file; give it as --out or in the config": "outpath_samples outpath_grids",
     }.items()
     for name in names.split()
-} | dict.fromkeys(WHOLE_RUN, "the same for the whole file; give it as a flag or in the config")
+} | {
+    key: "the same for the whole file; give it as an option or in the config"
+    for key in RunConfig.model_fields
+    if key not in COLUMNS
+}
 NUMBER_CELL = re.compile(r"([-+]?[0-9]{1,100})|[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,4})?")
 LITERALS = {"true": True, "false": False, "null": None}
 
 
 class Given(NamedTuple):
-    """One setting: its name as it was written, its dotted key, its value, and where."""
+    """One setting of a line: its name as written, its dotted key, its value, and its place."""
 
     name: str
     key: str
@@ -82,27 +67,27 @@ class Given(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def find_key(name: str, is_option: bool = False) -> str:
-    """The dotted key of a name in any dialect; `is_option` is for those of .txt. Raises ConfigError without a place."""
+    """Return the dotted key of a name in any dialect; `is_option`: an option of .txt. Raises ConfigError without a place."""
     plain = re.sub("[- ]", "_", name.lower())
     first, *rest = plain.split(".")
     if is_option and name.lower() in OPTIONS:
         return OPTIONS[name.lower()]
     if first not in REFUSED_KEYS and plain in ALIASES:
         return ALIASES[plain]
-    if first in FIELDS and all(rest) and len(rest) < files.MAX_DEPTH:
+    if first in COLUMNS and all(rest) and len(rest) < files.MAX_DEPTH:
         return plain
     raise ConfigError(_why_not(name, plain, is_option))
 
 
-@lru_cache(maxsize=1024)  # a typo stands in every line, and the nearest word takes longest to find
+@lru_cache(maxsize=1024)  # a typo is often in every line, and the closest word takes long to find
 def _why_not(name: str, plain: str, is_option: bool) -> str:
     shown = f"{'--' if is_option else ''}{name if name.isprintable() else repr(name):.80}"
     if reason := REFUSED_KEYS.get(plain.split(".")[0]):
         return f"{shown}: {reason}"
-    near = get_close_matches(plain, (*FIELDS, *ALIASES), n=1)
+    near = get_close_matches(plain, (*COLUMNS, *ALIASES), n=1)
     known = [
         f"--{word.replace('_', '-')}" if is_option else word
-        for word in near or dict.fromkeys((*FIELDS, *ALIASES))
+        for word in near or dict.fromkeys((*COLUMNS, *ALIASES))
     ]
     mean = f", did you mean {known[0]}?" if near else f"; allowed: {', '.join(known)}"
     hint = '; if it belongs to the prompt, give that as --prompt "…"' if is_option else ""
@@ -110,11 +95,11 @@ def _why_not(name: str, plain: str, is_option: bool) -> str:
 
 
 def from_text(key: str, text: str) -> Any:
-    """The value in a cell or behind an option: a number where it looks like one, `a|b` as a list. Text fields stay."""
-    if key in TEXT:
+    """Return the value of a cell or option: a number if it looks like one, a list for `a|b`. Text stays as it is."""
+    if key in TEXTS:
         return text
     parts = [part.strip(" \t") for part in re.split(r"[|,]" if key == "seed" else r"\|", text)]
-    values = [part if key in ("size", "scheduler.name") else _parse_number(part) for part in parts]
+    values = [part if key in NAMES else _parse_number(part) for part in parts]
     return values if len(values) > 1 else values[0]
 
 
@@ -123,13 +108,13 @@ def _parse_number(text: str) -> object:
     return LITERALS.get(text, text) if found is None else int(text) if found[1] else float(text)
 
 
-def assemble_line(said: Iterable[Given], folder: Path) -> tuple[layers.Layer, tuple[int, ...] | None, str]:
-    """The layer, the seeds and the content of a line. Raises ConfigError with every error and its place."""
+def assemble_line(given: Iterable[Given], folder: Path) -> tuple[layers.Layer, tuple[int, ...] | None, str]:
+    """Return the layer, the seeds and the content of a line. Raises ConfigError with every error and its place."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     names: dict[str, str] = {}
     errors: list[str] = []
-    for name, key, value, origin in said:
+    for name, key, value, origin in given:
         # A1111 asks for batch_size images n_iter times.
         is_product = {name, names.get(key)} == {"--batch_size", "--n_iter"} and {
             type(value),
@@ -143,16 +128,15 @@ def assemble_line(said: Iterable[Given], folder: Path) -> tuple[layers.Layer, tu
     content = seed_content(values)
     errors += _settle_task(values, origins)
     seeds, wrong = _take_seeds(values, origins)
-    for key in PATHS:
-        values |= {key: _anchor(values[key], folder)} if key in values else {}
     nested = _nest(values, origins, errors)
+    files.anchor_paths(nested, folder, SETTINGS)
     if errors or wrong:
         raise ConfigError("\n".join(errors + wrong))
     return layers.Layer(nested, origins), seeds, content
 
 
 def _take_size(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
-    """`768x512` becomes width and height, a list of sizes a list of such pairs."""
+    """Turn `768x512` into width and height, and a list of sizes into a list of such pairs."""
     if "size" not in values:
         return []
     asked, origin = values.pop("size"), origins.pop("size")
@@ -171,7 +155,7 @@ def _take_size(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
 
 
 def _settle_task(values: dict[str, Any], _: Mapping[str, str]) -> list[str]:
-    """An image to start from says the task, unless that is said."""
+    """Set the task that an image or a mask implies, unless the line gives the task."""
     kinds = [kind for key, kind in (("task.mask", "inpaint"), ("task.image", "img2img")) if key in values]
     if kinds:
         values.setdefault("task.kind", kinds[0])
@@ -194,14 +178,6 @@ def _take_seeds(
             f"{origins['count']}: count: the line names {len(seeds)} seeds, one an image; leave count out"
         ]
     return tuple(seeds), []
-
-
-def _anchor(value: Any, folder: Path) -> Any:
-    if isinstance(value, list):
-        return [_anchor(item, folder) for item in value]
-    if not isinstance(value, str) or not value:
-        return value
-    return str(Path(value).expanduser() if value.startswith("~/") else folder / value)
 
 
 def _nest(values: Mapping[str, Any], origins: dict[str, str], errors: list[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from sdapp.config import validate
+from sdapp.config import SETTINGS, validate
 from sdapp.errors import ConfigError
 from sdapp.prompts.files import Entry
 from sdapp.prompts.lines import PromptFileError
@@ -51,7 +51,7 @@ def _axes(
             texts = _prompts(value if isinstance(value, list) else [value], origin)
             if texts != [value]:
                 yield path, texts
-        elif isinstance(value, list) and not (path == ("guidance_interval",) and _is_interval(value)):
+        elif isinstance(value, list) and not (_takes_list(path) and _is_number_list(value)):
             yield path, value
 
 
@@ -64,9 +64,14 @@ def _prompts(values: list[Any], origin: str) -> list[Any]:
     return [prompt for prompts in expanded for prompt in prompts]
 
 
-def _is_interval(value: list[Any]) -> bool:
-    """Whether a list is one interval, and not a list of several."""
-    return all(isinstance(end, int | float) for end in value)
+def _takes_list(path: KeyPath) -> bool:
+    setting = SETTINGS.get(".".join(path))
+    return setting is not None and setting.list_is_value
+
+
+def _is_number_list(value: list[Any]) -> bool:
+    """Return whether a list is one value of a setting that takes a list, and not several."""
+    return all(isinstance(item, int | float) for item in value)
 
 
 def _with_choices(values: Mapping[str, Any], chosen: Mapping[KeyPath, Any]) -> dict[str, Any]:

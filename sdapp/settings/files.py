@@ -1,13 +1,15 @@
 """YAML files as layers of settings."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sdapp.errors import ConfigError, MissingInputError
-from sdapp.settings.layers import MODEL_KEYS, PATH_KEYS, Layer, anchor, override
+from sdapp.settings.layers import Layer, anchor, override
+from sdapp.settings.types import Setting
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -118,8 +120,12 @@ def parse_yaml(text: str, source: str) -> Layer:
     return Layer(values, document.origins)
 
 
-def read_config_file(path: Path) -> list[Layer]:
-    """The layers of a config file: what it extends first, itself last. Raises ConfigError, MissingInputError."""
+def read_layers(path: Path, settings: Mapping[str, Setting]) -> list[Layer]:
+    """Return the layers of a config file: the files that it extends first, itself last.
+
+    `settings` says which keys are paths; those become relative to the current folder. Raises ConfigError,
+    MissingInputError.
+    """
     chain: list[Layer] = []
     seen: list[Path] = []
     following: Path | None = path
@@ -138,7 +144,7 @@ def read_config_file(path: Path) -> list[Layer]:
         parent = layer.values.pop("extends", None)
         if parent is not None and (not isinstance(parent, str) or not parent or "\0" in parent):
             raise ConfigError(f"{layer.origins['extends']}: extends: give one file name")
-        _anchor_paths(layer.values, following.parent)
+        anchor_paths(layer.values, following.parent, settings)
         chain.insert(0, layer)
         following = following.parent / parent if parent else None
     return chain
@@ -158,19 +164,33 @@ def _read_text(path: Path, chain: list[Layer]) -> str:
         raise ConfigError(f"{where}{path}: byte {exc.start}: not UTF-8; save the file as UTF-8") from exc
 
 
-def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
-    for dotted in PATH_KEYS:
-        group, key = dotted.split(".")
-        inner = values.get(group)
-        if isinstance(inner, dict) and isinstance(inner.get(key), str) and inner[key]:
-            path = Path(inner[key])
-            inner[key] = str(path.expanduser() if path.parts[:1] == ("~",) else folder / path)
-    for key in MODEL_KEYS:
-        model = values.get(key)
-        if not isinstance(model, str) or Path(model).is_absolute():
-            continue
-        if model.startswith(".") or model.endswith(".safetensors"):
-            values[key] = anchor(model, folder)
+def anchor_paths(values: dict[str, Any], folder: Path, settings: Mapping[str, Setting]) -> None:
+    """Change relative paths in nested values, inside lists too, into paths that start at `folder`."""
+    for dotted, setting in settings.items():
+        if setting.kind in ("file", "model"):
+            _anchor_key(values, dotted.split("."), folder, setting.kind)
+
+
+def _anchor_key(values: Any, keys: list[str], folder: Path, kind: str) -> None:
+    if isinstance(values, list):
+        for item in values:
+            _anchor_key(item, keys, folder, kind)
+    elif isinstance(values, dict) and keys[0] in values:
+        if len(keys) > 1:
+            _anchor_key(values[keys[0]], keys[1:], folder, kind)
+        else:
+            values[keys[0]] = _anchored(values[keys[0]], folder, kind)
+
+
+def _anchored(value: Any, folder: Path, kind: str) -> Any:
+    if isinstance(value, list):
+        return [_anchored(item, folder, kind) for item in value]
+    if not isinstance(value, str) or not value:
+        return value
+    if kind == "model":
+        is_path = value.startswith(".") or value.endswith(".safetensors")
+        return anchor(value, folder) if is_path and not Path(value).is_absolute() else value
+    return str(Path(value).expanduser() if Path(value).parts[:1] == ("~",) else folder / value)
 
 
 def parse_override(text: str) -> Layer:

@@ -8,11 +8,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from sdapp import schedulers
 from sdapp.errors import ConfigError
 from sdapp.settings.ranges import numbers
-from sdapp.settings.types import MAX_SEED, Frozen, Text
+from sdapp.settings.types import MAX_SEED, Frozen, Setting, Text
 
 
 def _listed(value: object) -> object:
-    """`5,10,20-50:10` as a list; what is no text is left to the check of its type."""
+    """Turn `5,10,20-50:10` into a list; leave what is not text to the check of its type."""
     if isinstance(value, str):
         return numbers(value)
     if isinstance(value, list):
@@ -41,7 +41,7 @@ def _each_once(values: list[Any]) -> list[Any]:
 
 
 def _budgets(budgets: list[int | float], grid: ValidationInfo) -> list[int | float]:
-    """Above zero, and numbers that a scheduler can be given."""
+    """Refuse budgets that are not above zero, or that no scheduler can have."""
     seconds = grid.data.get("match") == "seconds"
     for budget in budgets:
         if budget <= 0:
@@ -72,6 +72,7 @@ def _independent(references: list[str]) -> list[str]:
     return references
 
 
+Varied = Annotated[str | int | float | bool, Setting(expected="text, a number, true or false")]
 Match = Literal["unet-calls", "steps", "seconds"]
 Ranges = BeforeValidator(_listed, json_schema_input_type=str | list[int | float | str])
 Schedulers = Annotated[
@@ -113,7 +114,7 @@ class Grid(Frozen):
         AfterValidator(_each_once),
     ] = []
     vary: Annotated[
-        dict[str, Annotated[list[str | int | float | bool], Field(min_length=1), AfterValidator(_each_once)]],
+        dict[str, Annotated[list[Varied], Field(min_length=1), AfterValidator(_each_once)]],
         Field(description="Other keys and their values, such as guidance_scale: [3, 5, 7.5]."),
     ] = {}
     timings: Annotated[

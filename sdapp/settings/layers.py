@@ -1,18 +1,14 @@
-"""Layers of settings: YAML read through a guard, `extends`, overrides, and where each value came from."""
+"""Layers of settings, how they are merged, and where each value comes from."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Keys whose relative paths are relative to the file that names them; so is a model that begins with a dot or is one file.
-PATH_KEYS = ("task.image", "task.mask", "output.dir")
-MODEL_KEYS = ("model", "vae")
-
 
 @dataclass(frozen=True)
 class Layer:
-    """Nested values, for each dotted key where it was said (`file:line:column`, or the flag), and notes for the user."""
+    """Nested values; for each dotted key where it was given (`file:line:column`, or the option); notes for the user."""
 
     values: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
@@ -20,12 +16,12 @@ class Layer:
 
 
 def anchor(model: str, folder: Path) -> str:
-    """A path that still looks like one: `Path` would make the Hub id `org/name` of `./org/name`."""
+    """Return the path of a model in a folder; it keeps its `./`, since `org/name` alone is a Hub id."""
     return f"{folder}/{model}" if folder.parts else model
 
 
 def override(dotted: str, value: object, origin: str) -> Layer:
-    """A layer of one value."""
+    """Return a layer of one value."""
     values: Any = value
     for part in reversed(dotted.split(".")):
         values = {part: values}
@@ -33,7 +29,7 @@ def override(dotted: str, value: object, origin: str) -> Layer:
 
 
 def merge(layers: list[Layer]) -> Layer:
-    """Lay each layer over those before it. Another scheduler, model or kind of task drops what belonged to the old one."""
+    """Lay each layer over those before it. A new scheduler, model or kind of task drops the options of the old one."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in layers:
@@ -46,7 +42,7 @@ def merge(layers: list[Layer]) -> Layer:
 
 
 def combine(layers: list[Layer]) -> Layer:
-    """One layer of what was said at one time, as on one command line: no part of it drops another."""
+    """Put layers that were given together, as on one command line, into one: none of them drops another."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in layers:

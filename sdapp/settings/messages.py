@@ -1,81 +1,95 @@
-"""What is wrong with a setting, in words."""
+"""Error messages for settings: the place, the key, and what is allowed."""
 
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
 from sdapp.settings.layers import Layer
+from sdapp.settings.types import Setting, alternatives
 
 
 def explain(error: Any, merged: Layer, model: type[BaseModel]) -> str:
-    path = [str(part) for part in error["loc"]]
-    if path[0] == "task":
-        path = [part for part in path if part not in ("txt2img", "img2img", "inpaint")]
-    message = error["msg"][0].lower() + error["msg"][1:]
+    """Return one of pydantic's errors as a line: where the value was given, its key, what is allowed."""
+    unknown = error["type"] == "extra_forbidden"
+    loc = error["loc"][:-1] if unknown else error["loc"]
+    path, parts, expected = _follow(loc, model)
+    given = reprlib.repr(error["input"])
+    groups = [part for part in parts if _is_group(part)]
     match error["type"]:
         case "extra_forbidden":
-            fields = _fields(path[:-1], merged, model)
-            near = get_close_matches(path[-1], fields, n=1)
-            path[-1] = path[-1] if path[-1].isprintable() else repr(path[-1])
-            message = f"unknown key{f', did you mean {near[0]!r}?' if near else ''}; allowed here: {', '.join(fields)}"
+            key, fields = str(error["loc"][-1]), [*([] if path else ["extends"]), *groups[0].model_fields]
+            near = get_close_matches(key, fields, n=1)
+            path.append(key if key.isprintable() else repr(key))
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            message = f"unknown key{hint}; allowed here: {', '.join(fields)}"
         case "missing":
             message = "is required here"
-        case "union_tag_not_found":
-            path, message = ["task", "kind"], "is required here: txt2img, img2img or inpaint"
+        case "union_tag_not_found" | "union_tag_invalid":
+            path.append("kind")
+            kinds = ", ".join(_kind_of(each) for each in groups)
+            tag = error["ctx"].get("tag")
+            message = f"should be one of {kinds}, not {tag!r}" if tag else f"is required here: one of {kinds}"
         case "value_error":
             message = error["msg"].removeprefix("Value error, ")
-        case "string_pattern_mismatch":  # there is one pattern
-            message = f"should be auto, cpu, cuda, cuda:N or mps, not {reprlib.repr(error['input'])}"
-        case _ if path[0] == "batch_size":
-            path, message = (
-                path[:1],
-                f"should be a number from 1 to 256, or auto, not {reprlib.repr(error['input'])}",
-            )
-        case _ if path[:2] == ["scheduler", "options"] and len(path) > 2:
-            path, message = path[:3], "should be text, a number, true, false or null"
+        case _ if expected:
+            message = f"should be {expected}, not {given}"
+        case "model_type" | "model_attributes_type":
+            allowed = dict.fromkeys(name for each in groups for name in each.model_fields)
+            message = f"should be a group of keys ({', '.join(allowed)}), not {given}"
         case _:
-            message += f", not {reprlib.repr(error['input'])}"
-    dotted = ".".join(path) or "config"
-    return place_message(dotted, message, merged)
+            message = f"{error['msg'][0].lower()}{error['msg'][1:]}, not {given}"
+    return place_message(".".join(path) or "config", message, merged)
 
 
 def place_message(dotted: str, message: str, merged: Layer) -> str:
-    """`origin: key: message`; where the origin is a flag of that name, it says the key already."""
+    """Return `place: key: message`, without the key where the place is the option of that name."""
     origin = origin_of(dotted, merged)
-    is_said = origin == f"--{dotted.rpartition('.')[2].replace('_', '-')}" or origin.startswith(
-        f"--set {dotted}="
-    )
-    return f"{origin}: {message}" if is_said else f"{origin}: {dotted}: {message}"
-
-
-def _fields(path: Sequence[str], merged: Layer, model: type[BaseModel]) -> list[str]:
-    """The keys that are allowed at a path; of several kinds of a group those of the kind that is asked for."""
-    values: Any = merged.values
-    for key in path:
-        values = values.get(key, {}) if isinstance(values, dict) else {}
-        kinds = list(_models(model.model_fields[key].annotation))
-        asked = values.get("kind") if isinstance(values, dict) else None
-        model = (
-            next(
-                (kind for kind in kinds if asked in get_args(kind.model_fields["kind"].annotation)), kinds[0]
-            )
-            if kinds[1:]
-            else kinds[0]
-        )
-    return [*([] if path else ["extends"]), *model.model_fields]
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models(inner)
+    option = f"--{dotted.rpartition('.')[2].replace('_', '-')}"
+    if origin == option or origin.startswith(f"--set {dotted}="):
+        return f"{origin}: {message}"
+    return f"{origin}: {dotted}: {message}"
 
 
 def origin_of(dotted: str, merged: Layer) -> str:
+    """Return where a key was given; if it was not, where the nearest group around it was."""
     while dotted and dotted not in merged.origins:
         dotted = dotted.rpartition(".")[0]
     return merged.origins.get(dotted, "settings")
+
+
+def _follow(loc: Sequence[str | int], model: type[BaseModel]) -> tuple[list[str], list[Any], str]:
+    """Follow pydantic's location down the annotations of a model.
+
+    Returns the keys and indexes in it, without pydantic's own marks for the member of a union that it tried;
+    what the annotation at the end can be; and the words that are declared there for what is allowed.
+    """
+    path: list[str] = []
+    parts: list[Any] = [model]
+    expected = ""
+    for step in loc:
+        groups = [part for part in parts if _is_group(part)]
+        field = next((each.model_fields[step] for each in groups if step in each.model_fields), None)
+        inner = [get_args(part)[-1] for part in parts if get_origin(part) in (list, dict)]
+        if field is not None:
+            parts, markers = list(alternatives(field.annotation)), field.metadata
+        elif inner:
+            parts, markers = list(alternatives(inner[0])), []
+        else:  # a mark of pydantic; of a group with a `kind` it is that kind
+            parts = [each for each in groups if _kind_of(each) == step] or parts
+            continue
+        path.append(str(step))
+        markers = [*markers, *(marker for part in parts for marker in get_args(part)[1:])]
+        expected = next((each.expected for each in markers if isinstance(each, Setting)), "")
+    return path, parts, expected
+
+
+def _is_group(part: Any) -> bool:
+    return isinstance(part, type) and issubclass(part, BaseModel)
+
+
+def _kind_of(group: type[BaseModel]) -> str:
+    kind = group.model_fields.get("kind")
+    return str(get_args(kind.annotation)[0]) if kind else ""

@@ -1,6 +1,9 @@
-"""What all settings have in common: checked once, strictly, and never changed."""
+"""What all settings share: strict checking, and what each of them declares in its annotation."""
 
-from typing import Annotated
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -8,9 +11,49 @@ MAX_SEED = 2**63 - 1
 
 
 class Frozen(BaseModel):
-    """Checked once, strictly, and never changed; an unknown key is an error."""
+    """A group of settings: checked once and strictly, never changed; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a setting declares in its `Annotated[...]`, beyond what pydantic checks.
+
+    A `text` or `file` in a prompt file is one value, whatever characters it has; a `name` is never a number.
+    Relative paths of a `file`, and of a `model` that is a path, are relative to the file that gives them.
+    """
+
+    kind: Literal["value", "name", "text", "file", "model"] = "value"
+    list_is_value: bool = False  # a list of numbers is one value, not variants
+    in_grid: bool = False  # `compare` has a list of its own for it, so `compare.vary` refuses it
+    expected: str = ""  # what is allowed, for error messages
+
+
+def declared(group: type[BaseModel]) -> dict[str, Setting]:
+    """Return what each setting of a group declares, by its dotted key, such as `task.image`."""
+    found: dict[str, Setting] = {}
+    for name, field in group.model_fields.items():
+        inner = list(alternatives(field.annotation))
+        markers = [*field.metadata, *(each for part in inner for each in get_args(part)[1:])]
+        found[name] = next((each for each in markers if isinstance(each, Setting)), Setting())
+        lists = [part for part in inner if get_origin(part) is list]
+        for part in (*inner, *(each for part in lists for each in alternatives(get_args(part)[0]))):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                found |= {f"{name}.{key}": setting for key, setting in declared(part).items()}
+    return found
+
+
+def alternatives(annotation: Any) -> Iterator[Any]:
+    """Yield the members of a union, unions inside it included, with and without their `Annotated`."""
+    if get_origin(annotation) is Annotated:
+        yield annotation
+        yield from alternatives(get_args(annotation)[0])
+    elif get_origin(annotation) in UNIONS:
+        for member in get_args(annotation):
+            yield from alternatives(member)
+    else:
+        yield annotation
 
 
 def _writable(text: str) -> str:
@@ -21,9 +64,14 @@ def _writable(text: str) -> str:
 
 def _no_nul(path: str) -> str:
     if "\0" in path:
-        raise ValueError("a path cannot hold a NUL")
+        raise ValueError("a path cannot contain a NUL character")
     return path
 
 
-Text = Annotated[str, AfterValidator(_writable)]
-FilePath = Annotated[str, Field(min_length=1), AfterValidator(_writable), AfterValidator(_no_nul)]
+UNIONS = (Union, UnionType)
+Name = Annotated[str, Field(min_length=1), Setting("name")]
+Text = Annotated[str, AfterValidator(_writable), Setting("text")]
+FilePath = Annotated[
+    str, Field(min_length=1), AfterValidator(_writable), AfterValidator(_no_nul), Setting("file")
+]
+ModelReference = Annotated[str, Field(min_length=1), Setting("model")]

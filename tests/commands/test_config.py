@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdapp import config
-from sdapp.commands.config_text import json_schema, show_settings
-from sdapp.config import RunConfig, validate
+from sdapp.commands.config import json_schema, show_settings
+from sdapp.config import RunConfig, read_config_file, validate
 from sdapp.errors import ConfigError
-from sdapp.settings.files import parse_override, parse_yaml, read_config_file
+from sdapp.settings.files import parse_override, parse_yaml
 from sdapp.settings.layers import Layer, merge
 from sdapp.settings.types import MAX_SEED
 
@@ -86,18 +86,18 @@ def lines(text: str) -> list[str]:
         ("width: 9001\nheight: 64", "f:1:1: width: ", "less than or equal to 8192, not 9001"),
         ("width: 8200\nheight: 64", "f:1:1: width: ", "less than or equal to 8192, not 8200"),
         ("width: 0\nheight: 64", "f:1:1: width: ", "greater than or equal to 8, not 0"),
-        ("steps: 1\nwidth: 64", "f:2:1: width", "give both or neither"),
-        ("steps: 1\nheight: 64", "f:2:1: ", "give both or neither"),
+        ("steps: 1\nwidth: 64", "f:2:1: width", "give both width and height, or neither"),
+        ("steps: 1\nheight: 64", "f:2:1: ", "give both width and height, or neither"),
         ("task: {kind: inpaint, image: x}", "f:1:1: task.mask: ", "is required here"),
         ("task: {kind: img2img, image: ''}", "f:1:23: task.image: ", "at least 1 character"),
         ("task: {kind: img2img, image: x, strength: 1.01}", "f:1:33: task.strength: ", "less than or equal to 1, not 1.01"),
         ("task: {kind: img2img, image: x, strength: 0.01}", "f:1:33: task.strength: ", "use at least 0.05"),
         ("task: {kind: inpaint, image: x, mask: y, padding: -1}", "f:1:42: task.padding: ", "greater than or equal to 0"),
-        ("task: {kind: img3img}", "f:1:1: task", "'txt2img', 'img2img', 'inpaint'"),
+        ("task: {kind: img3img}", "f:1:8: task.kind: ", "should be one of txt2img, img2img, inpaint, not 'img3img'"),
         ("task: {image: x}", "f:1:1: task", "kind"),
-        ("output: {name: '{sed}'}", "f:1:10: output.name: ", "the tokens are {prompt} {seed} {index} "),
-        ("output: {name: '{seed:04d}'}", "f:1:10: output.name: ", "the tokens are "),
-        ("output: {name: '{'}", "f:1:10: output.name: ", "the tokens are "),
+        ("output: {name: '{sed}'}", "f:1:10: output.name: ", "the placeholders are {prompt} {seed} {index} "),
+        ("output: {name: '{seed:04d}'}", "f:1:10: output.name: ", "the placeholders are "),
+        ("output: {name: '{'}", "f:1:10: output.name: ", "the placeholders are "),
         ("output: {name: '../{seed}'}", "f:1:10: output.name: ", "without folders; choose the folder with output.dir"),
         ("output: {name: 'a\\b'}", "f:1:10: output.name: ", "without folders"),
         ('output: {name: "a\\0b"}', "f:1:10: output.name: ", "without folders"),

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
-from sdapp.config import TOKENS, Memory, Output, SchedulerChoice, Txt2Img
+from sdapp.config import PLACEHOLDERS, Memory, Output, SchedulerChoice, Txt2Img
 from sdapp.errors import DiskFullError, InputError, JobsFailedError, MissingInputError, OutputError
 from sdapp.jobs import Job
 from sdapp.metadata.record import read_image
@@ -230,7 +230,7 @@ def test_a_model_becomes_a_name(model: str, stem: str) -> None:
 
 
 PIECES = [
-    *(f"{{{token}}}" for token in TOKENS), "..", ".", " ", "-", "~", "_", "CON", "nul", "com1", "🏠" * 70, "x" * 300,
+    *(f"{{{token}}}" for token in PLACEHOLDERS), "..", ".", " ", "-", "~", "_", "CON", "nul", "com1", "🏠" * 70, "x" * 300,
     "\u202e", "\u05d0\u05d1", "e\u0301", "\u2028",
 ]  # fmt: skip
 TEMPLATES = st.lists(

@@ -566,7 +566,7 @@ def test_lists_numbers_and_seeds_of_tables(
             ".csv",
             "prompt,model,\na,b,",
             [
-                "f.csv:1: model: the same for the whole file; give it as a flag or in the config",
+                "f.csv:1: model: the same for the whole file; give it as an option or in the config",
                 "f.csv:1: : unknown key; allowed: ",
             ],
         ),

@@ -356,9 +356,9 @@ def test_a_hundred_errors_are_shown_in_order_and_the_rest_are_counted() -> None:
         (
             "a --t 0.01 --image i",
             "steps: 20",
-            "f.txt:1:3: task.strength: 0.01 of 20 steps leaves none to run",
+            "f.txt:1:3: task.strength: with strength 0.01, none of 20 steps runs",
         ),
-        ("a --w 64", "steps: 20", "f.txt:1:3: width and height: give both or neither"),
+        ("a --w 64", "steps: 20", "f.txt:1:3: width: give both width and height, or neither"),
         ("--steps 3", "prompt: a {b", "c.yaml:1:1: prompt: character 3: the brace is never closed"),
         ("--steps 3", "prompt: '{all:a|b}'", "c.yaml:1:1: prompt: {all:a|b}: {all:…} works only in"),
         ("a --padding 3", "task: {kind: img2img, image: x}", "f.txt:1:3: task.padding: unknown key"),

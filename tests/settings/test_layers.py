@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from sdapp.config import read_config_file
 from sdapp.errors import ConfigError, MissingInputError
-from sdapp.settings.files import parse_override, parse_yaml, read_config_file
+from sdapp.settings.files import parse_override, parse_yaml
 from sdapp.settings.layers import Layer, merge, override
 
 NO_ALIAS = "anchors and aliases (& and *) are not allowed; write the value out"

@@ -1,0 +1,106 @@
+from typing import Annotated
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from sdapp.config import COLUMNS, MODEL_KEYS, SETTINGS, VARIABLE, RunConfig, validate
+from sdapp.errors import ConfigError
+from sdapp.settings.files import anchor_paths, parse_override
+from sdapp.settings.layers import Layer, combine
+from sdapp.settings.types import FilePath, Frozen, ModelReference, Setting, declared
+
+
+def keys(kind: str) -> set[str]:
+    return {key for key, setting in SETTINGS.items() if setting.kind == kind}
+
+
+def test_all_else_about_settings_follows_from_their_declarations() -> None:
+    assert keys("file") == {"task.image", "task.mask", "output.dir"}
+    assert set(MODEL_KEYS) == keys("model") == {"model", "vae"}
+    assert keys("text") == {"prompt", "negative_prompt", "task.kind"}
+    assert keys("name") == {"scheduler.name"}
+    assert [key for key, setting in SETTINGS.items() if setting.list_is_value] == ["guidance_interval"]
+    assert set(RunConfig.model_fields) - set(COLUMNS) == {
+        "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last", "batch_size", "output",
+        "compare",
+    }  # fmt: skip
+    assert set(COLUMNS) - set(VARIABLE) == {"scheduler", "steps", "prompt", "seed", "count"}
+
+
+class Lora(Frozen):
+    file: FilePath
+    base: ModelReference | None = None
+
+
+class WithLoras(Frozen):
+    loras: Annotated[list[Lora], Setting(list_is_value=True)] = []
+    first: Lora | None = None
+
+
+def test_files_inside_lists_and_groups_become_relative_to_the_file_that_names_them(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    found = declared(WithLoras)
+    assert (found["loras"].list_is_value, found["loras.file"].kind, found["first.base"].kind) == (
+        True,
+        "file",
+        "model",
+    )
+    values = {"loras": [{"file": "a"}, {"file": "/b"}, 5], "first": {"file": ["c", "d"], "base": "./m"}}
+    anchor_paths(values, tmp_path, found)
+    assert values == {
+        "loras": [{"file": f"{tmp_path}/a"}, {"file": "/b"}, 5],
+        "first": {"file": [f"{tmp_path}/c", f"{tmp_path}/d"], "base": f"{tmp_path}/./m"},
+    }
+
+
+# --- errors inside groups -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task=5", "--set task=5: should be a group of keys (kind, image, strength, mask, padding), not 5"),
+        ("task={kind: img2img, image: a, img2img: 1}", "task.img2img: unknown key; allowed here: kind, image, strength"),
+        ("scheduler=[1]", "--set scheduler=[1]: should be a group of keys (name, options), not [1]"),
+        ("output.dir.x=1", "output.dir: input should be a valid string, not {'x': 1}"),
+        ("compare.vary.a.b=1", "compare.vary.a: input should be a valid list, not {'b': 1}"),
+        ("memory.offload.x=1", "memory.offload: input should be 'none', 'model', "),
+        ("compare={schedulers: ddim, vary: {eta: [{}]}}", "compare.vary.eta.0: should be text, a number, true or false, not {}"),
+        ("batch_size=[1]", "--set batch_size=[1]: should be a number from 1 to 256, or auto, not [1]"),
+        ("device=5", "--set device=5: should be auto, cpu, cuda, cuda:N or mps, not 5"),
+    ],
+)  # fmt: skip
+def test_a_wrong_nested_setting_is_refused_once_and_by_its_name(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        validate(combine([parse_override(text)]))
+    found = [line for line in str(refusal.value).splitlines() if "schedulers: is required" not in line]
+    assert len(found) == 1
+    assert message in found[0]
+
+
+def names(group: type[BaseModel]) -> list[str]:
+    return sorted(
+        {part for key in declared(group) for part in key.split(".")} | {"vary", "img2img", "int", "x.y"}
+    )
+
+
+KEYS = st.sampled_from(names(RunConfig)) | st.text(max_size=3)
+LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.sampled_from(["img2img", "ddim"])
+)
+NESTED = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=10,
+)
+GROUPS = st.sampled_from(["task", "scheduler", "memory", "output", "compare"])
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(GROUPS, NESTED, min_size=1, max_size=3))
+def test_any_nested_settings_are_good_or_refused_by_place(values: dict[str, object]) -> None:
+    try:
+        validate(Layer(values, dict.fromkeys(values, "here")))
+    except ConfigError as exc:
+        assert all(line.startswith("here: ") for line in str(exc).splitlines() if not line.startswith(" "))
