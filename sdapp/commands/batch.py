@@ -58,9 +58,9 @@ def batch(  # noqa: PLR0913 - an option is an argument
 
     Examples:
 
-    sdapp batch prompts.txt --out night
+    sdapp batch prompts.txt --out images
 
-    sdapp batch prompts.csv --out night --scheduler unipc --seed 7 --shard 1/4
+    sdapp batch prompts.csv --out images --scheduler unipc --seed 7 --shard 1/4
     """
     if yes and not prune:
         raise ConfigError("--yes: it goes with --prune; leave it out, or add --prune")

@@ -75,8 +75,7 @@ def compare(
 
     Examples:
 
-    sdapp compare "a castle on a beach at night" --schedulers pndm,ddim,lms,dpm++2m --steps 5,10,20,50 --seeds
-    1,2,3
+    sdapp compare "a castle at night" --schedulers pndm,ddim,lms,dpm++2m --steps 5,10,20,50 --seeds 1,2,3
 
     sdapp compare --config configs/compare-schedulers.yaml
 

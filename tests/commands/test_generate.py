@@ -224,13 +224,13 @@ BAD_INPUT = {
     "an output folder that is a file": (73, "cannot write to", f"{SAY} --out house.png"),
     "a missing image": (66, "cannot read nowhere.png", "img2img nowhere.png cat"),
     "an image that is text": (65, "not an image", "img2img text.png cat"),
-    "a strength of nothing": (2, "leaves none to run", "img2img house.png cat --strength 0.01"),
+    "a strength of nothing": (2, "none of 20 steps runs", "img2img house.png cat --strength 0.01"),
     "a mask of another size": (65, "must have the same size", "inpaint house.png small.png cat"),
     "no prompt": (2, "prompt: there is none", "generate"),
     "an image without a record": (65, "no sdapp record", "generate --config house.png"),
     "nothing to show": (65, "no sdapp record", "show house.png"),
     "a --set without =": (2, "key=value", f"{SAY} --set steps"),
-    "an unknown token": (2, "the tokens are", f"{SAY} --set output.name={{sed}}"),
+    "an unknown token": (2, "the placeholders are", f"{SAY} --set output.name={{sed}}"),
 }
 
 
@@ -285,8 +285,8 @@ def test_config_show_says_where_each_value_comes_from(sdapp: Run) -> None:
     lines = sdapp(
         "config", "show", "-c", "mine.yaml", "--set", "eta=0", "--set", "scheduler=ddim"
     ).stdout.splitlines()
-    assert [line.split("# ")[1] for line in lines if line.startswith(("steps", "eta", "count"))] == [
-        "mine.yaml:1:1", "default", "--set eta=0",
+    assert sorted(line.split("# ")[1] for line in lines if line.startswith(("steps", "eta", "count"))) == [
+        "--set eta=0", "default", "mine.yaml:1:1",
     ]  # fmt: skip
     assert yaml.safe_load("\n".join(lines))["scheduler"]["name"] == "ddim"
 

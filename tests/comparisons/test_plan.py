@@ -48,7 +48,7 @@ def test_the_strength_of_img2img_is_reckoned_with(house: Path) -> None:
     task = {"kind": "img2img", "image": str(house), "strength": 0.5}
     found = planned(compare_plan({"task": task}, schedulers=["ddim", "heun"], steps=[10]))
     assert found == {("ddim", 10): (20, 10), ("heun", 10): (10, 9)}
-    with pytest.raises(ConfigError, match=r"0\.0001 of 1000 steps leaves none to run"):
+    with pytest.raises(ConfigError, match=r"with strength 0\.0001, none of 1000 steps runs"):
         planned(compare_plan({"task": task}, steps=[10], vary={"task.strength": [0.0001]}))
 
 
