@@ -1,4 +1,4 @@
-"""Read the settings of one line of a prompt file, under their names in every dialect, into a layer."""
+"""Turn the settings of one line of a prompt file, under their names in any dialect, into a layer."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,21 +9,19 @@ from typing import Any, NamedTuple
 
 from sdapp.config import COLUMNS, SETTINGS, RunConfig
 from sdapp.errors import ConfigError
+from sdapp.prompts.lines import PromptFileError
 from sdapp.prompts.seeds import seed_content
 from sdapp.settings import files, layers
-from sdapp.settings.types import MAX_SEED
+from sdapp.settings.types import MAX_SEED, Setting
 
-# Never numbers or lists: `|` is a letter in them.
-TEXTS = tuple(key for key, setting in SETTINGS.items() if setting.kind in ("text", "file"))
-NAMES = ("size", *(key for key, setting in SETTINGS.items() if setting.kind == "name"))
 ALIASES = {
     "scheduler": "scheduler.name", "sampler_name": "scheduler.name", "sampler": "scheduler.name",
     "task": "task.kind", "image": "task.image", "mask": "task.mask", "padding": "task.padding",
     "strength": "task.strength", "denoising_strength": "task.strength",
     "size": "size", "seeds": "seed", "cfg_scale": "guidance_scale", "n_iter": "count",
 }  # fmt: skip
-# In .txt only: kohya's letters, and A1111's batch_size, which asks for so many images.
-OPTIONS = {
+# In .txt only: kohya's letters, and A1111's batch_size, which is a number of images.
+TXT_OPTIONS = {
     "n": "negative_prompt", "w": "width", "h": "height", "s": "steps", "d": "seed", "l": "guidance_scale",
     "t": "task.strength", "batch_size": "count",
 }  # fmt: skip
@@ -67,11 +65,14 @@ class Given(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def find_key(name: str, is_option: bool = False) -> str:
-    """Return the dotted key of a name in any dialect; `is_option`: an option of .txt. Raises ConfigError without a place."""
+    """Return the dotted key of a name in any dialect; `is_option` is for options of .txt.
+
+    Raises ConfigError without a place.
+    """
     plain = re.sub("[- ]", "_", name.lower())
     first, *rest = plain.split(".")
-    if is_option and name.lower() in OPTIONS:
-        return OPTIONS[name.lower()]
+    if is_option and name.lower() in TXT_OPTIONS:
+        return TXT_OPTIONS[name.lower()]
     if first not in REFUSED_KEYS and plain in ALIASES:
         return ALIASES[plain]
     if first in COLUMNS and all(rest) and len(rest) < files.MAX_DEPTH:
@@ -79,27 +80,26 @@ def find_key(name: str, is_option: bool = False) -> str:
     raise ConfigError(_why_not(name, plain, is_option))
 
 
-@lru_cache(maxsize=1024)  # a typo is often in every line, and the closest word takes long to find
+@lru_cache(maxsize=1024)  # a typo is often in every line, and finding the closest word is slow
 def _why_not(name: str, plain: str, is_option: bool) -> str:
     shown = f"{'--' if is_option else ''}{name if name.isprintable() else repr(name):.80}"
     if reason := REFUSED_KEYS.get(plain.split(".")[0]):
         return f"{shown}: {reason}"
-    near = get_close_matches(plain, (*COLUMNS, *ALIASES), n=1)
-    known = [
-        f"--{word.replace('_', '-')}" if is_option else word
-        for word in near or dict.fromkeys((*COLUMNS, *ALIASES))
-    ]
+    words = tuple(dict.fromkeys((*COLUMNS, *ALIASES)))
+    near = get_close_matches(plain, words, n=1)
+    known = [f"--{word.replace('_', '-')}" if is_option else word for word in near or words]
     mean = f", did you mean {known[0]}?" if near else f"; allowed: {', '.join(known)}"
     hint = '; if it belongs to the prompt, give that as --prompt "…"' if is_option else ""
     return f"{shown}: unknown {'option' if is_option else 'key'}{mean}{hint}"
 
 
 def from_text(key: str, text: str) -> Any:
-    """Return the value of a cell or option: a number if it looks like one, a list for `a|b`. Text stays as it is."""
-    if key in TEXTS:
+    """Return the value of a cell or option: a number if it looks like one, a list for `a|b`, else text."""
+    kind = SETTINGS.get(key, Setting()).kind
+    if kind in ("text", "file"):
         return text
     parts = [part.strip(" \t") for part in re.split(r"[|,]" if key == "seed" else r"\|", text)]
-    values = [part if key in NAMES else _parse_number(part) for part in parts]
+    values = parts if kind == "name" or key == "size" else [_parse_number(part) for part in parts]
     return values if len(values) > 1 else values[0]
 
 
@@ -109,78 +109,69 @@ def _parse_number(text: str) -> object:
 
 
 def assemble_line(given: Iterable[Given], folder: Path) -> tuple[layers.Layer, tuple[int, ...] | None, str]:
-    """Return the layer, the seeds and the content of a line. Raises ConfigError with every error and its place."""
+    """Return the layer of a line, its list of seeds, and the content that derived seeds are made from.
+
+    Paths are relative to `folder`. Raises PromptFileError with every error and its place.
+    """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     names: dict[str, str] = {}
-    errors: list[str] = []
+    errors = PromptFileError()
     for name, key, value, origin in given:
         # A1111 asks for batch_size images n_iter times.
-        is_product = {name, names.get(key)} == {"--batch_size", "--n_iter"} and {
-            type(value),
-            type(values[key]),
-        } == {int}
+        is_product = {name, names.get(key)} == {"--batch_size", "--n_iter"}
+        is_product = is_product and type(value) is type(values[key]) is int
         if key in values and not is_product:
-            errors.append(f"{origin}: {key}: said twice, as {names[key]} and as {name}; keep one")
+            errors.add(0, f"{origin}: {key}: given twice, as {names[key]} and as {name}; keep one")
         values[key] = values[key] * value if is_product else value
         names[key], origins[key] = name, origin
-    errors += _take_size(values, origins)
+    with errors.collect():
+        _take_size(values, origins)
     content = seed_content(values)
-    errors += _settle_task(values, origins)
-    seeds, wrong = _take_seeds(values, origins)
+    for key, kind in (("task.mask", "inpaint"), ("task.image", "img2img")):
+        if key in values:
+            values.setdefault("task.kind", kind)
+    seeds = None
+    with errors.collect():
+        seeds = _take_seeds(values, origins)
     nested = _nest(values, origins, errors)
     files.anchor_paths(nested, folder, SETTINGS)
-    if errors or wrong:
-        raise ConfigError("\n".join(errors + wrong))
+    errors.raise_if_any()
     return layers.Layer(nested, origins), seeds, content
 
 
-def _take_size(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
+def _take_size(values: dict[str, Any], origins: dict[str, str]) -> None:
     """Turn `768x512` into width and height, and a list of sizes into a list of such pairs."""
     if "size" not in values:
-        return []
-    asked, origin = values.pop("size"), origins.pop("size")
-    found = [
-        re.fullmatch(r"([0-9]{1,9}) ?[xX×] ?([0-9]{1,9})", str(size))
-        for size in (asked if isinstance(asked, list) else [asked])
-    ]
+        return
+    given, origin = values.pop("size"), origins.pop("size")
+    texts = given if isinstance(given, list) else [given]
+    found = [re.fullmatch(r"([0-9]{1,9}) ?[xX×] ?([0-9]{1,9})", str(text)) for text in texts]
     sizes = [{"width": int(size[1]), "height": int(size[2])} for size in found if size]
     if len(sizes) < len(found):
-        return [f"{origin}: size: write it as WIDTHxHEIGHT in pixels, such as 768x512, not {asked!r:.80}"]
+        form = "write it as WIDTHxHEIGHT in pixels, such as 768x512"
+        raise ConfigError(f"{origin}: size: {form}, not {given!r:.80}")
     if "width" in values or "height" in values:
-        return [f"{origin}: size: said twice, by width or height too; keep one"]
-    values |= {"size": sizes} if isinstance(asked, list) else sizes[0]
+        raise ConfigError(f"{origin}: size: given twice, as width or height too; keep one")
+    values |= {"size": sizes} if isinstance(given, list) else sizes[0]
     origins |= {"width": origin, "height": origin, "size": origin}
-    return []
 
 
-def _settle_task(values: dict[str, Any], _: Mapping[str, str]) -> list[str]:
-    """Set the task that an image or a mask implies, unless the line gives the task."""
-    kinds = [kind for key, kind in (("task.mask", "inpaint"), ("task.image", "img2img")) if key in values]
-    if kinds:
-        values.setdefault("task.kind", kinds[0])
-    return []
-
-
-def _take_seeds(
-    values: dict[str, Any], origins: Mapping[str, str]
-) -> tuple[tuple[int, ...] | None, list[str]]:
+def _take_seeds(values: dict[str, Any], origins: Mapping[str, str]) -> tuple[int, ...] | None:
     if not isinstance(values.get("seed"), list):
-        return None, []
+        return None
     seeds, origin = values.pop("seed"), origins["seed"]
     bad = [seed for seed in seeds if type(seed) is not int or not 0 <= seed <= MAX_SEED]
     if bad or not seeds:
-        return None, [
-            f"{origin}: seed: seeds are whole numbers from 0 to {MAX_SEED}, not {(bad or [seeds])[0]!r:.80}"
-        ]
+        allowed = f"seeds are whole numbers from 0 to {MAX_SEED}"
+        raise ConfigError(f"{origin}: seed: {allowed}, not {(bad or [seeds])[0]!r:.80}")
     if "count" in values:
-        return None, [
-            f"{origins['count']}: count: the line names {len(seeds)} seeds, one an image; leave count out"
-        ]
-    return tuple(seeds), []
+        problem = f"the line names {len(seeds)} seeds, one for each image"
+        raise ConfigError(f"{origins['count']}: count: {problem}; leave count out")
+    return tuple(seeds)
 
 
-def _nest(values: Mapping[str, Any], origins: dict[str, str], errors: list[str]) -> dict[str, Any]:
+def _nest(values: Mapping[str, Any], origins: dict[str, str], errors: PromptFileError) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in values.items():
         *groups, last = key.split(".")
@@ -188,10 +179,9 @@ def _nest(values: Mapping[str, Any], origins: dict[str, str], errors: list[str])
         for depth, group in enumerate(groups, 1):
             inside = inside.setdefault(group, {}) if isinstance(inside, dict) else inside
             origins.setdefault(".".join(groups[:depth]), origins.get(key, ""))
-        if not isinstance(inside, dict) or last in inside:
-            errors.append(
-                f"{origins[key]}: {key}: does not fit with {groups[0] if groups else key}, which is said too"
-            )
-        else:
+        if isinstance(inside, dict) and last not in inside:
             inside[last] = value
+        else:
+            other = groups[0] if groups else key
+            errors.add(0, f"{origins[key]}: {key}: does not fit with {other}, which is given too")
     return nested

@@ -413,25 +413,25 @@ def test_options_of_every_dialect_are_settings(line: str, said: dict[str, Any]) 
         ("a --set output.dir=x", "output.dir: the same for the whole file"),
         ("a --set stepz=3", "stepz: unknown key, did you mean steps?"),
         ("a --set steps", "--set steps: write it as key=value"),
-        ("a --steps 3 --s 4", "steps: said twice, as --steps and as --s; keep one"),
-        ("a --count 3 --n_iter 4", "count: said twice, as --count and as --n_iter; keep one"),
-        ("a --prompt b", "prompt: said twice, as the text in front and as --prompt; keep one"),
+        ("a --steps 3 --s 4", "steps: given twice, as --steps and as --s; keep one"),
+        ("a --count 3 --n_iter 4", "count: given twice, as --count and as --n_iter; keep one"),
+        ("a --prompt b", "prompt: given twice, as the text in front and as --prompt; keep one"),
         ("a --size 64", "size: write it as WIDTHxHEIGHT in pixels, such as 768x512, not '64'"),
-        ("a --size 64x64 --w 64", "size: said twice, by width or height too; keep one"),
+        ("a --size 64x64 --w 64", "size: given twice, as width or height too; keep one"),
         ("a --d 1,x", f"seed: seeds are whole numbers from 0 to {MAX_SEED}, not 'x'"),
         ("a --d 1,-1", f"seed: seeds are whole numbers from 0 to {MAX_SEED}, not -1"),
         (
             f"a --d 1,{MAX_SEED + 1}",
             f"seed: seeds are whole numbers from 0 to {MAX_SEED}, not {MAX_SEED + 1}",
         ),
-        ("a --d 1,2 --count 2", "count: the line names 2 seeds, one an image; leave count out"),
+        ("a --d 1,2 --count 2", "count: the line names 2 seeds, one for each image; leave count out"),
     ],
 )
 def test_an_option_that_cannot_be_honoured_is_refused(line: str, message: str) -> None:
     (row,) = refusals(line)
-    place, _, message = row.partition(": ")
+    place, _, found = row.partition(": ")
     assert place.rpartition(":")[0] == "f.txt:1"
-    assert message.startswith(message)
+    assert found.startswith(message)
 
 
 def test_an_option_is_named_with_its_column_and_every_bad_one_is_shown() -> None:
@@ -578,7 +578,7 @@ def test_lists_numbers_and_seeds_of_tables(
         (
             ".jsonl",
             '{"task.image": "a", "image": "b"}',
-            ["f.jsonl:1: task.image: said twice, as task.image and as image; keep one"],
+            ["f.jsonl:1: task.image: given twice, as task.image and as image; keep one"],
         ),
         (
             ".jsonl",
@@ -588,7 +588,7 @@ def test_lists_numbers_and_seeds_of_tables(
         (
             ".jsonl",
             '{"steps": 3, "steps.x": 4}',
-            ["f.jsonl:1: steps.x: does not fit with steps, which is said too"],
+            ["f.jsonl:1: steps.x: does not fit with steps, which is given too"],
         ),
         (
             ".jsonl",
