@@ -1,7 +1,7 @@
-"""Every setting: what it belongs to, its bounds and its default. All else about settings is derived from here.
+"""Every setting: what it belongs to, its bounds and its default. Everything else is derived from this.
 
-To add a setting, add its field to the class of what it belongs to: `ImageSettings`, `ModelSettings` (a load, and it
-changes pixels), `LoadSettings` (a load), or `RunConfig` (the run). Its annotation says what it is: see `Setting`.
+To add a setting, add its field to the class of what it belongs to: `ImageSettings`, `ModelSettings` (a load
+that changes pixels), `LoadSettings` (a load), or `RunConfig` (the run). `Setting` says more about it.
 """
 
 import re
@@ -17,22 +17,10 @@ from sdapp.scheduler_table import Option
 from sdapp.settings import files, layers, ranges
 from sdapp.settings.grid import Grid
 from sdapp.settings.messages import explain, place_message
-from sdapp.settings.types import (
-    MAX_SEED,
-    FilePath,
-    Frozen,
-    ModelReference,
-    Name,
-    Setting,
-    Text,
-    declared,
-)
+from sdapp.settings.types import MAX_SEED, FilePath, Frozen, ModelReference, Setting, Text, declared
 
 Strength = Annotated[
-    float,
-    Field(
-        ge=0, le=1, description="How much of the image is repainted, 0 to 1: int(steps × strength) steps run."
-    ),
+    float, Field(ge=0, le=1, description="How much to repaint, 0 to 1: int(steps × strength) steps run.")
 ]
 
 
@@ -55,15 +43,13 @@ class Inpaint(Frozen):
 
     kind: Annotated[Literal["inpaint"], Setting("text")]
     image: Annotated[FilePath, Field(description="The image to repaint a part of.")]
-    mask: Annotated[
-        FilePath, Field(description="White is repainted, black stays; it has the size of the image.")
-    ]
+    mask: Annotated[FilePath, Field(description="White is repainted, black stays; same size as the image.")]
     strength: Strength = 1.0
     padding: Annotated[
         int | None,
         Field(
             ge=0,
-            description="Paint only the masked part, with this many pixels around it, at the full width and height.",
+            description="Pixels around the mask: only this part is painted, at the full width and height.",
         ),
     ] = None
 
@@ -74,7 +60,7 @@ Task = Annotated[Txt2Img | Img2Img | Inpaint, Field(discriminator="kind")]
 class SchedulerChoice(Frozen):
     """A scheduler by any of its names, and options of its class."""
 
-    name: Name = "dpm++2m-karras"
+    name: Annotated[str, Field(min_length=1), Setting("name")] = "dpm++2m-karras"
     options: dict[str, Annotated[Option, Setting(expected="text, a number, true, false or null")]] = {}
 
     def resolve(self) -> schedulers.Resolved:
@@ -100,8 +86,8 @@ class Memory(Frozen):
     offload: Annotated[
         Literal["none", "model", "group", "sequential"],
         Field(
-            description="Keep on the device only the part of the model (model) or the layer (sequential) that runs; "
-            "group: that layer, while the UNet's next one is being copied."
+            description="Keep on the device only the part of the model (model) or the layer (sequential) "
+            "that runs; group: that layer, while the UNet's next one is being copied."
         ),
     ] = "none"
     vae_slicing: Annotated[bool, Field(description="Decode the images of a batch one by one.")] = False
@@ -111,7 +97,8 @@ class Memory(Frozen):
 
 
 PLACEHOLDERS = (
-    "prompt", "seed", "index", "scheduler", "steps", "guidance_scale", "width", "height", "model", "task", "id", "date", "time",
+    "prompt", "seed", "index", "scheduler", "steps", "guidance_scale", "width", "height", "model", "task",
+    "id", "date", "time",
 )  # fmt: skip
 PLACEHOLDER_LIST = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
 
@@ -150,7 +137,8 @@ BatchSize = Annotated[
 
 def _multiple_of_8(pixels: int) -> int:
     if pixels % 8:
-        raise ValueError(f"must be a multiple of 8; the nearest are {nearest_sizes(pixels)}")
+        below = pixels // 8 * 8
+        raise ValueError(f"must be a multiple of 8; the nearest are {below} and {below + 8}")
     return pixels
 
 
@@ -159,17 +147,7 @@ Side = Annotated[
     Field(description="Pixels, a multiple of 8; default: of the input image, else of the model."),
 ]
 
-
-WHOLE_INTERVAL = [0.0, 1.0]
-Interval = Annotated[
-    list[float],
-    BeforeValidator(
-        ranges.interval,
-        json_schema_input_type=str
-        | Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)],
-    ),
-    Setting(list_is_value=True),
-]
+Fractions = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)]
 
 
 class ModelSettings(Frozen):
@@ -182,10 +160,7 @@ class ModelSettings(Frozen):
     revision: Annotated[str | None, Field(description="Branch, tag or commit of a Hub id.")] = None
     vae: Annotated[
         ModelReference | None,
-        Field(
-            description="An autoencoder instead of the model's own: a Hub id (org/name, org/name@revision), "
-            "a diffusers folder or a .safetensors file."
-        ),
+        Field(description="Another autoencoder: org/name[@revision], a folder or a .safetensors file."),
     ] = None
     dtype: Annotated[
         Literal["auto", "float16", "bfloat16", "float32"],
@@ -195,7 +170,7 @@ class ModelSettings(Frozen):
 
 
 class LoadSettings(ModelSettings):
-    """All settings of a load of the model. Images can share a load only if all of these are equal."""
+    """All settings of a load of the model: images whose settings here are equal can share a load."""
 
     device: Annotated[
         str,
@@ -203,18 +178,13 @@ class LoadSettings(ModelSettings):
         Setting(expected="auto, cpu, cuda, cuda:N or mps"),
     ] = "auto"
     compile: Annotated[
-        Switch,
-        Field(
-            description="torch.compile of the UNet; auto: on CUDA, if the run is long enough to gain time."
-        ),
+        Switch, Field(description="torch.compile of the UNet; auto: on CUDA, if it saves time in this run.")
     ] = "auto"
-    channels_last: Annotated[Switch, Field(description="Memory layout of the weights; auto: on CUDA.")] = (
-        "auto"
-    )
+    channels_last: Annotated[Switch, Field(description="Memory layout of weights; auto: on CUDA.")] = "auto"
 
 
 class ImageSettings(Frozen):
-    """The settings that each image can have its own of: a prompt file can set them in a line."""
+    """The settings that can differ from image to image: a prompt file can set them in a line."""
 
     scheduler: Annotated[
         SchedulerChoice,
@@ -230,9 +200,11 @@ class ImageSettings(Frozen):
         Field(ge=0, le=100, description="Classifier-free guidance; at 1 or below only the prompt is used."),
     ] = 7.5
     guidance_interval: Annotated[
-        Interval,
+        list[float],
+        BeforeValidator(ranges.interval, json_schema_input_type=str | Fractions),
         Field(description="The part of the run with guidance, as fractions; a step outside it costs half."),
-    ] = WHOLE_INTERVAL
+        Setting(list_is_value=True),
+    ] = [0.0, 1.0]
     prompt: Annotated[Text | None, Field(description="What to paint."), Setting("text", in_grid=True)] = None
     negative_prompt: Annotated[Text, Field(description="What guidance steers away from.")] = ""
     width: Side = None
@@ -240,9 +212,7 @@ class ImageSettings(Frozen):
     seed: Annotated[
         int | None,
         Field(
-            ge=0,
-            le=MAX_SEED,
-            description="Seed of the first image; each next image has one more. Default: random.",
+            ge=0, le=MAX_SEED, description="Seed of the first image; each next one adds 1. Default: random."
         ),
         Setting(in_grid=True),
     ] = None
@@ -258,7 +228,7 @@ class ImageSettings(Frozen):
         Field(
             ge=1,
             le=1000,
-            description="Every N-th UNet call is computed in full; the calls between reuse its deep layers.",
+            description="Every N-th UNet call is computed in full; others reuse its deep layers.",
         ),
     ] = 1
 
@@ -282,12 +252,12 @@ VARIABLE = tuple(key for key in ImageSettings.model_fields if not SETTINGS[key].
 
 
 def read_config_file(path: Path) -> list[layers.Layer]:
-    """Return the layers of a YAML file: the files that it extends first. Raises ConfigError, MissingInputError."""
+    """Return the layers of a YAML file, its parents first. Raises ConfigError, MissingInputError."""
     return files.read_layers(path, SETTINGS)
 
 
 def validate(merged: layers.Layer) -> RunConfig:
-    """Check merged settings. Raises ConfigError with all errors: place, key, what is allowed, the closest key."""
+    """Check merged settings. Raises ConfigError with all errors: place, key, what is allowed."""
     try:
         config = RunConfig.model_validate(merged.values)
     except ValidationError as exc:
@@ -317,9 +287,3 @@ def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "dtype", "float16 cannot run on a CPU; use float32, or bfloat16 if the CPU supports it"
     if config.compile == "on" and config.memory.offload != "none":
         yield "compile", "an offloaded UNet cannot be compiled; turn off compile or memory.offload"
-
-
-def nearest_sizes(pixels: int) -> str:
-    """Return the multiples of 8 around a number of pixels, in words."""
-    below = pixels // 8 * 8
-    return f"{below} and {below + 8}" if below else "8"

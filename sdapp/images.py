@@ -24,11 +24,11 @@ Made = TypeVar("Made", tuple[bytes, str], Image.Image)
 class Inputs:
     """A cache of input files, so that a run reads, hashes and decodes each of them once.
 
-    Planning and painting, in any thread, share one instance: `images.inputs`. A file is read again when its
-    inode, size or modification time changes. What was used longest ago is dropped when everything together
+    Planning and painting share one instance in all threads: `images.inputs`. A file is read again when its
+    inode, size or modification time changes. The least recently used is dropped when everything together
     exceeds `max_bytes`. The images are shared as well: copy one before you change it.
 
-    `planned` is the digest that a job was planned with: InputError is raised if the file has another one now.
+    `planned` is the digest that a job was planned with: InputError if the file has another one now.
     """
 
     def __init__(self, max_bytes: int = 512 * 2**20) -> None:  # an image of MAX_PIXELS, its mask, their files
@@ -36,7 +36,7 @@ class Inputs:
         self._max_bytes, self._lock = max_bytes, threading.Lock()
 
     def read(self, path: str, key: str, planned: str | None = None) -> tuple[bytes, str]:
-        """Return the bytes of a file and their SHA-256 in hex; raises what `read_bytes` raises."""
+        """Return the bytes of a file and their SHA-256 in hex. Raises MissingInputError, InputError."""
         with _named_errors(path, key):
             stat = Path(path).stat()
         stamp = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
@@ -48,22 +48,30 @@ class Inputs:
     def image(
         self, path: str, size: Size | None, any_size: bool = False, planned: str | None = None
     ) -> Image.Image:
-        """Return what `load_image` makes of the file; raises what `read` and `load_image` raise."""
+        """Return an RGB image, resized to `size` if given; transparency becomes white.
+
+        Raises MissingInputError, InputError for a file that cannot be used, and ConfigError if `size` has
+        another shape (by more than 5 %) or, without `size` and `any_size`, if a side is no multiple of 8.
+        """
         data, digest = self.read(path, "image", planned)
-        whole = self._once(("image", digest), lambda: _to_rgb(data, path))
+        whole = self._once(("image", digest), lambda: decode_rgb(data, path))
         _check_size(whole.size, path, size, any_size)
         if size is None or size == whole.size:
             return whole
-        return self._once(("image", digest, size), lambda: _resized(whole, size))
+        return self._once(("image", digest, size), lambda: whole.resize(size, Image.Resampling.LANCZOS))
 
     def mask(self, path: str, image: str, size: Size, planned: str | None = None) -> Image.Image:
-        """Return what `load_mask` makes of a mask's file and its image's; raises what `load_mask` raises."""
+        """Return a mask in mode L, resized to `size`: 255 where to repaint, 0 elsewhere.
+
+        Raises MissingInputError, and InputError for a mask that is transparent, all black, or of another size
+        than the file `image`.
+        """
         whole = self.image(image, None, any_size=True).size
         data, digest = self.read(path, "mask", planned)
         return self._once(("mask", digest, whole, size), lambda: _to_mask(data, path, whole, size))
 
     def _once(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """Return what `make` made for this key before, or call it. One thread at a time."""
+        """Return what `make` returned for this key before, or call it. One thread at a time."""
         with self._lock:
             made: Made = self._kept.pop(key, None) or make()
             self._kept[key] = made
@@ -83,7 +91,7 @@ def _bytes_of(kept: Made) -> int:
 
 @contextmanager
 def _named_errors(path: str, key: str) -> Iterator[None]:
-    """Raise MissingInputError, with the file's place in the settings, where a file cannot be opened."""
+    """Raise MissingInputError, with the key of the setting, for a file that cannot be opened."""
     try:
         yield
     except OSError as exc:
@@ -108,9 +116,8 @@ def decode_image(data: bytes, path: str, key: str) -> Image.Image:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             image = Image.open(BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            raise InputError(
-                f"{key}: {path}: {image.width}×{image.height} pixels; at most {MAX_PIXELS:,} are allowed"
-            )
+            size = f"{image.width}×{image.height}"
+            raise InputError(f"{key}: {path}: {size} pixels; at most {MAX_PIXELS:,} are allowed")
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # MPO: a JPEG with a preview
             raise InputError(f"{key}: {path}: {frames} frames; save the one that you want as a PNG")
@@ -130,29 +137,18 @@ def decode_file(path: str, key: str = "image") -> Image.Image:
 
 
 def _decode_8_bits(data: bytes, path: str, key: str) -> Image.Image:
-    """Decode an image; refuse modes without a defined white; scale 16 bits to 8 (Pillow would clip)."""
+    """Decode an image. Refuse modes without a defined white; scale 16 bits to 8 (Pillow would clip)."""
     image = decode_image(data, path, key)
     if image.mode not in MODES:
-        raise InputError(
-            f"{key}: {path}: mode {image.mode} does not define white; save it as RGB or grey (8 or 16 bits)"
-        )
+        fix = "does not define white; save it as RGB or grey (8 or 16 bits)"
+        raise InputError(f"{key}: {path}: mode {image.mode} {fix}")
     if image.mode.startswith("I;16"):
         return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
     return image
 
 
-def load_image(data: bytes, path: str, size: Size | None, any_size: bool = False) -> Image.Image:
-    """Return an RGB image from the bytes of a file, resized to `size` if given; transparency becomes white.
-
-    Raises InputError for an image that cannot be used, ConfigError if `size` has another shape (by more than
-    5 %) or, without `size` and `any_size`, if a side is not a multiple of 8.
-    """
-    image = _to_rgb(data, path)
-    _check_size(image.size, path, size, any_size)
-    return _resized(image, size) if size else image
-
-
-def _to_rgb(data: bytes, path: str) -> Image.Image:
+def decode_rgb(data: bytes, path: str) -> Image.Image:
+    """Decode an image as RGB; transparency becomes white. Raises InputError."""
     image = _decode_8_bits(data, path, "image")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -160,21 +156,15 @@ def _to_rgb(data: bytes, path: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resized(image: Image.Image, size: Size) -> Image.Image:
-    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
-
-
 def _check_size(has: Size, path: str, wanted: Size | None, any_size: bool) -> None:
-    """Raise ConfigError for an image that neither has nor can be resized to an allowed size."""
     if wanted and not _same_shape(has, wanted):
         raise ConfigError(
             f"image: {path} is {has[0]}×{has[1]}, another shape than {wanted[0]}×{wanted[1]}; "
             "crop it, or give a size of its shape"
         )
     if not (wanted or any_size) and (has[0] % 8 or has[1] % 8):
-        raise ConfigError(
-            f"image: {path} is {has[0]}×{has[1]}; sides must be multiples of 8: {_nearest_sizes(has)}"
-        )
+        advice = _nearest_sizes(has)
+        raise ConfigError(f"image: {path} is {has[0]}×{has[1]}; sides must be multiples of 8: {advice}")
 
 
 def _same_shape(one: Size, other: Size) -> bool:
@@ -188,30 +178,18 @@ def _nearest_sizes(size: Size) -> str:
     return f"the nearest are {' and '.join(options)}" if options else "crop it first"
 
 
-def load_mask(data: bytes, path: str, image_data: bytes, size: Size) -> Image.Image:
-    """Return a mask in mode L, 255 where to repaint and 0 elsewhere, resized to `size`, as its image is.
-
-    Raises InputError for a mask that has another size than its image, is transparent, or is all black.
-    """
-    return _to_mask(data, path, decode_image(image_data, "the image", "image").size, size)
-
-
 def _to_mask(data: bytes, path: str, whole: Size, size: Size) -> Image.Image:
     mask = _decode_8_bits(data, path, "mask")
     if mask.has_transparency_data and mask.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise InputError(f"mask: {path} is partly transparent; make it opaque, white where to repaint")
     if mask.size != whole:
-        raise InputError(
-            f"mask: {path} is {mask.width}×{mask.height}, its image is {whole[0]}×{whole[1]}; "
-            "they must have the same size"
-        )
-    mask = mask.convert("L")
-    if mask.size != size:
-        mask = mask.resize(size, Image.Resampling.BILINEAR)
-    binary = mask.point(lambda value: 255 if value >= 128 else 0)
+        sizes = f"{mask.width}×{mask.height}, its image is {whole[0]}×{whole[1]}"
+        raise InputError(f"mask: {path} is {sizes}; they must have the same size")
+    resized = mask.convert("L").resize(size, Image.Resampling.BILINEAR)
+    binary = resized.point(lambda value: 255 if value >= 128 else 0)
     if binary.getbbox() is None:
         raise InputError(
-            f"mask: {path} is all black, so nothing would be repainted; make it white where to repaint"
+            f"mask: {path} is all black, so nothing would be repainted; white marks what to repaint"
         )
     return binary
 

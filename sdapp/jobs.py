@@ -9,26 +9,17 @@ from functools import cached_property
 from typing import Any, Self, overload
 
 from sdapp import images
-from sdapp.config import (
-    BatchSize,
-    ImageSettings,
-    Inpaint,
-    LoadSettings,
-    ModelSettings,
-    RunConfig,
-    Task,
-    Txt2Img,
-)
+from sdapp.config import BatchSize, ImageSettings, LoadSettings, ModelSettings, RunConfig, Task
 from sdapp.errors import ConfigError
 from sdapp.models.locate import Model, check_task
 
-# The record of a JPEG has room for 65,504 bytes. A byte of a prompt takes up to 12.1 of them: up to 6 in the job
-# (a control character in JSON) and 6 in the note about truncated text, or 3 and 9. So a quarter is left for the rest.
+# The record of a JPEG has room for 65,504 bytes. A byte of a prompt takes up to 12.1 of them: up to 6 in the
+# job (a control character in JSON) and 6 in the note about truncated text, or 3 and 9. A quarter is left.
 MAX_JPEG_PROMPTS = 4_000
 
 
 class Job(ImageSettings, ModelSettings):
-    """What decides the pixels of one image. Its fields have the names and places that they have in a config.
+    """What decides the pixels of one image; the fields are named and nested as in a config.
 
     `revision` and `vae` are pinned to a commit; `dtype` is as given: what `auto` became is in the record.
     """
@@ -54,7 +45,7 @@ class Job(ImageSettings, ModelSettings):
     def to_data(self) -> dict[str, Any]:
         """Return the job as plain data for JSON, in the order of older records."""
         content = self.model_dump(mode="json")
-        return {key: content[key] for key in (*ALWAYS_IN_ID, *UNSAID)}
+        return {key: content[key] for key in (*ALWAYS_IN_ID, *LATER_DEFAULTS)}
 
     @cached_property
     def pack(self) -> str:
@@ -71,8 +62,8 @@ class Job(ImageSettings, ModelSettings):
     @property
     def shortcuts(self) -> dict[str, Any]:
         """The settings that make UNet calls cheaper, without those at their defaults."""
-        asked = {"guidance_interval": self.guidance_interval, "cache_interval": self.cache_interval}
-        return {key: value for key, value in asked.items() if value != UNSAID[key]}
+        given = {"guidance_interval": self.guidance_interval, "cache_interval": self.cache_interval}
+        return {key: value for key, value in given.items() if value != LATER_DEFAULTS[key]}
 
     @property
     def steps_to_run(self) -> int:
@@ -110,16 +101,16 @@ class JobList(Sequence[Job]):
 
 
 class LoadKey(LoadSettings):
-    """What one load of a model depends on; `revision` and `vae` are pinned to a commit.
+    """What one load of a model depends on; jobs with equal keys can share a load.
 
-    Jobs whose keys are equal can share a load; keys can be pickled.
+    `revision` and `vae` are pinned to a commit. Keys can be pickled.
     """
 
     @classmethod
     def of(cls, config: RunConfig, model: Model) -> Self:
         """Return the key of a run's settings and the model that was found for them."""
         given = {name: getattr(config, name) for name in cls.model_fields}
-        return cls(**given | {"revision": model.revision, "vae": pinned_vae(config, model)})
+        return cls(**given | {"revision": model.revision, "vae": _pinned_vae(config, model)})
 
 
 @dataclass(frozen=True)
@@ -133,25 +124,24 @@ class Work:
     unet_calls: int = 0  # of the whole run; decides whether compiling saves time
 
 
-def pinned_vae(config: RunConfig, model: Model) -> str | None:
-    """Return the autoencoder that was asked for; one from the Hub with its commit: `org/name@commit`."""
+def _pinned_vae(config: RunConfig, model: Model) -> str | None:
     if config.vae is None or model.vae_revision is None:
         return config.vae
     return f"{config.vae.partition('@')[0]}@{model.vae_revision}"
 
 
-# An id has always contained these. A setting that was added later is in it only if it is not the default,
-# so the ids of older images stay the same.
+# Every id contains these. A setting that was added later is in it only if it is not the default, so that the
+# ids of older images stay the same.
 ALWAYS_IN_ID = (
-    "model", "revision", "dtype", "scheduler", "steps", "guidance_scale", "negative_prompt", "width", "height",
-    "seed", "task", "prompt", "eta", "clip_skip", "memory", "inputs",
+    "model", "revision", "dtype", "scheduler", "steps", "guidance_scale", "negative_prompt", "width",
+    "height", "seed", "task", "prompt", "eta", "clip_skip", "memory", "inputs",
 )  # fmt: skip
-UNSAID = {key: field.default for key, field in Job.model_fields.items() if key not in ALWAYS_IN_ID}
+LATER_DEFAULTS = {key: field.default for key, field in Job.model_fields.items() if key not in ALWAYS_IN_ID}
 
 
 def steps_to_run(task: Task, steps: int) -> int:
     """Return how many of `steps` run for a task: int(steps × strength) if it starts from an image."""
-    return steps if isinstance(task, Txt2Img) else min(int(steps * task.strength), steps)
+    return steps if task.kind == "txt2img" else min(int(steps * task.strength), steps)
 
 
 def _canonical(content: Mapping[str, Any]) -> str:
@@ -159,21 +149,20 @@ def _canonical(content: Mapping[str, Any]) -> str:
 
 
 def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) -> JobList:
-    """Plan the jobs of a run: one for each of `seeds`; by default image i has seed + i. Checks the input files.
+    """Plan the jobs of a run: one for each of `seeds`; by default image i has seed + i.
 
-    Raises ConfigError if there is no prompt, if the file format has no room for the prompts, or if the model
-    cannot do the task; InputError for files that cannot be used.
+    Checks the input files. Raises ConfigError if there is no prompt, if a JPEG has no room for the prompts,
+    or if the model cannot do the task; InputError for files that cannot be used.
     """
     if config.compare is not None:
-        raise ConfigError(
-            "compare: this is a config for `sdapp compare`, which paints all images of its grid"
-        )
+        raise ConfigError("compare: this config is for `sdapp compare`, which paints all images of its grid")
     if config.prompt is None:
-        raise ConfigError(
-            "prompt: there is none; give one on the command line, or as `prompt:` in the config"
-        )
+        raise ConfigError("prompt: there is none; give one on the command line or as `prompt:` in the config")
     check_task(model, config.task.kind)
-    _check_room(config, config.prompt)
+    size = len((config.prompt + config.negative_prompt).encode())
+    if config.output.format == "jpeg" and size > MAX_JPEG_PROMPTS:
+        room = f"a JPEG has room for {MAX_JPEG_PROMPTS:,} bytes of prompts, these have {size:,}"
+        raise ConfigError(f"output.format: {room}; use png or webp")
     if seeds is None:
         first = config.seed if config.seed is not None else secrets.randbelow(2**32)
         seeds = range(first, first + config.count)
@@ -182,7 +171,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     (width, height), inputs = _size_and_inputs(config, model)
     resolved = {
         "revision": model.revision,
-        "vae": pinned_vae(config, model),
+        "vae": _pinned_vae(config, model),
         "scheduler": config.scheduler.model_copy(update={"name": config.scheduler.resolve().name}),
         "width": width,
         "height": height,
@@ -193,26 +182,17 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     return JobList(Job(**given | resolved), seeds)
 
 
-def _check_room(config: RunConfig, prompt: str) -> None:
-    size = len((prompt + config.negative_prompt).encode())
-    if config.output.format == "jpeg" and size > MAX_JPEG_PROMPTS:
-        raise ConfigError(
-            f"output.format: a JPEG has room for {MAX_JPEG_PROMPTS:,} bytes of prompts, these have {size:,}; "
-            "use png or webp"
-        )
-
-
 def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict[str, str]]:
-    """Return the size of the image and the digests of its input files, which are checked."""
+    """Check the input files; return the size of the image and their digests."""
     asked = (config.width, config.height) if config.width and config.height else None
     task = config.task
-    if isinstance(task, Txt2Img):
+    if task.kind == "txt2img":
         return asked or (model.size, model.size), {}
-    # With padding the masked part is painted at the given size, and the image keeps its own size.
-    cropped = isinstance(task, Inpaint) and task.padding is not None
+    # With padding, only the masked part is painted at the given size; the image keeps its own size.
+    cropped = task.kind == "inpaint" and task.padding is not None
     size = images.inputs.image(task.image, None if cropped else asked, any_size=cropped).size
     inputs = {"image": images.inputs.read(task.image, "image")[1]}
-    if isinstance(task, Inpaint):
+    if task.kind == "inpaint":
         images.inputs.mask(task.mask, task.image, size)
         inputs["mask"] = images.inputs.read(task.mask, "mask")[1]
     return asked or ((model.size, model.size) if cropped else size), inputs

@@ -128,7 +128,7 @@ def compare_pixels(path: Path, result: Result) -> PixelCheck:
     error, lossy, largest = result.error, False, None
     try:
         data, _ = images.read_bytes(str(path), "image")
-        lossy, before = images.is_lossy(data), images.load_image(data, str(path), None, any_size=True)
+        lossy, before = images.is_lossy(data), images.decode_rgb(data, str(path))
     except InputError as exc:
         return PixelCheck(path, result.job.seed, None, False, str(exc))
     if result.image is not None and before.size != result.image.size:

@@ -17,16 +17,16 @@ from sdapp.scheduler_table import SIGMAS, TABLE, TIMESTEPS, Option, Scheduler
 
 # Constructor arguments that the model decides; sdapp sets all others itself.
 FROM_MODEL = (
-    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
-    *("prediction_type", "rescale_betas_zero_snr"),
-)
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
+    "rescale_betas_zero_snr",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A scheduler with all options that it will be built with.
+    """A scheduler with its sdapp name, such as `dpm++2m-karras`, and all options that it will be built with.
 
-    `name` is sdapp's spelling, such as `dpm++2m-karras`. `notes` says which options had to be changed.
+    `notes` says which options had to be changed.
     """
 
     scheduler: Scheduler
@@ -35,7 +35,7 @@ class Resolved:
     notes: tuple[str, ...] = ()
 
     def unet_calls(self, steps: int) -> int:
-        """How often one image calls the UNet."""
+        """Return how often one image calls the UNet."""
         calls = {"N": steps, "N+1": steps + 1 if steps > 1 else steps, "2N-1": 2 * steps - 1}
         return calls[self.scheduler.calls]
 
@@ -69,17 +69,17 @@ def _resolve(name: str, options: tuple[tuple[str, type, Option], ...]) -> Resolv
     for option, value in (chosen | given).items():
         _check_option(scheduler.class_name, option, value)
         if option in SIGMAS.values() and chosen.get(option) and not value:
-            raise ConfigError(f"the name asks for {option}, the options switch it off; choose one")
+            raise ConfigError(f"the name asks for {option}, but the options turn it off; choose one")
     _check_combination(scheduler.name, chosen | given)
     notes = []
     if scheduler.name == "unipc" and given.get("solver_type") == "bh1" and "final_sigmas_type" not in given:
         chosen["final_sigmas_type"] = "sigma_min"
-        notes = ["UniPC bh1 ends in NaN at a last sigma of zero, so final_sigmas_type is set to sigma_min"]
+        notes = ["UniPC bh1 ends in NaN if the last sigma is zero, so final_sigmas_type is set to sigma_min"]
     return Resolved(scheduler, canonical, chosen | given, tuple(notes))
 
 
 def _find_row(name: str) -> tuple[Scheduler, str]:
-    """The row of a name and its suffix for sigmas or spacing, "" for none. Raises ConfigError."""
+    """Return the row of a name and its suffix for sigmas or spacing, "" for none. Raises ConfigError."""
     key, rows = _spelling_key(name), _rows_by_key()
     for suffix in ("", *sorted(table.SIGMA_SUFFIXES | table.SPACING_SUFFIXES, key=len, reverse=True)):
         if not key.endswith(suffix):
@@ -91,20 +91,19 @@ def _find_row(name: str) -> tuple[Scheduler, str]:
             if candidate in rows:
                 return rows[candidate], suffix
     names = [row.name for row in TABLE] + [f"{row.name}-{sigmas}" for row in TABLE for sigmas in row.sigmas]
-    raise ConfigError(
-        f"no scheduler {name!r}{_did_you_mean(name.lower(), names)}; `sdapp schedulers` lists them"
-    )
+    hint = _did_you_mean(name.lower(), names)
+    raise ConfigError(f"no scheduler {name!r}{hint}; `sdapp schedulers` lists them")
 
 
 def _spelling_key(name: str) -> str:
-    """A name in small letters without spaces, signs and the ending `Scheduler`; `++` becomes `pp`."""
+    """Return a name in lower case without spaces, signs and the ending `Scheduler`; `++` becomes `pp`."""
     key = "".join(letter for letter in name.lower().replace("++", "pp") if letter not in " -_.()")
     return key.removesuffix("scheduler").removesuffix("discrete") or key
 
 
 @cache
 def _rows_by_key() -> dict[str, Scheduler]:
-    """The rows by spelling key. A class name that several rows share means its default algorithm."""
+    """Return the rows by spelling key. A class name that several rows share means its default algorithm."""
     names = {name: row for row in TABLE for name in (row.class_name, row.name, *row.aliases)}
     names["DPMSolverMultistepScheduler"] = names["dpm++2m"]
     return {_spelling_key(name): row for name, row in names.items()}
@@ -116,7 +115,6 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def _check_option(class_name: str, option: str, value: Option) -> None:
-    """Raise ConfigError for an option that the class does not take, or a value of the wrong kind."""
     known = constructor_options(class_name)
     if option not in known:
         hint = f"{_did_you_mean(option, known)}; it takes: {', '.join(known)}"
@@ -125,33 +123,29 @@ def _check_option(class_name: str, option: str, value: Option) -> None:
         raise ConfigError(f"{option} of {class_name} cannot be set: {table.REFUSED_OPTIONS[option]}")
     allowed = table.ALLOWED_VALUES.get(option)
     if allowed and value not in allowed:
-        raise ConfigError(
-            f"{option} of {class_name} is one of {', '.join(map(repr, allowed))}, not {value!r}"
-        )
+        choices = ", ".join(map(repr, allowed))
+        raise ConfigError(f"{option} of {class_name} is one of {choices}, not {value!r}")
     try:
         default = ast.literal_eval(known[option])
     except ValueError:  # an expression, such as -float("inf")
         return
     kinds = (int, float) if type(default) is float else (type(default),)
     if default is not None and type(value) not in kinds:
-        raise ConfigError(
-            f"{option} of {class_name} is {kinds[-1].__name__}, such as {default!r}, not {value!r}"
-        )
+        kind = kinds[-1].__name__
+        raise ConfigError(f"{option} of {class_name} is {kind}, such as {default!r}, not {value!r}")
 
 
 def _check_combination(name: str, options: Mapping[str, Option]) -> None:
-    """Raise ConfigError for options that paint wrong images together with diffusers 0.42."""
+    """Raise ConfigError for options that together paint wrong images with diffusers 0.42."""
     sigmas = [option for option in SIGMAS.values() if options.get(option)]
     if len(sigmas) > 1:
         raise ConfigError(f"only one kind of sigmas at a time; {' and '.join(sigmas)} are both on")
     if name == "ddim" and options.get("timestep_spacing") == "linspace":
-        raise ConfigError(
-            "DDIM with timestep_spacing linspace takes wrong steps in diffusers 0.42 (its issue 12633); "
-            "allowed: leading, trailing"
-        )
+        problem = "DDIM with timestep_spacing linspace takes wrong steps in diffusers 0.42 (its issue 12633)"
+        raise ConfigError(f"{problem}; allowed: leading, trailing")
     if name == "unipc" and options.get("solver_type") == "bh1" and options.get("final_sigmas_type") == "zero":
         raise ConfigError(
-            "UniPC bh1 with final_sigmas_type zero ends in NaN; use sigma_min, or solver_type bh2"
+            "UniPC bh1 with final_sigmas_type zero ends in NaN; use sigma_min or solver_type bh2"
         )
 
 
@@ -165,19 +159,17 @@ def check_run(resolved: Resolved, steps: int, eta: float | None) -> None:
         raise ConfigError(f"eta: {name} has no eta; the schedulers that have it: {others}")
     most = int(str(resolved.options.get("original_inference_steps", 50)))
     if resolved.scheduler.name in ("lcm", "tcd") and steps > most:
-        raise ConfigError(
-            f"steps: {name} has at most {most} (its option original_inference_steps), not {steps}"
-        )
+        limit = f"at most {most} (its option original_inference_steps)"
+        raise ConfigError(f"steps: {name} has {limit}, not {steps}")
     if resolved.options.get("timestep_spacing") == "leading":
         _check_leading(resolved, steps)
 
 
 def _check_leading(resolved: Resolved, steps: int) -> None:
     """Refuse numbers of steps with which leading timesteps end in NaN or do not begin at pure noise."""
+    name = resolved.name
     if steps >= 999 and resolved.scheduler.class_name == "DPMSolverMultistepScheduler":
-        raise ConfigError(
-            f"steps: {resolved.name} with leading timesteps ends in NaN at {steps} steps; at most 998"
-        )
+        raise ConfigError(f"steps: {name} with leading timesteps ends in NaN at {steps} steps; at most 998")
     offset = int(str(resolved.options.get("steps_offset", 0)))
 
     def first_timestep(count: int) -> int:
@@ -187,18 +179,17 @@ def _check_leading(resolved: Resolved, steps: int) -> None:
         return count <= 10 or 0.88 * TIMESTEPS <= first_timestep(count) < TIMESTEPS
 
     if not is_good(steps):
+        problem = f"{name} would take pure noise for a half-finished image"
+        begin = f"it begins at timestep {first_timestep(steps)} of {TIMESTEPS}"
         fewer = next(filter(is_good, range(steps, 0, -1)))
         more = next(filter(is_good, range(steps, TIMESTEPS)), None)
-        raise ConfigError(
-            f"steps: with {steps} steps {resolved.name} would take pure noise for a half-finished image: "
-            f"it begins at timestep {first_timestep(steps)} of {TIMESTEPS}; use {fewer}"
-            f"{f' or {more}' if more else ''}"
-        )
+        advice = f"use {fewer} or {more}" if more else f"use {fewer}"
+        raise ConfigError(f"steps: with {steps} steps {problem}: {begin}; {advice}")
 
 
 @cache
 def constructor_options(class_name: str) -> dict[str, str]:
-    """The constructor arguments of a diffusers class, with their defaults as source text.
+    """Return the constructor arguments of a diffusers class, with their defaults as source text.
 
     Read from the source of diffusers, because importing it takes seconds. Raises UnavailableError.
     """
@@ -220,9 +211,9 @@ def constructor_options(class_name: str) -> dict[str, str]:
 def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: Sequence[int]) -> Any:
     """Build a fresh diffusers scheduler for one call, from the model's noise schedule and our options.
 
-    `model_config` is the content of the model's scheduler_config.json; `seeds` has one seed for each
-    image, which only DPM++ SDE needs. `from_config` is not used: it takes over more of the model's options.
-    Raises ConfigError for a value that the class refuses, UnavailableError for a missing package.
+    `model_config` is the content of the model's scheduler_config.json; `seeds`, one for each image, are for
+    DPM++ SDE. Not with `from_config`, which keeps other options of the model. Raises ConfigError for a value
+    that the class refuses, UnavailableError for a missing package.
     """
     import diffusers
 
@@ -231,10 +222,9 @@ def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: 
     options = {key: model_config[key] for key in FROM_MODEL if key in model_config and key in known}
     options |= resolved.options
     if model_config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in known:
-        raise ConfigError(
-            f"scheduler: this model has zero terminal SNR, which {resolved.name} does not support; use "
-            "ddim, euler or dpm++2m with timestep_spacing trailing"
-        )
+        problem = f"this model has zero terminal SNR, which {resolved.name} does not support"
+        fix = "use ddim, euler or dpm++2m with timestep_spacing trailing"
+        raise ConfigError(f"scheduler: {problem}; {fix}")
     if "noise_sampler_seed" in known:
         options["noise_sampler_seed"] = list(seeds)
     try:
@@ -250,11 +240,10 @@ def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: 
 
 
 def _set_our_way(scheduler: Any) -> Any:
-    """Make every run begin at its first sigma, and keep the timesteps on the CPU.
+    """Make every run begin at its first sigma, and keep the timesteps on the CPU, where reading them is fast.
 
-    diffusers looks up the first sigma by the first timestep. With beta sigmas and about 30 steps or more, the
-    first two timesteps are rounded to one number; diffusers then starts at the second sigma and runs past the
-    end of the list in the last step. It also reads the timestep often; on a GPU, each read waits.
+    diffusers finds the first sigma by the first timestep. With beta sigmas and about 30 steps or more, the
+    first two timesteps are rounded to the same number, so it starts at the second and runs past the last.
     """
     original = scheduler.set_timesteps
 

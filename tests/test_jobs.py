@@ -9,7 +9,7 @@ from PIL import Image
 
 from sdapp.config import RunConfig, validate
 from sdapp.errors import ConfigError, InputError, MissingInputError, SdappError
-from sdapp.jobs import UNSAID, Job, LoadKey, plan
+from sdapp.jobs import LATER_DEFAULTS, Job, LoadKey, plan
 from sdapp.metadata.record import to_layer, to_portable
 from sdapp.models.locate import Model
 from sdapp.settings.layers import Layer, merge, override
@@ -256,7 +256,7 @@ def test_a_job_survives_its_image(change: dict[str, Any], model: Model, tmp_path
 
 def test_an_image_of_before_there_were_shortcuts_was_painted_without(model: Model, tmp_path: Path) -> None:
     job = only(config(), model)
-    content = {key: value for key, value in to_portable(job, tmp_path).items() if key not in UNSAID}
+    content = {key: value for key, value in to_portable(job, tmp_path).items() if key not in LATER_DEFAULTS}
     below = Layer({"cache_interval": 3, "guidance_interval": [0, 0.5], "vae": "madebyollin/taesd"})
     assert list(plan(validate(merge([below, to_layer(content, tmp_path / "a.png")])), model)) == [job]
 

@@ -180,7 +180,7 @@ def test_a_name_that_diffusers_does_not_support_is_refused_with_the_closest(name
         (
             "unipc",
             {"solver_type": "bh1", "final_sigmas_type": "zero"},
-            "ends in NaN; use sigma_min, or solver_type bh2",
+            "ends in NaN; use sigma_min or solver_type bh2",
         ),
     ],
 )

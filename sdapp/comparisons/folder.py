@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sdapp.errors import InputError
-from sdapp.images import decode_image, read_bytes
+from sdapp.images import decode_file
 from sdapp.metadata.record import SUFFIXES
 from sdapp.outputs.files import overwrite
 from sdapp.records import Result
@@ -26,8 +26,7 @@ def image_file(job: str) -> str:
 
 def read_image(folder: Path, file: str) -> Image.Image:
     """An image of the folder. Raises InputError if it is missing or cannot be read."""
-    path = str(folder / file)
-    return decode_image(read_bytes(path, "image")[0], path, "image")
+    return decode_file(str(folder / file))
 
 
 def keep_latents(folder: Path, result: Result, timings: Iterable[float] = ()) -> None:

@@ -30,7 +30,7 @@ class Carried:
     left_out: list[str] = field(default_factory=list)
 
     def leave_out(self, name: str, value: object, reason: str = "") -> None:
-        """Note a setting that is not carried over."""
+        """Note a setting that is not carried over, and why."""
         note = f"{_shorten(name)}: {_shorten(value)}{f' ({_shorten(reason)})' if reason else ''}"
         if note not in self.left_out:
             self.left_out.append(note)
@@ -72,7 +72,7 @@ class Carried:
                 self.carry(key, text, **{key: text})
 
     def scheduler(self, sampler: object, schedule: object = "", options_json: str = "{}") -> None:
-        """Find a scheduler by a tool's names for sampler and schedule; the JSON has options to add."""
+        """Carry over a scheduler by a tool's names for sampler and schedule; the JSON has more options."""
         if not (isinstance(sampler, str) and isinstance(schedule, str) and len(sampler + schedule) < 100):
             return self.leave_out("Sampler", sampler)
         name, options = SAMPLERS.get(sampler, (sampler.removesuffix("_gpu"), {}))
@@ -86,15 +86,13 @@ class Carried:
         self.carry("Sampler", sampler, scheduler={"name": found.name, "options": options})
         word = SCHEDULE_WORDS.get(plain_word(schedule))
         word = found.scheduler.automatic if word == "automatic" else word
-        chosen = None
         if word is None:
             self.leave_out("Schedule type", schedule, "diffusers has no such schedule")
-        elif word == "leading":
-            if found.options.get("timestep_spacing") != word:
-                chosen = {"name": found.name, "options": options | {"timestep_spacing": word}}
-        elif word and found.name == found.scheduler.name:  # the name has no schedule so far
+        elif word == "leading" and found.options.get("timestep_spacing") != word:
+            chosen = {"name": found.name, "options": options | {"timestep_spacing": word}}
+            self.carry("Schedule type", schedule, scheduler=chosen)
+        elif word not in ("", "leading") and found.name == found.scheduler.name:  # a name without a schedule
             chosen = {"name": f"{found.name}-{word}", "options": options}
-        if chosen:
             self.carry("Schedule type", schedule, scheduler=chosen)
         if (extra := json_object(options_json)) and (known := self.values.get("scheduler")):
             more = known | {"options": known["options"] | extra}
@@ -103,7 +101,7 @@ class Carried:
 
 
 def _shorten(value: object, depth: int = 4) -> str:
-    """Return a value as at most 120 printable characters; of models only their names."""
+    """Return a value as at most 120 printable characters; of a model only its name."""
     if isinstance(value, list):
         value = ", ".join(_shorten(item, depth - 1) for item in value[:9]) if depth else "…"
     if isinstance(value, dict):

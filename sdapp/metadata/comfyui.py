@@ -1,4 +1,4 @@
-"""Read the settings out of a ComfyUI graph. The graph is data: nothing in it is executed."""
+"""Read the settings in a ComfyUI graph. Nothing in it is executed."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from PIL import ExifTags
 
 from sdapp.metadata import containers
 from sdapp.metadata.carry import Carried, json_object
-from sdapp.metadata.named import NAMES
+from sdapp.metadata.named import KEYS_BY_NAME
 from sdapp.metadata.samplers import Values
 
 # Nodes that are understood or that change no pixel.
@@ -16,7 +16,6 @@ NODES = {
     "VAEDecode", "VAEEncodeForInpaint", "LoadImage", "SaveImage", "PreviewImage", "Reroute",
 }  # fmt: skip
 LATENTS = {"EmptyLatentImage": "txt2img", "VAEEncode": "img2img", "VAEEncodeForInpaint": "inpaint"}
-MAX_SAMPLERS = 50
 Nodes = Mapping[str, Values]  # by name, each with `class_type` and `inputs`: values, or links [name, output]
 
 
@@ -30,9 +29,10 @@ def read_comfyui(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
 
 
 def _is_node(node: object) -> bool:
-    if not isinstance(node, dict):
-        return False
-    return isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
+    match node:
+        case {"class_type": str(), "inputs": dict()}:
+            return True
+    return False
 
 
 def _upstream(nodes: Nodes, node: Values, first: str, *names: str) -> Iterator[Values]:
@@ -45,7 +45,7 @@ def _upstream(nodes: Nodes, node: Values, first: str, *names: str) -> Iterator[V
         link = next((inputs[name] for name in names if isinstance(inputs.get(name), list)), None)
 
 
-def _value(nodes: Nodes, node: Values, name: str) -> Any:
+def _input_value(nodes: Nodes, node: Values, name: str) -> Any:
     """Return the value of an input, also if a node upstream holds it; None if there is none."""
     names = (name, "value", "text", "string", "int", "float", "seed")
     for holder in (node, *_upstream(nodes, node, name, *names)):
@@ -64,7 +64,7 @@ def _latent(nodes: Nodes, sampler: Values) -> Values:
 def _carry_graph(nodes: Nodes) -> Carried:
     """Carry over the first KSampler that starts from an empty latent, else the first; name unknown nodes."""
     carried = Carried()
-    samplers = [node for node in nodes.values() if node["class_type"] == "KSampler"][:MAX_SAMPLERS]
+    samplers = [node for node in nodes.values() if node["class_type"] == "KSampler"][:50]
     from_empty = (node for node in samplers if _latent(nodes, node).get("class_type") == "EmptyLatentImage")
     sampler = next(from_empty, samplers[0] if samplers else None)
     for node in nodes.values():
@@ -75,10 +75,12 @@ def _carry_graph(nodes: Nodes) -> Carried:
             carried.leave_out("Model", node["inputs"].get("ckpt_name"))
     if sampler:
         carried.prompts(*[_prompt(nodes, sampler, side, carried) for side in ("positive", "negative")])
-        carried.scheduler(_value(nodes, sampler, "sampler_name"), _value(nodes, sampler, "scheduler"))
+        carried.scheduler(
+            _input_value(nodes, sampler, "sampler_name"), _input_value(nodes, sampler, "scheduler")
+        )
         for name in ("seed", "steps", "cfg"):
-            value = _value(nodes, sampler, name)
-            carried.carry(name, value, **{NAMES[name]: value})
+            value = _input_value(nodes, sampler, name)
+            carried.carry(name, value, **{KEYS_BY_NAME[name]: value})
         _carry_latent(nodes, sampler, carried)
     return carried
 
@@ -88,7 +90,7 @@ def _prompt(nodes: Nodes, sampler: Values, side: str, carried: Carried) -> Any:
     path = list(_upstream(nodes, sampler, side, "conditioning", side, "conditioning_1"))
     encoder = next((node for node in path if node["class_type"] == "CLIPTextEncode"), None)
     is_zeroed = any(node["class_type"] == "ConditioningZeroOut" for node in path)
-    text = _value(nodes, encoder, "text") if encoder and not is_zeroed else None
+    text = _input_value(nodes, encoder, "text") if encoder and not is_zeroed else None
     if text is None:
         carried.leave_out(side, "not found")
     for node in _upstream(nodes, encoder, "clip", "clip") if encoder and side == "positive" else ():
@@ -100,14 +102,14 @@ def _prompt(nodes: Nodes, sampler: Values, side: str, carried: Carried) -> Any:
 
 def _carry_latent(nodes: Nodes, sampler: Values, carried: Carried) -> None:
     """Carry over the size of an empty latent, or the task and its strength."""
-    latent, denoise = _latent(nodes, sampler), _value(nodes, sampler, "denoise")
+    latent, denoise = _latent(nodes, sampler), _input_value(nodes, sampler, "denoise")
     kind = LATENTS[latent["class_type"]] if latent else "txt2img"
     if kind != "txt2img":
         return carried.task(kind, "denoise", denoise)
     if latent:
         if (size := latent["inputs"].get("batch_size")) not in (1, None):
             carried.leave_out("batch_size", size, "the seed is that of the first image")
-        width, height = (_value(nodes, latent, side) for side in ("width", "height"))
+        width, height = (_input_value(nodes, latent, side) for side in ("width", "height"))
         carried.carry("size", [width, height], width=width, height=height)
     if denoise not in (1, None):
         carried.leave_out("denoise", denoise)

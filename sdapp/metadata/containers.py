@@ -9,10 +9,6 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-BROKEN_EXIF = (
-    OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, OverflowError, struct.error
-)  # fmt: skip
-
 
 def exif_bytes(text: str) -> bytes:
     """Return EXIF for Pillow's `save(exif=…)` with the text as UserComment, encoded as piexif does.
@@ -25,13 +21,13 @@ def exif_bytes(text: str) -> bytes:
 
 
 def exif_tags(data: object) -> Mapping[int, Any]:
-    """Return the tags of an EXIF block, those of its Exif IFD included; none if it is broken."""
+    """Return the tags of an EXIF block and of its Exif IFD; none if it is broken."""
     exif = Image.Exif()
     try:
         with warnings.catch_warnings(action="ignore"):
             exif.load(data if isinstance(data, bytes) else b"")
             return {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
-    except BROKEN_EXIF:
+    except (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, OverflowError, struct.error):
         return {}
 
 
@@ -51,8 +47,8 @@ def exif_comment(info: Mapping[Any, Any]) -> str:
 def xmp(kind: str, record: str = "") -> str:
     """Return an XMP packet that labels an image as made by AI, or as edited by AI unless `kind` is txt2img.
 
-    The label is IPTC's DigitalSourceType. JPEG and WebP have no other place for sdapp's own record, so the
-    packet can contain it: a text without control characters.
+    The label is IPTC's DigitalSourceType. The packet can contain sdapp's record, a text without control
+    characters, because JPEG and WebP have no other place for it.
     """
     source = "trainedAlgorithmicMedia" if kind == "txt2img" else "compositeWithTrainedAlgorithmicMedia"
     if record:
@@ -68,7 +64,7 @@ def xmp(kind: str, record: str = "") -> str:
 
 
 def record_in(packet: object) -> str | None:
-    """Return the record that `xmp` put into a packet; without an XML parser, which might expand entities."""
+    """Return the record in a packet of `xmp`. Uses no XML parser, which might expand entities."""
     if not isinstance(packet, bytes):
         return None
     found = re.search(rb"<sdapp:record\b[^<>]*>([^<>]*)</sdapp:record>", packet)

@@ -31,10 +31,9 @@ INPAINT = {"Mask blur", "Mask mode", "Masked content", "Inpaint area", "Masked a
 def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> str:
     """Return the infotext of an image as A1111 1.10 writes it (`create_infotext`).
 
-    `values` is a Job's `model_dump()`. The text is for other tools; sdapp's own record has the exact job.
-    What infotext cannot contain is replaced so that the image stays the same: control characters by spaces,
-    `Negative prompt:` inside a prompt by lower case (CLIP ignores case). `Scheduler options` has what A1111
-    has no word for. Raises ConfigError for an unknown scheduler.
+    `values` is a Job's `model_dump()`. What infotext cannot contain is replaced so that the image stays the
+    same: control characters by spaces, `Negative prompt:` in a prompt by lower case (CLIP ignores case). The
+    field `Scheduler options` is sdapp's own. Raises ConfigError for an unknown scheduler.
     """
     task, skip, padding = values["task"], values["clip_skip"], values["task"].get("padding")
     sampler, schedule, options = _scheduler_words(schedulers.resolve(**values["scheduler"]))
@@ -95,7 +94,7 @@ def _scheduler_words(resolved: schedulers.Resolved) -> tuple[str, str, Values]:
 
 
 def read_infotext(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
-    """Read the first infotext that has fields. EXIF comes before PNG text, as in A1111."""
+    """Read the first infotext that has fields; EXIF comes before PNG text, as in A1111."""
     for text in _texts(info):
         prompt, negative, fields = split_infotext(text)
         if fields:
@@ -103,7 +102,7 @@ def read_infotext(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
     return None
 
 
-def read_prompts(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
+def read_prompts_only(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
     """Read an infotext that has only prompts."""
     text = info.get("parameters")
     if not isinstance(text, str) or not text.strip():
@@ -125,9 +124,9 @@ def _texts(info: Mapping[Any, Any]) -> Iterator[str]:
 
 
 def split_infotext(text: str) -> tuple[str, str, dict[str, str]]:
-    """Split infotext into prompt, negative prompt and fields, as A1111's `parse_generation_parameters` does.
+    """Return prompt, negative prompt and fields, as A1111's `parse_generation_parameters` does.
 
-    Raises InputError for a text of more than 4 million characters.
+    Raises InputError for a text of more than 4,000,000 characters.
     """
     check_length(text)
     head, mark, _ = text.rpartition("SDCPP: {")  # JSON without quotes around it, always last
@@ -143,17 +142,12 @@ def split_infotext(text: str) -> tuple[str, str, dict[str, str]]:
 
 
 def _tool(fields: Mapping[str, str]) -> str:
-    """Return the tool that wrote an infotext."""
     version = fields.get("Version", "")
     return next(tool for pattern, tool in TOOLS.items() if re.match(pattern, version, re.IGNORECASE))
 
 
 def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str]) -> Carried:
-    """Carry over what `split_infotext` returned.
-
-    A task comes without its image and mask. A checkpoint's name is not a model: only sdapp's built-in one is
-    carried over.
-    """
+    """Carry over what `split_infotext` returned; of model names only sdapp's built-in one."""
     carried, fields, is_ours = Carried(), dict(all_fields), _tool(all_fields) == "sdapp"
     if is_literal := fields.get("Emphasis") == "None":
         del fields["Emphasis"]
@@ -170,9 +164,8 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str]) -> C
     _move_task(fields, carried)
     skip = fields.pop("Clip skip", "1")
     if skip not in ("-1", "0", "1"):  # 1 is the last layer; 0 and -1 are stable-diffusion.cpp's default
-        carried.carry(
-            "Clip skip", skip, clip_skip=int(skip) - 1 if re.fullmatch("[0-9]{1,3}", skip) else skip
-        )
+        number = int(skip) - 1 if re.fullmatch("[0-9]{1,3}", skip) else skip
+        carried.carry("Clip skip", skip, clip_skip=number)
     if is_ours and fields.get("Model") == BUILT_IN:
         carried.carry("Model", BUILT_IN, model=fields.pop("Model"))
     rng = fields.pop("RNG", "GPU")

@@ -7,8 +7,8 @@ from typing import Any
 from sdapp.errors import InputError
 from sdapp.metadata.carry import Carried, json_object
 
-# Our keys, by the names in A1111, InvokeAI, kohya and plain JSON.
-NAMES = {
+# sdapp's keys by the names in A1111, InvokeAI, kohya and plain JSON.
+KEYS_BY_NAME = {
     "Steps": "steps", "steps": "steps", "num_inference_steps": "steps",
     "CFG scale": "guidance_scale", "cfg_scale": "guidance_scale", "cfg": "guidance_scale",
     "scale": "guidance_scale", "guidance_scale": "guidance_scale", "Eta DDIM": "eta",
@@ -62,6 +62,7 @@ def _carry_named(data: Mapping[str, Any]) -> Carried:
 
 
 def move_named(fields: dict[str, Any], carried: Carried) -> None:
-    """Move the settings of `NAMES` out of some fields."""
-    for name in [name for name in NAMES if name in fields]:
-        carried.carry(name, fields[name], **{NAMES[name]: fields.pop(name)})
+    """Carry over the fields of `KEYS_BY_NAME` and remove them from `fields`."""
+    for name, key in KEYS_BY_NAME.items():
+        if name in fields:
+            carried.carry(name, fields[name], **{key: fields.pop(name)})

@@ -8,46 +8,38 @@ from sdapp import images
 from sdapp.errors import InputError
 from sdapp.metadata.carry import Carried
 from sdapp.metadata.comfyui import read_comfyui
-from sdapp.metadata.infotext import read_infotext, read_prompts
+from sdapp.metadata.infotext import read_infotext, read_prompts_only
 from sdapp.metadata.named import read_invokeai, read_kohya, read_workflow
 from sdapp.metadata.record import dotted_keys, parse_content, record_text, to_layer
 from sdapp.settings.layers import Layer
 
 # From Pillow's `image.info`: the name of the tool and its settings; None if it is not this reader's tool.
 Reader = Callable[[Mapping[Any, Any]], tuple[str, Carried] | None]
-READERS: tuple[Reader, ...] = (  # the first that finds something wins
-    read_infotext,
-    read_invokeai,
-    read_comfyui,
-    read_kohya,
-    read_workflow,
-    read_prompts,
-)
+TOOL_READERS: tuple[Reader, ...] = (  # the first that finds something wins
+    read_infotext, read_invokeai, read_comfyui, read_kohya, read_workflow, read_prompts_only,
+)  # fmt: skip
 
 
 def read_foreign(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
-    """Return the tool that made an image, and what could be carried over; None if no tool is recognized.
+    """Return the tool that made an image and what is carried over; None if no tool is recognized.
 
-    `info` is Pillow's `image.info`; nothing in it is executed. Raises InputError for metadata that is too
-    long, too deep or broken.
+    `info` is Pillow's `image.info`. Raises InputError for metadata that is too long, too deep or broken.
     """
-    return next(filter(None, (reader(info) for reader in READERS)), None)
+    return next(filter(None, (reader(info) for reader in TOOL_READERS)), None)
 
 
 def read_settings(path: Path) -> Layer:
-    """Return the settings inside an image, made by sdapp or by a tool of READERS, as a layer.
+    """Return the settings inside an image, made by sdapp or another tool, as a layer.
 
-    The layer's notes tell what could not be carried over. Raises MissingInputError, InputError.
+    Its notes name what was not carried over. Raises MissingInputError, InputError.
     """
     image = images.decode_file(str(path))
     if record_text(image) is not None:
         return to_layer(parse_content(image, path)["job"], path)
     found = read_foreign(image.info)
     if found is None:
-        raise InputError(
-            f"{path}: has no sdapp record inside, and no settings of another tool; "
-            "use the original file: editors and messengers remove them"
-        )
+        missing = "has no sdapp record inside, and no settings of another tool"
+        raise InputError(f"{path}: {missing}; use the original file: editors and messengers remove them")
     tool, carried = found
     values, left_out = carried.values, "; ".join(carried.left_out)
     if not {"width", "height"} & values.keys() and not (image.width % 8 or image.height % 8):

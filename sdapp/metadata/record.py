@@ -11,12 +11,12 @@ from PIL import Image
 from sdapp import images
 from sdapp.config import MODEL_KEYS
 from sdapp.errors import InputError
-from sdapp.jobs import UNSAID, Job
+from sdapp.jobs import LATER_DEFAULTS, Job
 from sdapp.metadata import containers
 from sdapp.models.files import BUILT_IN
 from sdapp.settings import layers
 
-CHUNK = "sdapp"  # the PNG text chunk that contains job and record; other formats have them in the XMP packet
+CHUNK = "sdapp"  # the PNG text chunk with job and record; other formats have them in the XMP packet
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
@@ -39,13 +39,10 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
 
 def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
     """Return the job inside an image as a layer of settings. Raises InputError if an input file changed."""
-    values = UNSAID | {key: value for key, value in content.items() if key != "inputs"} | {"count": 1}
+    values = LATER_DEFAULTS | {key: value for key, value in content.items() if key != "inputs"} | {"count": 1}
     task, inputs = content.get("task", {}), content.get("inputs", {})
-    if not (
-        isinstance(task, dict)
-        and isinstance(inputs, dict)
-        and all(isinstance(task.get(key), str) for key in inputs)
-    ):
+    are_mappings = isinstance(task, dict) and isinstance(inputs, dict)
+    if not are_mappings or not all(isinstance(task.get(key), str) for key in inputs):
         raise InputError(f"{image}: its record is broken: task and inputs do not match")
     if unknown := sorted(content.keys() - Job.model_fields.keys()):
         raise InputError(f"{image}: its record is broken: a job has no {', '.join(map(repr, unknown))}")
@@ -70,7 +67,7 @@ def dotted_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def read_image(path: Path) -> dict[str, Any]:
-    """Return the `job` and the `record` inside an image, after decoding all of it.
+    """Return the `job` and the `record` inside an image, and decode its pixels as a check.
 
     Raises MissingInputError, InputError.
     """
@@ -78,7 +75,7 @@ def read_image(path: Path) -> dict[str, Any]:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Do the same without decoding the pixels, for folders of thousands. Raises InputError."""
+    """Return the `job` and the `record` inside an image without decoding it. Raises InputError."""
     try:
         with Image.open(path, formats=tuple(SUFFIXES)) as image:
             return parse_content(image, path)
@@ -93,7 +90,7 @@ def record_text(image: Image.Image) -> str | None:
 
 
 def parse_content(image: Image.Image, path: Path) -> dict[str, Any]:
-    """Return the record inside an image. Raises InputError if there is none or it is broken."""
+    """Return the `job` and the `record` inside an image. Raises InputError if they are missing or broken."""
     text = record_text(image)
     try:
         content = json.loads(text) if text is not None else None

@@ -41,17 +41,21 @@ class Document:
         self.errors: list[str] = []
         self.origins: dict[str, str] = {}
 
-    def complain(self, mark: Any, what: str) -> None:
-        self.errors.append(f"{self.source}:{mark.line + 1}:{mark.column + 1}: {what}")
+    def _complain(self, mark: Any, message: str) -> None:
+        self.errors.append(f"{self._place(mark)}: {message}")
+
+    def _place(self, mark: Any) -> str:
+        return f"{self.source}:{mark.line + 1}:{mark.column + 1}"
 
     def read(self) -> Any:
+        """Return the values; None if there are errors. An empty text is an empty mapping."""
         try:
             self._refuse_tricks()
             if self.errors:
                 return None
             node = yaml.compose(self.text, _CoreLoader)
         except yaml.MarkedYAMLError as exc:
-            self.complain(exc.problem_mark or exc.context_mark, f"not YAML: {exc.problem or exc.context}")
+            self._complain(exc.problem_mark or exc.context_mark, f"not YAML: {exc.problem or exc.context}")
             return None
         except yaml.YAMLError as exc:
             self.errors.append(f"{self.source}: not YAML: {' '.join(str(exc).split())}")
@@ -59,62 +63,53 @@ class Document:
         return {} if node is None else self._build(node, "")
 
     def _refuse_tricks(self) -> None:
-        """Aliases, anchors and tags can make a small file endless or run code; depth can break the reader."""
+        """Refuse aliases, anchors and tags, which can run code or never end, and depth that breaks PyYAML."""
         depth = 0
         for event in yaml.parse(self.text, _CoreLoader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                self.complain(
-                    event.start_mark, "anchors and aliases (& and *) are not allowed; write the value out"
-                )
+                message = "anchors and aliases (& and *) are not allowed; write the value out"
+                self._complain(event.start_mark, message)
             elif tag := getattr(event, "tag", None):
-                self.complain(event.start_mark, f"tags ({tag!r}) are not allowed; write a plain value")
+                self._complain(event.start_mark, f"tags ({tag!r}) are not allowed; write a plain value")
             elif isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > MAX_DEPTH:
-                    self.complain(event.start_mark, f"nested deeper than {MAX_DEPTH} levels")
+                    self._complain(event.start_mark, f"nested deeper than {MAX_DEPTH} levels")
                     return
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
 
     def _build(self, node: yaml.Node, path: str) -> Any:
-        mark = node.start_mark
-        self.origins.setdefault(path, f"{self.source}:{mark.line + 1}:{mark.column + 1}")
+        self.origins.setdefault(path, self._place(node.start_mark))
         if isinstance(node, yaml.SequenceNode):
             return [self._build(item, f"{path}.{i}") for i, item in enumerate(node.value)]
-        if isinstance(node, yaml.MappingNode):
-            return self._build_mapping(node, path)
-        loader = _CoreLoader("")
-        return loader.construct_object(node)
-
-    def _build_mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            return _CoreLoader("").construct_object(node)
         built: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str) or key == "<<" or not key.isprintable():
-                self.complain(
-                    key_node.start_mark,
-                    "a key must be plain text; merge keys (<<) are not allowed, use extends",
-                )
+                message = "a key must be plain text; merge keys (<<) are not allowed, use extends"
+                self._complain(key_node.start_mark, message)
                 continue
             dotted = f"{path}.{key}" if path else key
-            mark = key_node.start_mark
             if key in built:
                 first = self.origins[dotted].rsplit(":", 2)[1]
-                self.complain(mark, f"{dotted}: said twice, first in line {first}; keep one")
+                message = f"{dotted}: given twice, first in line {first}; keep one"
+                self._complain(key_node.start_mark, message)
                 continue
-            self.origins[dotted] = f"{self.source}:{mark.line + 1}:{mark.column + 1}"
+            self.origins[dotted] = self._place(key_node.start_mark)
             built[key] = self._build(value_node, dotted)
         return built
 
 
 def parse_yaml(text: str, source: str) -> Layer:
-    """Read one YAML mapping; `source` names it in errors and origins. Raises ConfigError with every error of the text."""
+    """Read one YAML mapping. `source` is its name in origins. Raises ConfigError with every error."""
     document = Document(text, source)
     values = document.read()
     if not document.errors and not isinstance(values, dict):
-        document.errors.append(
-            f"{source}:1:1: a config is a mapping of `key: value` lines, this is a {type(values).__name__}"
-        )
+        kind = type(values).__name__
+        document.errors.append(f"{source}:1:1: a config is a mapping of `key: value` lines, this is a {kind}")
     if document.errors:
         raise ConfigError("\n".join(document.errors))
     return Layer(values, document.origins)
@@ -123,7 +118,7 @@ def parse_yaml(text: str, source: str) -> Layer:
 def read_layers(path: Path, settings: Mapping[str, Setting]) -> list[Layer]:
     """Return the layers of a config file: the files that it extends first, itself last.
 
-    `settings` says which keys are paths; those become relative to the current folder. Raises ConfigError,
+    Paths, which `settings` declares, become relative to the current folder. Raises ConfigError,
     MissingInputError.
     """
     chain: list[Layer] = []
@@ -131,16 +126,15 @@ def read_layers(path: Path, settings: Mapping[str, Setting]) -> list[Layer]:
     following: Path | None = path
     while following is not None:
         if following.is_symlink() and not following.exists():
-            raise MissingInputError(
-                f"{following}: cannot read the config: its link leads nowhere, or in a circle"
-            )
+            raise MissingInputError(f"{following}: cannot read the config: a broken or circular link")
         if following.resolve() in seen:
             names = " → ".join(str(file) for file in [*seen, following.resolve()])
             raise ConfigError(f"{path}: extends goes in a circle: {names}")
         if len(seen) == MAX_EXTENDS:
             raise ConfigError(f"{path}: extends more than {MAX_EXTENDS} files in a row")
         seen.append(following.resolve())
-        layer = parse_yaml(_read_text(following, chain), str(following))
+        where = f"{chain[0].origins['extends']}: extends: " if chain else ""
+        layer = parse_yaml(_read_text(following, where), str(following))
         parent = layer.values.pop("extends", None)
         if parent is not None and (not isinstance(parent, str) or not parent or "\0" in parent):
             raise ConfigError(f"{layer.origins['extends']}: extends: give one file name")
@@ -150,8 +144,7 @@ def read_layers(path: Path, settings: Mapping[str, Setting]) -> list[Layer]:
     return chain
 
 
-def _read_text(path: Path, chain: list[Layer]) -> str:
-    where = f"{chain[0].origins['extends']}: extends: " if chain else ""
+def _read_text(path: Path, where: str) -> str:
     try:
         data = path.read_bytes()
     except OSError as exc:
@@ -168,24 +161,16 @@ def anchor_paths(values: dict[str, Any], folder: Path, settings: Mapping[str, Se
     """Change relative paths in nested values, inside lists too, into paths that start at `folder`."""
     for dotted, setting in settings.items():
         if setting.kind in ("file", "model"):
-            _anchor_key(values, dotted.split("."), folder, setting.kind)
+            _anchored(values, dotted.split("."), folder, setting.kind)
 
 
-def _anchor_key(values: Any, keys: list[str], folder: Path, kind: str) -> None:
-    if isinstance(values, list):
-        for item in values:
-            _anchor_key(item, keys, folder, kind)
-    elif isinstance(values, dict) and keys[0] in values:
-        if len(keys) > 1:
-            _anchor_key(values[keys[0]], keys[1:], folder, kind)
-        else:
-            values[keys[0]] = _anchored(values[keys[0]], folder, kind)
-
-
-def _anchored(value: Any, folder: Path, kind: str) -> Any:
+def _anchored(value: Any, keys: list[str], folder: Path, kind: str) -> Any:
+    """Return a path anchored; anchor in place the paths at nested keys of a mapping."""
     if isinstance(value, list):
-        return [_anchored(item, folder, kind) for item in value]
-    if not isinstance(value, str) or not value:
+        return [_anchored(item, keys, folder, kind) for item in value]
+    if keys and isinstance(value, dict) and keys[0] in value:
+        value[keys[0]] = _anchored(value[keys[0]], keys[1:], folder, kind)
+    if keys or not isinstance(value, str) or not value:
         return value
     if kind == "model":
         is_path = value.startswith(".") or value.endswith(".safetensors")
@@ -194,15 +179,14 @@ def _anchored(value: Any, folder: Path, kind: str) -> Any:
 
 
 def parse_override(text: str) -> Layer:
-    """`key=value` of --set, the value read as YAML where it is a number, true, false, null, [ ] or { }, else as the text
-    that it is. Raises ConfigError.
+    """Return the layer of one `key=value` of --set. Raises ConfigError.
+
+    Numbers, true, false, null, [ ] and { } are read as YAML; everything else is text.
     """
     origin = f"--set {text}"
     dotted, equals, value = text.partition("=")
     if not equals or not all(part.isidentifier() for part in dotted.split(".")):
-        raise ConfigError(
-            f"{origin}: write it as key=value, such as --set steps=30 or --set output.dir=images"
-        )
+        raise ConfigError(f"{origin}: write it as key=value, such as --set steps=30 or output.dir=images")
     try:
         read = parse_yaml(f"value: {value}", origin).values
     except ConfigError:  # such as `a cat: the film`

@@ -8,7 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Layer:
-    """Nested values; for each dotted key where it was given (`file:line:column`, or the option); notes for the user."""
+    """Nested values, with notes for the user.
+
+    `origins` has the place of each dotted key: `file:line:column`, or the option that gave it.
+    """
 
     values: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
@@ -29,16 +32,17 @@ def override(dotted: str, value: object, origin: str) -> Layer:
 
 
 def merge(layers: list[Layer]) -> Layer:
-    """Lay each layer over those before it. A new scheduler, model or kind of task drops the options of the old one."""
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
+    """Lay each layer over those before it.
+
+    A new scheduler, model or kind of task drops the options of the old one.
+    """
+    merged = Layer({})
     for layer in layers:
-        for key in list(_superseded(values, layer.values)):
-            values.pop(key)
-            origins = {dotted: origin for dotted, origin in origins.items() if dotted.split(".")[0] != key}
-        _lay_over(values, layer.values)
-        origins |= layer.origins
-    return Layer(values, origins, tuple(note for layer in layers for note in layer.notes))
+        dropped = set(_superseded(merged.values, layer.values))
+        values = {key: value for key, value in merged.values.items() if key not in dropped}
+        origins = {key: value for key, value in merged.origins.items() if key.split(".")[0] not in dropped}
+        merged = combine([Layer(values, origins, merged.notes), layer])
+    return merged
 
 
 def combine(layers: list[Layer]) -> Layer:
@@ -52,20 +56,14 @@ def combine(layers: list[Layer]) -> Layer:
 
 
 def _superseded(values: Mapping[str, Any], over: Mapping[str, Any]) -> Iterator[str]:
-    scheduler, task, below = over.get("scheduler"), over.get("task"), values.get("task")
-    if "scheduler" in values and (
-        isinstance(scheduler, str) or (isinstance(scheduler, dict) and "name" in scheduler)
-    ):
-        yield "scheduler"
-    if "revision" in values and "model" in over:
+    match over.get("scheduler"):
+        case str() | {"name": _}:
+            yield "scheduler"
+    if "model" in over:
         yield "revision"
-    if (
-        isinstance(task, dict)
-        and isinstance(below, dict)
-        and "kind" in task
-        and task["kind"] != below.get("kind", task["kind"])
-    ):
-        yield "task"
+    match values.get("task"), over.get("task"):
+        case {"kind": below}, {"kind": kind} if kind != below:
+            yield "task"
 
 
 def _lay_over(values: dict[str, Any], over: Mapping[str, Any]) -> None:
@@ -75,13 +73,9 @@ def _lay_over(values: dict[str, Any], over: Mapping[str, Any]) -> None:
             below = values[key] = {"name": below}
         if key == "scheduler" and isinstance(below, dict) and isinstance(value, str):
             below["name"] = value
-        elif isinstance(below, dict) and isinstance(value, dict):
+        elif isinstance(value, dict):
+            if not isinstance(below, dict):
+                below = values[key] = {}
             _lay_over(below, value)
         else:
-            values[key] = value if not isinstance(value, dict) else _copy(value)
-
-
-def _copy(value: Mapping[str, Any]) -> dict[str, Any]:
-    fresh: dict[str, Any] = {}
-    _lay_over(fresh, value)
-    return fresh
+            values[key] = value

@@ -45,26 +45,25 @@ def explain(error: Any, merged: Layer, model: type[BaseModel]) -> str:
 
 
 def place_message(dotted: str, message: str, merged: Layer) -> str:
-    """Return `place: key: message`, without the key where the place is the option of that name."""
-    origin = origin_of(dotted, merged)
+    """Return `place: key: message`, without the key if the place is the option of that name.
+
+    The place is where the key was given, else where the nearest group around it was.
+    """
+    group = dotted
+    while group and group not in merged.origins:
+        group = group.rpartition(".")[0]
+    origin = merged.origins.get(group, "settings")
     option = f"--{dotted.rpartition('.')[2].replace('_', '-')}"
     if origin == option or origin.startswith(f"--set {dotted}="):
         return f"{origin}: {message}"
     return f"{origin}: {dotted}: {message}"
 
 
-def origin_of(dotted: str, merged: Layer) -> str:
-    """Return where a key was given; if it was not, where the nearest group around it was."""
-    while dotted and dotted not in merged.origins:
-        dotted = dotted.rpartition(".")[0]
-    return merged.origins.get(dotted, "settings")
-
-
 def _follow(loc: Sequence[str | int], model: type[BaseModel]) -> tuple[list[str], list[Any], str]:
-    """Follow pydantic's location down the annotations of a model.
+    """Follow pydantic's location of an error down the annotations of a model.
 
-    Returns the keys and indexes in it, without pydantic's own marks for the member of a union that it tried;
-    what the annotation at the end can be; and the words that are declared there for what is allowed.
+    Returns its keys and indexes, without pydantic's marks for members of a union; the alternatives of the
+    annotation at the end; and the `expected` of its Setting.
     """
     path: list[str] = []
     parts: list[Any] = [model]
@@ -77,7 +76,7 @@ def _follow(loc: Sequence[str | int], model: type[BaseModel]) -> tuple[list[str]
             parts, markers = list(alternatives(field.annotation)), field.metadata
         elif inner:
             parts, markers = list(alternatives(inner[0])), []
-        else:  # a mark of pydantic; of a group with a `kind` it is that kind
+        else:  # a mark of pydantic; for a group with a `kind` it is that kind
             parts = [each for each in groups if _kind_of(each) == step] or parts
             continue
         path.append(str(step))

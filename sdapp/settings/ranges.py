@@ -1,4 +1,4 @@
-"""Lists of numbers as people type them: 5,10,20-50:10 or 3-7.5[4]; and parts of a run: 0.1..0.8."""
+"""Read lists of numbers, such as 5,10,20-50:10 or 3-7.5[4], and parts of a run, such as 0.1..0.8."""
 
 import re
 import reprlib
@@ -9,9 +9,9 @@ RANGE = re.compile(rf"({NUMBER})\s*-\s*({NUMBER})(?:\s*:\s*({NUMBER})|\s*\[\s*([
 
 
 def numbers(text: str) -> list[int | float]:
-    """Numbers and ranges between commas: `1-5` is 1 to 5, `5-50:5` every fifth, `1-10[4]` four at equal distances.
+    """Return the numbers of a list: `1-5` is 1 to 5, `5-50:5` every fifth, `1-10[4]` four evenly spaced.
 
-    Raises ValueError, in words, for anything else and for more than 10,000 numbers.
+    Raises ValueError for anything else and for more than 10,000 numbers.
     """
     found = [number for part in text.split(",") for number in _part(part.strip())]
     if len(found) > MAX_NUMBERS:
@@ -20,18 +20,16 @@ def numbers(text: str) -> list[int | float]:
 
 
 def interval(value: object) -> list[float]:
-    """Two fractions of a run, the first below the second; as text `0.1..0.8`. Raises ValueError, in words."""
+    """Return two fractions of a run, 0 ≤ first < second ≤ 1, from a list or `0.1..0.8`. Raises ValueError."""
     ends: object = value
     if isinstance(value, str) and (found := re.fullmatch(rf"({NUMBER})\s*\.\.\s*({NUMBER})", value)):
         ends = [float(end) for end in found.groups()]
     match ends:
-        case [int() | float() as begin, int() | float() as end] if 0 <= begin < end <= 1 and bool not in map(
-            type, ends
-        ):
-            return [float(begin), float(end)]
-    raise ValueError(
-        f"two fractions of the run from 0 to 1, the first below the second, such as [0.0, 0.5], not {reprlib.repr(value)}"
-    )
+        case [int() | float() as begin, int() | float() as end] if 0 <= begin < end <= 1:
+            if bool not in (type(begin), type(end)):
+                return [float(begin), float(end)]
+    allowed = "two fractions of the run from 0 to 1, the first below the second, such as [0.0, 0.5]"
+    raise ValueError(f"{allowed}, not {reprlib.repr(value)}")
 
 
 def _part(text: str) -> list[int | float]:
@@ -40,7 +38,7 @@ def _part(text: str) -> list[int | float]:
     match = RANGE.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"{text!r} is no number and no range; write 20, 5-50:5 (every fifth) or 1-10[4] (four of them)"
+            f"{text!r} is no number and no range; write 20, 5-50:5 (every fifth) or 1-10[4] (four)"
         )
     first, last = _to_number(match[1]), _to_number(match[2])
     if last <= first:
@@ -61,6 +59,6 @@ def _to_number(text: str) -> int | float:
 
 
 def _tidy(number: int | float) -> int | float:
-    """Whole where it is whole, and without the dust of binary fractions."""
+    """Remove binary rounding errors; return an int if the number is whole."""
     rounded = round(number, 9)
     return int(rounded) if rounded == int(rounded) else rounded

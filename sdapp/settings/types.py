@@ -20,7 +20,7 @@ class Frozen(BaseModel):
 class Setting:
     """What a setting declares in its `Annotated[...]`, beyond what pydantic checks.
 
-    A `text` or `file` in a prompt file is one value, whatever characters it has; a `name` is never a number.
+    In a prompt file a `text` or `file` is one value whatever it contains, and a `name` is never a number.
     Relative paths of a `file`, and of a `model` that is a path, are relative to the file that gives them.
     """
 
@@ -50,7 +50,7 @@ def alternatives(annotation: Any) -> Iterator[Any]:
     if get_origin(annotation) is Annotated:
         yield annotation
         yield from alternatives(get_args(annotation)[0])
-    elif get_origin(annotation) in UNIONS:
+    elif get_origin(annotation) in (Union, UnionType):
         for member in get_args(annotation):
             yield from alternatives(member)
     else:
@@ -69,8 +69,6 @@ def _no_nul(path: str) -> str:
     return path
 
 
-UNIONS = (Union, UnionType)
-Name = Annotated[str, Field(min_length=1), Setting("name")]
 Text = Annotated[str, AfterValidator(_writable), Setting("text")]
 FilePath = Annotated[
     str, Field(min_length=1), AfterValidator(_writable), AfterValidator(_no_nul), Setting("file")

@@ -217,7 +217,7 @@ def test_what_show_prints_is_the_same_config_again(settings: dict[str, Any]) -> 
 
 
 def test_the_schema_beside_the_configs_is_up_to_date() -> None:
-    """Mend it with: sdapp config schema > configs/sdapp.schema.json"""
+    """To update it: sdapp config schema > configs/sdapp.schema.json"""
     assert (CONFIGS / "sdapp.schema.json").read_text(encoding="utf-8") == json_schema()
 
 

@@ -315,7 +315,7 @@ NODES = st.fixed_dictionaries(
 )
 GRAPHS = st.dictionaries(st.sampled_from(list(GRAPH)), NODES | JSON, max_size=6)
 WORDS = st.sampled_from(
-    [*named.NAMES, *INVOKE, "Sampler", "Schedule type", "Size", "Clip skip", "Denoising strength", "Scheduler options",
+    [*named.KEYS_BY_NAME, *INVOKE, "Sampler", "Schedule type", "Size", "Clip skip", "Denoising strength", "Scheduler options",
      "Version", "Mask blur", "Inpaint area", "Masked area padding", "RNG", "Model", "Emphasis", "strength", "sampler"]
 )  # fmt: skip
 TEXTS = st.text(max_size=40) | st.lists(
