@@ -23,7 +23,7 @@ ALIASES = {
     "size": "size", "seeds": "seed", "cfg_scale": "guidance_scale", "n_iter": "count",
 }  # fmt: skip
 # In .txt only: kohya's letters, and A1111's batch_size, which asks for so many images.
-OPTIONS = {
+SHORT_OPTIONS = {
     "n": "negative_prompt", "w": "width", "h": "height", "s": "steps", "d": "seed", "l": "guidance_scale",
     "t": "task.strength", "batch_size": "count",
 }  # fmt: skip
@@ -67,11 +67,14 @@ class Given(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def find_key(name: str, is_option: bool = False) -> str:
-    """Return the dotted key of a name in any dialect; `is_option`: an option of .txt. Raises ConfigError without a place."""
+    """Return the dotted key of a name in any dialect; `is_option`: an option of .txt.
+
+    Raises ConfigError without a place.
+    """
     plain = re.sub("[- ]", "_", name.lower())
     first, *rest = plain.split(".")
-    if is_option and name.lower() in OPTIONS:
-        return OPTIONS[name.lower()]
+    if is_option and name.lower() in SHORT_OPTIONS:
+        return SHORT_OPTIONS[name.lower()]
     if first not in REFUSED_KEYS and plain in ALIASES:
         return ALIASES[plain]
     if first in COLUMNS and all(rest) and len(rest) < files.MAX_DEPTH:
@@ -95,7 +98,10 @@ def _why_not(name: str, plain: str, is_option: bool) -> str:
 
 
 def from_text(key: str, text: str) -> Any:
-    """Return the value of a cell or option: a number if it looks like one, a list for `a|b`. Text stays as it is."""
+    """Return the value of a cell or option: a number if it looks like one, a list for `a|b`.
+
+    Text stays as it is.
+    """
     if key in TEXTS:
         return text
     parts = [part.strip(" \t") for part in re.split(r"[|,]" if key == "seed" else r"\|", text)]
@@ -109,7 +115,10 @@ def _parse_number(text: str) -> object:
 
 
 def assemble_line(given: Iterable[Given], folder: Path) -> tuple[layers.Layer, tuple[int, ...] | None, str]:
-    """Return the layer, the seeds and the content of a line. Raises ConfigError with every error and its place."""
+    """Return the layer, the seeds and the content of a line.
+
+    Raises ConfigError with every error and its place.
+    """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     names: dict[str, str] = {}
