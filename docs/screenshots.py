@@ -1,4 +1,6 @@
-"""Pictures of a report as a visitor first sees it: python docs/screenshots.py outputs/compare/report.html docs"""
+"""Pictures of a report as a visitor first sees it: python docs/screenshots.py outputs/compare/report.html
+docs
+"""
 
 import shutil
 import sys

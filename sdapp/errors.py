@@ -64,7 +64,7 @@ class DiskFullError(OutputError):
 
 
 def gathered(errors: Sequence[SdappError]) -> SdappError:
-    """Join errors into one with all their messages: of their class, or InputError or ConfigError if they mix."""
+    """Join errors into one: of their class, or if they differ an InputError or a ConfigError."""
     kinds = {type(error) for error in errors}
     mixed = InputError if all(issubclass(kind, InputError) for kind in kinds) else ConfigError
     return (kinds.pop() if len(kinds) == 1 else mixed)("\n".join(dict.fromkeys(map(str, errors))))

@@ -1,5 +1,6 @@
 """What happened: the record of a job that ran, and its result."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,3 +53,9 @@ class Result:
     latents: Any = None  # the result of the denoising, float32 on the CPU, [4, h, w]
     file: bytes | None = None  # the encoded image file, with job and record inside
     source: Path | None = None  # the image that it is a replay of
+
+    @property
+    def picture(self) -> Image.Image | None:
+        """Deprecated: use `image`."""
+        warnings.warn("Result.picture is now Result.image", DeprecationWarning, stacklevel=2)
+        return self.image

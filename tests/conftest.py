@@ -26,6 +26,8 @@ sys.path.append(str(BENCHMARKS))  # whose models of random weights are tested, a
 
 # These load a model (or start processes that do) in most of their tests; elsewhere a test that uses `tiny` does.
 MODEL_TESTS = (
+    "test_api.py",
+    "test_threads.py",
     "test_benchmarks.py",
     "test_gpu.py",
     "test_pinned.py",

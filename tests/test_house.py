@@ -33,6 +33,28 @@ def test_the_measure_sees_an_import_that_goes_up() -> None:
     assert House(rooms | {"odd": Room("odd", "")}).unlisted() == ["odd"]
 
 
+def test_functions_are_short_and_lines_narrow() -> None:
+    functions = [each for room in HOUSE.rooms.values() for each in room.functions]
+    assert [each for each in functions if each.lines > 45] == []
+    assert HOUSE.wide() == []
+    assert HOUSE.skips() == []
+
+
+def test_a_top_level_name_means_one_thing() -> None:
+    # A command is called like the function of the API that it runs.
+    assert HOUSE.shared_names().keys() <= {"generate", "batch", "compare", "replay"}
+
+
+def test_the_measure_sees_long_functions_wide_lines_twins_and_skips() -> None:
+    long = "def f():\n" + "    x = 1\n" * 60
+    wide = f"TEXT = '{'x' * 120}'\nf = 1  # fmt: skip\n"
+    house = House({"images": Room("images", long), "errors": Room("errors", wide)})
+    assert [each.lines for each in house.rooms["images"].functions] == [61]
+    assert house.wide() == ["errors.py:1"]
+    assert house.skips() == ["errors.py:2"]
+    assert house.shared_names() == {"f": ["images", "errors"]}
+
+
 @pytest.mark.parametrize("module", ["sdapp", "sdapp.cli", "sdapp.outputs.files", "sdapp.commands.doctor"])
 def test_importing_loads_nothing_heavy(module: str) -> None:
     heavy = ("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "scipy", "numpy")

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from sdapp.commands.notes import unknown_words
 
 import sdapp
 from sdapp.models.files import POSTCARDS
 from sdapp.models.locate import locate
+from sdapp.notes import unknown_words
 
 SIZE_LIMIT = 30_000_000  # bytes
 

@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 import yaml
-from sdapp.commands.notes import unknown_words
 
 import sdapp
 from sdapp.models.locate import locate
+from sdapp.notes import unknown_words
 
 TRAINING = Path(__file__).parents[1] / "training"
 

@@ -79,7 +79,10 @@ SUFFIXES = ("detailed", "high quality", "masterpiece", "best quality", "colorful
 
 
 def caption(scene: Scene, rng: Random) -> str:
-    """Word a scene: from one word to all of it. A style that is not said is plain; what else is unsaid may be anything."""
+    """Word a scene: from one word to all of it.
+
+    A style that is not said is plain; what else is unsaid may be anything.
+    """
     detail = rng.random()
     keep = 1.0 if detail < 0.55 else 0.6 if detail < 0.88 else 0.3
     sky = scene.sky if rng.random() < keep else None
@@ -146,7 +149,8 @@ def caption_with_position(scene: Scene, rng: Random) -> str:
     """Word a scene as `caption` does; one time in five say where its things stand."""
     if scene.things and rng.random() < 0.2:
         named = " and ".join(
-            f"{with_article(_thing_words(scene, thing, rng, 1.0))} {rng.choice(POSITION_PHRASES[thing.position])}"
+            f"{with_article(_thing_words(scene, thing, rng, 1.0))} "
+            f"{rng.choice(POSITION_PHRASES[thing.position])}"
             for thing in scene.things
         )
         place = f" {rng.choice(PLACE_PHRASES[scene.place])}" if rng.random() < 0.8 else ""
@@ -158,7 +162,8 @@ def caption_with_position(scene: Scene, rng: Random) -> str:
 def every_word() -> Iterator[str]:
     """Every word that a caption can hold: the vocabulary of the tokenizer."""
     tables: list[dict[str, tuple[str, ...]]] = [
-        SKY_PHRASES, SKY_TAGS, PLACE_PHRASES, PLACE_NOUNS, KIND_WORDS, STYLE_PREFIXES, POSITION_PHRASES, COLOUR_WORDS,
+        SKY_PHRASES, SKY_TAGS, PLACE_PHRASES, PLACE_NOUNS, KIND_WORDS, STYLE_PREFIXES, POSITION_PHRASES,
+        COLOUR_WORDS,
     ]  # fmt: skip
     phrases = [phrase for table in tables for row in table.values() for phrase in row]
     phrases += [*COLOURS, *KINDS, *STYLES, *FILLERS, *SUFFIXES, "a an and with empty of the , -"]

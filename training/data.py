@@ -66,7 +66,10 @@ class Captions(Dataset[Any]):
         self._config, self._tokenizer = config, tokenizer
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """The indices [B], and their captions as token ids [B, 77]. The same batch has the same captions, whoever makes it."""
+        """The indices [B], and their captions as token ids [B, 77].
+
+        The same batch has the same captions, whoever makes it.
+        """
         rng = Random(f"{self._config['seed']}/{indices}")
         texts = [
             "" if rng.random() < EMPTY_CAPTIONS else caption_with_position(scene(i, self._config), rng)
@@ -77,7 +80,9 @@ class Captions(Dataset[Any]):
 
 
 def captioned(config: dict[str, Any], count: int, tokenizer: CLIPTokenizer) -> Iterator[Batch]:
-    """Endless batches of `Captions`, made ahead by other processes: wording 256 scenes takes as long as learning from them."""
+    """Endless batches of `Captions`, made ahead by other processes: wording 256 scenes takes as long as
+    learning from them.
+    """
     return iter(
         DataLoader(
             Captions(config, tokenizer),

@@ -15,7 +15,7 @@ PIXEL_ART_BLOCK = 4  # pixels
 
 
 def draw(scene: Scene, size: int, rng: Random) -> Image.Image:
-    """Paint a scene as an RGB image of size × size pixels; `rng` moves everything that the scene leaves open."""
+    """Paint a scene as an RGB image of size × size pixels; `rng` decides what the scene leaves open."""
     canvas = paint_sky(scene, size * SUPERSAMPLE, rng)
     horizon = rng.uniform(0.56, 0.64)
     paint_place(canvas, scene, horizon, rng)
@@ -43,7 +43,7 @@ def _plain(canvas: Image.Image, size: int) -> Image.Image:
 
 
 def _oil_painting(canvas: Image.Image, size: int) -> Image.Image:
-    """Broad strokes: the middle colour around each point, rich colours, a slanting canvas of light and dark."""
+    """Broad strokes: the middle colour around each point, rich colours, a canvas of light and dark."""
     small = canvas.resize((size * 2, size * 2), Image.Resampling.BOX)
     strokes = ImageEnhance.Color(small.filter(ImageFilter.MedianFilter(7))).enhance(1.35)
     strokes = strokes.resize((size, size), Image.Resampling.BOX)

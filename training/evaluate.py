@@ -1,4 +1,5 @@
-"""Score a postcards model: paint prompts, and let a classifier that learned from the drawn world say what it sees.
+"""Score a postcards model: paint prompts, and let a classifier that learned from the drawn world say what it
+sees.
 
 python training/evaluate.py training/postcards-64.yaml [MODEL]
 """
@@ -44,11 +45,13 @@ COLOUR_NAMES = list(COLOURS)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-# --- the classifier ------------------------------------------------------------------------------------------------
+# --- the classifier -----------------------------------------------------------------------------------------
 
 
 class Classifier(nn.Module):
-    """Images [N, 3, S, S] in 0 … 1 → logits of sky, place, style, which things are there, and the colour of each."""
+    """Images [N, 3, S, S] in 0 … 1 → logits of sky, place, style, which things are there, and the colour of
+    each.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -70,7 +73,9 @@ class Classifier(nn.Module):
 
 @dataclass
 class Truth:
-    """Labels of N scenes: three classes each, things present [N, 7], and colours [N, 7] (-1 where the thing is absent)."""
+    """Labels of N scenes: three classes each, things present [N, 7], and colours [N, 7] (-1 where the thing
+    is absent).
+    """
 
     sky: torch.Tensor
     place: torch.Tensor
@@ -166,11 +171,11 @@ def judge(classifier: Classifier, images: torch.Tensor, scenes: list[Scene]) -> 
     return {name: values.numpy() for name, values in found.items()}
 
 
-# --- painting ------------------------------------------------------------------------------------------------------
+# --- painting -----------------------------------------------------------------------------------------------
 
 
 def prompts() -> Iterator[tuple[str, Scene]]:
-    """Prompts that say everything, with one thing; three in ten hold a combination that training never saw."""
+    """Prompts that say everything, with one thing; three in ten have a combination not in training."""
     rng = Random("evaluation")
     for number in range(PROMPTS):
         while True:
@@ -224,7 +229,9 @@ def seconds_for_one(model: str) -> float:
 
 
 def score(model: str, config: dict[str, Any], folder: Path) -> dict[str, dict[str, float]]:
-    """Everything that the model card says, in percent where nothing else is said; a sheet of 64 images is saved."""
+    """Everything that the model card says, in percent where nothing else is said; a sheet of 64 images is
+    saved.
+    """
     torch.manual_seed(0)
     located = locate(model)
     size = located.size

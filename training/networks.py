@@ -1,4 +1,6 @@
-"""The parts of the model: tokenizer, text encoder, autoencoder and UNet, of the classes that Stable Diffusion has."""
+"""The parts of the model: tokenizer, text encoder, autoencoder and UNet, of the classes that Stable Diffusion
+has.
+"""
 
 import json
 from typing import Any
@@ -24,7 +26,9 @@ def build_autoencoder(config: dict[str, Any]) -> AutoencoderKL:
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte-pair merges make one token of every word the world uses, and of no other word."""
+    """A CLIP tokenizer whose byte-pair merges make one token of every word the world uses, and of no other
+    word.
+    """
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -1,4 +1,4 @@
-"""The world that postcards knows, as data: skies, places, things, colours, styles, and what is never shown."""
+"""The world that postcards knows, as data: skies, places, things, colours, styles, held-out pairs."""
 
 from dataclasses import dataclass
 from random import Random

@@ -1,4 +1,6 @@
-"""Distil a tiny autoencoder for previews from that of postcards: python training/tiny.py training/postcards-64-tiny.yaml"""
+"""Distil a tiny autoencoder for previews from that of postcards: python training/tiny.py
+training/postcards-64-tiny.yaml
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Train the postcards model: draw its world, then its autoencoder, then its UNet and text encoder; resume anywhere."""
+"""Train the postcards model: draw its world, then its autoencoder, then its UNet and text encoder; resume
+anywhere.
+"""
 
 import math
 import sys
@@ -32,7 +34,7 @@ CHECKPOINT_SECONDS = 60.0
 Step = Callable[[int], torch.Tensor]
 
 
-# --- the loop that both stages share ------------------------------------------------------------------------------
+# --- the loop that both stages share ------------------------------------------------------------------------
 
 
 @dataclass
@@ -46,7 +48,9 @@ class Stage:
     accelerator: Accelerator
 
     def run(self, loss_of: Step) -> None:
-        """Take steps until `config['steps']`; the learning rate warms up over 200 steps, then falls to 0 by a cosine."""
+        """Take steps until `config['steps']`; the learning rate warms up over 200 steps, then falls to 0 by a
+        cosine.
+        """
         steps, peak = self.config["steps"], self.config["learning_rate"]
         optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
@@ -88,7 +92,7 @@ class Stage:
         ema.copy_to(self.model.parameters())
 
 
-# --- autoencoder --------------------------------------------------------------------------------------------------
+# --- autoencoder --------------------------------------------------------------------------------------------
 
 
 def edges(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,7 +100,7 @@ def edges(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train_autoencoder(config: dict[str, Any], images: np.ndarray, accelerator: Accelerator) -> AutoencoderKL:
-    """L1 on pixels and on their gradients, with a trace of KL; then the latents are scaled to unit variance."""
+    """L1 on pixels and their gradients, a little KL; then the latents are scaled to unit variance."""
     folder = Path(config["folder"])
     done = folder / "vae"
     if done.exists():
@@ -146,7 +150,7 @@ def psnr(vae: AutoencoderKL, config: dict[str, Any], count: int = 500) -> float:
     return float((-10 * error.log10()).mean())
 
 
-# --- text encoder and UNet ----------------------------------------------------------------------------------------
+# --- text encoder and UNet ----------------------------------------------------------------------------------
 
 
 def train_denoiser(

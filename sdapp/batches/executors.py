@@ -1,6 +1,4 @@
-"""Where work is painted: in this process, with one model loaded at a time, or wherever another Executor sends
-it.
-"""
+"""Where work is painted: in this process, or wherever another Executor sends it."""
 
 import gc
 from collections.abc import Callable, Iterator, Mapping
@@ -17,24 +15,21 @@ if TYPE_CHECKING:
     from sdapp.pipelines import Painter
 
 
+Loader = Callable[[Work, Model], "Painter"]
+
+
 class Executor(Protocol):
     """Paints work and yields a result for each of its jobs, in their order."""
 
     def together(self, work: Work) -> int:
-        """The most jobs at the beginning of some work that are painted in one batch."""
+        """How many jobs at the beginning of the work can be painted in one batch."""
 
     def paint(self, work: Work, on_step: OnStep | None = None) -> Iterator[Result]:
-        """Paint jobs in order. Raises SdappError for what cannot be painted, unless the work says
-        `keep_going`.
-        """
+        """Paint jobs in order. Raises SdappError if one cannot be painted, except with `work.keep_going`."""
 
 
 def load_painter(work: Work, model: Model) -> "Painter":
-    """Import torch and diffusers, which takes seconds, and load a model. Raises UnavailableError,
-    ConfigError.
-
-    Changes no logging level, environment variable or other setting of the process.
-    """
+    """Load a model; change no setting of the process. Raises UnavailableError, ConfigError."""
     with timed("import"), importing(model):
         from sdapp.diffusion.loading import without_bars
         from sdapp.pipelines import load
@@ -45,12 +40,8 @@ def load_painter(work: Work, model: Model) -> "Painter":
 class LocalExecutor:
     """Paints in this process; keeps a model until work needs another one."""
 
-    def __init__(
-        self,
-        models: Mapping[LoadKey, Model] | None = None,
-        loader: Callable[[Work, Model], "Painter"] = load_painter,
-    ) -> None:
-        """`models` are those that were located before; others are located when they are needed."""
+    def __init__(self, models: Mapping[LoadKey, Model] | None = None, loader: Loader = load_painter) -> None:
+        """`models` are already located; others are located when they are needed."""
         self._models, self._loader = models or {}, loader
         self._load: LoadKey | None = None
         self._painter: Painter | None = None
@@ -62,12 +53,12 @@ class LocalExecutor:
         return self.painter(work).paint(work.jobs, work.batch_size, on_step, work.keep_going)
 
     def painter(self, work: Work) -> "Painter":
-        """The painter with the model of some work; the painter before it is given up first."""
-        if self._painter is None or self._load != work.load:
+        """The painter with the model of the work; frees another model before it loads this one."""
+        key = work.load
+        if self._painter is None or self._load != key:
             if self._painter is not None:
                 self._painter = None
                 gc.collect()  # otherwise two models are in memory at a time
-            key = work.load
             model = self._models.get(key) or locate_model(key.model, key.revision, key.vae)
             self._painter, self._load = self._loader(work, model), key
         return self._painter

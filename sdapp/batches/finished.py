@@ -11,18 +11,13 @@ from sdapp.metadata.record import read_header
 
 
 class Finished:
-    """The jobs of a folder that need no painting: done according to the images, or failed according to the
-    ledger.
+    """The jobs of a folder that need no painting: `done`, by its images, or `failed`, by its ledger.
 
-    `done` maps job ids to images of one format. The ledger can be lost or wrong; the images cannot. Other
-    runs add to both.
+    `done` maps job ids to images of one format. The ledger can be lost; other runs add to both.
     """
 
     def __init__(self, folder: Path, suffix: str, retry_failed: bool = False) -> None:
-        """Look at the folder. With `retry_failed`, failures in the ledger so far do not count.
-
-        Raises OutputError.
-        """
+        """Look at the folder; `retry_failed` ignores earlier failures. Raises OutputError."""
         self.folder, self.suffix = folder, suffix
         self.done: dict[str, Path] = {}
         self.failed: set[str] = set()
@@ -33,19 +28,21 @@ class Finished:
     def __contains__(self, job_id: str) -> bool:
         return job_id in self.done or job_id in self.failed
 
+    def state(self, job_id: str) -> str:
+        """`done`, `failed`, or `left` to paint."""
+        return "done" if job_id in self.done else "failed" if job_id in self.failed else "left"
+
     def refresh(self) -> None:
-        """Take in what was added since the last look; each image is opened once. Raises OutputError."""
+        """Add what is new since the last look; each image is opened once. Raises OutputError."""
         try:
             with os.scandir(self.folder) as entries:
-                names = {
-                    entry.name for entry in entries if entry.name.endswith(self.suffix) and entry.is_file()
-                }
+                files = {entry.name for entry in entries if entry.is_file()}
         except (FileNotFoundError, NotADirectoryError):  # `check_folder` reports it
             return
         except OSError as exc:
             raise OutputError(f"output.dir: cannot read {self.folder}: {exc.strerror}") from exc
-        new, self._seen = sorted(names - self._seen), self._seen | names
-        for name in new:
+        new, self._seen = sorted(files - self._seen), self._seen | files
+        for name in (name for name in new if name.endswith(self.suffix)):
             with suppress(InputError):  # an image of another tool
                 record = read_header(self.folder / name).get("record")
                 if isinstance(record, dict) and isinstance(job_id := record.get("job_id"), str):

@@ -21,7 +21,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Shard:
-    """Number `number` of `of` machines, counted from 1; the id of a job decides which machine paints it."""
+    """What machine `number` of `of` (from 1) paints; the id of a job decides which machine that is."""
 
     number: int = 1
     of: int = 1

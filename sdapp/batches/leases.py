@@ -1,4 +1,4 @@
-"""Leases: of several runs on one folder, one paints an image, the one that holds its lease."""
+"""Leases: of several runs on one folder, only the one that holds the lease of an image paints it."""
 
 import json
 import os
@@ -16,17 +16,17 @@ LEASES = ".sdapp-*.lease"
 
 
 class Leases:
-    """The leases that this run holds in a folder; all are released at the end of the `with`.
+    """The leases that this run holds in a folder; they are released at the end of the `with`.
 
-    A lease is the file `.sdapp-<job id>.lease` with the host and the process of its holder; its modification
-    time is the heartbeat. The leases of a run that died are taken over by the next run.
+    A lease is the file `.sdapp-<job id>.lease` with the host and process of its holder; its modification time
+    is the heartbeat. Other runs take over the leases of a run that died.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         process = {"process": os.getpid(), "started": _started(os.getpid())}
         self._mark = json.dumps({"host": this_host(), **process, "run": secrets.token_hex(4)}).encode()
-        self._held: set[Path] = set()
+        self._held: set[str] = set()  # ids of jobs
         self._over = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
 
@@ -37,22 +37,18 @@ class Leases:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._heart.join()
-        for lease in list(self._held):
-            self._drop(lease)
+        for job_id in list(self._held):
+            self.release(job_id)
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
-            for lease in list(self._held):
-                with suppress(
-                    OSError
-                ):  # taken over while this machine was suspended; publishing is exclusive
-                    os.utime(lease)
+            for job_id in list(self._held):
+                # It fails if another run has taken the lease over, while this machine was suspended.
+                with suppress(OSError):
+                    os.utime(self._path(job_id))
 
     def claim(self, job_id: str) -> bool:
-        """Take the lease of a job if it is free or its holder is dead.
-
-        Raises OutputError if the folder is not writable.
-        """
+        """Take the lease of a job if it is free or its holder is dead. Raises OutputError."""
         lease, ours = self._path(job_id), unfinished(self.folder)
         with disk_errors(lease):
             try:
@@ -63,12 +59,15 @@ class Leases:
             finally:
                 ours.unlink(missing_ok=True)
         if free:
-            self._held.add(lease)
+            self._held.add(job_id)
         return free
 
     def release(self, job_id: str) -> None:
-        """Give up a lease, after the result of its job was published."""
-        self._drop(self._path(job_id))
+        """Give up the lease of a job, after its result was published."""
+        self._held.discard(job_id)
+        with suppress(OSError):  # it is gone
+            if self.holds(job_id):  # else another run has taken it over
+                self._path(job_id).unlink()
 
     def holds(self, job_id: str) -> bool:
         """Whether this run still holds the lease of a job."""
@@ -78,21 +77,15 @@ class Leases:
             return False
 
     def holder(self, job_id: str) -> str:
-        """Who holds the lease of a job, in words."""
+        """Who holds the lease of a job, as text."""
         try:
             holder = _parse_holder(self._path(job_id).read_bytes())
-        except OSError:  # released meanwhile
+        except OSError:  # it was released
             return "another run"
         return f"process {holder.get('process', '?')} on {holder.get('host', '?')}"
 
     def _path(self, job_id: str) -> Path:
         return self.folder / f".sdapp-{job_id}.lease"
-
-    def _drop(self, lease: Path) -> None:
-        self._held.discard(lease)
-        with suppress(OSError):  # it is gone
-            if lease.read_bytes() == self._mark:  # else another run has taken it over
-                lease.unlink()
 
 
 def in_use(folder: Path) -> bool:
@@ -117,10 +110,7 @@ def sweep(folder: Path) -> None:
 
 
 def _remove_if_dead(lease: Path, now: float) -> bool:
-    """Remove the lease of a dead run; gives whether the lease is gone.
-
-    If two runs try, one of them moves it aside.
-    """
+    """Remove the lease if its run is dead, and return whether it is gone; of two runs, one renames it."""
     try:
         holder, beat = lease.read_bytes(), lease.stat().st_mtime
         if not _is_dead(_parse_holder(holder), beat, now):
@@ -132,7 +122,7 @@ def _remove_if_dead(lease: Path, now: float) -> bool:
     try:
         if aside.read_bytes() == holder:
             return True
-        claim_name(aside, lease)  # another run has removed and taken it between the two looks: put it back
+        claim_name(aside, lease)  # another run took it after it was read: put it back
         return False
     finally:
         aside.unlink(missing_ok=True)

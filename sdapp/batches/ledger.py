@@ -32,37 +32,28 @@ class Line:
 
     @classmethod
     def of(cls, result: Result, path: Path | None, prompt_files: tuple[str, ...] = ()) -> "Line":
-        """The line of a result; `path` is where its image was published."""
-        return cls(
-            id=result.job.id,
-            status="done" if path else "failed",
-            file=path.name if path else None,
-            prompt_line=result.line,
-            seed=result.job.seed,
-            seconds=result.record.seconds if result.record else None,
-            unet_calls=result.record.unet_calls if result.record else None,
-            error=result.error,
-            prompt_files=prompt_files,
-        )
+        """The line of a result; `path` is its image file, None if it failed."""
+        job, record, error = result.job, result.record, result.error
+        seconds, calls = (record.seconds, record.unet_calls) if record else (None, None)
+        status, file = ("done", path.name) if path else ("failed", None)
+        return cls(job.id, status, file, result.line, job.seed, seconds, calls, error, prompt_files)
 
     @classmethod
     def from_image(cls, path: Path) -> "Line":
-        """The line of an image that has none in the ledger, from the record inside it. Raises InputError."""
+        """The line of an image, from the record inside it. Raises InputError."""
         content = read_header(path)
         seed, record = content["job"].get("seed"), content["record"]
-        what_ran = {key: record.get(key) for key in ("seconds", "unet_calls")}
-        return cls(record["job_id"], "done", path.name, seed=seed, **what_ran)
+        seconds, calls = record.get("seconds"), record.get("unet_calls")
+        return cls(record["job_id"], "done", path.name, 0, seed, seconds, calls)
 
     @classmethod
     def parse(cls, row: bytes) -> "Line | None":
-        """A line from its JSON; None for what is no line, such as one that a crash cut off."""
+        """A line from its JSON; None if it is not one, such as a line that a crash cut off."""
         try:
             values = json.loads(row)
         except ValueError:
             return None
-        if not isinstance(values, dict) or not all(
-            isinstance(values.get(key), str) for key in ("id", "status")
-        ):
+        if not isinstance(values, dict) or {type(values.get(key)) for key in ("id", "status")} != {str}:
             return None
         known = {key: values.pop(key) for key in LINE_FIELDS if key in values}
         files = known.pop("prompt_files", None)
@@ -78,16 +69,14 @@ LINE_FIELDS = [each.name for each in fields(Line) if each.name != "unknown"]
 
 
 def append_line(folder: Path, line: Line) -> None:
-    """Add a line in one write, so that the lines of two runs do not mix. Raises OutputError.
-
-    If a full disk has cut off the line before it, a line feed is written first.
-    """
+    """Add a line in one write, so that the lines of two runs do not mix. Raises OutputError."""
     with disk_errors(folder / LEDGER_FILE):
         handle = os.open(folder / LEDGER_FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             if end := os.fstat(handle).st_size:
                 os.lseek(handle, end - 1, os.SEEK_SET)
-            text = line.encode() if os.read(handle, 1) in (b"", b"\n") else b"\n" + line.encode()
+            is_whole = os.read(handle, 1) in (b"", b"\n")  # a full disk may have cut off the last line
+            text = line.encode() if is_whole else b"\n" + line.encode()
             if os.write(handle, text) < len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
@@ -100,7 +89,7 @@ def parse_lines(text: bytes) -> Iterator[Line]:
 
 
 def read_ledger(folder: Path) -> Iterator[Line]:
-    """The lines of a folder's ledger; what is no line is left out."""
+    """The lines of a folder's ledger, without those that are broken."""
     path = folder / LEDGER_FILE
     return parse_lines(path.read_bytes() if path.exists() else b"")
 

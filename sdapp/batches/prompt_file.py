@@ -21,29 +21,24 @@ from sdapp.prompts.templates import choose
 from sdapp.prompts.variants import checked_entries
 from sdapp.settings.layers import Layer, merge, override
 
-BATCH_DEFAULTS = {
-    "output.name": "{prompt}-{seed}-{id}",  # the id makes names independent of each other
-    "batch_size": "auto",
-}
+# The id in the name makes names independent of each other.
+BATCH_DEFAULTS = {"output.name": "{prompt}-{seed}-{id}", "batch_size": "auto"}
 
 
 @dataclass
 class PromptFile:
-    """A prompt file (or the bytes of standard input), with the settings that its lines are laid over."""
+    """A prompt file, or the bytes of standard input, and the settings that its lines change."""
 
     path: Path | bytes
     base: Sequence[Layer]
-    config: RunConfig  # of the settings below the lines
+    config: RunConfig  # of `base`
     model: Model
     begun: SeedState
-    notes: tuple[str, ...] = ()  # what could not be carried over from images given as configs
+    notes: tuple[str, ...] = ()  # what could not be used of images given as --config
 
     @classmethod
     def open(cls, path: Path | bytes, layers: Sequence[Layer], seeds: Seeds | None = None) -> Self:
-        """Check the settings, the model and the folder.
-
-        Neither reads the file nor writes anything. Raises SdappError.
-        """
+        """Check settings, model and folder, without reading the file yet. Raises SdappError."""
         base = [*(override(key, value, "sdapp batch") for key, value in BATCH_DEFAULTS.items()), *layers]
         merged = merge(base)
         config = validate(merged)
@@ -57,14 +52,16 @@ class PromptFile:
         return self.path.parent if isinstance(self.path, Path) else Path()
 
     @property
+    def images_folder(self) -> Path:
+        return Path(self.config.output.dir)
+
+    @property
     def name(self) -> str:
         """The path of the file, relative to the folder of the images; `-` for standard input."""
         if not isinstance(self.path, Path):
             return "-"
         try:
-            return Path(
-                os.path.relpath(self.path.resolve(), Path(self.config.output.dir).resolve())
-            ).as_posix()
+            return Path(os.path.relpath(self.path.resolve(), self.images_folder.resolve())).as_posix()
         except ValueError:  # another drive of a Windows machine
             return self.path.resolve().as_posix()
 
@@ -73,24 +70,22 @@ class PromptFile:
         return LoadKey.of(self.config, self.model)
 
     def keep_seeds(self) -> bool:
-        """Keep the base seed in the folder of the images, for later runs. Raises OutputError.
+        """Write the base seed to the folder of the images, for later runs. Raises OutputError.
 
-        Gives True if another run has begun the folder meanwhile. Then its base seed counts, and `items` are
-        others.
+        Returns True if another run was quicker: its base seed is used, so `items` gives other images.
         """
         before = self.begun
-        self.begun = begin_seeds(Path(self.config.output.dir), self.config.seed, before.seeds, before)
+        self.begun = begin_seeds(self.images_folder, self.config.seed, before.seeds, before)
         return self.begun != before
 
     def is_begun(self) -> bool:
         """Whether the next run will draw the same seeds."""
-        return self.config.seed is not None or (Path(self.config.output.dir) / STATE_FILE).exists()
+        return self.config.seed is not None or (self.images_folder / STATE_FILE).exists()
 
     def items(self) -> Iterator[Item]:
         """The images in the order of the file; several lines may ask for the same one.
 
-        Raises PromptFileError with every error of the file and its input files, after the images of its good
-        lines.
+        Raises PromptFileError with every error, after the images of the good lines.
         """
         errors, index = PromptFileError(), 0
         source = (self.path,) if isinstance(self.path, Path) else (None, BytesIO(self.path))
@@ -119,7 +114,5 @@ class PromptFile:
             return entry.seeds
         if "seed" in entry.layer.values and config.seed is not None:
             return range(config.seed, config.seed + config.count)
-        return (
-            seed_for(self.begun.seeds, self.begun.base_seed, index + copy, entry.content, copy)
-            for copy in range(config.count)
-        )
+        seeds, base = self.begun.seeds, self.begun.base_seed
+        return (seed_for(seeds, base, index + copy, entry.content, copy) for copy in range(config.count))

@@ -10,9 +10,8 @@ from sdapp.batches.run import Batch
 from sdapp.errors import ConfigError, OutputError
 from sdapp.metadata.record import SUFFIXES
 
-SMALLEST_SHARE = (
-    0.1  # of the images that a prompt file has in its folder; if it asks for fewer, it is the wrong one
-)
+# A prompt file that asks for less than this share of its images in the folder is probably the wrong one.
+SMALLEST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -23,19 +22,10 @@ class Strays:
     asked: int
     others: Counter[str]  # how many images belong to each other prompt file
 
-    @property
-    def is_suspicious(self) -> bool:
-        """Whether nothing or next to nothing in the folder is asked for."""
-        mine = self.asked + len(self.paths)
-        return self.asked < SMALLEST_SHARE * mine or (not self.asked and bool(self.others))
-
     def remove(self) -> None:
-        """Delete the images that are not asked for.
-
-        Raises OutputError if nearly none is asked for: a wrong prompt file?
-        """
-        if self.is_suspicious:
-            mine = self.asked + len(self.paths)
+        """Delete the strays. Raises OutputError if the prompt file asks for nearly none of its images."""
+        mine = self.asked + len(self.paths)
+        if self.asked < SMALLEST_SHARE * mine or (not self.asked and self.others):
             raise OutputError(
                 f"--prune --yes: the prompt file with these settings asks for {self.asked} of {mine} images "
                 "in the folder; were they made with another file or other settings? "
@@ -46,19 +36,17 @@ class Strays:
 
 
 def find_strays(batch: Batch) -> Strays:
-    """Look for images that the prompt file does not ask for. Raises what it raises, ConfigError if it asks
-    for none.
+    """Find the images that the prompt file does not ask for. Raises ConfigError if it asks for none at all.
 
-    The ledger says which prompt files ask for an image. An image without such a line, as in folders of older
-    versions, counts as one of this prompt file, unless the folder has images of others: then it is left
-    alone.
+    The ledger names the prompt files of an image. An image without them, as older versions left it, is a
+    stray only if no image in the folder belongs to another prompt file.
     """
     asked = {item.job.id for item in batch.all_items()}
     if not asked:
         raise ConfigError("--prune: the prompt file asks for no image, so all would go; is it the right one?")
     owners = {line.id: set(line.prompt_files) for line in read_ledger(batch.folder)}
-    mine, shared = set(batch.prompt_files), any(files - set(batch.prompt_files) for files in owners.values())
-    found: list[Path] = []
+    mine, found = set(batch.prompt_files), list[Path]()
+    shared = any(files - mine for files in owners.values())
     present, others = 0, Counter[str]()
     for suffix in SUFFIXES.values():
         for job_id, path in Finished(batch.folder, suffix).done.items():

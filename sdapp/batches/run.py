@@ -1,9 +1,9 @@
-"""A batch: which of the images that are asked for are missing from their folder, and painting them."""
+"""A batch: find which images of a prompt file are missing from its folder, and paint them."""
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -30,47 +30,37 @@ Wait = Callable[[str], None]
 class Survey:
     """How many images a batch asks for, and how many of them are missing."""
 
-    images: int
     done: int
     failed: int  # in an earlier run, and not to be tried again
-    repeated: int  # asked for by several lines, and painted once
-    unet_calls: int  # of those that are left
+    left: int
+    repeated: int  # asked for by a line before; not counted again
+    unet_calls: int  # of the images that are left
 
     @property
-    def left(self) -> int:
-        return self.images - self.done - self.failed
+    def images(self) -> int:
+        return self.done + self.failed + self.left
 
 
+@dataclass
 class Batch:
-    """Images that are asked for, and their folder, which other runs may fill at the same time."""
+    """The images of a prompt file and their folder, which other runs may fill at the same time."""
 
-    def __init__(
-        self,
-        items: Callable[[], Iterable[Item]],
-        config: RunConfig,
-        load: LoadKey,
-        *,
-        shard: Shard = WHOLE_FILE,
-        retry_failed: bool = False,
-        keep: Callable[[Result], None] | None = None,
-    ) -> None:
-        """`items` is called for each pass over the images.
+    given_items: Callable[[], Iterable[Item]]  # called for each pass over the images
+    config: RunConfig
+    load: LoadKey
+    shard: Shard = WHOLE_FILE
+    prompt_files: tuple[str, ...] = ()
+    retry_failed: InitVar[bool] = False
+    keep: Callable[[Result], None] | None = None  # gets each result before it is published
 
-        `keep` is given each result before it is published.
-        """
-        self._items, self._keep, self.config, self.load, self.shard = items, keep, config, load, shard
-        self.prompt_files: tuple[str, ...] = ()
-        self.folder = Path(config.output.dir)
-        self.finished = Finished(self.folder, SUFFIXES[config.output.format], retry_failed)
-        self._finished_before = len(self.finished.done)
-        self._painted = 0
+    def __post_init__(self, retry_failed: bool) -> None:
+        self.folder = Path(self.config.output.dir)
+        self.finished = Finished(self.folder, SUFFIXES[self.config.output.format], retry_failed)
+        self._finished_before, self._painted = len(self.finished.done), 0
 
     @classmethod
     def of(cls, prompts: PromptFile, shard: Shard = WHOLE_FILE, retry_failed: bool = False) -> "Batch":
-        """The batch of a prompt file."""
-        batch = cls(prompts.items, prompts.config, prompts.load, shard=shard, retry_failed=retry_failed)
-        batch.prompt_files = (prompts.name,)
-        return batch
+        return cls(prompts.items, prompts.config, prompts.load, shard, (prompts.name,), retry_failed)
 
     def items(self) -> Iterator[Item]:
         """The images of this shard, each once. Raises what the prompt file raises."""
@@ -78,33 +68,26 @@ class Batch:
 
     def all_items(self) -> Iterator[Item]:
         """The images of all shards, each once. Raises what the prompt file raises."""
-        return unique_items(self._items())
+        return unique_items(self.given_items())
 
     def _of_shard(self) -> Iterator[Item]:
-        return (item for item in self._items() if item.job.id in self.shard)
+        return (item for item in self.given_items() if item.job.id in self.shard)
 
     @property
     def progress(self) -> int:
-        """How many images were finished since this run began, by this run and by others."""
+        """How many images this run and others have finished since this run began."""
         return max(self._painted, len(self.finished.done) - self._finished_before)
 
     def survey(self, look: Callable[[Item], None] = lambda _: None) -> Survey:
         """Count the images and call `look` for each that is left. Raises what the prompt file raises."""
-        images = done = failed = calls = repeated = 0
-        seen: set[int] = set()
+        counts, calls, seen = dict.fromkeys(("done", "failed", "left", "repeated"), 0), 0, set[int]()
         for item in self._of_shard():
-            if not is_new(item, seen):
-                repeated += 1
-                continue
-            images += 1
-            if item.job.id in self.finished.done:
-                done += 1
-            elif item.job.id in self.finished.failed:
-                failed += 1
-            else:
+            state = self.finished.state(item.job.id) if is_new(item, seen) else "repeated"
+            counts[state] += 1
+            if state == "left":
                 calls += item.job.unet_calls
                 look(item)
-        return Survey(images, done, failed, repeated, calls)
+        return Survey(**counts, unet_calls=calls)
 
     def begin(self) -> None:
         """Make the folder, and remove what dead runs left in it. Raises OutputError."""
@@ -120,25 +103,25 @@ class Batch:
     ) -> Generator[Result, None, None]:
         """Paint what is left; publish each image, add it to the ledger, and yield it with its path.
 
-        Images that another run is painting are left to it. At the end `wait` is called with a text that says
-        who paints how many, again and again, until they are finished, or their run is dead and they are taken
-        over.
+        Images that another run is painting are left to it. At the end `wait` is called, with a text that says
+        who paints how many, until they are finished, or their run is dead and this run paints them.
         """
+        counted = on_step and (lambda _first, *step: on_step(self.progress, *step))
         if found.left:
             with Leases(self.folder) as leases:
-                painted = _Painting(self, executor, found.unet_calls, leases, on_step).results(wait)
+                painted = _Painting(self, executor, found.unet_calls, leases, counted).results(wait)
                 yield from write_results(painted, self._encode, lambda result: self._publish(result, leases))
                 self.finished.refresh()
-            sweep(self.folder)  # after runs that died meanwhile
-        with suppress(ConfigError, InputError):  # the prompt file was deleted or edited meanwhile
+            sweep(self.folder)  # other runs may have died
+        with suppress(ConfigError, InputError):  # the prompt file was deleted or edited
             self.tidy()
 
     def take(self, result: Result, item: Item) -> Result:
-        """A result of this run as that of its item, before it is published."""
+        """Count a result, add what its item says, and give it to `keep`."""
         self._painted += 1
         result = replace(result, index=item.index, choices=item.choices, line=item.line)
-        if self._keep:
-            self._keep(result)
+        if self.keep:
+            self.keep(result)
         return result
 
     def _encode(self, result: Result) -> Result:
@@ -156,7 +139,7 @@ class Batch:
     def tidy(self) -> None:
         """Rewrite the ledger in the order of the prompt file, unless another run is adding to it.
 
-        It gets a line for each image, and keeps the failures of this and of other prompt files. Raises
+        It gets a line for each image, and keeps the failures, also those of other prompt files. Raises
         OutputError and what the prompt file raises.
         """
         if in_use(self.folder):
@@ -172,25 +155,21 @@ class Batch:
             if line is not None and (path is not None or line.status == "failed"):
                 files = tuple(dict.fromkeys((*line.prompt_files, *self.prompt_files)))
                 kept.append(replace(line, prompt_line=item.line, prompt_files=files))
-        kept += [
-            line
-            for line in lines.values()
-            if line.id in images
-            or (line.status == "failed" and set(line.prompt_files) - set(self.prompt_files))
-        ]
+        for line in lines.values():
+            is_other = set(line.prompt_files) - set(self.prompt_files)
+            kept += [line] if line.id in images or (line.status == "failed" and is_other) else []
         if not in_use(self.folder) and ledger_size(self.folder) == size:
             rewrite_ledger(self.folder, kept)
 
     def failures(self) -> int:
         """How many images of this shard have failed."""
-        return (
-            sum(item.job.id in self.finished.failed for item in self.items()) if self.finished.failed else 0
-        )
+        failed = self.finished.failed
+        return sum(item.job.id in failed for item in self.items()) if failed else 0
 
 
 @dataclass
 class _Painting:
-    """One run of a batch over its images: it paints those that it can lease, and waits for the others."""
+    """Paints the images of a batch that it can lease, and waits for the others."""
 
     batch: Batch
     executor: Executor
@@ -228,11 +207,9 @@ class _Painting:
                 self.elsewhere.append(item)
 
     def _paint_together(self, items: Sequence[Item]) -> Iterator[Result]:
-        step = None if self.on_step is None else self._step
-        for result in self.executor.paint(self._work(items), step) if items else ():
+        for result in self.executor.paint(self._work(items), self.on_step) if items else ():
             item = items[result.index]
-            # A machine that was suspended has lost its lease: another run may have painted the image, or be
-            # at it.
+            # After this machine was suspended, another run may have taken the lease and painted the image.
             if self.leases.holds(item.job.id) or (self.leases.claim(item.job.id) and not self._is_done(item)):
                 yield self.batch.take(result, item)
             else:
@@ -243,17 +220,13 @@ class _Painting:
         config, jobs = self.batch.config, [item.job for item in items]
         return Work(self.batch.load, jobs, config.batch_size, keep_going=True, unet_calls=self.unet_calls)
 
-    def _step(self, _first: int, *step: int) -> None:
-        assert self.on_step is not None
-        self.on_step(self.batch.progress, *step)
-
     def _is_done(self, item: Item) -> bool:
         self.batch.finished.refresh()
         return item.job.id in self.batch.finished.done
 
 
 def _packs(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Put jobs that can share UNet calls next to each other, within a window of the file."""
+    """Put jobs that can share UNet calls together, within a window of the file."""
     items = iter(items)
     while window := list(islice(items, WINDOW)):
         packs: dict[str, list[Item]] = {}

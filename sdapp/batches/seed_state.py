@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from sdapp.errors import OutputError
-from sdapp.outputs.files import publish
+from sdapp.outputs.files import claim_name, disk_errors, overwrite, unfinished
 from sdapp.prompts.seeds import Seeds
 
 STATE_FILE = "batch.json"
@@ -15,7 +15,7 @@ STATE_FILE = "batch.json"
 
 @dataclass(frozen=True)
 class SeedState:
-    """How lines without a seed get theirs, as decided by the first run on a folder."""
+    """How lines without a seed get one, as decided by the first run on a folder."""
 
     base_seed: int
     seeds: Seeds
@@ -24,20 +24,24 @@ class SeedState:
 def begin_seeds(
     folder: Path, seed: int | None, seeds: Seeds | None, keep: SeedState | None = None
 ) -> SeedState:
-    """Read what a folder was begun with. A new folder gets `keep`, if it is given, so that later runs
-    continue with it.
+    """Read how a folder was begun, or begin it with `keep`, so that later runs continue with it.
 
-    Without either, draws a base seed if none is asked for, and writes nothing.
-    Raises OutputError if the folder was begun with something else, or if its batch.json is broken.
+    A new folder without `keep` gets no file; if `seed` is None, one is drawn. Raises OutputError if the
+    folder was begun with other values than `seed` and `seeds`, or if its batch.json is broken.
     """
     path = folder / STATE_FILE
     if not path.exists():
         if keep is None:
             return SeedState(secrets.randbelow(2**32) if seed is None else seed, seeds or "derived")
-        published = publish(json.dumps(asdict(keep)).encode(), folder, path.stem, path.suffix)
-        if published == path:
-            return keep
-        published.unlink()  # another run was quicker
+        with disk_errors(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            finished = unfinished(folder)
+            try:
+                overwrite(finished, [json.dumps(asdict(keep)).encode()])
+                if claim_name(finished, path):  # else another run was quicker
+                    return keep
+            finally:
+                finished.unlink(missing_ok=True)
     try:
         content = json.loads(path.read_bytes())
         begun = SeedState(int(content["base_seed"]), content["seeds"])

@@ -161,7 +161,7 @@ def read_comparison(folder: Path) -> Comparison:
     Raises MissingInputError if a file is not there, and InputError with file and line if one is broken.
     """
     path = folder / COMPARISON
-    top: Comparison = _parse_json(Comparison, _read(path), str(path))
+    top: Comparison = _validate_line(Comparison, _read(path), str(path))
     cells = tuple(_read_lines(Cell, folder / CELLS))
     return replace(top, cells=cells, references=tuple(_read_lines(Reference, folder / REFERENCES)))
 
@@ -169,7 +169,7 @@ def read_comparison(folder: Path) -> Comparison:
 def _read_lines(kind: type, path: Path) -> Iterable[Any]:
     for number, line in enumerate(_read(path).split(b"\n"), 1):
         if line.strip():
-            item = _parse_json(kind, line, f"{path}:{number}")
+            item = _validate_line(kind, line, f"{path}:{number}")
             if item.file is not None and not _is_inside(item.file):
                 raise InputError(f"{path}:{number}: file: {item.file!r} is not in this folder")
             yield item
@@ -181,7 +181,7 @@ def _is_inside(file: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and not set(file) & set("\\:\0")
 
 
-def _parse_json(kind: type, data: bytes, where: str) -> Any:
+def _validate_line(kind: type, data: bytes, where: str) -> Any:
     try:
         return CODECS[kind].validate_json(data)
     except ValidationError as exc:

@@ -24,7 +24,7 @@ def image_file(job: str) -> str:
     return f"{PICTURES}/{job}{SUFFIXES['png']}"
 
 
-def read_image(folder: Path, file: str) -> Image.Image:
+def open_image(folder: Path, file: str) -> Image.Image:
     """An image of the folder. Raises InputError if it is missing or cannot be read."""
     return decode_file(str(folder / file))
 

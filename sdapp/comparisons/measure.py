@@ -13,7 +13,7 @@ from PIL import Image
 
 from sdapp.batches import ledger
 from sdapp.comparisons.cells import Cell, Comparison, Reference, read_comparison, write_comparison
-from sdapp.comparisons.folder import PICTURES, image_file, read_image, read_latents
+from sdapp.comparisons.folder import PICTURES, image_file, open_image, read_latents
 from sdapp.comparisons.metrics import WINDOW, psnr, rms, ssim
 from sdapp.errors import InputError
 from sdapp.metadata.record import read_header
@@ -69,7 +69,7 @@ def _solution(folder: Path, reference: str) -> tuple[Image.Image | None, np.ndar
     """The image and latents of a reference; None for what cannot be read, which the report then shows."""
     image = latents = None
     with suppress(InputError):
-        image = read_image(folder, image_file(reference))
+        image = open_image(folder, image_file(reference))
     with suppress(InputError):
         latents, _ = read_latents(folder, reference)
     return image, latents
@@ -93,7 +93,7 @@ def _measure_cell(
     if not (record := _record_of(folder, cell.id)):
         return replace(cell, status="failed", reason=reasons[cell.id]) if cell.id in reasons else cell
     try:
-        image, (latents, timings) = read_image(folder, image_file(cell.id)), read_latents(folder, cell.id)
+        image, (latents, timings) = open_image(folder, image_file(cell.id)), read_latents(folder, cell.id)
     except InputError as exc:
         return replace(cell, status="failed", reason=f"{exc}; delete it and compare again")
     timings = [float(record["seconds"]), *timings]

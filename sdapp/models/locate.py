@@ -42,7 +42,8 @@ class Model:
         if self.is_file:
             keys = (shape for name, shape in self._shapes.items() if name.endswith("attn2.to_k.weight"))
             return {f"context {shape[1]}" for shape in keys}
-        unet = read_json(self.path / "unet" / "config.json") if (self.path / "unet").is_dir() else {}
+        config = self.path / "unet" / "config.json"
+        unet = read_json(config) if config.is_file() else {}
         said: set[str] = {f"context {unet.get('cross_attention_dim')}", str(unet.get("addition_embed_type"))}
         return said | {folder.name for folder in self.path.iterdir()}
 
@@ -143,12 +144,6 @@ def _missing(model: Model) -> str | None:
     """Which file a diffusers folder lacks, and what to do; None if it has all, and for a single file."""
     if model.is_file:
         return None
-    for needed in ("model_index.json", "scheduler/scheduler_config.json"):
-        if not (model.path / needed).exists():
-            return f"{needed} is missing; download the model again"
-    for encoder, tokenizer in model.family.text_encoders.items():
-        if (model.path / encoder).exists() and not (model.path / tokenizer).exists():
-            return f"{tokenizer} is missing; download the model again"
     for part in model.family.weight_folders:
         if not list((model.path / part).glob("*.safetensors")):
             pickled = [file.name for suffix in PICKLED for file in (model.path / part).glob(f"*{suffix}")]
@@ -158,6 +153,12 @@ def _missing(model: Model) -> str | None:
                 else "no .safetensors file"
             )
             return f"{part} has {found}; use a model with safetensors"
+    for needed in ("model_index.json", "scheduler/scheduler_config.json"):
+        if not (model.path / needed).exists():
+            return f"{needed} is missing; download the model again"
+    for encoder, tokenizer in model.family.text_encoders.items():
+        if (model.path / encoder).exists() and not (model.path / tokenizer).exists():
+            return f"{tokenizer} is missing; download the model again"
     return None
 
 

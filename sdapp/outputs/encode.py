@@ -52,7 +52,10 @@ def _for_png(content: dict[str, Any], parameters: str) -> dict[str, Any]:
 
 
 def _for_others(content: dict[str, Any], parameters: str, output: Output) -> dict[str, Any]:
-    """Pillow's options for a JPEG or WebP with its metadata. Raises ConfigError if that is too long for JPEG."""
+    """Pillow's options for a JPEG or WebP with its metadata.
+
+    Raises ConfigError if that is too long for JPEG.
+    """
     exif, packet = (
         containers.exif_bytes(parameters),
         containers.xmp(content["job"]["task"]["kind"], json.dumps(content)).encode(),

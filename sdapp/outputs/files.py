@@ -81,7 +81,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as exc:
         if exc.errno in FULL:
             raise DiskFullError(
-                f"the disk is full: cannot write {path}; free some space and run again: finished files are safe"
+                f"the disk is full: cannot write {path}; free some space and run again: finished files are "
+                "safe"
             ) from exc
         raise OutputError(f"cannot write {path}: {exc.strerror}; finished files are safe") from exc
 

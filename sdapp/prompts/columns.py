@@ -21,7 +21,7 @@ ALIASES = {
     "size": "size", "seeds": "seed", "cfg_scale": "guidance_scale", "n_iter": "count",
 }  # fmt: skip
 # In .txt only: kohya's letters, and A1111's batch_size, which is a number of images.
-TXT_OPTIONS = {
+SHORT_OPTIONS = {
     "n": "negative_prompt", "w": "width", "h": "height", "s": "steps", "d": "seed", "l": "guidance_scale",
     "t": "task.strength", "batch_size": "count",
 }  # fmt: skip
@@ -71,8 +71,8 @@ def find_key(name: str, is_option: bool = False) -> str:
     """
     plain = re.sub("[- ]", "_", name.lower())
     first, *rest = plain.split(".")
-    if is_option and name.lower() in TXT_OPTIONS:
-        return TXT_OPTIONS[name.lower()]
+    if is_option and name.lower() in SHORT_OPTIONS:
+        return SHORT_OPTIONS[name.lower()]
     if first not in REFUSED_KEYS and plain in ALIASES:
         return ALIASES[plain]
     if first in COLUMNS and all(rest) and len(rest) < files.MAX_DEPTH:

@@ -412,7 +412,7 @@ def test_what_a_foreign_image_could_not_carry_over_is_told(sdapp: Run) -> None:
     [
         ([PROMPT], "compare.schedulers: there is nothing to compare; give --schedulers"),
         ([PROMPT, "--schedulers", "ddin"], "--schedulers: no scheduler 'ddin', did you mean 'ddim'?"),
-        ([PROMPT, "--schedulers", "ddim", "--steps", "0"], "--steps: budgets are above 0, which 0 is not"),
+        ([PROMPT, "--schedulers", "ddim", "--steps", "0"], "--steps: budgets must be above 0, not 0"),
         ([PROMPT, "--schedulers", "ddim", "--seeds", "1,1"], "--seeds: 1 is in the list more than once"),
         (
             [PROMPT, "--schedulers", "ddim", "--vary", "foo=1"],

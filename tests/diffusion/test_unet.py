@@ -135,5 +135,5 @@ def test_channels_last_is_the_same_image_and_the_record_says_so(tiny: Tiny) -> N
 
 
 def test_a_unet_that_is_offloaded_cannot_be_compiled(tiny: Tiny) -> None:
-    with pytest.raises(ConfigError, match="compile: a UNet that is offloaded cannot be compiled"):
+    with pytest.raises(ConfigError, match="compile: an offloaded UNet cannot be compiled"):
         validate(Layer(asked(tiny(), compile="on", memory={"offload": "model"})))

@@ -3,10 +3,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sdapp.commands.notes import unknown_words
 
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.models.locate import Model, check_task, locate
+from sdapp.notes import unknown_words
 
 UNET = {"sample_size": 64, "in_channels": 4}
 VAE = {"block_out_channels": [1, 2, 3, 4]}

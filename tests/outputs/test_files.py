@@ -242,7 +242,7 @@ PROMPTS = st.text(max_size=300) | st.sampled_from(
 
 
 @settings(max_examples=500, deadline=None)
-@given(template=TEMPLATES, prompt=PROMPTS, model=PROMPTS)
+@given(template=TEMPLATES, prompt=PROMPTS, model=PROMPTS.filter(bool))
 def test_every_name_is_one_safe_file_inside_its_folder(
     template: str, prompt: str, model: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -95,5 +95,5 @@ def test_other_commands_refuse_the_config_of_a_comparison(command: list[str], sd
     Path("prompts.txt").write_text("a house\n", encoding="utf-8")
     result = sdapp(*command, "--config", "grid.yaml")
     assert result.exit_code == 2
-    assert "compare: this is a config for `sdapp compare`" in result.stderr
+    assert "compare: this config is for `sdapp compare`" in result.stderr
     assert not list(Path().glob("outputs*/*.png"))

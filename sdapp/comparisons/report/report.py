@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from sdapp.comparisons.cells import Cell, Comparison, Reference, Value, combination_key, read_comparison
-from sdapp.comparisons.folder import read_image
+from sdapp.comparisons.folder import open_image
 from sdapp.comparisons.report import format, plots
 from sdapp.comparisons.statistics import band, rank, stochastic, summarise
 from sdapp.errors import InputError
@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 # Control characters are invisible; these symbols stand for them.
 SYMBOLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 MISSING = {"status": "missing", "message": "not painted yet"}
-Entry = dict[str, Any]  # what the page shows of one cell or reference, as text
+PageEntry = dict[str, Any]  # what the page shows of one cell or reference, as text
 
 
 def build_report(folder: Path, max_inline: int = MAX_INLINE) -> Path:
@@ -41,7 +41,7 @@ def build_report(folder: Path, max_inline: int = MAX_INLINE) -> Path:
     return folder / NAME
 
 
-def _render(comparison: Comparison, data: Entry) -> str:
+def _render(comparison: Comparison, data: PageEntry) -> str:
     loader = FileSystemLoader(HERE)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["visible"] = lambda text: str(text).translate(SYMBOLS)
@@ -65,10 +65,10 @@ def _render(comparison: Comparison, data: Entry) -> str:
     )
 
 
-def _without_images(view: Entry) -> Entry:
+def _without_images(view: PageEntry) -> PageEntry:
     """A combination without the sources of its images, which the page already has."""
 
-    def without(entry: Entry) -> Entry:
+    def without(entry: PageEntry) -> PageEntry:
         return {key: value for key, value in entry.items() if key != "src"}
 
     return {"reference": without(view["reference"]), "cells": [[*map(without, row)] for row in view["cells"]]}
@@ -111,7 +111,7 @@ class _ImageSources:
         return quote(file)
 
     def _inline(self, file: str) -> str:
-        image = read_image(self.folder, file).convert("RGB")
+        image = open_image(self.folder, file).convert("RGB")
         buffer = BytesIO()
         image.save(buffer, "WEBP", quality=90, method=3, lossless=max(image.size) <= SMALL)
         text = "data:image/webp;base64," + b64encode(buffer.getvalue()).decode()
@@ -129,7 +129,7 @@ class _PageData:
         self.band = band(comparison) or 0.0
         self.scale = format.LogScale.over(cell.solver_error for cell in comparison.cells)
 
-    def collect(self) -> Entry:
+    def collect(self) -> PageEntry:
         """What report.js works on: each combination of prompt, seed and varied values, as text."""
         comparison = self.comparison
         schedulers, columns = comparison.schedulers, comparison.columns
@@ -151,17 +151,17 @@ class _PageData:
         columns = self.comparison.columns
         return [[texts[name, column] for column in columns] for name in self.comparison.schedulers]
 
-    def _combination(self, prompt: str, seed: int, varied: Mapping[str, Value]) -> Entry:
+    def _combination(self, prompt: str, seed: int, varied: Mapping[str, Value]) -> PageEntry:
         key = combination_key(prompt, seed, varied)
 
-        def entry(name: str, column: float) -> Entry:
+        def entry(name: str, column: float) -> PageEntry:
             return self._cell(self.cells.get((key, name, column)), name, column, seed)
 
         columns = self.comparison.columns
         cells = [[entry(name, column) for column in columns] for name in self.comparison.schedulers]
         return {"reference": self._reference(self.references.get(key), seed), "cells": cells}
 
-    def _reference(self, reference: Reference | None, seed: int) -> Entry:
+    def _reference(self, reference: Reference | None, seed: int) -> PageEntry:
         if reference is None:
             return MISSING | {"label": "Reference", "note": "", "alt": ""}
         calls = distance = ""
@@ -172,7 +172,7 @@ class _PageData:
         texts = {"label": reference.label, "note": _join(calls, distance)}
         return texts | {"alt": f"The reference: {reference.label}, seed {seed}"} | self._image(reference.file)
 
-    def _cell(self, cell: Cell | None, scheduler: str, column: float, seed: int) -> Entry:
+    def _cell(self, cell: Cell | None, scheduler: str, column: float, seed: int) -> PageEntry:
         name = f"{scheduler}, {format.budget(column, self.comparison.match)}"
         if cell is None or cell.status == "missing":
             return MISSING | {"name": name, "alt": f"{name}: {MISSING['message']}"}
@@ -182,9 +182,9 @@ class _PageData:
         entry |= failure if cell.status == "failed" else self._image(cell.file)
         return entry | {"alt": f"{name}, seed {seed}: {_summary(entry, cell)}"}
 
-    def _measurements(self, cell: Cell) -> Entry:
+    def _measurements(self, cell: Cell) -> PageEntry:
         """The numbers of a cell: its error, the line below it, and all `facts` for the viewer."""
-        entry: Entry = {"id": cell.id, "error": ""}
+        entry: PageEntry = {"id": cell.id, "error": ""}
         if cell.solver_error is not None:
             place = self.scale.at(cell.solver_error)
             entry |= {"error": format.number(cell.solver_error), "bar": round(0.04 + 0.96 * place, 3)}
@@ -205,7 +205,7 @@ class _PageData:
         )
         return entry | {"note": _join(calls, time), "facts": [*filter(None, facts)]}
 
-    def _image(self, file: str | None) -> Entry:
+    def _image(self, file: str | None) -> PageEntry:
         if file is None:
             return dict(MISSING)
         try:
@@ -214,7 +214,7 @@ class _PageData:
             return {"status": "failed", "message": str(exc).translate(SYMBOLS)}
 
 
-def _summary(entry: Entry, cell: Cell) -> str:
+def _summary(entry: PageEntry, cell: Cell) -> str:
     """The most important fact about a cell, for a reader who cannot see its image."""
     if entry["status"] != "done":
         return str(entry["message"])

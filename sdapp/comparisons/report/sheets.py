@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from sdapp.comparisons.cells import Cell, Comparison, Reference, Value, combination_key, read_comparison
-from sdapp.comparisons.folder import read_image
+from sdapp.comparisons.folder import open_image
 from sdapp.comparisons.report.format import UNITS, LogScale, budget, number, seconds, viridis
 from sdapp.comparisons.statistics import rank, stochastic
 from sdapp.errors import ConfigError, InputError
@@ -159,7 +159,7 @@ def _name(index: int) -> str:
 def _open(folder: Path, file: str) -> Image.Image | None:
     """An image in RGB, or None if it cannot be read."""
     try:
-        return read_image(folder, file).convert("RGB")
+        return open_image(folder, file).convert("RGB")
     except InputError:
         return None
 
