@@ -19,7 +19,7 @@ class Notes:
         self._on_note, self._told = on_note, set[str]()
 
     def tell(self, notes: Iterable[str]) -> None:
-        """Pass on those notes that were not told before."""
+        """Pass on each note, unless it was passed on before."""
         for note in notes:
             if note not in self._told and self._on_note:
                 self._on_note(note)
@@ -61,7 +61,7 @@ def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator
             f"{job.width}x{job.height} is far more than the {model.size}x{model.size} that {model.name} "
             "was trained on: it takes long, and things repeat; --size makes it smaller"
         )
-    if job.task.kind != "txt2img":
+    if job.steps_to_run != job.steps:
         yield f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}"
     if config.compile == "on" and "cache_interval" in job.shortcuts:
         yield "compile has no effect with a cache_interval above 1"

@@ -31,9 +31,8 @@ class Executor(Protocol):
 def load_painter(work: Work, model: Model) -> "Painter":
     """Load a model; change no setting of the process. Raises UnavailableError, ConfigError."""
     with timed("import"), importing(model):
-        from sdapp.diffusion.loading import without_bars
         from sdapp.pipelines import load
-    with timed("load"), without_bars():
+    with timed("load"):
         return load(work.load, model, unet_calls=work.unet_calls, batch_size=work.batch_size)
 
 

@@ -24,7 +24,7 @@ ConfigFiles = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="A YAML config, or an image of sdapp, A1111, ComfyUI, InvokeAI or kohya; later ones win.",
+        help="A YAML config, or an image that `sdapp replay` can read; the last one wins.",
         show_default=False,
     ),
 ]
@@ -41,7 +41,10 @@ OPTIONS: dict[str, Any] = {
         str | None, typer.Option("--negative-prompt", "-n", help="What to steer away from.")
     ],
     "seed": Annotated[
-        int | None, typer.Option("--seed", "-s", help="Of the first image; drawn if not given.")
+        int | None,
+        typer.Option(
+            "--seed", "-s", help="Of the first image (batch: base of all seeds); random if not given."
+        ),
     ],
     "count": Annotated[int | None, typer.Option("--count", help="How many images, each with the next seed.")],
     "steps": Annotated[int | None, typer.Option("--steps", help="Denoising steps.")],

@@ -84,9 +84,7 @@ class Session:
         )
 
     def tell_result(self, result: Result) -> None:
-        """Tell the notes of a result, and remember how long it took; before its path is printed and it may be
-        moved.
-        """
+        """Print the notes of a result and remember its time. Call it before its path is printed."""
         self.notes.tell(result.record.notes if result.record else ())
         if self.history:
             self.history.add(result)
@@ -117,9 +115,7 @@ class Session:
         os._exit(128 + number)
 
     def _load(self, work: Work, model: Model) -> "Painter":
-        """Load a model as in a process of our own: with upstream's messages as asked for, and without garbage
-        collection.
-        """
+        """Load a model in a process of our own: hide upstream's messages, and tune garbage collection."""
         os.environ.setdefault(
             "TRANSFORMERS_VERBOSITY", "info" if self._verbose else "error"
         )  # read at its import

@@ -100,16 +100,3 @@ def quiet(verbose: bool) -> None:
         else:
             logging.set_verbosity_error()
             logging.disable_progress_bar()
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Show no progress bars of upstream meanwhile; afterwards they are shown again if they were before."""
-    shown = [each for each in (diffusers_logging, transformers_logging) if each.is_progress_bar_enabled()]
-    for logging in shown:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for logging in shown:
-            logging.enable_progress_bar()

@@ -72,6 +72,8 @@ def test_img2img_says_how_many_steps_run(sdapp: Run, house: Path) -> None:
     result = sdapp("img2img", house, "a red house in the snow", "--steps", 5, "--strength", 0.5, "--seed", 1)
     assert "2 of 5 steps run at strength 0.5" in result.stderr
     painted(result)
+    all_steps = sdapp("img2img", house, "a red house", "--steps", 2, "--strength", 1, "--seed", 1)
+    assert "steps run" not in all_steps.stderr
 
 
 def test_inpaint_leaves_what_is_outside_the_mask(sdapp: Run, house: Path, mask: Path) -> None:
