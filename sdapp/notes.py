@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from sdapp.config import RunConfig
+from sdapp.config import RunConfig, Txt2Img
 from sdapp.jobs import Job
 from sdapp.models.files import BUILT_IN, read_json
 from sdapp.models.locate import Model
@@ -61,7 +61,7 @@ def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator
             f"{job.width}x{job.height} is far more than the {model.size}x{model.size} that {model.name} "
             "was trained on: it takes long, and things repeat; --size makes it smaller"
         )
-    if job.steps_to_run != job.steps:
+    if not isinstance(job.task, Txt2Img) and job.steps_to_run != job.steps:
         yield f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}"
     if config.compile == "on" and "cache_interval" in job.shortcuts:
         yield "compile has no effect with a cache_interval above 1"

@@ -242,7 +242,7 @@ class Painter:
         """Make pixels of the latents."""
         assert painting.latents is not None
         with timed("decode", self._settle):
-            painting.decoded = decode_latents(self._vae, painting.latents, self.family.decodes_in_float32)
+            painting.decoded = decode_latents(self._vae, painting.latents)
         return {}
 
     def _finish(self, painting: Painting) -> Iterator[Result]:

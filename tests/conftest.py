@@ -34,6 +34,7 @@ MODEL_TESTS = (
     "test_pipelines.py",
     "test_postcards.py",
     "test_profiling.py",
+    "test_sdxl.py",
     "test_readme.py",
     "test_training.py",
     "commands/test_batch.py",
@@ -114,43 +115,64 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A complete Stable Diffusion with random weights and f = 8, saved once for each set of options."""
     made: dict[str, Path] = {}
 
-    def build(in_channels: int = 4, prediction_type: str = "epsilon", variant: str | None = None) -> Path:
-        key = json.dumps([in_channels, prediction_type, variant])
+    def build(
+        in_channels: int = 4,
+        prediction_type: str = "epsilon",
+        variant: str | None = None,
+        is_xl: bool = False,
+    ) -> Path:
+        key = json.dumps([in_channels, prediction_type, variant, is_xl])
         if key not in made:
             made[key] = tmp_path_factory.mktemp("tiny")
-            random_pipeline(in_channels, prediction_type).save_pretrained(made[key], variant=variant)
+            pipe = random_pipeline(in_channels, prediction_type, is_xl)
+            pipe.save_pretrained(made[key], variant=variant)
         return made[key]
 
     return build
 
 
-def random_pipeline(in_channels: int, prediction_type: str) -> Any:
+def random_pipeline(in_channels: int, prediction_type: str, is_xl: bool = False) -> Any:
+    """A Stable Diffusion 1, or an SDXL, with tiny parts of random weights."""
     import torch
-    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from diffusers import (
+        AutoencoderKL,
+        EulerDiscreteScheduler,
+        PNDMScheduler,
+        StableDiffusionPipeline,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(POSTCARDS / "tokenizer", local_files_only=True)
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+
+    def text_config(width: int) -> Any:
+        return CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            projection_dim=24,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+    # The widths of SDXL's two encoders must differ, as the real ones do: loading tells them apart by width.
+    sizes = {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 24 + 6 * 8}
+    added = {"addition_embed_type": "text_time", "sample_size": 16, **sizes} if is_xl else {"sample_size": 8}
     unet = UNet2DConditionModel(
-        sample_size=8,
         in_channels=in_channels,
         block_out_channels=(32, 64),
         layers_per_block=1,
         attention_head_dim=4,
-        cross_attention_dim=32,
+        cross_attention_dim=32 + 48 if is_xl else 32,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
+        **added,
     )
     vae = AutoencoderKL(
         block_out_channels=(8, 8, 16, 16),
@@ -158,21 +180,21 @@ def random_pipeline(in_channels: int, prediction_type: str) -> Any:
         norm_num_groups=4,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
+        **({"scaling_factor": 0.13025} if is_xl else {}),
     )
-    scheduler = PNDMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        steps_offset=1,
-        skip_prk_steps=True,
-        prediction_type=prediction_type,
-    )
+    betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+    parts = {"unet": unet, "vae": vae, "tokenizer": tokenizer, "text_encoder": CLIPTextModel(text_config(32))}
+    if is_xl:
+        return StableDiffusionXLPipeline(
+            **parts,
+            text_encoder_2=CLIPTextModelWithProjection(text_config(48)),
+            tokenizer_2=tokenizer,
+            scheduler=EulerDiscreteScheduler(**betas, prediction_type=prediction_type),
+            add_watermarker=False,
+        )
     return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(text),
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
+        **parts,
+        scheduler=PNDMScheduler(**betas, skip_prk_steps=True, prediction_type=prediction_type),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -19,14 +19,22 @@ class Decoded:
     notes: tuple[tuple[str, ...], ...]
 
 
-def decode_latents(vae: Any, latents: torch.Tensor, in_float32: bool = False) -> Decoded:
+def keep_in_float32(vae: Any) -> None:
+    """Move an autoencoder to float32 for good; it then encodes images of any dtype.
+
+    Without `force_upcast` the pipelines leave it there; with it they would cast it to the UNet's dtype.
+    """
+    vae.to(torch.float32)
+    vae.register_to_config(force_upcast=False)
+    plain = vae.encode
+    vae.encode = lambda image, *args, **kwargs: plain(image.float(), *args, **kwargs)
+
+
+def decode_latents(vae: Any, latents: torch.Tensor) -> Decoded:
     """Decode latents [B, 4, h, w] of a pipeline; images that overflow are decoded again in float32."""
     scaled = latents / vae.config.scaling_factor
-    can_repeat = vae.dtype != torch.float32 and not in_float32
-    if in_float32:
-        pixels = _decode_in_float32(vae, scaled)
-    else:
-        pixels = vae.decode(scaled.to(vae.dtype)).sample.float()  # [B, 3, H, W] in -1 … 1
+    can_repeat = vae.dtype != torch.float32
+    pixels = vae.decode(scaled.to(vae.dtype)).sample.float()  # [B, 3, H, W] in -1 … 1
     finite = torch.stack([_finite(latents), _finite(pixels)])
     levels, kept = _send(_to_bytes(pixels)), _send(latents.float())
     good_latents, good_pixels = finite.tolist()  # waits for the device: what was sent before has arrived

@@ -12,6 +12,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from sdapp.diffusion.decode import keep_in_float32
 from sdapp.diffusion.startup import LOADING
 from sdapp.errors import UnavailableError
 from sdapp.models.files import read_json
@@ -50,10 +51,14 @@ def _from_files(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
     cls = getattr(diffusers, family.pipelines["txt2img"])
     arguments = {"dtype": dtype, **family.components, **family.options, **vae}
     if model.is_file:
-        return cls.from_single_file(str(model.path), **arguments)
-    return cls.from_pretrained(
-        model.path, variant=model.variant(), use_safetensors=True, local_files_only=True, **arguments
-    )
+        pipe = cls.from_single_file(str(model.path), **arguments)
+    else:
+        pipe = cls.from_pretrained(
+            model.path, variant=model.variant(), use_safetensors=True, local_files_only=True, **arguments
+        )
+    if dtype == torch.float16 and family.overflows_in_float16 and pipe.vae.config.force_upcast:
+        keep_in_float32(pipe.vae)
+    return pipe
 
 
 def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:

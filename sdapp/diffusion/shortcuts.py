@@ -9,6 +9,7 @@ import torch
 
 from sdapp.jobs import Job
 
+CONDITIONED = ("encoder_hidden_states", "added_cond_kwargs")  # arguments of a UNet with a row per prompt
 Forward = Callable[..., Any]
 
 
@@ -25,6 +26,13 @@ def with_shortcuts(pipe: Any, job: Job) -> Iterator[Counter[str]]:
         if "cache_interval" in job.shortcuts:
             _DeepCache(pipe.unet, job.cache_interval, taken, stack)
         yield taken
+
+
+def _second_half(value: Any) -> Any:
+    """The rows of the prompts; the rows of the negative prompts are the first half."""
+    if isinstance(value, dict):
+        return {name: _second_half(part) for name, part in value.items()}
+    return value.chunk(2)[1] if value is not None else None
 
 
 class _GuidanceInterval:
@@ -50,8 +58,10 @@ class _GuidanceInterval:
         if not self._is_halved:
             return None
         self._taken["unguided"] += 1
-        (sample, *rest), text = args, kwargs["encoder_hidden_states"]
-        return (sample.chunk(2)[1], *rest), kwargs | {"encoder_hidden_states": text.chunk(2)[1]}
+        sample, *rest = args
+        return (_second_half(sample), *rest), {
+            name: _second_half(value) if name in CONDITIONED else value for name, value in kwargs.items()
+        }
 
     def _double(self, _unet: Any, _args: Any, output: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
         return (torch.cat([output[0]] * 2),) if self._is_halved else None

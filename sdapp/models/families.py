@@ -21,7 +21,7 @@ class Family:
     latent_channels: int = 4
     latent_scale: int = 8  # pixels per latent, along one side
     latent_scaling: float = 0.18215  # factor between the latents of the autoencoder and those of the UNet
-    decodes_in_float32: bool = False  # its autoencoder overflows in float16
+    overflows_in_float16: bool = False  # its autoencoder does, unless the config says `force_upcast: false`
     is_supported: bool = True  # False: recognized, so that it can be refused by its name
 
     @property
@@ -63,8 +63,7 @@ FAMILIES = (
         text_encoders={"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
         native_size=1024,
         latent_scaling=0.13025,
-        decodes_in_float32=True,
-        is_supported=False,
+        overflows_in_float16=True,
     ),
 )
 SUPPORTED = tuple(family for family in FAMILIES if family.is_supported)
@@ -77,4 +76,4 @@ def find_family(marks: Collection[str]) -> Family:
 
 def list_supported() -> str:
     """The names of the supported families, for messages."""
-    return " and ".join(family.name for family in SUPPORTED)
+    return ", ".join(family.name for family in SUPPORTED)

@@ -385,7 +385,8 @@ def painting(run: Batch, painter: Painter, *hooks: Any) -> Iterator[Painted]:
 
 
 @pytest.mark.parametrize(
-    ("part", "call"), [("_text.encoder", 2), ("denoiser.unet", 3), ("denoiser.unet", 4), ("_vae.decoder", 2)]
+    ("part", "call"),
+    [("_text._pipe.text_encoder", 2), ("denoiser.unet", 3), ("denoiser.unet", 4), ("_vae.decoder", 2)],
 )
 def test_memory_that_runs_out_within_a_job_leaves_the_others_as_they_are(
     part: str, call: int, sdapp: Run

@@ -134,7 +134,7 @@ def test_guidance_on_the_first_half_by_hand(tiny: Callable[..., Path], painter: 
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     unet = painter.denoiser.unet
     with torch.no_grad():
-        prompt, nothing = (painter._text.embed([text], 0) for text in ("a red house", ""))
+        prompt, nothing = (painter._text.embed([text], 0)[0] for text in ("a red house", ""))
         for i, time in enumerate(scheduler.timesteps):
             noise = unet(latents, time, prompt).sample
             if i < 2:

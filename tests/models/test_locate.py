@@ -196,21 +196,18 @@ def test_other_models_know_every_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "name", "size"), [(768, "Stable Diffusion 1.x", 512), (1024, "Stable Diffusion 2.x", 768)]
+    ("width", "name", "size"),
+    [
+        (768, "Stable Diffusion 1.x", 512),
+        (1024, "Stable Diffusion 2.x", 768),
+        (2048, "Stable Diffusion XL", 1024),
+    ],
 )
 def test_the_family_of_a_single_file_is_found_by_its_text_embeddings(
     width: int, name: str, size: int, tmp_path: Path
 ) -> None:
     model = locate(str(single_file(tmp_path / "model.safetensors", width)))
     assert (model.family.name, model.size) == (name, size)
-
-
-def test_a_family_that_is_not_supported_is_refused_by_its_name(tmp_path: Path) -> None:
-    folder = build(tmp_path / "model")
-    (folder / "unet" / "config.json").write_text(json.dumps(UNET | {"cross_attention_dim": 2048}))
-    for path in (folder, single_file(tmp_path / "xl.safetensors", 2048)):
-        with pytest.raises(UnavailableError, match="is Stable Diffusion XL; supported: "):
-            locate(str(path))
 
 
 def single_file(path: Path, width: int) -> Path:
