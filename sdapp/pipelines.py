@@ -24,7 +24,13 @@ from sdapp.diffusion.loading import load_pipeline
 from sdapp.diffusion.memory import Placement, is_shortage, memory_in_use, memory_taken
 from sdapp.diffusion.noise import HALVES, draw_in_float32
 from sdapp.diffusion.shortcuts import with_shortcuts
-from sdapp.diffusion.task_inputs import TaskInputs, paste_result, pipeline_arguments, prepare_inputs
+from sdapp.diffusion.task_inputs import (
+    TaskInputs,
+    paint_whole_cells,
+    paste_result,
+    pipeline_arguments,
+    prepare_inputs,
+)
 from sdapp.diffusion.text_encoder import Conditioning, TextEncoder
 from sdapp.diffusion.unet import Denoiser
 from sdapp.errors import ConfigError, SdappError, UpstreamError
@@ -99,6 +105,7 @@ class Painter:
             each.set_progress_bar_config(disable=True)
             if self.dtype in HALVES:
                 draw_in_float32(each, "prepare_latents", "prepare_mask_latents")
+        paint_whole_cells(self._pipes["inpaint"])
         self._placement = Placement(self._pipes, device, memory)
         self._sizes = BatchSizes(device)
         self._stages = (self._encode, self._denoise, self._decode)

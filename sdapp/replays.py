@@ -128,14 +128,16 @@ def compare_pixels(path: Path, result: Result) -> PixelCheck:
     error, lossy, largest = result.error, False, None
     try:
         data, _ = images.read_bytes(str(path), "image")
-        lossy, before = images.is_lossy(data), images.decode_rgb(data, str(path))
+        lossy, before = images.is_lossy(data), images.on_white(images.decode_pixels(data, str(path)))
     except InputError as exc:
         return PixelCheck(path, result.job.seed, None, False, str(exc))
     if result.image is not None and before.size != result.image.size:
         sizes = "{}x{} in the file, {}x{} painted again".format(*before.size, *result.image.size)
         error = f"the sizes differ: {sizes}"
     elif result.image is not None:
-        levels = ImageChops.difference(before, result.image).histogram()  # 256 for each of R, G and B
+        levels = ImageChops.difference(
+            before, images.on_white(result.image)
+        ).histogram()  # 256 for each of R, G, B
         largest = max(i % 256 for i, pixels in enumerate(levels) if pixels)
     return PixelCheck(path, result.job.seed, largest, lossy, error)
 
