@@ -24,6 +24,7 @@ from sdapp.diffusion.loading import load_pipeline
 from sdapp.diffusion.memory import Placement, is_shortage, memory_in_use, memory_taken
 from sdapp.diffusion.noise import HALVES, draw_in_float32
 from sdapp.diffusion.shortcuts import with_shortcuts
+from sdapp.diffusion.startup import LOADING, without_advice
 from sdapp.diffusion.task_inputs import (
     TaskInputs,
     paint_whole_cells,
@@ -326,7 +327,8 @@ def load(
     dtype = choose_dtype(key.dtype, device)
     if key.memory.offload != "none" and device.type == "cpu":
         raise ConfigError("memory.offload: on a CPU there is nothing to offload from; use none")
-    pipe = load_pipeline(model, dtype)
+    with LOADING, without_advice():
+        pipe = load_pipeline(model, dtype)
     if key.channels_last == "on" or (key.channels_last == "auto" and device.type == "cuda"):
         for part in (pipe.unet, pipe.vae):
             part.to(memory_format=torch.channels_last)
