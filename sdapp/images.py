@@ -1,8 +1,10 @@
 """Input images and masks: read them safely and once, upright, 8 bits a channel, colours in sRGB."""
 
 import hashlib
+import math
 import threading
 import warnings
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-from PIL import Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from sdapp.errors import ConfigError, InputError, MissingInputError
 
@@ -123,7 +125,7 @@ def decode_image(data: bytes, path: str, key: str) -> Image.Image:
     """
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            image = Image.open(BytesIO(data), formats=FORMATS)
+            image = Image.open(BytesIO(_without_huge_texts(data)), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             size = f"{image.width}×{image.height}"
             raise InputError(f"{key}: {path}: {size} pixels; at most {MAX_PIXELS:,} are allowed")
@@ -138,6 +140,36 @@ def decode_image(data: bytes, path: str, key: str) -> Image.Image:
         raise InputError(f"{key}: {path}: {exc}") from exc
     except (OSError, SyntaxError, ValueError, EOFError, TypeError) as exc:
         raise InputError(f"{key}: {path}: broken: {exc}") from exc
+
+
+def _without_huge_texts(data: bytes) -> bytes:
+    """Return a PNG without the text chunks that Pillow refuses as too large; other data as it is."""
+    if data[:4] != b"\x89PNG":
+        return data
+    kept, place, memory = [data[:8]], 8, 0.0
+    while place < len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4])
+        size = _text_size(data[place + 4 : place + 8], data[place + 8 : end - 4])
+        if memory + size <= PngImagePlugin.MAX_TEXT_MEMORY:
+            kept.append(data[place:end])
+            memory += size
+        place = end
+    return b"".join(kept)
+
+
+def _text_size(kind: bytes, body: bytes) -> float:
+    """Return the size of the text in a PNG chunk, 0 for others; infinity if Pillow refuses to unpack it."""
+    if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+        return 0
+    text = body.partition(b"\0")[2]
+    if kind == b"tEXt" or (kind == b"iTXt" and text[:1] != b"\1"):
+        return len(text)
+    packed, unzip = text[1:] if kind == b"zTXt" else text[2:].split(b"\0", 2)[-1], zlib.decompressobj()
+    try:
+        size = len(unzip.decompress(packed, PngImagePlugin.MAX_TEXT_CHUNK))
+    except zlib.error:  # Pillow reads it as an empty text
+        return 0
+    return math.inf if unzip.unconsumed_tail else size
 
 
 def decode_file(path: str, key: str = "image") -> Image.Image:
