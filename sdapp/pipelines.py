@@ -333,6 +333,7 @@ def load(
         for part in (pipe.unet, pipe.vae):
             part.to(memory_format=torch.channels_last)
     painter = Painter(pipe, model.family, device, key.memory)
+    painter._placement.notes += model.notes
     if key.compile == "on" or (key.compile == "auto" and _repays(key, device, unet_calls, batch_size)):
         # Times of a batch that was compiled for would mislead the search for a batch size.
         painter.denoiser.compile(after=0 if key.compile == "on" and batch_size != "auto" else SETTLED)

@@ -1,11 +1,15 @@
 """Load the weights of a model into a pipeline of diffusers."""
 
-from collections.abc import Iterator
+import traceback
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+import transformers
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
@@ -20,44 +24,73 @@ from sdapp.models.locate import Model
 
 # What diffusers and transformers raise for files that cannot be loaded.
 BROKEN = (
-    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError,
+    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, OverflowError, SafetensorError,
+    SingleFileComponentError,
 )  # fmt: skip
 NO_TOKENIZER = 100_000  # transformers gives a tokenizer without files a far larger limit
+LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 
 
 def load_pipeline(model: Model, dtype: torch.dtype) -> Any:
     """Load the text-to-image pipeline of a model on the CPU in `dtype`, one thread at a time.
 
-    Raises UnavailableError for files that cannot be loaded.
+    Raises UnavailableError for files that cannot be loaded, or that lack tensors.
     """
     with LOADING, _without_progress_bars():
         vae = _load_vae(model, dtype)
         try:
-            pipe = _from_files(model, dtype, vae)
+            pipe = (_from_file if model.is_file else _from_folder)(model, dtype, vae)
         except LocalEntryNotFoundError as exc:
             raise UnavailableError(
                 f"model: {model.path}: the configuration of a single file is downloaded from the Hub once, "
                 "and the Hub cannot be reached; run it once with a network"
             ) from exc
         except BROKEN as exc:
+            _refuse_missing(model.path, _tensors_without_values(exc))
             raise UnavailableError(f"model: {model.path} cannot be loaded: {_reason(exc)}") from exc
     if pipe.tokenizer.model_max_length > NO_TOKENIZER:
         raise UnavailableError(f"model: {model.path}: its tokenizer cannot be read; download the model again")
+    if dtype == torch.float16 and model.family.overflows_in_float16 and pipe.vae.config.force_upcast:
+        keep_in_float32(pipe.vae)
     return pipe
 
 
-def _from_files(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
+def _from_folder(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
+    """Load each part in the variant that the folder has of it."""
+    family, classes = model.family, read_json(model.path / "model_index.json")
+    parts = dict(vae)
+    for part in filter(model.has_own, family.weight_folders):
+        library, name = classes[part]
+        cls = getattr(LIBRARIES[library], name)
+        parts[part] = _load_part(cls, model.path / part, dtype, model.weights(part)[0])
+    cls = getattr(diffusers, family.pipelines["txt2img"])
+    return cls.from_pretrained(
+        model.path, local_files_only=True, **family.components, **family.options, **parts
+    )
+
+
+def _load_part(
+    cls: Any, folder: Path, dtype: torch.dtype, variant: str | None = None, key: str = "model"
+) -> Any:
+    """Load one part of a model from its folder. Raises UnavailableError if tensors are missing."""
+    part, info = cls.from_pretrained(
+        folder,
+        dtype=dtype,
+        variant=variant,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    _refuse_missing(folder, info["missing_keys"], key)  # upstream would leave them random
+    return part
+
+
+def _from_file(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
     family = model.family
     cls = getattr(diffusers, family.pipelines["txt2img"])
-    arguments = {"dtype": dtype, **family.components, **family.options, **vae}
-    if model.is_file:
-        pipe = cls.from_single_file(str(model.path), **arguments)
-    else:
-        pipe = cls.from_pretrained(
-            model.path, variant=model.variant(), use_safetensors=True, local_files_only=True, **arguments
-        )
-    if dtype == torch.float16 and family.overflows_in_float16 and pipe.vae.config.force_upcast:
-        keep_in_float32(pipe.vae)
+    pipe = cls.from_single_file(str(model.path), dtype=dtype, **family.components, **family.options, **vae)
+    for part in family.weight_folders:
+        _refuse_missing(model.path, _on_meta(getattr(pipe, part)))
     return pipe
 
 
@@ -71,10 +104,31 @@ def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
             part = diffusers.AutoencoderKL.from_single_file(str(model.vae), dtype=dtype, **layout)
         else:
             cls = getattr(diffusers, read_json(model.vae / "config.json", "vae")["_class_name"])
-            part = cls.from_pretrained(model.vae, dtype=dtype, use_safetensors=True, local_files_only=True)
+            part = _load_part(cls, model.vae, dtype, key="vae")
     except BROKEN as exc:
+        _refuse_missing(model.vae, _tensors_without_values(exc), "vae")
         raise UnavailableError(f"vae: {model.vae} cannot be loaded: {_reason(exc)}") from exc
     return {"vae": part}
+
+
+def _on_meta(module: torch.nn.Module) -> list[str]:
+    """The parameters that were given no values."""
+    return [name for name, parameter in module.named_parameters() if parameter.is_meta]
+
+
+def _tensors_without_values(exc: Exception) -> list[str]:
+    """The tensors that a file lacks, from an error of `from_single_file`, which seldom names them."""
+    if isinstance(exc, KeyError):
+        return [str(exc.args[0])]
+    modules = (frame.f_locals.get("model") for frame, _ in traceback.walk_tb(exc.__traceback__))
+    return next((_on_meta(module) for module in modules if isinstance(module, torch.nn.Module)), [])
+
+
+def _refuse_missing(path: Path, names: Collection[str], key: str = "model") -> None:
+    """Raise UnavailableError if there are names of tensors that a file or folder lacks."""
+    if names:
+        first = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
+        raise UnavailableError(f"{key}: {path} lacks {len(names)} of its tensors: {first}; download it again")
 
 
 def _reason(exc: Exception) -> str:
