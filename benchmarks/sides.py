@@ -22,12 +22,12 @@ from PIL import Image
 
 import sdapp
 from models import MODELS, folder
-from sdapp import schedulers
 from sdapp.batches.executors import LocalExecutor
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.diffusion.devices import DTYPES, choose_device, choose_dtype
 from sdapp.diffusion.loading import quiet
 from sdapp.diffusion.noise import Float32Noise
+from sdapp.diffusion.solvers import build_scheduler
 from sdapp.jobs import Job, Work
 from sdapp.models.files import BUILT_IN
 from sdapp.records import Result
@@ -100,7 +100,7 @@ def by_hand(settings: Settings) -> Callable[[Sequence[Job], Path], None]:
         job = jobs[0]
         if job.scheduler != current:  # with the options that it has in sdapp, so that the images are the same
             built, current = (
-                schedulers.build_scheduler(job.scheduler.resolve(), config, [job.seed]),
+                build_scheduler(job.scheduler.resolve(), config, [job.seed]),
                 job.scheduler,
             )
             pipe.scheduler = type(built).from_config(built.config)

@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self, overload
 
-from sdapp import images
-from sdapp.config import BatchSize, ImageSettings, LoadSettings, ModelSettings, RunConfig, Task
+from sdapp import images, schedulers
+from sdapp.config import (
+    BatchSize,
+    ImageSettings,
+    LoadSettings,
+    ModelSettings,
+    RunConfig,
+    SchedulerChoice,
+    Task,
+)
 from sdapp.errors import ConfigError
 from sdapp.models.locate import Model, check_task
 
@@ -172,7 +180,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     resolved = {
         "revision": model.revision,
         "vae": _pinned_vae(config, model),
-        "scheduler": config.scheduler.model_copy(update={"name": config.scheduler.resolve().name}),
+        "scheduler": choose_scheduler(config, model)[0],
         "width": width,
         "height": height,
         "seed": seeds[0],
@@ -180,6 +188,14 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     }
     given = {name: getattr(config, name) for name in Job.model_fields if name in RunConfig.model_fields}
     return JobList(Job(**given | resolved), seeds)
+
+
+def choose_scheduler(config: RunConfig, model: Model) -> tuple[SchedulerChoice, str]:
+    """Return the scheduler that the model runs with, and a note if it is another than asked for, or ""."""
+    asked, is_given = config.scheduler, "scheduler" in config.model_fields_set
+    name, options, note = schedulers.fit_to_model(asked.name, asked.options, model.scheduler_config, is_given)
+    schedulers.check_run(schedulers.resolve(name, options), config.steps, config.eta)
+    return asked.model_copy(update={"name": name, "options": dict(options)}), note
 
 
 def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict[str, str]]:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from sdapp.config import RunConfig, Txt2Img
 from sdapp.images import inputs
-from sdapp.jobs import Job
+from sdapp.jobs import Job, choose_scheduler
 from sdapp.models.files import BUILT_IN, read_json
 from sdapp.models.locate import Model
+from sdapp.schedulers import few_steps
 
 OnNote = Callable[[str], object]  # is given a note for the user
 
@@ -52,7 +53,9 @@ def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator
             "(in its MODEL_CARD.md); for anything else use a real checkpoint: "
             "--model stable-diffusion-v1-5/stable-diffusion-v1-5"
         )
-    yield from config.scheduler.resolve().notes
+    resolved = job.scheduler.resolve()
+    yield from filter(None, (choose_scheduler(config, model)[1], few_steps(resolved, job.steps)))
+    yield from resolved.notes
     if job.negative_prompt and job.guidance_scale <= 1:
         yield "the negative prompt has no effect at a guidance_scale of 1 or below"
     if job.guidance_scale <= 1 and "guidance_interval" in job.shortcuts:

@@ -15,7 +15,7 @@ import diffusers
 import torch
 from PIL import Image
 
-from sdapp import __version__, schedulers
+from sdapp import __version__
 from sdapp.config import BatchSize, Memory
 from sdapp.diffusion.batch_size import BatchSizes
 from sdapp.diffusion.decode import Decoded, decode_latents
@@ -24,6 +24,7 @@ from sdapp.diffusion.loading import load_pipeline
 from sdapp.diffusion.memory import Placement, is_shortage, memory_in_use, memory_taken
 from sdapp.diffusion.noise import HALVES, draw_in_float32
 from sdapp.diffusion.shortcuts import with_shortcuts
+from sdapp.diffusion.solvers import build_scheduler
 from sdapp.diffusion.startup import LOADING, without_advice
 from sdapp.diffusion.task_inputs import (
     TaskInputs,
@@ -274,7 +275,7 @@ class Painter:
     def _scheduler(self, batch: tuple[Job, ...]) -> Any:
         """A new scheduler that is able to do the steps. Raises ConfigError with the reason of the class."""
         resolved, steps = batch[0].scheduler.resolve(), batch[0].steps
-        scheduler = schedulers.build_scheduler(resolved, self.scheduler_config, [job.seed for job in batch])
+        scheduler = build_scheduler(resolved, self.scheduler_config, [job.seed for job in batch])
         try:
             scheduler.set_timesteps(steps)
         except (ValueError, IndexError, NotImplementedError) as exc:

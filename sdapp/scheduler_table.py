@@ -17,6 +17,9 @@ ALLOWED_VALUES: dict[str, tuple[Option, ...]] = {
     "final_sigmas_type": ("zero", "sigma_min"),
     "prediction_type": ("epsilon", "sample", "v_prediction"),
     "solver_order": (1, 2, 3),
+    "skip_prk_steps": (True,),  # Runge-Kutta steps call the UNet more often, and diverge
+    "interpolation_type": ("linear",),  # diffusers has one sigma too many with log_linear
+    "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large"),  # the others end in NaN
 }
 REFUSED_OPTIONS = {
     "use_flow_sigmas": "Stable Diffusion 1.x and 2.x are not flow models",
@@ -106,6 +109,20 @@ TABLE: tuple[Scheduler, ...] = (
     Scheduler("tcd", "TCD", "TCDScheduler", (), _UNCLIPPED, stochastic=True, default_eta=0.3,
               note="For models distilled for it; eta is 0.3 unless you set it."),
 )  # fmt: skip
+# Classes that spread one timestep more than there are steps and leave out the last. With Karras and other
+# sigmas they ignore the spacing; other classes spread sigmas from its first timestep to its last.
+ONE_MORE = (_MULTISTEP, "UniPCMultistepScheduler", "DEISMultistepScheduler", "SASolverScheduler")
+DISTILLED = ("lcm", "tcd")  # rows for models that were distilled for them
+# The fewest steps, besides 1, that remove the noise: the result deviates at most twice as much as the data
+# (Gaussian, 0.5; tests/comparisons/test_analytic.py). A second evaluation across a long step amplifies noise.
+LEAST_STEPS = {
+    "pndm": 3,
+    "heun": 4, "heun-karras": 4, "heun-exponential": 4, "heun-beta": 7,
+    "dpm2": 4, "dpm2-karras": 4, "dpm2-exponential": 3, "dpm2-beta": 8,
+    "dpm2-a": 5, "dpm2-a-karras": 6, "dpm2-a-exponential": 6, "dpm2-a-beta": 11,
+    "dpm++3m-sde-beta": 28,
+    "sa-solver-karras": 7, "sa-solver-exponential": 4, "sa-solver-beta": 24,
+}  # fmt: skip
 
 # Names that other tools use for schedulers that diffusers does not have, or not for Stable Diffusion.
 REFUSED_NAMES = {

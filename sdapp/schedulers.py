@@ -1,13 +1,11 @@
-"""Find a scheduler by any of its names, check its options, and build it for a model."""
+"""Find a scheduler by any of its names, and check its options, without importing diffusers."""
 
 import ast
 import importlib.util
-import inspect
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache, lru_cache, wraps
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ FROM_MODEL = (
     "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
     "rescale_betas_zero_snr",
 )  # fmt: skip
+AT_NOISE = 0.88 * TIMESTEPS  # a run that begins at this timestep or later may begin with pure noise
 
 
 @dataclass(frozen=True)
@@ -137,8 +136,7 @@ def _check_option(class_name: str, option: str, value: Option) -> None:
 
 def _check_combination(name: str, options: Mapping[str, Option]) -> None:
     """Raise ConfigError for options that together paint wrong images with diffusers 0.42."""
-    sigmas = [option for option in SIGMAS.values() if options.get(option)]
-    if len(sigmas) > 1:
+    if len(sigmas := _sigma_options(options)) > 1:
         raise ConfigError(f"only one kind of sigmas at a time; {' and '.join(sigmas)} are both on")
     if name == "ddim" and options.get("timestep_spacing") == "linspace":
         problem = "DDIM with timestep_spacing linspace takes wrong steps in diffusers 0.42 (its issue 12633)"
@@ -161,30 +159,95 @@ def check_run(resolved: Resolved, steps: int, eta: float | None) -> None:
     if resolved.scheduler.name in ("lcm", "tcd") and steps > most:
         limit = f"at most {most} (its option original_inference_steps)"
         raise ConfigError(f"steps: {name} has {limit}, not {steps}")
-    if resolved.options.get("timestep_spacing") == "leading":
-        _check_leading(resolved, steps)
+    _check_timesteps(resolved, steps)
 
 
-def _check_leading(resolved: Resolved, steps: int) -> None:
-    """Refuse numbers of steps with which leading timesteps end in NaN or do not begin at pure noise."""
-    name = resolved.name
-    if steps >= 999 and resolved.scheduler.class_name == "DPMSolverMultistepScheduler":
-        raise ConfigError(f"steps: {name} with leading timesteps ends in NaN at {steps} steps; at most 998")
-    offset = int(str(resolved.options.get("steps_offset", 0)))
-
-    def first_timestep(count: int) -> int:
-        return (count - 1) * (TIMESTEPS // count) + offset
+def _check_timesteps(resolved: Resolved, steps: int) -> None:
+    """Refuse steps that end in NaN, because timesteps repeat, or do not begin at pure noise."""
 
     def is_good(count: int) -> bool:
-        return count <= 10 or 0.88 * TIMESTEPS <= first_timestep(count) < TIMESTEPS
+        first = _first_timestep(resolved, count)
+        return first < TIMESTEPS and (count <= 10 or first >= AT_NOISE)
 
-    if not is_good(steps):
-        problem = f"{name} would take pure noise for a half-finished image"
-        begin = f"it begins at timestep {first_timestep(steps)} of {TIMESTEPS}"
-        fewer = next(filter(is_good, range(steps, 0, -1)))
-        more = next(filter(is_good, range(steps, TIMESTEPS)), None)
-        advice = f"use {fewer} or {more}" if more else f"use {fewer}"
-        raise ConfigError(f"steps: with {steps} steps {problem}: {begin}; {advice}")
+    name, first = resolved.name, _first_timestep(resolved, steps)
+    if is_good(steps):
+        return
+    fewer = next(filter(is_good, range(steps, 0, -1)), None)
+    if first >= TIMESTEPS:
+        most = f"; at most {fewer}" if fewer else "; its steps_offset is too large"
+        raise ConfigError(f"steps: {name} ends in NaN at {steps} steps, for want of timesteps{most}")
+    more = next(filter(is_good, range(steps, TIMESTEPS)), None)
+    advice = " or ".join(str(count) for count in (fewer, more) if count)
+    raise ConfigError(
+        f"steps: with {steps} steps {name} would take pure noise for a half-finished image: "
+        f"it begins at timestep {first} of {TIMESTEPS}; use {advice}"
+    )
+
+
+def _first_timestep(resolved: Resolved, steps: int) -> int:
+    """The timestep at which a run begins; TIMESTEPS or more if there are not enough."""
+    options = resolved.options
+    is_multistep = resolved.scheduler.class_name in table.ONE_MORE
+    spacing = options.get("timestep_spacing")
+    if steps == 1 or spacing in (None, "trailing") or (is_multistep and _sigma_options(options)):
+        return TIMESTEPS - 1
+    count = steps + is_multistep
+    if spacing == "linspace":
+        return max(TIMESTEPS, count) - 1
+    apart = TIMESTEPS // count
+    return (count - 1) * apart + int(str(options.get("steps_offset", 0))) if apart else TIMESTEPS
+
+
+def few_steps(resolved: Resolved, steps: int) -> str:
+    """A note on so few steps that noise is left or that a run begins far from pure noise, "" for others."""
+    first = _first_timestep(resolved, steps)
+    if first < AT_NOISE:
+        return (
+            f"with {steps} steps {resolved.name} takes pure noise for an image at timestep {first} of "
+            f"{TIMESTEPS}; {resolved.scheduler.name}-trailing begins at the last timestep"
+        )
+    sigmas = [name for name, option in SIGMAS.items() if resolved.options.get(option)]
+    least = table.LEAST_STEPS.get("-".join((resolved.scheduler.name, *sigmas)), 0)
+    if 1 < steps < least:
+        return f"with {steps} steps {resolved.name} leaves noise in the image; use at least {least}"
+    return ""
+
+
+def fit_to_model(
+    name: str, options: Mapping[str, Option], own: Mapping[str, Any], is_given: bool
+) -> tuple[str, Mapping[str, Option], str]:
+    """Return the canonical name and the options of the scheduler that a model runs with, and a note or "".
+
+    `own` is the model's scheduler_config.json. Trailing timesteps and the classes LCM and TCD are nobody's
+    default, so a model that brings them was distilled for them: if no scheduler `is_given`, its own is
+    used; one that is given gets trailing timesteps, unless its name or options choose others. `leading` and
+    `linspace` mean nothing, because diffusers writes such defaults into every config. A model with zero
+    terminal SNR must begin at the last timestep: it gets trailing instead of leading. Raises ConfigError.
+    """
+    resolved, brought = resolve(name, options), _rows_by_key().get(_spelling_key(str(own.get("_class_name"))))
+    is_trailing = own.get("timestep_spacing") == "trailing"
+    is_distilled = brought is not None and brought.name in table.DISTILLED
+    if brought and not is_given and (is_distilled or is_trailing):
+        usual = brought.name if is_distilled else f"{brought.name}-trailing"
+        return usual, {}, f"no scheduler is given, so the model's own is used: {usual}"
+    if brought and is_distilled:
+        note = f"this model is made for {brought.name}, and {resolved.name} does not suit it"
+        return resolved.name, options, "" if resolved.scheduler.name in table.DISTILLED else note
+    spacing = resolved.options.get("timestep_spacing")
+    needs_last = bool(own.get("rescale_betas_zero_snr")) and spacing == "leading"
+    if not (is_trailing or needs_last) or spacing in (None, "trailing"):
+        return resolved.name, options, ""
+    suffix = _find_row(name)[1]
+    if suffix or "timestep_spacing" in options or _sigma_options(resolved.options):
+        kept = {"timestep_spacing": spacing} if suffix in table.SPACING_SUFFIXES else {}
+        note = f"this model is made for trailing timesteps, and {resolved.name} runs with others"
+        return resolved.name, {**kept, **options}, note
+    trailing = f"{resolved.name}-trailing"
+    return trailing, options, f"this model is made for trailing timesteps, so {trailing} is used"
+
+
+def _sigma_options(options: Mapping[str, Option]) -> list[str]:
+    return [option for option in SIGMAS.values() if options.get(option)]
 
 
 @cache
@@ -206,74 +269,3 @@ def constructor_options(class_name: str) -> dict[str, str]:
             names = [argument.arg for argument in init.args[1:]]
             return dict(zip(names, map(ast.unparse, init.defaults), strict=True))
     raise UnavailableError(f"diffusers has no {class_name} here; fix: pip install --upgrade diffusers")
-
-
-def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: Sequence[int]) -> Any:
-    """Build a fresh diffusers scheduler for one call, from the model's noise schedule and our options.
-
-    `model_config` is the content of the model's scheduler_config.json; `seeds`, one for each image, are for
-    DPM++ SDE. Not with `from_config`, which keeps other options of the model. Raises ConfigError for a value
-    that the class refuses, UnavailableError for a missing package.
-    """
-    import diffusers
-
-    cls = getattr(diffusers, resolved.scheduler.class_name)
-    known = inspect.signature(cls).parameters
-    options = {key: model_config[key] for key in FROM_MODEL if key in model_config and key in known}
-    options |= resolved.options
-    if model_config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in known:
-        problem = f"this model has zero terminal SNR, which {resolved.name} does not support"
-        fix = "use ddim, euler or dpm++2m with timestep_spacing trailing"
-        raise ConfigError(f"scheduler: {problem}; {fix}")
-    if "noise_sampler_seed" in known:
-        options["noise_sampler_seed"] = list(seeds)
-    try:
-        with warnings.catch_warnings():
-            # algorithm_type dpmsolver is deprecated, but the user asked for it by name.
-            warnings.simplefilter("ignore")
-            return _set_our_way(cls(**options))
-    except ImportError as exc:
-        package = resolved.scheduler.needs or "scipy"
-        raise UnavailableError(f"{resolved.name} needs {package}; fix: pip install {package}") from exc
-    except (ValueError, NotImplementedError, TypeError) as exc:
-        raise ConfigError(f"{resolved.name}: {exc}") from exc
-
-
-def _set_our_way(scheduler: Any) -> Any:
-    """Make every run begin at its first sigma, and keep the timesteps on the CPU, where reading them is fast.
-
-    diffusers finds the first sigma by the first timestep. With beta sigmas and about 30 steps or more, the
-    first two timesteps are rounded to the same number, so it starts at the second and runs past the last.
-    """
-    original = scheduler.set_timesteps
-
-    @wraps(original)  # the pipelines look at its signature
-    def set_timesteps(*args: Any, **kwargs: Any) -> None:
-        kwargs.pop("device", None)
-        original(*args, **kwargs)
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(0)  # img2img and inpaint set theirs afterwards
-
-    scheduler.set_timesteps = set_timesteps
-    if hasattr(scheduler, "noise_sampler"):
-        _draw_on_cpu(scheduler)
-    return scheduler
-
-
-def _draw_on_cpu(scheduler: Any) -> None:
-    """Make DPM++ SDE draw its noise in float32 on the CPU: the same noise for every device and dtype."""
-    from diffusers.schedulers.scheduling_dpmsolver_sde import BrownianTreeNoiseSampler
-    from torch import empty
-
-    original = scheduler.step
-
-    @wraps(original)
-    def step(model_output: Any, timestep: Any, sample: Any, **kwargs: Any) -> Any:
-        if scheduler.noise_sampler is None:
-            least, most = scheduler.sigmas[scheduler.sigmas > 0].min().item(), scheduler.sigmas.max().item()
-            tree = BrownianTreeNoiseSampler(empty(sample.shape), least, most, scheduler.noise_sampler_seed)
-            place = {"device": sample.device, "dtype": sample.dtype}
-            scheduler.noise_sampler = lambda *sigmas: tree(*sigmas).to(**place)
-        return original(model_output, timestep, sample, **kwargs)
-
-    scheduler.step = step

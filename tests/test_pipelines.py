@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from sdapp import schedulers
 from sdapp.config import Memory, validate
+from sdapp.diffusion import solvers
 from sdapp.diffusion.devices import choose_device, choose_dtype
 from sdapp.errors import ConfigError, InterruptedRunError, UnavailableError, UpstreamError
 from sdapp.jobs import LoadKey, plan
@@ -111,9 +112,7 @@ def test_only_the_stochastic_draw_noise_within_their_steps(name: str, tiny_paint
     """Two runs from the same latents with other generators and seeds end alike, or not."""
 
     def run(seed: int) -> torch.Tensor:
-        scheduler = schedulers.build_scheduler(
-            schedulers.resolve(name), tiny_painter.scheduler_config, [seed]
-        )
+        scheduler = solvers.build_scheduler(schedulers.resolve(name), tiny_painter.scheduler_config, [seed])
         scheduler.set_timesteps(4)
         sample = (
             torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
@@ -133,7 +132,7 @@ def test_only_the_stochastic_draw_noise_within_their_steps(name: str, tiny_paint
 @pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
 def test_no_step_of_a_scheduler_reads_from_the_device(name: str, tiny_painter: Painter) -> None:
     """On the meta device there is nothing to read: what would wait for a GPU is an error there."""
-    scheduler = schedulers.build_scheduler(schedulers.resolve(name), tiny_painter.scheduler_config, [7])
+    scheduler = solvers.build_scheduler(schedulers.resolve(name), tiny_painter.scheduler_config, [7])
     scheduler.set_timesteps(6, device="meta")
     sample = torch.empty(1, 4, 8, 8, device="meta")
     taken = inspect.signature(scheduler.step).parameters
@@ -155,13 +154,11 @@ def test_unet_calls_are_predicted_at_any_number_of_steps(
 def test_a_scheduler_keeps_the_models_noise_schedule_and_takes_only_what_is_said(
     tiny_painter: Painter,
 ) -> None:
-    built = schedulers.build_scheduler(schedulers.resolve("ddim"), tiny_painter.scheduler_config, [7])
+    built = solvers.build_scheduler(schedulers.resolve("ddim"), tiny_painter.scheduler_config, [7])
     assert (built.config.beta_start, built.config.beta_end) == (0.00085, 0.012)
     assert built.config.clip_sample is False
-    karras = schedulers.build_scheduler(
-        schedulers.resolve("euler-karras"), tiny_painter.scheduler_config, [7]
-    )
-    plain = schedulers.build_scheduler(schedulers.resolve("euler"), tiny_painter.scheduler_config, [7])
+    karras = solvers.build_scheduler(schedulers.resolve("euler-karras"), tiny_painter.scheduler_config, [7])
+    plain = solvers.build_scheduler(schedulers.resolve("euler"), tiny_painter.scheduler_config, [7])
     assert karras.config.use_karras_sigmas
     assert not plain.config.use_karras_sigmas
     assert plain.config.timestep_spacing == "linspace"
@@ -176,7 +173,7 @@ def test_a_v_prediction_model_is_denoised_as_one(tiny: Callable[..., Path]) -> N
 def test_a_value_that_the_class_refuses_is_an_error_with_its_reason(tiny_painter: Painter) -> None:
     resolved = schedulers.resolve("dpm++2m", {"solver_type": "sideways"})
     with pytest.raises(ConfigError, match=r"dpm\+\+2m: .*sideways"):
-        schedulers.build_scheduler(resolved, tiny_painter.scheduler_config, [7])
+        solvers.build_scheduler(resolved, tiny_painter.scheduler_config, [7])
 
 
 # --- the seed law -------------------------------------------------------------------------------------------------
@@ -247,7 +244,7 @@ def test_guidance_is_the_papers(tiny: Callable[..., Path], tiny_painter: Painter
     """One DDIM step by hand: ε = ε(∅) + w (ε(c) − ε(∅)), and the negative prompt takes the place of ∅."""
     asked = settings(tiny(), scheduler="ddim", steps=1, guidance_scale=3.0, negative_prompt="a tree")
     [result] = paint(asked, tiny_painter)
-    scheduler = schedulers.build_scheduler(schedulers.resolve("ddim"), tiny_painter.scheduler_config, [7])
+    scheduler = solvers.build_scheduler(schedulers.resolve("ddim"), tiny_painter.scheduler_config, [7])
     scheduler.set_timesteps(1)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
@@ -343,7 +340,7 @@ def test_inpainting_is_the_pipelines_own_and_encodes_only_what_the_unet_sees(
     hook.remove()
     assert len(encoded) == encodings  # with 4 channels the image, with 9 the masked one
     pipe = painter._pipes["inpaint"]
-    pipe.scheduler = schedulers.build_scheduler(
+    pipe.scheduler = solvers.build_scheduler(
         result.job.scheduler.resolve(), painter.scheduler_config, [result.job.seed]
     )
     plain = pipe(

@@ -208,15 +208,24 @@ LEADING = {"timestep_spacing": "leading"}
 @pytest.mark.parametrize(
     ("name", "options", "steps", "eta", "refusal"),
     [
-        ("dpm++2m", LEADING, 998, None, None),
+        ("dpm++2m", LEADING, 999, None, None),
         (
             "dpm++2m",
-            LEADING,
+            LEADING | {"steps_offset": 1},
             999,
             None,
-            "steps: dpm++2m with leading timesteps ends in NaN at 999 steps; at most 998",
+            "steps: dpm++2m ends in NaN at 999 steps, for want of timesteps; at most 998",
         ),
-        ("dpm++2m", {}, 1000, None, None),
+        ("dpm++2m", {}, 999, None, None),
+        (
+            "dpm++2m",
+            {},
+            1000,
+            None,
+            "steps: dpm++2m ends in NaN at 1000 steps, for want of timesteps; at most 999",
+        ),
+        ("dpm++2m-karras", {}, 1000, None, None),
+        ("dpm++2m-trailing", {}, 1000, None, None),
         ("euler", LEADING, 1000, None, None),
         ("ddim", {}, 10, None, None),
         (

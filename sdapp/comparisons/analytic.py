@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from sdapp import schedulers
+from sdapp.diffusion import solvers
 from sdapp.errors import ConfigError
 from sdapp.scheduler_table import TABLE, TIMESTEPS, Option
 
@@ -102,7 +103,7 @@ def solve(
         text = "adds new noise in its steps, so it has no exact result"
         raise ConfigError(f"scheduler: {resolved.name} {text}")
     schedulers.check_run(resolved, steps, eta=None)
-    scheduler = schedulers.build_scheduler(resolved, MODEL, seeds=())
+    scheduler = solvers.build_scheduler(resolved, MODEL, seeds=())
     scheduler.set_timesteps(steps)
     x, calls = noise * scheduler.init_noise_sigma, 0
     for timestep in scheduler.timesteps:

@@ -1,7 +1,7 @@
 """Find a model and what it is from its files, before anything heavy is imported."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -72,6 +72,12 @@ class Model:
     def latent_scaling(self) -> float:
         """The factor between the latents of the autoencoder and those of the UNet."""
         return float(self.facts.get("scaling", self.family.latent_scaling))
+
+    @cached_property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """The scheduler that the model brings, and its options; empty for a single file."""
+        path = self.path / "scheduler" / "scheduler_config.json"
+        return dict(read_json(path)) if path.is_file() else {}
 
     @property
     def in_channels(self) -> int:

@@ -17,6 +17,7 @@ from scipy.integrate import solve_ivp
 
 from sdapp import schedulers
 from sdapp.comparisons import analytic
+from sdapp.diffusion import solvers
 from sdapp.errors import ConfigError
 from sdapp.scheduler_table import TABLE, Option
 
@@ -58,7 +59,7 @@ def gaussians(count: int) -> tuple[analytic.Data, torch.Tensor]:
 
 
 def test_noise_levels_are_those_of_diffusers() -> None:
-    tables = schedulers.build_scheduler(schedulers.resolve("ddim"), analytic.MODEL, ()).alphas_cumprod
+    tables = solvers.build_scheduler(schedulers.resolve("ddim"), analytic.MODEL, ()).alphas_cumprod
     for timestep in (0, 1, 500, 999):
         alpha, sigma = analytic.noise_level(timestep)
         assert alpha**2 == pytest.approx(float(tables[timestep]), rel=1e-5)
@@ -66,7 +67,7 @@ def test_noise_levels_are_those_of_diffusers() -> None:
 
 
 def test_fractional_timesteps_stand_for_the_sigmas_that_the_scheduler_steps_by() -> None:
-    scheduler = schedulers.build_scheduler(schedulers.resolve("euler-karras"), analytic.MODEL, ())
+    scheduler = solvers.build_scheduler(schedulers.resolve("euler-karras"), analytic.MODEL, ())
     scheduler.set_timesteps(20)
     levels = [analytic.noise_level(float(timestep)) for timestep in scheduler.timesteps]
     assert [sigma / alpha for alpha, sigma in levels] == pytest.approx(

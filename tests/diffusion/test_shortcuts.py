@@ -14,6 +14,7 @@ from conftest import random_pipeline
 from sdapp import schedulers
 from sdapp.commands.estimates import History
 from sdapp.config import validate
+from sdapp.diffusion import solvers
 from sdapp.diffusion.batch_size import BatchSizes
 from sdapp.errors import InterruptedRunError
 from sdapp.jobs import LoadKey, plan
@@ -129,7 +130,7 @@ def test_guidance_on_the_first_half_by_hand(tiny: Callable[..., Path], painter: 
     [result] = paint(
         painter, settings(tiny(), scheduler="ddim", guidance_scale=3.0, guidance_interval=[0, 0.5])
     )
-    scheduler = schedulers.build_scheduler(schedulers.resolve("ddim"), painter.scheduler_config, [7])
+    scheduler = solvers.build_scheduler(schedulers.resolve("ddim"), painter.scheduler_config, [7])
     scheduler.set_timesteps(4)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     unet = painter.denoiser.unet
