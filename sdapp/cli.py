@@ -1,6 +1,7 @@
 """The command line: registers the commands; `run` is what `sdapp` is in a shell."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,13 +15,14 @@ from sdapp.commands.generate import generate, img2img, inpaint
 from sdapp.commands.replay import replay
 from sdapp.commands.schedulers import schedulers
 from sdapp.commands.show import show
-from sdapp.commands.terminal import Commands
+from sdapp.commands.terminal import Commands, end_without_stdout, open_streams
 from sdapp.diffusion.startup import leave
+from sdapp.errors import MissingInputError
 
 EXIT_CODES = (
     "Exit codes: 0 done · 1 a bug · 2 settings or usage · 3 some images failed or differ · "
     "65 an input file cannot be used · 66 an input file is missing · "
-    "69 model, device or package unavailable · 73 cannot write · 74 disk full · 130, 143 interrupted"
+    "69 model, device or package unavailable · 73 cannot write · 74 disk full · 130, 141, 143 interrupted"
 )
 HELP = "Stable Diffusion from the shell."
 COMMANDS = (generate, img2img, inpaint, batch, replay, compare, report, schedulers, show, doctor)
@@ -43,17 +45,25 @@ def main(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Take the options of `sdapp` itself."""
+    """Check what every command needs. Raises MissingInputError."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as exc:  # torch could not be imported
+        raise MissingInputError("the folder of this shell was deleted; change to another one (cd)") from exc
 
 
 def run() -> None:
     """Run the command line as a process of its own, which ends without taking torch apart."""
+    open_streams()
     try:
         app()
-    except SystemExit as exc:
-        if "torch" in sys.modules and isinstance(exc.code, int):
-            leave(exc.code)
-        raise
+    except (SystemExit, OSError) as exc:
+        # Typer ends with 1 after a closed pipe.
+        error = exc if isinstance(exc, OSError) else exc.__context__
+        code = end_without_stdout(error) if isinstance(error, OSError) else getattr(exc, "code", 0)
+        if "torch" in sys.modules and isinstance(code, int):
+            leave(code)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

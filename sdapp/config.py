@@ -120,6 +120,7 @@ class Output(Frozen):
         str,
         AfterValidator(_check_template),
         Field(description=f"File-name template of {PLACEHOLDER_LIST} and plain text."),
+        Setting("text"),
     ] = "{prompt}-{seed}"
     format: Annotated[
         Literal["png", "jpeg", "webp"], Field(description="All of them contain the record; png is lossless.")
@@ -157,7 +158,9 @@ class ModelSettings(Frozen):
         ModelReference,
         Field(description="postcards (built in), a Hub id, a diffusers folder or a .safetensors file."),
     ] = "postcards"
-    revision: Annotated[str | None, Field(description="Branch, tag or commit of a Hub id.")] = None
+    revision: Annotated[
+        str | None, Field(description="Branch, tag or commit of a Hub id."), Setting("name")
+    ] = None
     vae: Annotated[
         ModelReference | None,
         Field(description="Another autoencoder: org/name[@revision], a folder or a .safetensors file."),
@@ -254,6 +257,11 @@ VARIABLE = tuple(key for key in ImageSettings.model_fields if not SETTINGS[key].
 def read_config_file(path: Path) -> list[layers.Layer]:
     """Return the layers of a YAML file, its parents first. Raises ConfigError, MissingInputError."""
     return files.read_layers(path, SETTINGS)
+
+
+def read_override(text: str) -> layers.Layer:
+    """Return the layer of one `key=value` of --set. Raises ConfigError."""
+    return files.parse_override(text, SETTINGS)
 
 
 def validate(merged: layers.Layer) -> RunConfig:

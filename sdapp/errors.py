@@ -1,6 +1,7 @@
-"""The errors that a user can meet, each with the exit code that a script sees."""
+"""The errors that a user can meet, each with the exit code that a script sees, and how they suggest words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 
 class SdappError(Exception):
@@ -68,3 +69,12 @@ def gathered(errors: Sequence[SdappError]) -> SdappError:
     kinds = {type(error) for error in errors}
     mixed = InputError if all(issubclass(kind, InputError) for kind in kinds) else ConfigError
     return (kinds.pop() if len(kinds) == 1 else mixed)("\n".join(dict.fromkeys(map(str, errors))))
+
+
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """Return the closest of the known words for an error message, or nothing.
+
+    Words of the same letters come first: `ddmi` is closer to `ddim` than to `ddpm`.
+    """
+    close = get_close_matches(word, list(known), n=5)
+    return sorted(close, key=lambda each: sorted(each) != sorted(word))[:1]

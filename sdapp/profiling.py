@@ -44,5 +44,5 @@ def timed(part: str, settle: Callable[[], object] = lambda: None) -> Iterator[No
 def _format(total: float, main: Seconds, beside: Seconds) -> str:
     rest = {"the rest": total - sum(main.values()), "in all": total}
     lines = [f"{part:<10}{seconds:8.3f} s {seconds / total:6.1%}" for part, seconds in (main | rest).items()]
-    lines += [f"{part:<10}{seconds:8.3f} s, in the background" for part, seconds in beside.items() if seconds]
+    lines += [f"{part} in the background{seconds:8.3f} s" for part, seconds in beside.items() if seconds]
     return "\n".join(lines)

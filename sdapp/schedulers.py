@@ -4,13 +4,12 @@ import ast
 import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from sdapp import scheduler_table as table
-from sdapp.errors import ConfigError, UnavailableError
+from sdapp.errors import ConfigError, UnavailableError, nearest
 from sdapp.scheduler_table import SIGMAS, TABLE, TIMESTEPS, Option, Scheduler
 
 # Constructor arguments that the model decides; sdapp sets all others itself.
@@ -109,7 +108,7 @@ def _rows_by_key() -> dict[str, Scheduler]:
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = get_close_matches(word, list(known), n=1)
+    near = nearest(word, known)
     return f", did you mean {near[0]!r}?" if near else ""
 
 
@@ -148,7 +147,7 @@ def _check_combination(name: str, options: Mapping[str, Option]) -> None:
 
 
 def check_run(resolved: Resolved, steps: int, eta: float | None) -> None:
-    """Refuse numbers of steps and values of eta that this scheduler cannot honour. Raises ConfigError."""
+    """Refuse numbers of steps and values of eta that this scheduler does not support. Raises ConfigError."""
     name, needs = resolved.name, resolved.scheduler.needs
     if needs and importlib.util.find_spec(needs) is None:
         raise ConfigError(f"scheduler: {name} needs {needs}; fix: pip install {needs}")

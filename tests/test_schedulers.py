@@ -133,6 +133,8 @@ def test_an_option_that_is_given_wins() -> None:
         ("EDM Euler", "use `euler-karras`"),
         ("EDMEulerScheduler", "use `euler-karras`"),
         ("iPNDM", "use `pndm`"),
+        ("ddmi", "did you mean 'ddim'?"),
+        ("dpm++2m-kraras", "did you mean 'dpm++2m-karras'?"),
         ("eulr", "did you mean 'euler'?"),
         ("DPM++ 2M Karas", "did you mean 'dpm++2m-karras'?"),
         ("unipcc", "did you mean 'unipc'?"),

@@ -28,10 +28,16 @@ class Executor(Protocol):
         """Paint jobs in order. Raises SdappError if one cannot be painted, except with `work.keep_going`."""
 
 
-def load_painter(work: Work, model: Model) -> "Painter":
-    """Load a model; change no setting of the process. Raises UnavailableError, ConfigError."""
-    with timed("import"), importing(model):
+def load_painter(work: Work, model: Model, set_up: Callable[[], None] | None = None) -> "Painter":
+    """Load a model. Raises UnavailableError, ConfigError.
+
+    `set_up` is called between import and load, if the process is our own; without it, no setting of the
+    process is changed.
+    """
+    with timed("import"), importing(model, ours=set_up is not None):
         from sdapp.pipelines import load
+    if set_up:
+        set_up()
     with timed("load"):
         return load(work.load, model, unet_calls=work.unet_calls, batch_size=work.batch_size)
 

@@ -30,9 +30,14 @@ class Shard:
     def parse(cls, text: str) -> Self:
         """Read `2/3`, the second of three. Raises ConfigError."""
         match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise ConfigError(f"--shard: write it as NUMBER/OF, from 1/3 to 3/3, not {text!r}")
-        return cls(int(match[1]), int(match[2]))
+        if match is None:
+            raise ConfigError(f"--shard: write it as PART/PARTS, such as 2/3, not {text!r}")
+        number, of = map(int, match.groups())
+        if not 1 <= number <= of:
+            raise ConfigError(
+                f"--shard: there is no part {number} of {of}; the parts are 1/{of} to {of}/{of}"
+            )
+        return cls(number, of)
 
     def __contains__(self, job_id: str) -> bool:
         return int(job_id, 16) % self.of == self.number - 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from sdapp.errors import OutputError
-from sdapp.outputs.files import claim_name, disk_errors, overwrite, unfinished
+from sdapp.outputs.files import create
 from sdapp.prompts.seeds import Seeds
 
 STATE_FILE = "batch.json"
@@ -33,15 +33,8 @@ def begin_seeds(
     if not path.exists():
         if keep is None:
             return SeedState(secrets.randbelow(2**32) if seed is None else seed, seeds or "derived")
-        with disk_errors(path):
-            folder.mkdir(parents=True, exist_ok=True)
-            finished = unfinished(folder)
-            try:
-                overwrite(finished, [json.dumps(asdict(keep)).encode()])
-                if claim_name(finished, path):  # else another run was quicker
-                    return keep
-            finally:
-                finished.unlink(missing_ok=True)
+        if create(path, json.dumps(asdict(keep)).encode()):  # else another run was quicker
+            return keep
     try:
         content = json.loads(path.read_bytes())
         begun = SeedState(int(content["base_seed"]), content["seeds"])

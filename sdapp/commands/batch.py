@@ -17,7 +17,7 @@ from sdapp.commands.estimates import Estimate, History
 from sdapp.commands.options import DryRun, all_layers, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import count, print_note, print_result
-from sdapp.errors import ConfigError, JobsFailedError, OutputError
+from sdapp.errors import ConfigError, JobsFailedError, MissingInputError, OutputError
 from sdapp.models.locate import Model
 from sdapp.prompts.seeds import Seeds
 from sdapp.prompts.tokens import cut
@@ -64,6 +64,8 @@ def batch(  # noqa: PLR0913 - an option is an argument
     """
     if yes and not prune:
         raise ConfigError("--yes: it goes with --prune; leave it out, or add --prune")
+    if file == Path("-") and sys.stdin is None:
+        raise MissingInputError("-: standard input is closed; pipe the prompts into it, or give a file")
     content = sys.stdin.buffer.read() if file == Path("-") else file
     prompts = PromptFile.open(content, all_layers(options, []), seeds)
     run = Batch.of(prompts, Shard.parse(shard), retry_failed)
@@ -84,7 +86,7 @@ def _dry_run(run: Batch, prompts: PromptFile) -> None:
     if look.long > MAX_NOTES:
         print_note(f"and {look.long - MAX_NOTES} more prompts that are too long")
     if found.left and not prompts.is_begun():
-        print_note("the run will draw other seeds, and make other choices from them; --seed fixes them")
+        print_note("the seeds and choices are examples: the run draws others; --seed fixes them")
 
 
 def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
@@ -163,6 +165,6 @@ def _prune(run: Batch, prompts: PromptFile, remove: bool) -> None:
         run.tidy()
     for name, images in strays.others.items():
         print_note(f"{count(images, 'image')} of another prompt file ({name}) in {run.folder}: left alone")
-    found = f"{count(len(strays.paths), 'image')} that no line asks for"
-    way = ", removed" if remove else "; --prune --yes removes them" if strays.paths else ""
-    print_note(f"{found}{way}; {strays.asked} that are asked for")
+    others = f"{len(strays.paths)} {'that are not were removed' if remove else 'are not'}"
+    way = "; --prune --yes removes these" if strays.paths and not remove else ""
+    print_note(f"{count(strays.asked, 'image')} in the folder are asked for, {others}{way}")

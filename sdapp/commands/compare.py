@@ -10,9 +10,9 @@ import typer
 
 from sdapp.batches.run import Batch
 from sdapp.commands.estimates import Estimate, History
-from sdapp.commands.options import DryRun, all_layers, with_options
+from sdapp.commands.options import DryRun, all_layers, option, with_options
 from sdapp.commands.running import Session
-from sdapp.commands.terminal import count, print_note
+from sdapp.commands.terminal import count, print_note, say
 from sdapp.config import validate
 from sdapp.errors import ConfigError, JobsFailedError
 from sdapp.notes import notes_before_painting
@@ -26,36 +26,36 @@ if TYPE_CHECKING:  # these import numpy
     from sdapp.comparisons.cells import Comparison
     from sdapp.comparisons.plan import ComparisonPlan
 
-Names, Budgets, Matched = "Names, such as pndm,ddim,dpm++2m.", "Budgets, such as 5,10,20-50:10.", "unet-calls"
 GRID_OPTIONS: dict[str, Any] = {
-    "compare.schedulers": Annotated[
-        str | None, typer.Option("--schedulers", metavar="LIST", help=Names, show_default=False)
-    ],
-    "compare.steps": Annotated[
-        str | None, typer.Option("--steps", metavar="LIST", help=Budgets, show_default=False)
-    ],
-    "compare.seeds": Annotated[
-        str | None,
-        typer.Option("--seeds", metavar="LIST", help="Seeds, such as 1,2,3 or 1-8.", show_default=False),
-    ],
+    "compare.schedulers": option(
+        str, "--schedulers", metavar="LIST", help="Names, such as pndm,ddim,dpm++2m."
+    ),
+    "compare.steps": option(str, "--steps", metavar="LIST", help="Budgets, such as 5,10,20-50:10."),
+    "compare.seeds": option(str, "--seeds", metavar="LIST", help="Seeds, such as 1,2,3 or 1-8."),
     "compare.match": Annotated[
-        Match | None, typer.Option("--match", help="What is equal within a column.", show_default=Matched)
+        Match | None,
+        typer.Option("--match", help="What is equal within a column.", show_default="unet-calls"),
     ],
-    "compare.timings": Annotated[
-        int | None, typer.Option("--timings", help="Time each image so often; the median counts.")
-    ],
+    "compare.timings": option(
+        int, "--timings", help="Paint each image this many times; the median of the seconds counts."
+    ),
 }
 Prompts = Annotated[
     list[str] | None, typer.Argument(metavar="PROMPT", help="What to paint.", show_default=False)
 ]
 Vary = Annotated[
     list[str] | None,
-    typer.Option("--vary", metavar="KEY=LIST", help="Another key, such as guidance_scale=3,5,7.5."),
+    typer.Option(
+        metavar="KEY=LIST",
+        help="Compare at several values of a setting, such as guidance_scale=3,5,7.5. Can be repeated.",
+    ),
 ]
 Truth = Annotated[
     bool, typer.Option("--truth", help="Without a model: errors where the exact solution is known.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object an image on stdout.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print a line of JSON for each image instead of the paths.")
+]
 Folder = Annotated[
     Path, typer.Argument(help="The folder of a comparison, finished or not.", show_default=False)
 ]
@@ -209,7 +209,7 @@ def _print_comparison(comparison: "Comparison", files: list[Path], as_json: bool
 
     for line in map(to_json, comparison.cells) if as_json else files:
         typer.echo(line)
-    typer.echo(_ranking(comparison), err=True)
+    say(_ranking(comparison))
 
 
 def _ranking(comparison: "Comparison") -> str:

@@ -9,10 +9,9 @@ import typer
 
 from sdapp.commands.options import ConfigFiles, Overrides, file_layers
 from sdapp.commands.terminal import Commands, print_note
-from sdapp.config import RunConfig, read_config_file, validate
+from sdapp.config import RunConfig, read_config_file, read_override, validate
 from sdapp.errors import SdappError, gathered
 from sdapp.models.locate import find_path, locate
-from sdapp.settings.files import parse_override
 from sdapp.settings.layers import Layer, combine, merge
 
 # YAML readers refuse these or take them for a line break.
@@ -25,7 +24,7 @@ config_app = typer.Typer(cls=Commands, help="Show, check and describe configs.",
 @config_app.command("show")
 def config_show(config: ConfigFiles = None, overrides: Overrides = None) -> None:
     """Print the settings that a run would have, and where each comes from."""
-    merged = merge([*file_layers(config), combine([parse_override(text) for text in overrides or []])])
+    merged = merge([*file_layers(config), combine([read_override(text) for text in overrides or []])])
     for note in merged.notes:
         print_note(note)
     typer.echo(show_settings(validate(merged), merged))

@@ -10,10 +10,10 @@ import typer
 
 from sdapp.models.files import POSTCARDS
 
-NEEDED = (
-    "torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow", "pydantic", "typer", "scipy",
-)  # fmt: skip
-OPTIONAL = {"torchsde": "the dpm++sde scheduler"}
+PACKAGES = {
+    "torch": "", "diffusers": "", "transformers": "", "accelerate": "", "safetensors": "", "pillow": "",
+    "pydantic": "", "typer": "", "scipy": "", "torchsde": "only the dpm++sde scheduler needs it",
+}  # fmt: skip
 LOW_DISK = 5 * 2**30
 Facts = list[tuple[str, str]]
 
@@ -32,22 +32,16 @@ def examine() -> tuple[Facts, list[str]]:
     """Look at this machine: names with their values, and one line for each problem with its fix."""
     problems: list[str] = []
     facts: Facts = [("python", sys.version.split()[0])]
-    for package in NEEDED:
+    for package, use in PACKAGES.items():
         try:
             facts.append((package, version(package)))
         except PackageNotFoundError:
-            facts.append((package, "missing"))
-            problems.append(f"{package} is not installed; fix: pip install {package}")
-    for package, use in OPTIONAL.items():
-        try:
-            facts.append((package, version(package)))
-        except PackageNotFoundError:
-            facts.append((package, f"not installed; only {use} needs it: pip install {package}"))
+            facts.append((package, f"not installed; {use or 'sdapp needs it'}: pip install {package}"))
+            problems += [] if use else [f"{package} is not installed; fix: pip install {package}"]
     facts += _devices(problems) + _room(problems) + _model_cache()
     if not (POSTCARDS / "model_index.json").exists():
-        problems.append(
-            "the built-in model is missing from the package; fix: pip install --force-reinstall sdapp"
-        )
+        way = "pip install --force-reinstall sdapp"
+        problems.append(f"the built-in model is missing from the package; fix: {way}")
     return facts, problems
 
 
@@ -63,21 +57,17 @@ def _devices(problems: list[str]) -> Facts:
     facts: Facts = [("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads{half}")]
     for index in range(torch.cuda.device_count()):
         try:
-            free, total = torch.cuda.mem_get_info(index)
-            facts.append(
-                (f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {_gib(free)} of {_gib(total)} free")
-            )
+            free, total = map(_gib, torch.cuda.mem_get_info(index))
+            facts.append((f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {free} of {total} free"))
         except RuntimeError as exc:
-            problems.append(
-                f"cuda:{index} does not answer: {str(exc).splitlines()[0]}; nvidia-smi shows what uses it"
-            )
+            reason = str(exc).splitlines()[0]
+            problems.append(f"cuda:{index} does not answer: {reason}; nvidia-smi shows what uses it")
     if not torch.cuda.is_available():
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without it"
         facts.append(("cuda", f"none (this torch is built {built})"))
         if shutil.which("nvidia-smi"):
-            problems.append(
-                "there is an NVIDIA driver, but torch finds no GPU; install torch for CUDA (pytorch.org)"
-            )
+            way = "install torch for CUDA (pytorch.org)"
+            problems.append(f"there is an NVIDIA driver, but torch finds no GPU; {way}")
     if torch.backends.mps.is_available():
         facts.append(("mps", "available"))
     return facts
@@ -103,11 +93,9 @@ def _model_cache() -> Facts:
         repos = scan_cache_dir().repos
     except CacheNotFound:
         return [("model cache", f"{HF_HUB_CACHE} (empty)")]
-    lines = [("model cache", f"{HF_HUB_CACHE}, {_gib(sum(repo.size_on_disk for repo in repos))}")]
-    return lines + [
-        ("", f"{repo.repo_id}, {_gib(repo.size_on_disk)}")
-        for repo in sorted(repos, key=lambda repo: repo.repo_id)
-    ]
+    total = _gib(sum(repo.size_on_disk for repo in repos))
+    models = sorted(f"{repo.repo_id}, {_gib(repo.size_on_disk)}" for repo in repos)
+    return [("model cache", f"{HF_HUB_CACHE}, {total}"), *(("", model) for model in models)]
 
 
 def _gib(size: int) -> str:

@@ -18,25 +18,24 @@ MAX_FIGURES = 64  # figures of a kind
 
 
 class History:
-    """Seconds for a UNet call and bytes of a file, by load of the model, size and shortcuts; kept between
-    runs.
-    """
+    """What UNet calls and files took on this machine, by load of the model, size and shortcuts."""
 
     def __init__(self, load: LoadKey, path: Path | None = None) -> None:
-        self.load, self.path = load, path or user_cache_path("sdapp") / "history.json"
+        self._load, self._path = load, path
         self._known: dict[str, Any] = {}
         self._is_changed = False
-        with suppress(OSError, ValueError):  # none yet, or broken: then there is no estimate
-            known = json.loads(self.path.read_bytes())
+        with suppress(OSError, RuntimeError, ValueError):  # no home, no file yet, or a broken one
+            self._path = path or user_cache_path("sdapp") / "history.json"
+            known = json.loads(self._path.read_bytes())
             self._known = known if isinstance(known, dict) else {}
 
     def _kind(self, job: Job) -> str:
         guided = "guided" if job.guidance_scale > 1 else "unguided"
         shortcuts = "".join(f" {key} {value}" for key, value in job.shortcuts.items())
-        return f"{self.load.model_dump_json()} {job.width}x{job.height} {guided}{shortcuts}"
+        return f"{self._load.model_dump_json()} {job.width}x{job.height} {guided}{shortcuts}"
 
     def add(self, result: Result) -> None:
-        """Take in an image that was published. `save` keeps the figures."""
+        """Take in an image that was published."""
         if result.record is None or result.path is None:
             return
         kind = self._known.setdefault(self._kind(result.job), {"seconds": [], "bytes": []})
@@ -47,28 +46,16 @@ class History:
                 kind[name] = [*kind[name], figure][-MAX_FIGURES:]
 
     def save(self) -> None:
-        """Keep the figures, if there are new ones; where they cannot be written, they are dropped."""
-        if not self._is_changed:
-            return
-        with suppress(OSError, OutputError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            overwrite(self.path, [json.dumps(self._known).encode()])
+        """Keep new figures for later runs; drop them where they cannot be written."""
+        if self._is_changed and self._path is not None and self._path.is_absolute():
+            with suppress(OutputError):
+                overwrite(self._path, [json.dumps(self._known).encode()])
 
-    def seconds(self, job: Job) -> float | None:
-        """The seconds that an image will take, by the median of earlier ones;
-
-        None if there were none of its kind.
-        """
-        pace = self._median(job, "seconds")
-        return None if pace is None else pace * job.unet_calls
-
-    def bytes(self, job: Job) -> float | None:
-        """The size of its file, in the same way."""
-        return self._median(job, "bytes")
-
-    def _median(self, job: Job, name: str) -> float | None:
+    def expect(self, job: Job) -> tuple[float, float] | None:
+        """Return the seconds and bytes of an image by the medians of its kind; None if there are none."""
         try:
-            return float(median(self._known[self._kind(job)][name]))
+            known = self._known[self._kind(job)]
+            return float(median(known["seconds"])) * job.unet_calls, float(median(known["bytes"]))
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -78,23 +65,28 @@ class Estimate:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self.seconds: float | None = 0.0
-        self.bytes: float | None = 0.0
+        self._total: tuple[float, float] | None = (0.0, 0.0)
 
     def add(self, job: Job, times: int = 1) -> None:
         """Add an image that is painted so many times and kept once."""
-        seconds, size = self._history.seconds(job), self._history.bytes(job)
-        self.seconds = None if self.seconds is None or seconds is None else self.seconds + times * seconds
-        self.bytes = None if self.bytes is None or size is None else self.bytes + size
+        image = self._history.expect(job)
+        if self._total and image:
+            self._total = (self._total[0] + times * image[0], self._total[1] + image[1])
+        else:
+            self._total = None
 
     def in_words(self, folder: Path) -> str:
-        """The estimate in words, with the disk space that there is for the folder."""
-        if self.seconds is None or self.bytes is None:
+        """Return the estimate as text, with the free space of the folder's disk."""
+        if self._total is None:
             return "time and disk unknown: nothing like it was painted on this machine before"
-        places = (folder.resolve(), *folder.resolve().parents)
-        free = shutil.disk_usage(next(place for place in places if place.exists())).free
-        short = "; THAT IS MORE THAN THERE IS" if self.bytes > free else ""
-        return f"about {duration(self.seconds)}, {_bytes_text(self.bytes)} of {_bytes_text(free)} free{short}"
+        seconds, size = self._total
+        text = f"about {duration(seconds)}, {_bytes_text(size)}"
+        with suppress(OSError):  # a folder that cannot be looked into
+            places = (folder.resolve(), *folder.resolve().parents)
+            free = shutil.disk_usage(next(place for place in places if place.exists())).free
+            text += f" of {_bytes_text(free)} free"
+            text += "; THAT IS MORE THAN THERE IS" if size > free else ""
+        return text
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ import typer
 
 from sdapp.api import plan_images
 from sdapp.commands.estimates import History
-from sdapp.commands.options import all_layers, with_options
+from sdapp.commands.options import all_layers, to_number, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import print_result
 from sdapp.errors import JobsFailedError
@@ -23,7 +23,8 @@ Prompt = Annotated[
 Image = Annotated[Path, typer.Argument(help="The image to start from.", show_default=False)]
 Mask = Annotated[Path, typer.Argument(help="White is painted again, black stays.", show_default=False)]
 StrengthOption = Annotated[
-    float | None, typer.Option("--strength", help="How much is painted again: 0 to 1.")
+    float | None,
+    typer.Option("--strength", parser=to_number, metavar="N", help="How much is painted again: 0 to 1."),
 ]
 
 

@@ -3,76 +3,70 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
 
-from sdapp.commands.terminal import print_note
-from sdapp.config import read_config_file
+from sdapp.commands.terminal import print_note, say
+from sdapp.config import read_config_file, read_override
 from sdapp.errors import ConfigError
 from sdapp.metadata.read import read_settings
 from sdapp.models.files import BUILT_IN
 from sdapp.profiling import profiled
-from sdapp.settings.files import parse_override
 from sdapp.settings.layers import Layer, combine, override
 
-ConfigFiles = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--config",
-        "-c",
-        help="A YAML config, or an image that `sdapp replay` can read; the last one wins.",
-        show_default=False,
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as --set clip_skip=1."),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check everything, print what would be painted, and stop.")
-]
+
+def option(kind: Any, *names: str, **settings: Any) -> Any:
+    """Return the annotation of an option that can be left out."""
+    if kind in (int, float):
+        settings |= {"parser": to_number, "metavar": "N"}
+    return Annotated[kind | None, typer.Option(*names, show_default=False, **settings)]
+
+
+def to_number(text: str) -> int | float | str:
+    """Return a number, or text that is none as it is; settings are checked later, all in one place."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def switch(*names: str, help: str) -> Any:
+    """Return the annotation of an option without a value."""
+    return Annotated[bool, typer.Option(*names, help=help)]
+
+
+FROM_FILES = "Settings from a YAML file or from an image; of several, the last one wins."
+ConfigFiles = option(list[Path], "--config", "-c", help=FROM_FILES)
+Overrides = option(list[str], "--set", metavar="KEY=VALUE", help="Any setting, such as --set clip_skip=1.")
+DryRun = switch("--dry-run", help="Check everything, print what would be painted, and stop.")
 OPTIONS: dict[str, Any] = {
     "config": ConfigFiles,
-    "negative_prompt": Annotated[
-        str | None, typer.Option("--negative-prompt", "-n", help="What to steer away from.")
-    ],
-    "seed": Annotated[
-        int | None,
-        typer.Option(
-            "--seed", "-s", help="Of the first image (batch: base of all seeds); random if not given."
-        ),
-    ],
-    "count": Annotated[int | None, typer.Option("--count", help="How many images, each with the next seed.")],
-    "steps": Annotated[int | None, typer.Option("--steps", help="Denoising steps.")],
-    "guidance_scale": Annotated[
-        float | None, typer.Option("--guidance-scale", "-g", help="How strongly the prompt steers.")
-    ],
-    "scheduler": Annotated[
-        str | None, typer.Option("--scheduler", help="Any name that `sdapp schedulers` knows.")
-    ],
-    "size": Annotated[str | None, typer.Option("--size", metavar="WxH", help="Pixels, such as 768x512.")],
-    "model": Annotated[
-        str | None,
-        typer.Option("--model", "-m", help=f"{BUILT_IN}, a Hub id, a folder or a .safetensors file."),
-    ],
-    "device": Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")],
-    "dtype": Annotated[str | None, typer.Option("--dtype", help="auto, float16, bfloat16 or float32.")],
-    "output.dir": Annotated[Path | None, typer.Option("--out", "-o", help="The folder for the images.")],
-    "json": Annotated[bool, typer.Option("--json", help="One JSON object an image on stdout, not its path.")],
+    "negative_prompt": option(str, "--negative-prompt", "-n", help="What to steer away from."),
+    "seed": option(
+        int, "--seed", "-s", help="Of the first image (batch: base of all seeds); random if not given."
+    ),
+    "count": option(int, "--count", help="Number of images (batch: of each line), each with another seed."),
+    "steps": option(int, "--steps", help="Denoising steps."),
+    "guidance_scale": option(float, "--guidance-scale", "-g", help="How strongly the prompt steers."),
+    "scheduler": option(str, "--scheduler", help="Any name that `sdapp schedulers` knows."),
+    "size": option(str, "--size", metavar="WxH", help="Pixels, such as 768x512."),
+    "model": option(str, "--model", "-m", help=f"{BUILT_IN}, a Hub id, a folder or a .safetensors file."),
+    "device": option(str, "--device", help="auto, cpu, cuda, cuda:N or mps."),
+    "dtype": option(str, "--dtype", help="auto, float16, bfloat16 or float32."),
+    "output.dir": option(Path, "--out", "-o", help="The folder for the images."),
+    "json": switch("--json", help="Print a line of JSON for each image instead of its path."),
     "set": Overrides,
-    "profile": Annotated[bool, typer.Option("--profile", help="Print at the end where the time went.")],
-    "verbose": Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show messages of diffusers and transformers.")
-    ],
+    "profile": switch("--profile", help="Print at the end where the time went."),
+    "verbose": switch("--verbose", "-v", help="Show messages of diffusers and transformers."),
 }
 SWITCHES = ("json", "profile", "verbose")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")  # whatever the name
 NOT_SETTINGS = ("config", "set", "size", *SWITCHES)
 Options = dict[str, Any]  # the values by the keys of OPTIONS, None for what was not given
 Command = Callable[..., None]
@@ -101,7 +95,7 @@ def with_options(
 
         def run(**values: Any) -> None:
             options = dict.fromkeys(OPTIONS) | {name: values.pop(_parameter(name)) for name in table}
-            with profiled(partial(typer.echo, err=True)) if options["profile"] else nullcontext():
+            with profiled(say) if options["profile"] else nullcontext():
                 command(options, **values)
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -120,7 +114,7 @@ def file_layers(files: list[Path] | None) -> list[Layer]:
     """The layers of --config files and images. Prints their notes, so that they come before any error."""
     found: list[Layer] = []
     for file in files or []:
-        layers = [read_settings(file)] if file.suffix.lower() in IMAGE_SUFFIXES else read_config_file(file)
+        layers = [read_settings(file)] if _is_image(file) else read_config_file(file)
         for layer in layers:
             for note in layer.notes:
                 print_note(note)
@@ -128,9 +122,18 @@ def file_layers(files: list[Path] | None) -> list[Layer]:
     return found
 
 
+def _is_image(file: Path) -> bool:
+    """Whether a file is an image by its name or, such as `.jfif` or without a suffix, by its first bytes."""
+    if file.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    with suppress(OSError), file.open("rb") as opened:  # the reader of configs says what is wrong
+        return opened.read(4).startswith(IMAGE_STARTS)
+    return False
+
+
 def all_layers(options: Options, own: list[Layer]) -> list[Layer]:
     """The --config files first; over them, in any order, everything else on the command line."""
-    overrides = [parse_override(text) for text in options["set"] or []]
+    overrides = [read_override(text) for text in options["set"] or []]
     return [*file_layers(options["config"]), combine([*overrides, *option_layers(options), *own])]
 
 

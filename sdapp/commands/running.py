@@ -6,20 +6,17 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
-import typer
-
-from sdapp.batches.executors import LocalExecutor
+from sdapp.batches.executors import LocalExecutor, load_painter
 from sdapp.commands.estimates import History
-from sdapp.commands.terminal import print_note
-from sdapp.diffusion.startup import importing
+from sdapp.commands.terminal import print_note, say
 from sdapp.errors import InterruptedRunError
 from sdapp.jobs import LoadKey, Work
 from sdapp.models.locate import Model
 from sdapp.notes import Notes
-from sdapp.profiling import timed
 from sdapp.records import Result
 
 if TYPE_CHECKING:
@@ -44,7 +41,7 @@ class Session:
         self.images = 0  # how many there are to paint, for the bar
         self.executor = LocalExecutor(loader=self._load)
         self.notes = Notes(print_note)
-        self.history: History | None = None
+        self._history: History | None = None
         self._verbose, self._stopped = verbose, stopped
         self._caught, self._begun = 0, False
         self._before: dict[int, Any] = {}
@@ -52,22 +49,24 @@ class Session:
 
     def begin(self, models: dict[LoadKey, Model], images: int, history: History | None = None) -> Self:
         """Say what will be painted, before the `with`."""
-        self.images, self.history = images, history
+        self.images, self._history = images, history
         self.executor = LocalExecutor(models, self._load)
         self._bar.add_task(f"loading {next(iter(models.values())).name}", total=None, steps="")
         return self
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._catch) for number in SIGNALS}
-        self._bar.start()
+        with suppress(OSError):  # the terminal is gone
+            self._bar.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._bar.stop()
+        with suppress(OSError):
+            self._bar.stop()
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self.history:
-            self.history.save()
+        if self._history:
+            self._history.save()
         if raised[0] is None:
             self._check()
 
@@ -86,8 +85,8 @@ class Session:
     def tell_result(self, result: Result) -> None:
         """Print the notes of a result and remember its time. Call it before its path is printed."""
         self.notes.tell(result.record.notes if result.record else ())
-        if self.history:
-            self.history.add(result)
+        if self._history:
+            self._history.add(result)
 
     def wait(self, who: str) -> None:
         """Tell who is painting the images that are missing, and wait.
@@ -108,32 +107,31 @@ class Session:
         if self._begun and not again:
             return
         if not self._begun:
-            typer.echo(f"stopped: {self._stopped()}", err=True)
-        sys.stdout.flush()
-        if sys.stderr.isatty():
-            os.write(2, b"\x1b[?25h")  # the bar has hidden the cursor
+            say(f"stopped: {self._stopped()}")
+        with suppress(OSError):
+            sys.stdout.flush()
+            if sys.stderr.isatty():
+                os.write(2, b"\x1b[?25h")  # the bar has hidden the cursor
         os._exit(128 + number)
 
     def _load(self, work: Work, model: Model) -> "Painter":
         """Load a model in a process of our own: hide upstream's messages, and tune garbage collection."""
-        os.environ.setdefault(
-            "TRANSFORMERS_VERBOSITY", "info" if self._verbose else "error"
-        )  # read at its import
+        # Read when transformers is imported.
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if self._verbose else "error")
         if not self._verbose:
             warnings.simplefilter("ignore")  # upstream's
-        with timed("import"), importing(model, ours=True):
-            from sdapp.diffusion.loading import quiet
-            from sdapp.pipelines import load
-
-        quiet(self._verbose)
-        with timed("load"):
-            painter = load(work.load, model, unet_calls=work.unet_calls, batch_size=work.batch_size)
+        painter = load_painter(work, model, self._set_up)
         from sdapp.diffusion.devices import lacks_bfloat16
 
         if painter.device.type == "cpu" and work.load.dtype == "bfloat16" and lacks_bfloat16():
             print_note("this CPU has no bfloat16 instructions: --dtype float32 is many times as fast")
         self._check()
         return painter
+
+    def _set_up(self) -> None:
+        from sdapp.diffusion.loading import quiet
+
+        quiet(self._verbose)
 
 
 def _new_bar() -> "Progress":

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -16,7 +15,7 @@ from sdapp.comparisons.cells import Cell, Comparison, Reference, Value
 from sdapp.comparisons.folder import PICTURES
 from sdapp.comparisons.pace import FEW, MANY, read_paces
 from sdapp.config import VARIABLE, RunConfig, SchedulerChoice, Task, Txt2Img, validate
-from sdapp.errors import ConfigError, SdappError, gathered
+from sdapp.errors import ConfigError, SdappError, gathered, nearest
 from sdapp.jobs import Job, LoadKey, plan, steps_to_run
 from sdapp.models.vae import locate_model
 from sdapp.schedulers import check_run, resolve
@@ -82,11 +81,10 @@ class ComparisonPlan:
         if (first := key.split(".")[0]) not in VARIABLE:
             origins = self._base.origins
             place = origins.get(f"compare.vary.{key}", origins.get("compare.vary", "settings"))
-            nearest = get_close_matches(first, VARIABLE, n=1)
-            hint = f", did you mean {nearest[0]!r}?" if nearest else ";"
-            raise ConfigError(
-                f"{place}: compare.vary: {key} cannot vary{hint} what can: {', '.join(VARIABLE)}"
-            )
+            place = place if place == "--vary" else f"{place}: compare.vary"
+            near = nearest(first, VARIABLE)
+            hint = f", did you mean {near[0]!r}?" if near else ";"
+            raise ConfigError(f"{place}: {key} cannot vary{hint} what can: {', '.join(VARIABLE)}")
 
     @property
     def load(self) -> LoadKey:

@@ -24,51 +24,60 @@ def check_folder(folder: Path) -> None:
         probe = unfinished(folder)
         probe.touch(exist_ok=False)
         probe.unlink()
-    except FileExistsError as exc:
-        raise OutputError(
-            f"output.dir: cannot write to {folder}: it is a file, not a folder; choose another with --out"
-        ) from exc
     except OSError as exc:
         error = DiskFullError if exc.errno in FULL else OutputError
-        raise error(
-            f"output.dir: cannot write to {folder}: {exc.strerror}; choose another with --out"
-        ) from exc
+        taken = isinstance(exc, FileExistsError | NotADirectoryError)
+        reason = (taken and _what_blocks(folder)) or exc.strerror
+        raise error(f"output.dir: cannot write to {folder}: {reason}; choose another with --out") from exc
+
+
+def _what_blocks(folder: Path) -> str | None:
+    """Say which part of a path is neither a folder nor free to become one; None if there is no such part."""
+    for part in (folder, *folder.parents):
+        if part.is_symlink() and not part.exists():
+            return f"{part} is a link to {part.readlink()}, which does not exist"
+        if part.exists() and not part.is_dir():
+            return f"{part} is a file, not a folder"
+    return None
 
 
 def publish(data: bytes, folder: Path, stem: str, suffix: str) -> Path:
-    """Write `data` to a new file `stem + suffix` and return its path; if that is taken, `stem-2 + suffix` …
+    """Write a new file `stem + suffix`, or `stem-2 + suffix` … if that name is taken, and return its path.
 
     The file appears whole or not at all: its bytes are on the disk before it gets its name. Raises
     OutputError.
     """
-    temporary = unfinished(folder)
-    with disk_errors(folder / f"{stem}{suffix}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            for number in count(1):
-                final = folder / f"{stem}{f'-{number}' if number > 1 else ''}{suffix}"
-                if claim_name(temporary, final):
-                    _sync_folder(folder)
-                    return final
-        finally:
-            temporary.unlink(missing_ok=True)
-    raise AssertionError("unreachable")
+    with _written(folder / f"{stem}{suffix}", [data]) as temporary:
+        names = (folder / f"{stem}{f'-{number}' if number > 1 else ''}{suffix}" for number in count(1))
+        final = next(path for path in names if claim_name(temporary, path))
+        _sync_folder(folder)
+        return final
+
+
+def create(path: Path, data: bytes) -> bool:
+    """Write a new file whole or not at all; return False if its name is taken. Raises OutputError."""
+    with _written(path, [data]) as temporary:
+        return claim_name(temporary, path)
 
 
 def overwrite(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a file, or replace it, whole or not at all. Raises OutputError."""
+    with _written(path, chunks) as temporary:
+        temporary.replace(path)
+
+
+@contextmanager
+def _written(path: Path, chunks: Iterable[bytes]) -> Iterator[Path]:
+    """Make the folder of a path, and a temporary file in it whose bytes are on the disk."""
     temporary = unfinished(path.parent)
     with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
                 file.writelines(chunks)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            yield temporary
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -80,10 +89,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         if exc.errno in FULL:
-            raise DiskFullError(
-                f"the disk is full: cannot write {path}; free some space and run again: finished files are "
-                "safe"
-            ) from exc
+            way = "free some space and run again: finished files are safe"
+            raise DiskFullError(f"the disk is full: cannot write {path}; {way}") from exc
         raise OutputError(f"cannot write {path}: {exc.strerror}; finished files are safe") from exc
 
 

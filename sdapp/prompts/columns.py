@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdapp.config import COLUMNS, SETTINGS, RunConfig
-from sdapp.errors import ConfigError
+from sdapp.errors import ConfigError, nearest
 from sdapp.prompts.lines import PromptFileError
 from sdapp.prompts.seeds import seed_content
 from sdapp.settings import files, layers
@@ -86,10 +85,11 @@ def _why_not(name: str, plain: str, is_option: bool) -> str:
     if reason := REFUSED_KEYS.get(plain.split(".")[0]):
         return f"{shown}: {reason}"
     words = tuple(dict.fromkeys((*COLUMNS, *ALIASES)))
-    near = get_close_matches(plain, words, n=1)
+    near = nearest(plain, words)
     known = [f"--{word.replace('_', '-')}" if is_option else word for word in near or words]
     mean = f", did you mean {known[0]}?" if near else f"; allowed: {', '.join(known)}"
     hint = '; if it belongs to the prompt, give that as --prompt "…"' if is_option else ""
+    hint = "; if it is part of a prompt: in YAML, put the prompt in quotes" if " " in name else hint
     return f"{shown}: unknown {'option' if is_option else 'key'}{mean}{hint}"
 
 

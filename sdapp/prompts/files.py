@@ -149,7 +149,8 @@ def _given_in_item(item: object, origins: Mapping[str, str], place: str) -> list
     errors = PromptFileError()
     with errors.collect(place=place):
         if not isinstance(values, dict):
-            raise ConfigError(f"an entry is a prompt or a mapping of settings, not {item!r:.80}")
+            wrong = f"an entry is a prompt or a mapping of settings, not {item!r:.80}"
+            raise ConfigError(f"{wrong}; put a prompt in quotes")
         for dotted, value in leaf_values(values):
             origin = origins.get(dotted, place)
             with errors.collect(place=origin):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sdapp.config import read_override
 from sdapp.errors import ConfigError
 from sdapp.prompts.columns import Given, find_key, from_text
 from sdapp.prompts.lines import FORBIDDEN, PromptFileError, explain_forbidden
@@ -56,7 +57,7 @@ def _read_option(name: str, value: str, origin: str) -> list[Given]:
     if name.lower() != "set":
         key = find_key(name, is_option=True)
         return [Given(f"--{name}", key, from_text(key, value), origin)]
-    values = files.parse_override(value).values
+    values = read_override(value).values
     return [Given(f"--set {dotted}", find_key(dotted), item, origin) for dotted, item in leaf_values(values)]
 
 

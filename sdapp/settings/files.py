@@ -1,8 +1,10 @@
-"""YAML files as layers of settings."""
+"""Read settings from YAML files and from --set."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -17,7 +19,7 @@ MAX_EXTENDS = 10
 
 
 class _CoreLoader(yaml.SafeLoader):
-    """YAML 1.2's core scalars: `no` is text, `010` is ten, `1e-5` is a number, `1:30` is text."""
+    """Reads scalars by YAML 1.2, not 1.1: `no` and `1:30` are text, `010` is ten, `1e-5` is a number."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own way)
 
@@ -33,29 +35,54 @@ for _name, _pattern in _SCALARS.items():
 _CoreLoader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
 
 
+# Paths of prompts in a config or a prompt file, and lines with text that YAML may take for something else.
+PROMPT = re.compile(r"(?i)(.*\.)?[^.]*prompts?(\.\d+)?|\.\d+")
+TEXT_LINE = re.compile(r"(?i) *((?:- +)*(?:(?:[\w ]*prompts?|name): +|(?<=- )))(.*?)\s*")
+CUT = re.compile(r"[ \t]+(#\w[^\n]*)")  # a comment that was probably meant as text
+
+
 class Document:
-    """One YAML text on its way to a Layer; collects every error with its place."""
+    """Reads one YAML text into plain values.
+
+    `source` is its name in messages; `errors` gets every error; `origins` the place of every value, by its
+    path, such as `task.image` or, in a list, `.0.prompt`.
+    """
 
     def __init__(self, text: str, source: str) -> None:
         self.text, self.source = text, source
         self.errors: list[str] = []
         self.origins: dict[str, str] = {}
 
-    def _complain(self, mark: Any, message: str) -> None:
-        self.errors.append(f"{self._place(mark)}: {message}")
+    def _complain(self, mark: Any, message: str, text_at: Any = None) -> None:
+        """Add an error; `text_at` is where text may stand that only needs quotes."""
+        advice = self._in_quotes(text_at) if text_at else ""
+        self.errors.append(f"{self._place(mark)}: {message}{advice}")
 
     def _place(self, mark: Any) -> str:
         return f"{self.source}:{mark.line + 1}:{mark.column + 1}"
 
+    def _in_quotes(self, mark: Any) -> str:
+        """Return advice with the line of a mark as it should be; empty if its value is no text."""
+        begin, end = self.text.rfind("\n", 0, mark.index) + 1, self.text.find("\n", mark.index)
+        line = TEXT_LINE.fullmatch(self.text[begin : end if end >= 0 else None])
+        if line is None or mark.column + 1 < line.start(2):
+            return ""
+        key, value = line.groups()
+        inner = value[1:-1] if value[:1] in ("'", '"') and value[-1] == value[0] else value
+        return f"; if this is text, put it in quotes: {key}{json.dumps(inner, ensure_ascii=False)}"
+
     def read(self) -> Any:
-        """Return the values; None if there are errors. An empty text is an empty mapping."""
+        """Return the values, `{}` for an empty text; they are only good if `errors` is empty."""
         try:
             self._refuse_tricks()
             if self.errors:
                 return None
             node = yaml.compose(self.text, _CoreLoader)
         except yaml.MarkedYAMLError as exc:
-            self._complain(exc.problem_mark or exc.context_mark, f"not YAML: {exc.problem or exc.context}")
+            mark = exc.problem_mark or exc.context_mark
+            # The line in which a bracket or a quote is open, not the line in which it is missed.
+            opened = exc.context_mark if "block" not in str(exc.context) else None
+            self._complain(mark, f"not YAML: {exc.problem or exc.context}", text_at=opened or mark)
             return None
         except yaml.YAMLError as exc:
             self.errors.append(f"{self.source}: not YAML: {' '.join(str(exc).split())}")
@@ -63,14 +90,15 @@ class Document:
         return {} if node is None else self._build(node, "")
 
     def _refuse_tricks(self) -> None:
-        """Refuse aliases, anchors and tags, which can run code or never end, and depth that breaks PyYAML."""
+        """Refuse aliases, anchors and tags, with which YAML can run code or never end, and deep nesting."""
         depth = 0
         for event in yaml.parse(self.text, _CoreLoader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 message = "anchors and aliases (& and *) are not allowed; write the value out"
-                self._complain(event.start_mark, message)
+                self._complain(event.start_mark, message, text_at=event.start_mark)
             elif tag := getattr(event, "tag", None):
-                self._complain(event.start_mark, f"tags ({tag!r}) are not allowed; write a plain value")
+                message = f"tags ({tag!r}) are not allowed; write a plain value"
+                self._complain(event.start_mark, message, text_at=event.start_mark)
             elif isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > MAX_DEPTH:
@@ -84,7 +112,14 @@ class Document:
         if isinstance(node, yaml.SequenceNode):
             return [self._build(item, f"{path}.{i}") for i, item in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
+            if PROMPT.fullmatch(path) and (cut := CUT.match(self.text, node.end_mark.index)):
+                message = f"YAML takes {cut[1]!r} for a comment, unless the text is in quotes"
+                self._complain(node.start_mark, message, text_at=node.start_mark)
             return _CoreLoader("").construct_object(node)
+        if any(key.end_mark.index == value.end_mark.index for key, value in node.value):
+            message = "YAML takes {…} for a mapping of `key: value`, unless it is in quotes"
+            self._complain(node.start_mark, message, text_at=node.start_mark)
+            return None
         built: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
@@ -116,9 +151,9 @@ def parse_yaml(text: str, source: str) -> Layer:
 
 
 def read_layers(path: Path, settings: Mapping[str, Setting]) -> list[Layer]:
-    """Return the layers of a config file: the files that it extends first, itself last.
+    """Read a config file and the files that it extends, which come first in the list.
 
-    Paths, which `settings` declares, become relative to the current folder. Raises ConfigError,
+    Paths in each file are relative to that file; `settings` says which keys are paths. Raises ConfigError,
     MissingInputError.
     """
     chain: list[Layer] = []
@@ -158,7 +193,10 @@ def _read_text(path: Path, where: str) -> str:
 
 
 def anchor_paths(values: dict[str, Any], folder: Path, settings: Mapping[str, Setting]) -> None:
-    """Change relative paths in nested values, inside lists too, into paths that start at `folder`."""
+    """Change relative paths in `values`, in place, into paths that start at `folder`.
+
+    `settings` says which keys are paths; they may stand in groups and lists.
+    """
     for dotted, setting in settings.items():
         if setting.kind in ("file", "model"):
             _anchored(values, dotted.split("."), folder, setting.kind)
@@ -178,10 +216,12 @@ def _anchored(value: Any, keys: list[str], folder: Path, kind: str) -> Any:
     return str(Path(value).expanduser() if Path(value).parts[:1] == ("~",) else folder / value)
 
 
-def parse_override(text: str) -> Layer:
+def parse_override(text: str, settings: Mapping[str, Setting] = MappingProxyType({})) -> Layer:
     """Return the layer of one `key=value` of --set. Raises ConfigError.
 
-    Numbers, true, false, null, [ ] and { } are read as YAML; everything else is text.
+    A text, name, file or model, as `settings` declares them, is taken as it stands, or without its quotes if
+    it is a quoted YAML text; `null` unsets a name or model. Of others, numbers, true, false, null, [ ] and
+    { } are read as YAML; everything else is text.
     """
     origin = f"--set {text}"
     dotted, equals, value = text.partition("=")
@@ -191,7 +231,10 @@ def parse_override(text: str) -> Layer:
         read = parse_yaml(f"value: {value}", origin).values
     except ConfigError:  # such as `a cat: the film`
         read = {"value": value}
-    found = read["value"]
+    found, kind = read["value"], settings.get(dotted, Setting()).kind
+    if isinstance(found, str) and len(read) == 1 and value[:1] in ("'", '"') and value[-1] == value[0]:
+        return override(dotted, found, origin)
+    takes_text = kind in ("text", "file") or (kind != "value" and found is not None)
     is_template = isinstance(found, dict) and ":" not in value  # `{seed}` is a mapping to YAML
-    is_text = len(read) > 1 or is_template or (isinstance(found, str) and value[:1] not in ("'", '"'))
+    is_text = takes_text or is_template or isinstance(found, str) or len(read) > 1
     return override(dotted, value if is_text else found, origin)

@@ -1,4 +1,4 @@
-"""The `compare:` of a config: which schedulers are compared, at which budgets, on what."""
+"""The `compare:` group of a config: which schedulers to compare, on what, and with how much work each."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ MOST_STEPS = 1000
 
 
 def _expand_ranges(value: object) -> object:
-    """Turn `5,10,20-50:10`, alone or in a list, into numbers; leave other types to the check of the type."""
+    """Return the numbers of a text such as `5,10,20-50:10`, or of a list of numbers and such texts."""
     if not isinstance(value, str | list):
         return value
     items = [value] if isinstance(value, str) else value
@@ -71,7 +71,10 @@ NoneRepeated = AfterValidator(_refuse_repeated)
 
 
 class Grid(Frozen):
-    """What `sdapp compare` compares: schedulers at budgets, for every seed, prompt and varied value."""
+    """What `sdapp compare` paints: every scheduler with every budget, seed, prompt and varied value.
+
+    A budget is what each image may cost, in the unit of `match`: UNet calls, steps or seconds.
+    """
 
     schedulers: Annotated[
         list[str],

@@ -1,12 +1,13 @@
 """Error messages for settings: the place, the key, and what is allowed."""
 
+import json
 import reprlib
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
+from sdapp.errors import nearest
 from sdapp.settings.layers import Layer
 from sdapp.settings.types import Setting, alternatives
 
@@ -21,7 +22,7 @@ def explain(error: Any, merged: Layer, model: type[BaseModel]) -> str:
     match error["type"]:
         case "extra_forbidden":
             key, fields = str(error["loc"][-1]), [*([] if path else ["extends"]), *groups[0].model_fields]
-            near = get_close_matches(key, fields, n=1)
+            near = nearest(key, fields)
             path.append(key if key.isprintable() else repr(key))
             hint = f", did you mean {near[0]!r}?" if near else ""
             message = f"unknown key{hint}; allowed here: {', '.join(fields)}"
@@ -36,6 +37,13 @@ def explain(error: Any, merged: Layer, model: type[BaseModel]) -> str:
             message = error["msg"].removeprefix("Value error, ")
         case _ if expected:
             message = f"should be {expected}, not {given}"
+        case "int_type" | "float_type" as kind:
+            message = f"should be a {'whole ' if kind == 'int_type' else ''}number, not {given}"
+        case "string_type" if error["input"] is None:
+            message = 'should be text, not null; write "" for none'
+        case "string_type":
+            written = json.dumps(error["input"], ensure_ascii=False, default=str).replace('"', "")
+            message = f'should be text, not {given}; put it in quotes: {path[-1]}: "{written}"'
         case "model_type" | "model_attributes_type":
             allowed = dict.fromkeys(name for each in groups for name in each.model_fields)
             message = f"should be a group of keys ({', '.join(allowed)}), not {given}"

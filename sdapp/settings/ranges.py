@@ -1,4 +1,4 @@
-"""Read lists of numbers, such as 5,10,20-50:10 or 3-7.5[4], and parts of a run, such as 0.1..0.8."""
+"""Read lists of numbers with ranges, such as 5,10,20-50:10, and parts of a run, such as 0.1..0.8."""
 
 import re
 import reprlib
@@ -9,9 +9,10 @@ RANGE = re.compile(rf"({NUMBER})\s*-\s*({NUMBER})(?:\s*:\s*({NUMBER})|\s*\[\s*([
 
 
 def numbers(text: str) -> list[int | float]:
-    """Return the numbers of a list: `1-5` is 1 to 5, `5-50:5` every fifth, `1-10[4]` four evenly spaced.
+    """Return the numbers of a list separated by commas; its parts are numbers and ranges of numbers.
 
-    Raises ValueError for anything else and for more than 10,000 numbers.
+    `1-5` is 1 2 3 4 5; `5-20:5` (with a step) is 5 10 15 20; `1-10[4]` (with a count) is 1 4 7 10. Raises
+    ValueError for anything else and for more than 10,000 numbers.
     """
     found = [number for part in text.split(",") for number in _part(part.strip())]
     if len(found) > MAX_NUMBERS:
@@ -20,7 +21,10 @@ def numbers(text: str) -> list[int | float]:
 
 
 def interval(value: object) -> list[float]:
-    """Return two fractions of a run, 0 ≤ first < second ≤ 1, from a list or `0.1..0.8`. Raises ValueError."""
+    """Return where a part of a run begins and ends, as fractions of it, from `0.1..0.8` or `[0.1, 0.8]`.
+
+    Raises ValueError unless 0 ≤ begin < end ≤ 1.
+    """
     ends: object = value
     if isinstance(value, str) and (found := re.fullmatch(rf"({NUMBER})\s*\.\.\s*({NUMBER})", value)):
         ends = [float(end) for end in found.groups()]
@@ -37,9 +41,8 @@ def _part(text: str) -> list[int | float]:
         return [_to_number(text)]
     match = RANGE.fullmatch(text)
     if match is None:
-        raise ValueError(
-            f"{text!r} is no number and no range; write 20, 5-50:5 (every fifth) or 1-10[4] (four)"
-        )
+        ways = "write 20, 5-50:5 (every fifth) or 1-10[4] (four)"
+        raise ValueError(f"{text!r} is no number and no range; {ways}")
     first, last = _to_number(match[1]), _to_number(match[2])
     if last <= first:
         raise ValueError(f"{text!r} counts downwards; put the smaller number first")

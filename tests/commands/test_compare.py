@@ -416,7 +416,7 @@ def test_what_a_foreign_image_could_not_carry_over_is_told(sdapp: Run) -> None:
         ([PROMPT, "--schedulers", "ddim", "--seeds", "1,1"], "--seeds: 1 is in the list more than once"),
         (
             [PROMPT, "--schedulers", "ddim", "--vary", "foo=1"],
-            "--vary: compare.vary: foo cannot vary; what can: guidance_scale",
+            "--vary: foo cannot vary; what can: guidance_scale",
         ),
         ([PROMPT, "--schedulers", "ddim", "--vary", "guidance_scale"], "--vary: write it as KEY=VALUE,VALUE"),
         (
@@ -435,7 +435,7 @@ def test_errors_say_what_and_where(arguments: list[str], message: str, sdapp: Ru
 def test_folders_that_are_none(sdapp: Run) -> None:
     Path("file").touch()
     taken = sdapp("compare", PROMPT, "--schedulers", "ddim", "--out", "file")
-    assert (taken.exit_code, "it is a file, not a folder; choose another with --out" in taken.stderr) == (
+    assert (taken.exit_code, "file is a file, not a folder; choose another with --out" in taken.stderr) == (
         73,
         True,
     )

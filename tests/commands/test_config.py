@@ -1,5 +1,6 @@
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import Result
 
 from sdapp import config
 from sdapp.commands.config import json_schema, show_settings
@@ -16,6 +18,8 @@ from sdapp.settings.files import parse_override, parse_yaml
 from sdapp.settings.layers import Layer, merge
 from sdapp.settings.types import MAX_SEED
 
+Run = Callable[..., Result]
+CASES = Path(__file__).parents[1] / "cases"
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 
@@ -37,6 +41,7 @@ def lines(text: str) -> list[str]:
     ("text", "place", "fragment"),
     [
         ("seed: 1\nstepz: 3", "f:2:1: stepz: ", "unknown key, did you mean 'steps'?; allowed here: extends, model, revision, "),
+        ("stpes: 3", "f:1:1: stpes: ", "did you mean 'steps'?"),
         ("memory: {ofload: model}", "f:1:10: memory.ofload: ", "did you mean 'offload'?; allowed here: offload, vae_slicing, "),
         ("output:\n  folder: x", "f:2:3: output.folder: ", "unknown key; allowed here: dir, name, format"),
         ("task: {kind: img2img, image: x, mask: y}", "f:1:33: task.mask: ", "unknown key; allowed here: kind, image, strength"),
@@ -58,12 +63,12 @@ def lines(text: str) -> list[str]:
         ("seed: -1", "f:1:1: seed: ", "greater than or equal to 0"),
         ("seed: 9223372036854775808", "f:1:1: seed: ", f"less than or equal to {MAX_SEED}"),
         (f"seed: {MAX_SEED}\ncount: 2", "f:1:1: seed: ", f"seed + count goes past {MAX_SEED}"),
-        ("steps: true", "f:1:1: steps: ", "valid integer, not True"),
-        ("steps: '20'", "f:1:1: steps: ", "valid integer, not '20'"),
-        ("steps: 2.0", "f:1:1: steps: ", "valid integer, not 2.0"),
-        ("steps:", "f:1:1: steps: ", "valid integer, not None"),
-        ("guidance_scale: true", "f:1:1: guidance_scale: ", "valid number, not True"),
-        ("prompt: 5", "f:1:1: prompt: ", "valid string, not 5"),
+        ("steps: true", "f:1:1: steps: ", "should be a whole number, not True"),
+        ("steps: '20'", "f:1:1: steps: ", "should be a whole number, not '20'"),
+        ("steps: 2.0", "f:1:1: steps: ", "should be a whole number, not 2.0"),
+        ("steps:", "f:1:1: steps: ", "should be a whole number, not None"),
+        ("guidance_scale: true", "f:1:1: guidance_scale: ", "should be a number, not True"),
+        ("prompt: 5", "f:1:1: prompt: ", 'should be text, not 5; put it in quotes: prompt: "5"'),
         ('prompt: "\\ud800"', "f:1:1: prompt: ", ""),
         ('output: {dir: "a\\0b"}', "f:1:10: output.dir: ", ""),
         ("output: {dir: ''}", "f:1:10: output.dir: ", "at least 1 character"),
@@ -274,3 +279,12 @@ def test_any_document_is_good_or_refused_by_place(document: dict[str, Any]) -> N
 )
 def test_any_text_is_good_or_refused_by_place(text: str) -> None:
     assert complaints_without_a_place(text) == []
+
+
+@pytest.mark.parametrize("name", ["in.jfif", "in", "in.png", "in.txt"])
+def test_an_image_given_as_config_is_known_by_what_is_in_it(name: str, sdapp: Run) -> None:
+    Path(name).write_bytes((CASES / "26-jfif-as-config" / "in.jfif").read_bytes())
+    result = sdapp("config", "show", "--config", name)
+    assert result.exit_code == 0
+    assert 'prompt: "日本日本日本 a red café"' in result.stdout
+    assert "steps: 4 " in result.stdout

@@ -250,6 +250,8 @@ BAD_INPUT = {
     "a revision of a folder": (2, "is for models from the Hub", f"{SAY} --set revision=main"),
     "float16 on a CPU": (2, "bfloat16", f"{SAY} --device cpu --dtype float16"),
     "an odd size": (2, "the nearest are 96 and 104", f"{SAY} --size 100x64"),
+    "a seed that is none": (2, "--seed: should be a whole number, not 'abc'", f"{SAY} --seed abc"),
+    "half a step": (2, "--steps: should be a whole number, not 2.5", "generate cat --steps 2.5"),
     "a size that is none": (2, "WIDTHxHEIGHT", f"{SAY} --size large"),
     "a missing model folder": (69, "no folder or file ./nowhere", f"{SAY} --model ./nowhere"),
     "a model folder without weights": (69, "unet has no .safetensors", f"{SAY} --model empty"),

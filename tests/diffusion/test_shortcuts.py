@@ -265,8 +265,8 @@ def test_times_with_a_shortcut_say_nothing_of_those_without(
     exact = result.job.model_copy(update={"cache_interval": 1})
     history.add(replace(result, path=tiny() / "model_index.json"))
     sizes.learn(result.job, 1, 0.1, 0)
-    assert history.seconds(result.job)
-    assert history.seconds(exact) is None
+    assert history.expect(result.job)
+    assert history.expect(exact) is None
     assert (sizes.of(result.job, "auto"), sizes.of(exact, "auto")) == (2, 1)
 
 

@@ -229,7 +229,7 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
     "jsonl with a number": (
         ".jsonl",
         "7",
-        ["f.jsonl:1: an entry is a prompt or a mapping of settings, not 7"],
+        ["f.jsonl:1: an entry is a prompt or a mapping of settings, not 7; put a prompt in quotes"],
     ),
     "jsonl with half a character": (
         ".jsonl",
@@ -245,8 +245,10 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
         ".yaml",
         "- &a b\n- *a",
         [
-            "f.yaml:1:3: anchors and aliases (& and *) are not allowed; write the value out",
-            "f.yaml:2:3: anchors and aliases (& and *) are not allowed; write the value out",
+            "f.yaml:1:3: anchors and aliases (& and *) are not allowed; write the value out; "
+            'if this is text, put it in quotes: - "&a b"',
+            "f.yaml:2:3: anchors and aliases (& and *) are not allowed; write the value out; "
+            'if this is text, put it in quotes: - "*a"',
         ],
     ),
     "yaml that is a mapping": (
@@ -263,9 +265,9 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
         ".yaml",
         "- [a]\n- 7\n-",
         [
-            "f.yaml:1:3: an entry is a prompt or a mapping of settings, not ['a']",
-            "f.yaml:2:3: an entry is a prompt or a mapping of settings, not 7",
-            "f.yaml:3:2: an entry is a prompt or a mapping of settings, not None",
+            "f.yaml:1:3: an entry is a prompt or a mapping of settings, not ['a']; put a prompt in quotes",
+            "f.yaml:2:3: an entry is a prompt or a mapping of settings, not 7; put a prompt in quotes",
+            "f.yaml:3:2: an entry is a prompt or a mapping of settings, not None; put a prompt in quotes",
         ],
     ),
     "yaml too large": (

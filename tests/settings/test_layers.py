@@ -1,12 +1,15 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sdapp.config import read_config_file
+from sdapp.config import read_config_file, read_override, validate
 from sdapp.errors import ConfigError, MissingInputError
-from sdapp.settings.files import parse_override, parse_yaml
+from sdapp.settings.files import Document, parse_override, parse_yaml
 from sdapp.settings.layers import Layer, merge, override
 
+CASES = Path(__file__).parents[1] / "cases"
 NO_ALIAS = "anchors and aliases (& and *) are not allowed; write the value out"
 NO_MERGE = "a key must be plain text; merge keys (<<) are not allowed, use extends"
 
@@ -222,6 +225,109 @@ def test_an_override_without_a_key_is_refused_and_quoted(text: str) -> None:
 )
 def test_an_override_that_is_no_plain_yaml_is_the_text_that_it_is(value: str) -> None:
     assert parse_override(f"prompt={value}").values == {"prompt": value}
+
+
+# --- text that YAML takes for something else ----------------------------------------------------------------------
+
+TAKEN = [
+    "{a|b} house", "a: b", "a cat #7", "{a house|a tree}", "{a, b}", "*star", "&x y", "!x", "@x", "`x", "%x", "[a] b",
+    "- a", "| a", "> a", "? a", "{{a}} b", "a cat, (hat:1.2): x", "[a",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [*TAKEN, "#7", "#7, tree"])
+@pytest.mark.parametrize("key", ["prompt", "negative_prompt"])
+def test_text_that_yaml_takes_for_something_else_is_refused_with_the_line_in_quotes(
+    key: str, text: str
+) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        parse_yaml(f"steps: 3\n{key}: {text}\nseed: 1\n", "f")
+    (error,) = str(refusal.value).splitlines()
+    place, line = error.split("; if this is text, put it in quotes: ")
+    assert place.startswith(("f:2:", "f:3:"))
+    assert parse_yaml(line, "f").values == {key: text}
+
+
+@pytest.mark.parametrize("text", TAKEN)
+def test_a_list_of_prompts_is_checked_in_the_same_way(text: str) -> None:
+    document = Document(f"- a house\n- {text}\n- prompt: {text}\n", "f")
+    assert document.read() is None or document.errors
+    line = document.errors[0].rpartition("quotes: ")[2]
+    assert Document(line, "f").read() in ([text], [{"prompt": text}])
+
+
+def test_the_unquoted_lines_of_a_prompt_file_are_named(sdapp: Callable[..., Any]) -> None:
+    result = sdapp("batch", CASES / "30-yaml-braces" / "a.yaml", "--dry-run")
+    assert result.exit_code == 2
+    quoted = ['- "{a house|a tree}"', '- prompt: "{a house|a tree}"']
+    assert [line.rpartition("quotes: ")[2] for line in result.stderr.splitlines()] == quoted
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("prompt: no", "no"),
+        ("prompt: off", "off"),
+        ("prompt: a cat # my best", "a cat"),
+        ("prompt: '#7'", "#7"),
+        ("prompt: a|b", "a|b"),
+        ("prompt: a#7", "a#7"),
+        ("prompt:", None),
+        ("steps: 3 #7", None),
+    ],
+)
+def test_what_is_plain_stays_plain(line: str, value: str | None) -> None:
+    assert parse_yaml(line, "f").values.get("prompt") == value
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("prompt: 7", 'should be text, not 7; put it in quotes: prompt: "7"'),
+        ("prompt: true", 'should be text, not True; put it in quotes: prompt: "true"'),
+        ("prompt: {a: b}", "should be text, not {'a': 'b'}; put it in quotes: prompt: \"{a: b}\""),
+        ("prompt: [a: 1]", "should be text, not [{'a': 1}]; put it in quotes: prompt: \"[{a: 1}]\""),
+        ("negative_prompt:", 'should be text, not null; write "" for none'),
+    ],
+)
+def test_what_is_no_text_is_refused_with_the_way_out(line: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        validate(parse_yaml(line, "f"))
+    assert str(refusal.value).endswith(message)
+
+
+def test_what_is_no_prompt_is_not_called_text() -> None:
+    for text in ("steps: [1, 2", "steps: 3\n  prompt: x", "a: 1\n- b"):
+        with pytest.raises(ConfigError) as refusal:
+            parse_yaml(text, "f")
+        assert "quotes" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("key", ["prompt", "negative_prompt", "output.name", "output.dir", "task.image"])
+@pytest.mark.parametrize(
+    "text", ["#7, tree", "7", "true", "null", "", "{a|b}", "{a: b}", "[a]", "a: b", '"a" b', '"']
+)
+def test_an_override_of_a_text_is_that_text(key: str, text: str) -> None:
+    values: Any = read_override(f"{key}={text}").values
+    for part in key.split("."):
+        values = values[part]
+    assert values == text
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ('prompt="7"', {"prompt": "7"}),
+        ("prompt='it''s'", {"prompt": "it's"}),
+        ("vae=null", {"vae": None}),
+        ("model=7", {"model": "7"}),
+        ("revision=123", {"revision": "123"}),
+        ("scheduler={name: ddim}", {"scheduler": {"name": "ddim"}}),
+        ("steps=7", {"steps": 7}),
+    ],
+)
+def test_an_override_knows_what_its_key_takes(text: str, values: dict[str, object]) -> None:
+    assert read_override(text).values == values
 
 
 # --- laying one over the other ------------------------------------------------------------------------------------

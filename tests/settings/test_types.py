@@ -19,8 +19,8 @@ def keys(kind: str) -> set[str]:
 def test_all_else_about_settings_follows_from_their_declarations() -> None:
     assert keys("file") == {"task.image", "task.mask", "output.dir"}
     assert set(MODEL_KEYS) == keys("model") == {"model", "vae"}
-    assert keys("text") == {"prompt", "negative_prompt", "task.kind"}
-    assert keys("name") == {"scheduler.name"}
+    assert keys("text") == {"prompt", "negative_prompt", "task.kind", "output.name"}
+    assert keys("name") == {"scheduler.name", "revision"}
     assert [key for key, setting in SETTINGS.items() if setting.list_is_value] == ["guidance_interval"]
     assert set(RunConfig.model_fields) - set(COLUMNS) == {
         "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last", "batch_size", "output",
@@ -63,7 +63,7 @@ def test_files_inside_lists_and_groups_become_relative_to_the_file_that_names_th
         ("task=5", "--set task=5: should be a group of keys (kind, image, strength, mask, padding), not 5"),
         ("task={kind: img2img, image: a, img2img: 1}", "task.img2img: unknown key; allowed here: kind, image, strength"),
         ("scheduler=[1]", "--set scheduler=[1]: should be a group of keys (name, options), not [1]"),
-        ("output.dir.x=1", "output.dir: input should be a valid string, not {'x': 1}"),
+        ("output.dir.x=1", "output.dir: should be text, not {'x': 1}; put it in quotes"),
         ("compare.vary.a.b=1", "compare.vary.a: input should be a valid list, not {'b': 1}"),
         ("memory.offload.x=1", "memory.offload: input should be 'none', 'model', "),
         ("compare={schedulers: ddim, vary: {eta: [{}]}}", "compare.vary.eta.0: should be text, a number, true or false, not {}"),
