@@ -215,8 +215,11 @@ class ImageSettings(Frozen):
     seed: Annotated[
         int | None,
         Field(
-            ge=0, le=MAX_SEED, description="Seed of the first image; each next one adds 1. Default: random."
+            ge=-1,
+            le=MAX_SEED,
+            description="Seed of the first image; each next one adds 1. -1 or none: random.",
         ),
+        AfterValidator(lambda seed: None if seed == -1 else seed),
         Setting(in_grid=True),
     ] = None
     task: Task = Txt2Img()

@@ -47,7 +47,7 @@ class Result:
     record: Record | None  # None if the job did not run to its end
     image: Image.Image | None
     error: str | None = None
-    choices: Mapping[str, str] = field(default_factory=dict)  # from `{a|b}` and `__words__` in the prompt
+    choices: Mapping[str, str] = field(default_factory=dict)  # from `{a|b}` and `__words__` in the prompts
     line: int = 0  # of the prompt file
     path: Path | None = None  # of the published file
     latents: Any = None  # the result of the denoising, float32 on the CPU, [4, h, w]

@@ -16,7 +16,7 @@ class Item:
     job: Job
     line: int
     index: int  # among all images of the file
-    choices: Mapping[str, str]  # of `{a|b}` and `__words__` in its prompt
+    choices: Mapping[str, str]  # of `{a|b}` and `__words__` in its prompts
 
 
 @dataclass(frozen=True)

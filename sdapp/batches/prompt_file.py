@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import repeat
 from pathlib import Path
 from typing import Self
 
@@ -27,7 +28,7 @@ BATCH_DEFAULTS = {"output.name": "{prompt}-{seed}-{id}", "batch_size": "auto"}
 
 @dataclass
 class PromptFile:
-    """A prompt file, or the bytes of standard input, and the settings that its lines change."""
+    """A prompt file, or the bytes of standard input, and the settings that are below its lines."""
 
     path: Path | bytes
     base: Sequence[Layer]
@@ -38,7 +39,10 @@ class PromptFile:
 
     @classmethod
     def open(cls, path: Path | bytes, layers: Sequence[Layer], seeds: Seeds | None = None) -> Self:
-        """Check settings, model and folder, without reading the file yet. Raises SdappError."""
+        """Check the settings below the lines, find the model, and read the base seed of the images' folder.
+
+        The file itself is read by `items`. Raises SdappError.
+        """
         base = [*(override(key, value, "sdapp batch") for key, value in BATCH_DEFAULTS.items()), *layers]
         merged = merge(base)
         config = validate(merged)
@@ -96,7 +100,7 @@ class PromptFile:
                         yield Item(job, entry.line, index, choices)
                         index += 1
                 except (ConfigError, InputError) as exc:
-                    errors.add(entry.line, f"{entry.origin}: {exc}")
+                    errors.add(entry.line, f"{entry.place}: {exc}")
         except PromptFileError as exc:
             errors.absorb(exc)
         if errors.count:
@@ -106,13 +110,17 @@ class PromptFile:
         config = validate(merge([*self.base, entry.layer]))
         for seed in self._seeds(entry, config, index):
             prompt, choices = choose(config.prompt or "", seed, self.folder)
-            for job in plan(config.model_copy(update={"prompt": prompt}), self.model, [seed]):
-                yield job, choices
+            negative, more = choose(config.negative_prompt, seed, self.folder, "negative_prompt: ")
+            chosen = config.model_copy(update={"prompt": prompt, "negative_prompt": negative})
+            for job in plan(chosen, self.model, [seed]):
+                yield job, choices | more
 
     def _seeds(self, entry: Entry, config: RunConfig, index: int) -> Iterable[int]:
-        if entry.seeds is not None:
-            return entry.seeds
-        if "seed" in entry.layer.values and config.seed is not None:
+        if "seed" in entry.values and config.seed is not None:
             return range(config.seed, config.seed + config.count)
+        given = entry.seeds or repeat(-1, config.count)
         seeds, base = self.begun.seeds, self.begun.base_seed
-        return (seed_for(seeds, base, index + copy, entry.content, copy) for copy in range(config.count))
+        return (
+            seed_for(seeds, base, index + copy, entry.content, copy) if seed == -1 else seed
+            for copy, seed in enumerate(given)
+        )

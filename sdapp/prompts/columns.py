@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from sdapp.config import COLUMNS, SETTINGS, RunConfig
 from sdapp.errors import ConfigError, nearest
-from sdapp.prompts.lines import PromptFileError
+from sdapp.prompts.lines import SPACES, PromptFileError
 from sdapp.prompts.seeds import seed_content
-from sdapp.settings import files, layers
-from sdapp.settings.types import MAX_SEED, Setting
+from sdapp.settings import files
+from sdapp.settings.types import MAX_SEED, Setting, to_whole
 
 ALIASES = {
     "scheduler": "scheduler.name", "sampler_name": "scheduler.name", "sampler": "scheduler.name",
@@ -49,7 +49,9 @@ REFUSED_KEYS = {
     for key in RunConfig.model_fields
     if key not in COLUMNS
 }
+FILE_KEYS = {key for key, setting in SETTINGS.items() if setting.kind == "file"}
 NUMBER_CELL = re.compile(r"([-+]?[0-9]{1,100})|[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,4})?")
+PLAIN = Setting()
 LITERALS = {"true": True, "false": False, "null": None}
 
 
@@ -62,25 +64,31 @@ class Given(NamedTuple):
     origin: str
 
 
-@lru_cache(maxsize=1024)
 def find_key(name: str, is_option: bool = False) -> str:
     """Return the dotted key of a name in any dialect; `is_option` is for options of .txt.
 
     Raises ConfigError without a place.
     """
-    plain = re.sub("[- ]", "_", name.lower())
-    first, *rest = plain.split(".")
+    key = known_key(name, is_option)
+    if key is None:
+        raise ConfigError(_why_not(name, is_option))
+    return key
+
+
+@lru_cache(maxsize=1024)
+def known_key(name: str, is_option: bool = False) -> str | None:
+    """Return the same key, or None for a name that is unknown or refused."""
     if is_option and name.lower() in SHORT_OPTIONS:
         return SHORT_OPTIONS[name.lower()]
-    if first not in REFUSED_KEYS and plain in ALIASES:
-        return ALIASES[plain]
-    if first in COLUMNS and all(rest) and len(rest) < files.MAX_DEPTH:
-        return plain
-    raise ConfigError(_why_not(name, plain, is_option))
+    plain = re.sub("[- ]", "_", name.lower())
+    first, *rest = plain.split(".")
+    is_nested = first in COLUMNS and all(rest) and len(rest) < files.MAX_DEPTH
+    return ALIASES.get(plain, plain if is_nested else None)
 
 
 @lru_cache(maxsize=1024)  # a typo is often in every line, and finding the closest word is slow
-def _why_not(name: str, plain: str, is_option: bool) -> str:
+def _why_not(name: str, is_option: bool) -> str:
+    plain = re.sub("[- ]", "_", name.lower())
     shown = f"{'--' if is_option else ''}{name if name.isprintable() else repr(name):.80}"
     if reason := REFUSED_KEYS.get(plain.split(".")[0]):
         return f"{shown}: {reason}"
@@ -95,10 +103,10 @@ def _why_not(name: str, plain: str, is_option: bool) -> str:
 
 def from_text(key: str, text: str) -> Any:
     """Return the value of a cell or option: a number if it looks like one, a list for `a|b`, else text."""
-    kind = SETTINGS.get(key, Setting()).kind
+    kind = SETTINGS.get(key, PLAIN).kind
     if kind in ("text", "file"):
         return text
-    parts = [part.strip(" \t") for part in re.split(r"[|,]" if key == "seed" else r"\|", text)]
+    parts = [part.strip(SPACES) for part in re.split(r"[|,]" if key == "seed" else r"\|", text)]
     values = parts if kind == "name" or key == "size" else [_parse_number(part) for part in parts]
     return values if len(values) > 1 else values[0]
 
@@ -108,8 +116,10 @@ def _parse_number(text: str) -> object:
     return LITERALS.get(text, text) if found is None else int(text) if found[1] else float(text)
 
 
-def assemble_line(given: Iterable[Given], folder: Path) -> tuple[layers.Layer, tuple[int, ...] | None, str]:
-    """Return the layer of a line, its list of seeds, and the content that derived seeds are made from.
+def assemble_line(
+    given: Iterable[Given], folder: Path
+) -> tuple[dict[str, Any], dict[str, str], tuple[int, ...] | None, str]:
+    """Return a line's values and origins by dotted key, its seeds, and the text of its derived seeds.
 
     Paths are relative to `folder`. Raises PromptFileError with every error and its place.
     """
@@ -125,19 +135,23 @@ def assemble_line(given: Iterable[Given], folder: Path) -> tuple[layers.Layer, t
             errors.add(0, f"{origin}: {key}: given twice, as {names[key]} and as {name}; keep one")
         values[key] = values[key] * value if is_product else value
         names[key], origins[key] = name, origin
+    for key in values:
+        for other in values:
+            if key.startswith(f"{other}."):
+                errors.add(0, f"{origins[key]}: {key}: does not fit with {other}, which is given too")
     with errors.collect():
         _take_size(values, origins)
     content = seed_content(values)
     for key, kind in (("task.mask", "inpaint"), ("task.image", "img2img")):
         if key in values:
             values.setdefault("task.kind", kind)
+    for key in values.keys() & FILE_KEYS:
+        values[key] = files.anchored(values[key], folder, "file")
     seeds = None
     with errors.collect():
         seeds = _take_seeds(values, origins)
-    nested = _nest(values, origins, errors)
-    files.anchor_paths(nested, folder, SETTINGS)
     errors.raise_if_any()
-    return layers.Layer(nested, origins), seeds, content
+    return values, origins, seeds, content
 
 
 def _take_size(values: dict[str, Any], origins: dict[str, str]) -> None:
@@ -160,10 +174,10 @@ def _take_size(values: dict[str, Any], origins: dict[str, str]) -> None:
 def _take_seeds(values: dict[str, Any], origins: Mapping[str, str]) -> tuple[int, ...] | None:
     if not isinstance(values.get("seed"), list):
         return None
-    seeds, origin = values.pop("seed"), origins["seed"]
-    bad = [seed for seed in seeds if type(seed) is not int or not 0 <= seed <= MAX_SEED]
+    seeds, origin = list(map(to_whole, values.pop("seed"))), origins["seed"]
+    bad = [seed for seed in seeds if type(seed) is not int or not -1 <= seed <= MAX_SEED]
     if bad or not seeds:
-        allowed = f"seeds are whole numbers from 0 to {MAX_SEED}"
+        allowed = f"seeds are whole numbers from 0 to {MAX_SEED}, or -1 to draw one"
         raise ConfigError(f"{origin}: seed: {allowed}, not {(bad or [seeds])[0]!r:.80}")
     if "count" in values:
         problem = f"the line names {len(seeds)} seeds, one for each image"
@@ -171,17 +185,13 @@ def _take_seeds(values: dict[str, Any], origins: Mapping[str, str]) -> tuple[int
     return tuple(seeds)
 
 
-def _nest(values: Mapping[str, Any], origins: dict[str, str], errors: PromptFileError) -> dict[str, Any]:
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by dotted key as nested ones; `size`, if it is one pair, becomes width and height."""
     nested: dict[str, Any] = {}
     for key, value in values.items():
         *groups, last = key.split(".")
-        inside: Any = nested
-        for depth, group in enumerate(groups, 1):
-            inside = inside.setdefault(group, {}) if isinstance(inside, dict) else inside
-            origins.setdefault(".".join(groups[:depth]), origins.get(key, ""))
-        if isinstance(inside, dict) and last not in inside:
-            inside[last] = value
-        else:
-            other = groups[0] if groups else key
-            errors.add(0, f"{origins[key]}: {key}: does not fit with {other}, which is given too")
+        inside = nested
+        for group in groups:
+            inside = inside.setdefault(group, {})
+        inside |= value if key == "size" and isinstance(value, dict) else {last: value}
     return nested

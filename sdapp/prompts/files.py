@@ -1,19 +1,19 @@
-"""Read prompt files (.txt, .csv, .tsv, .jsonl, .yaml) as one stream of entries, and locate every error."""
+"""Read prompt files of every format (.txt, .csv, .tsv, .jsonl, .yaml) as the settings of each line."""
 
 import csv
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
-from itertools import chain
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sdapp.errors import ConfigError, MissingInputError
-from sdapp.prompts.columns import Given, assemble_line, find_key, from_text
-from sdapp.prompts.lines import Lines, PromptFileError, read_lines
+from sdapp.prompts.columns import Given, assemble_line, find_key, from_text, nest
+from sdapp.prompts.lines import SPACES, Lines, PromptFileError, is_read, read_lines
 from sdapp.prompts.txt import leaf_values, parse_line
 from sdapp.settings import files, layers
 
@@ -23,22 +23,28 @@ Rows = Iterator[tuple[int, list[Given]]]  # numbers of lines, and the settings t
 
 @dataclass(frozen=True)
 class Entry:
-    """The settings that one line of a prompt file gives.
+    """One line of .txt, row or item of a prompt file: the settings that it gives, by dotted key.
 
-    `seeds` is the line's list of seeds, one for each image; a single seed is in the layer instead, and
-    `count` continues from it. `content` is what derived seeds are made from: equal for equal lines, whatever
-    the file's format and folder, the seeds and the count.
+    `place` is its `file:line`, and `origins` has the place of each setting. A list of seeds, one for each
+    image, is in `seeds`, not in the values; -1 there means a derived one. `content` is the text that derived
+    seeds are made from: equal for equal settings in any format and folder; seed and count are not in it.
     """
 
     line: int
-    layer: layers.Layer
+    place: str
+    values: Mapping[str, Any]
+    origins: Mapping[str, str] = field(default_factory=dict)
     seeds: tuple[int, ...] | None = None
     content: str = ""
 
-    @property
-    def origin(self) -> str:
-        """Where the entry begins, as `file:line` or `file:line:column`."""
-        return next(iter(self.layer.origins.values()), f"line {self.line}")
+    @cached_property
+    def layer(self) -> layers.Layer:
+        """The same settings, nested."""
+        origins = dict(self.origins)
+        for key, origin in self.origins.items():
+            while key := key.rpartition(".")[0]:
+                origins.setdefault(key, origin)
+        return layers.Layer(nest(self.values), origins)
 
 
 def read_prompts(path: Path | None, stdin: BinaryIO | None = None) -> Iterator[Entry]:
@@ -46,8 +52,8 @@ def read_prompts(path: Path | None, stdin: BinaryIO | None = None) -> Iterator[E
 
     The suffix decides the format. Standard input is .txt, or .jsonl if it begins with a JSON object. Relative
     paths of images are relative to the file's folder, for standard input to the current one. An image makes
-    the task img2img and a mask makes it inpaint, unless `task.kind` is given. Lists are left for
-    `variants.expand`, and the check of the settings for `variants.checked_entries`.
+    the task img2img and a mask makes it inpaint, unless `task.kind` is given. Lists and choices stay as they
+    are, and only names of settings are checked; `variants.checked_entries` does the rest.
 
     Raises MissingInputError for a file that cannot be read; after the last good entry, PromptFileError with
     all lines that cannot be read.
@@ -55,12 +61,12 @@ def read_prompts(path: Path | None, stdin: BinaryIO | None = None) -> Iterator[E
     errors = PromptFileError()
     if path is None:
         lines = read_lines(stdin or sys.stdin.buffer, "<stdin>", errors)
-        yield from _assemble(_read_stdin(lines, "<stdin>", errors), Path(), errors)
+        yield from _assemble(_read_stdin(lines, "<stdin>", errors), "<stdin>", Path(), errors)
     elif reader := READERS.get(path.suffix.lower()):
         try:
             with path.open("rb") as stream:
                 rows = reader(read_lines(stream, str(path), errors), str(path), errors)
-                yield from _assemble(rows, path.parent, errors)
+                yield from _assemble(rows, str(path), path.parent, errors)
         except OSError as exc:
             raise MissingInputError(f"{path}: cannot read the prompts: {exc.strerror}") from exc
     else:
@@ -68,10 +74,10 @@ def read_prompts(path: Path | None, stdin: BinaryIO | None = None) -> Iterator[E
     errors.raise_if_any()
 
 
-def _assemble(rows: Rows, folder: Path, errors: PromptFileError) -> Iterator[Entry]:
+def _assemble(rows: Rows, name: str, folder: Path, errors: PromptFileError) -> Iterator[Entry]:
     for line, given in rows:
         with errors.collect(line):
-            yield Entry(line, *assemble_line(given, folder))
+            yield Entry(line, f"{name}:{line}", *assemble_line(given, folder))
 
 
 def _read_stdin(lines: Lines, name: str, errors: PromptFileError) -> Rows:
@@ -83,10 +89,9 @@ def _read_stdin(lines: Lines, name: str, errors: PromptFileError) -> Rows:
 
 def _read_txt(lines: Lines, name: str, errors: PromptFileError) -> Rows:
     for number, line in lines:
-        text = line.rstrip(" \t")
-        if text and not text.lstrip(" \t").startswith("#"):
+        if is_read(line):
             with errors.collect(number):
-                yield number, parse_line(text, f"{name}:{number}")
+                yield number, parse_line(line.rstrip(" \t"), f"{name}:{number}")
 
 
 class _CsvLines:
@@ -102,18 +107,24 @@ class _CsvLines:
             yield f"{line}\n"
 
 
-def _read_table(delimiter: str, lines: Lines, name: str, errors: PromptFileError) -> Rows:
-    feed = _CsvLines(lines)
+def _read_table(usual: str, lines: Lines, name: str, errors: PromptFileError) -> Rows:
+    """Read a table with a header. Empty rows, and columns that are empty, are passed over."""
+    top = next((each for each in lines if each[1].strip(f"{SPACES},;")), (1, ""))
+    said = re.fullmatch(r'"?sep=([^\w"\s]|\t)"?[,;]*', top[1])  # Excel's way to name the delimiter
+    delimiter = said[1] if said else max((usual, *",;\t"), key=top[1].count)
+    feed = _CsvLines(lines if said else chain([top], lines))
     keys: list[str] = []
     line = 0
     try:
         for row in csv.reader(feed, delimiter=delimiter, strict=True):
             line, feed.first = feed.first, 0
-            if row and keys:
-                with errors.collect(line, f"{name}:{line}"):
-                    yield line, _given_in_row(row, keys, f"{name}:{line}")
-            elif row:
+            if not any(map(_text, row)):
+                continue
+            if not keys:
                 keys = _read_header(row, f"{name}:{line}")
+                continue
+            with errors.collect(line, f"{name}:{line}"):
+                yield line, _given_in_row(row, keys, f"{name}:{line}", delimiter)
     except (csv.Error, PromptFileError) as exc:  # the rows that follow would make no sense
         line = feed.first or line
         place = "" if isinstance(exc, PromptFileError) else f"{name}:{line}: "
@@ -122,24 +133,36 @@ def _read_table(delimiter: str, lines: Lines, name: str, errors: PromptFileError
             pass
 
 
+def _text(cell: str) -> str:
+    return cell.strip(SPACES)
+
+
 def _read_header(header: list[str], place: str) -> list[str]:
+    """Return the keys of the columns: "" for a column without a name, which pandas calls `Unnamed: 0`."""
     keys: list[str] = []
     errors = PromptFileError()
-    for name in header:
+    for name in map(_text, header):
         with errors.collect(place=place):
-            key = find_key(name.strip(" \t"))
-            if key in keys:
+            key = "" if re.fullmatch("(Unnamed: [0-9]+)?", name) else find_key(name)
+            if key and key in keys:
                 raise ConfigError(f"{name}: is a second column for {key}; keep one")
             keys.append(key)
     errors.raise_if_any()
     return keys
 
 
-def _given_in_row(row: list[str], keys: list[str], place: str) -> list[Given]:
-    if len(row) != len(keys):
-        quotes = "put double quotes around a cell that contains a comma or a quote"
+def _given_in_row(row: list[str], keys: list[str], place: str, delimiter: str) -> list[Given]:
+    """The settings of a row. Raises ConfigError for a cell without a name, unless it numbers the row."""
+    cells = list(zip_longest(keys, row, fillvalue=""))
+    short = any(keys[len(row) :])
+    if short or any(map(_text, row[len(keys) :])):
+        quotes = f"put double quotes around a cell that contains {delimiter!r} or a quote"
         raise ConfigError(f"{len(row)} cells, but the header has {len(keys)}; {quotes}")
-    return [Given(key, key, from_text(key, cell), place) for key, cell in zip(keys, row, strict=True) if cell]
+    for number, (key, cell) in enumerate(cells):
+        is_index = cell.isdecimal() and not any(keys[:number])
+        if not key and _text(cell) and not is_index:
+            raise ConfigError(f"{cell!r:.80} is in a column without a name; name the column in the header")
+    return [Given(key, key, from_text(key, cell), place) for key, cell in cells if key and _text(cell)]
 
 
 def _given_in_item(item: object, origins: Mapping[str, str], place: str) -> list[Given]:

@@ -1,4 +1,4 @@
-"""Read UTF-8 files strictly, line by line, and collect the errors of a file in the order of its lines."""
+"""Read UTF-8 files line by line, and collect their errors in the order of the lines."""
 
 import re
 from collections.abc import Iterator
@@ -13,6 +13,8 @@ MAX_SHOWN = 100  # errors
 BOM = b"\xef\xbb\xbf"
 # Control characters except tab, halves of surrogate pairs, and the byte order marks inside joined files.
 FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff\ufeff]")
+# What looks like a space or like nothing: spaces of all widths, zero-width ones, marks of the text direction.
+SPACES = " \t\xa0\u1680\u180e\u202f\u205f\u2060\u3000" + "".join(map(chr, range(0x2000, 0x2010)))
 Lines = Iterator[tuple[int, str]]  # numbers, from 1, and texts
 
 
@@ -60,6 +62,11 @@ class PromptFileError(ConfigError):
         more = self.count - len(self.rows)
         texts = [text for _, text in self.rows]
         return "\n".join(texts + ([f"and {more:,} more error{'s' if more > 1 else ''}"] if more else []))
+
+
+def is_read(line: str) -> bool:
+    """Whether a line of a text file is more than spaces and a comment."""
+    return line.strip(SPACES)[:1] not in ("", "#")
 
 
 def read_lines(stream: BinaryIO, name: str, errors: PromptFileError) -> Lines:

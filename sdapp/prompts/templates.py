@@ -2,16 +2,18 @@
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import lru_cache
-from itertools import product
+from fractions import Fraction
+from functools import cached_property, lru_cache
+from itertools import accumulate, product, zip_longest
 from math import prod
 from pathlib import Path
 
 from sdapp.errors import ConfigError
-from sdapp.prompts.lines import PromptFileError, read_lines
+from sdapp.prompts.lines import PromptFileError, is_read, read_lines
 
 MAX_VARIANTS = 100_000  # of one entry
 MAX_CHOICES = 1_000  # in one prompt
@@ -23,20 +25,41 @@ MAX_WILDCARDS = 1_000_000  # bytes of a wildcard file
 TOO_MANY = f"more than {MAX_VARIANTS:,} combinations in one entry, or {MAX_LETTERS:,} letters in them"
 
 EVERY = re.compile(r"\{\s*all\s*:")
-TOKEN = re.compile(r"\\(?:[{}|]|__)|\{\s*all\s*:|[{}|]|__(?!_)((?:[\w./*~-]|\\(?!__))+?)__")
+# The name in `__name__` is whatever stands there, so that no spelling of a wildcard is taken for text.
+TOKEN = re.compile(
+    r"\\(?:[{}|]|__)|\{\s*all\s*:|[{}|]"
+    r"|__(?![_\s])((?:(?!__)[^{}|\\\n]|\\(?!__)|\{[^{}\n]*\}){1,1000})(?<!\s)__"
+)
 ESCAPED = re.compile(r"\\([{}|]|__)")
-WEIGHTED = re.compile(r"\s*(?:[\d.]+::|[\w-]*\$\$)")
-WILDCARD_NAME = re.compile(r"[\w-]+(/[\w-]+)?")
+WEIGHT = re.compile(r"\s*([0-9.]+)::")
+POSITIVE = re.compile(r"(?=.*[1-9])[0-9]{0,9}\.?[0-9]{0,9}")
+UNSUPPORTED = re.compile(r"\s*[\w:.-]*\$\$|[~@!](?=[^\W_])")
+_PART = r'(?![.\s])[^/\\:*?"<>|$(){}\[\]=~@!]+'
+WILDCARD_NAME = re.compile(f"{_PART}(/{_PART})*")
 
 
 @dataclass(frozen=True)
 class _Group:
-    """`{a|b}`, `{all:a|b}` or, with a name, `__words__`."""
+    """`{a|b}`, `{all:a|b}` or, with a name, `__words__`, whose options are the lines of a file.
+
+    `weights` has a text such as `2::`, or nothing, for each option; it is empty if no option has one.
+    """
 
     source: str
     options: "tuple[_Template, ...]" = ()
+    weights: tuple[str, ...] = ()
     is_every: bool = False
     name: str = ""
+
+    def pick(self, number: int) -> "_Template":
+        """Choose an option by a number below 2**256, each as often as its weight says."""
+        if not self.weights:
+            return self.options[number % len(self.options)]
+        return self.options[bisect_right(self._ends, self._ends[-1] * Fraction(number, 2**256))]
+
+    @cached_property
+    def _ends(self) -> list[Fraction]:
+        return list(accumulate(Fraction(weight.strip().removesuffix("::") or 1) for weight in self.weights))
 
 
 _Template = tuple[str | _Group, ...]
@@ -71,11 +94,22 @@ class _Parser:
                 nodes.append(token[0])
         return (*nodes, self.text[self.at :]), None
 
+    def weight(self) -> str:
+        """Read the weight of an option, such as `2::`, if it has one."""
+        found = WEIGHT.match(self.text, self.at)
+        if found and not POSITIVE.fullmatch(found[1]):
+            raise ConfigError(
+                f"{_place(found)}: {found[0]} is no weight; write a number above 0, such as 2::"
+            )
+        self.at = found.end() if found else self.at
+        return found[0] if found else ""
+
     def wildcard(self, token: re.Match[str]) -> _Group:
         if not WILDCARD_NAME.fullmatch(token[1]):
             raise ConfigError(
-                f"{_place(token)}: {token[0]} is not the name of a wildcard file: letters, digits, - and _, "
-                r"in at most one folder; for plain underscores write \__"
+                f"{_place(token)}: {token[0]} is not the name of a wildcard file; write __name__ or "
+                "__folder/name__, without counts ($$), samplers (~ @ !), parameters, patterns (*) or ..; "
+                r"for plain underscores write \__"
             )
         return _Group(token[0], name=token[1])
 
@@ -83,25 +117,29 @@ class _Parser:
         if depth > MAX_NESTED:
             raise ConfigError(f"{_place(brace)}: braces nested deeper than {MAX_NESTED}")
         options: list[_Template] = []
+        weights: list[str] = []
         end = brace
         while end[0] != "}":
-            start = self.at
+            if UNSUPPORTED.match(self.text, self.at):
+                raise ConfigError(
+                    f"character {self.at + 1}: counts (2$$) and samplers (~ @ !) are not supported; "
+                    "{a|b} chooses one, {all:a|b} makes an image of each"
+                )
+            weights.append(self.weight())
             option, found = self.parse(depth)
             if found is None:
                 raise ConfigError(rf"{_place(brace)}: the brace is never closed; for a plain brace write \{{")
             end = found
-            if WEIGHTED.match(self.text, start, end.start()):
-                raise ConfigError(
-                    f"character {start + 1}: weights (2::) and counts (2$$) are not supported; "
-                    "{a|b} chooses one of them, {all:a|b} makes an image of each"
-                )
             options.append(option)
         is_every = EVERY.match(brace[0]) is not None
         if len(options) == 1 and not is_every:
             raise ConfigError(
                 rf"{_place(brace)}: nothing to choose from; write {{a|b}}, or \{{ for a plain brace"
             )
-        return _Group(self.text[brace.start() : self.at], tuple(options), is_every)
+        if is_every and any(weights):
+            raise ConfigError(f"{_place(brace)}: {{all:…}} makes an image of each option; leave out weights")
+        source = self.text[brace.start() : self.at]
+        return _Group(source, tuple(options), tuple(weights) if any(weights) else (), is_every)
 
 
 def _place(token: re.Match[str]) -> str:
@@ -134,20 +172,22 @@ def _spell(template: _Template) -> list[str]:
         elif node.is_every:
             parts.append([text for option in node.options for text in _spell(option)])
         else:
-            parts.append([f"{{{'|'.join(texts)}}}" for texts in product(*map(_spell, node.options))])
+            pairs = zip_longest(node.weights, map(_spell, node.options), fillvalue="")
+            weighted = ([f"{weight}{text}" for text in texts] for weight, texts in pairs)
+            parts.append([f"{{{'|'.join(texts)}}}" for texts in product(*weighted)])
     return ["".join(texts) for texts in product(*parts)]
 
 
-def choose(prompt: str, seed: int, folder: Path | None) -> tuple[str, dict[str, str]]:
+def choose(prompt: str, seed: int, folder: Path | None, prefix: str = "") -> tuple[str, dict[str, str]]:
     """The prompt of the image with this seed, and the choice for each `{a|b}` and `__words__`, in their
     order.
 
-    A choice depends on the seed, on the text of the group, and on how often that text came before in the
-    prompt (`__words__ #2`); not on the words around it, the machine or the version of Python. `folder` has
-    the wildcard files; None is the current folder. Raises ConfigError, with the character where the prompt is
-    wrong.
+    A choice depends on the seed, on `prefix` and the text of the group, and on how often that text came
+    before in the prompt (`__words__ #2`); not on the words around it, the machine or the version of Python.
+    With another `prefix`, a negative prompt chooses independently of its prompt. `folder` has the wildcard
+    files; None is the current folder. Raises ConfigError, with the character where the prompt is wrong.
     """
-    chooser = _Chooser(seed, Path() if folder is None else folder)
+    chooser = _Chooser(seed, Path() if folder is None else folder, prefix)
     return chooser.choose(parse(prompt), depth=0), chooser.choices
 
 
@@ -155,6 +195,7 @@ def choose(prompt: str, seed: int, folder: Path | None) -> tuple[str, dict[str, 
 class _Chooser:
     seed: int
     folder: Path
+    prefix: str
     choices: dict[str, str] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
 
@@ -167,14 +208,13 @@ class _Chooser:
     def choose_option(self, group: _Group, depth: int) -> str:
         self.seen[group.source] += 1
         count = self.seen[group.source]
-        label = group.source if count == 1 else f"{group.source} #{count}"
+        label = f"{self.prefix}{group.source}" + (f" #{count}" if count > 1 else "")
         if len(self.choices) == MAX_CHOICES:
             raise ConfigError(f"{label}: more than {MAX_CHOICES:,} choices in one prompt")
         _check_group(group, depth)
-        options = _options(group, self.folder)
-        digest = hashlib.sha256(f"{self.seed}\0{label}".encode()).digest()
+        number = int.from_bytes(hashlib.sha256(f"{self.seed}\0{label}".encode()).digest())
         self.choices[label] = ""  # keeps its place before the choices inside it
-        self.choices[label] = self.choose(options[int.from_bytes(digest) % len(options)], depth + 1)
+        self.choices[label] = self.choose(_with_options(group, self.folder).pick(number), depth + 1)
         return self.choices[label]
 
 
@@ -197,7 +237,7 @@ class ChoiceCheck:
             _check_group(group, depth)
             most = self.known.get(group.name)
             if most is None:
-                options = _options(group, self.folder)
+                options = _with_options(group, self.folder).options
                 most = max(self.most_choices(option, depth + 1) for option in options)
                 self.known |= {group.name: most} if group.name else {}
             total += 1 + most
@@ -217,19 +257,20 @@ def _check_group(group: _Group, depth: int) -> None:
         )
 
 
-def _options(group: _Group, folder: Path) -> tuple[_Template, ...]:
-    return _wildcards(group.name, folder) if group.name else group.options
-
-
-def _wildcards(name: str, folder: Path) -> tuple[_Template, ...]:
-    """The lines of `folder/name.txt` without comments and blank lines. Raises ConfigError."""
+def _with_options(group: _Group, folder: Path) -> _Group:
+    """The group itself, or for a wildcard one with the lines of `folder/name.txt`. Raises ConfigError."""
+    if not (name := group.name):
+        return group
     path = folder / f"{name}.txt"
     try:
         real = path.resolve()
         if not real.is_relative_to(folder.resolve()):
             raise ConfigError(f"__{name}__: {path} is a link to a place outside the prompt file's folder")
         if not path.is_file():
-            near = get_close_matches(name, _wildcard_names(folder), n=1)
+            names = _wildcard_names(folder, path.parent)
+            near = [each for each in names if each.endswith(f"/{name}")] or get_close_matches(
+                name, names, n=1
+            )
             hint = f", did you mean __{near[0]}__?" if near else r"; for plain underscores write \__"
             raise ConfigError(f"__{name}__: there is no file {path}{hint}")
         status = real.stat()
@@ -241,23 +282,26 @@ def _wildcards(name: str, folder: Path) -> tuple[_Template, ...]:
 
 
 @lru_cache(maxsize=4)
-def _wildcard_names(folder: Path) -> list[str]:
-    files = [*folder.glob("*.txt"), *folder.glob("*/*.txt")]
+def _wildcard_names(folder: Path, subfolder: Path) -> list[str]:
+    files = [*folder.glob("*.txt"), *folder.glob("*/*.txt"), *subfolder.glob("*.txt")]
     return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
 
 
 @lru_cache(maxsize=32)
-def _read_wildcards(path: Path, name: str, *_: int) -> tuple[_Template, ...]:
+def _read_wildcards(path: Path, name: str, *_: int) -> _Group:
+    """The lines of a file as options, without comments and blank lines."""
     errors = PromptFileError()
-    templates = []
+    options: list[_Template] = []
+    weights: list[str] = []
     with path.open("rb") as stream:
         for number, line in read_lines(stream, str(path), errors):
-            text = line.strip(" \t")
-            if text and not text.startswith("#"):
+            if is_read(line):
                 with errors.collect(number, f"{path}:{number}"):
-                    templates.append(parse(text))
+                    parser = _Parser(line.strip(" \t"))
+                    weights.append(parser.weight())
+                    options.append(parser.parse(depth=0)[0])
     if errors.rows:
         raise ConfigError(f"__{name}__: {errors.rows[0][1]}")
-    if not templates:
+    if not options:
         raise ConfigError(f"__{name}__: {path} has no lines to choose from")
-    return tuple(templates)
+    return _Group(f"__{name}__", tuple(options), tuple(weights) if any(weights) else (), name=name)

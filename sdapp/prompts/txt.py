@@ -1,56 +1,94 @@
 """Read one line of a .txt prompt file: a prompt, then options as in kohya, A1111 and sdapp."""
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sdapp.config import read_override
 from sdapp.errors import ConfigError
-from sdapp.prompts.columns import Given, find_key, from_text
-from sdapp.prompts.lines import FORBIDDEN, PromptFileError, explain_forbidden
+from sdapp.prompts.columns import Given, find_key, from_text, known_key
+from sdapp.prompts.lines import FORBIDDEN, SPACES, PromptFileError, explain_forbidden
 from sdapp.settings import files
 
-# An option after a space, and its value if that is in double quotes.
+# An option after a space, and its value if it is in quotes. A `'` inside a word is an apostrophe.
 OPTION = re.compile(
-    r"(?:(?<=[ \t])|^)--(?P<name>[A-Za-z][^ \t=]*)=?[ \t]*"
-    r'(?:"(?P<quoted>[^"\\]*(?:\\.[^"\\]*)*)")?'
+    rf"(?:(?<=[{SPACES}])|^)--(?P<name>[A-Za-z][^{SPACES}=]*)=?[{SPACES}]*"
+    r"""(?:"(?P<double>[^"\\]*(?:\\.[^"\\]*)*)"|"""
+    rf"'(?P<single>[^']*(?:'(?![{SPACES}]|$)[^']*)*)'(?=[{SPACES}]|$))?"
+)
+# A word behind one or two dashes that are no hyphens; word processors write them for `--`.
+DASHES = "\u2010-\u2015\u2212\u30fc\ufe58\ufe63\uff0d"
+ODD_OPTION = re.compile(
+    rf"(?:(?<=[{SPACES}])|^)(?P<dashes>(?=-?(?P<odd>[{DASHES}]))[-{DASHES}]{{1,2}})"
+    rf"(?P<name>[A-Za-z][^{SPACES}=]*)"
+)
+CURLY_QUOTES = re.compile("[\u201c-\u201f\u00ab].*[\u201c\u201d\u00bb]|[\u2018-\u201b].*[\u2018\u2019]")
+INFOTEXT = re.compile(r"[ \t]*(Negative prompt: |Steps: [0-9]+, .*\b(Sampler|CFG scale|Seed): )")
+INFOTEXT_REFUSED = (
+    "infotext, which A1111 saves beside an image, is not a prompt; give the image itself as --config, "
+    "or write options such as --negative-prompt and --steps"
 )
 
 
 def parse_line(text: str, place: str) -> list[Given]:
     """Read the prompt and the options: `--name value`, where the value ends at the next option or is in
-    "quotes".
+    quotes.
 
-    `place` is `file:line`. Raises PromptFileError with all errors of the line and their columns.
+    `place` is `file:line`. Raises ConfigError for infotext, else PromptFileError with all errors of the line
+    and their columns.
     """
-    given: list[Given] = []
     errors = PromptFileError()
-    option = OPTION.search(text)
+    if INFOTEXT.match(text):
+        raise ConfigError(f"{place}: {INFOTEXT_REFUSED}")
+    given: list[Given] = []
+    options = list(OPTION.finditer(text))
+    ends = [option.start() for option in options] + [len(text)]
     start = len(text) - len(text.lstrip(" \t"))
-    if prompt := text[start : option.start() if option else None].rstrip(" \t"):
+    # Odd spaces before an option belong to it; at the end of a line they are part of the prompt.
+    if prompt := text[start : ends[0]].rstrip(SPACES if options else " \t"):
         given.append(Given("the text in front", "prompt", prompt, f"{place}:{start + 1}"))
-    while option:
-        following = OPTION.search(text, option.end())
-        rest = text[option.end() : following.start() if following else None].strip(" \t")
+    for option, end in zip(options, ends[1:], strict=True):
         origin = f"{place}:{option.start() + 1}"
         with errors.collect(place=origin):
-            given += _read_option(option["name"], _value(option, rest), origin)
-        option = following
+            given += _read_option(
+                option["name"], _value(option, text[option.end() : end].strip(SPACES)), origin
+            )
+    if ODD_OPTION.search(text):
+        with errors.collect():
+            _refuse_odd_dashes(text, place)
     errors.raise_if_any()
     return given
 
 
+def _refuse_odd_dashes(text: str, place: str) -> None:
+    """Refuse what would be an option, or looks very much like one, if its dashes were `--`."""
+    outside_quotes = OPTION.sub(lambda option: " " * len(option[0]), text)
+    for found in ODD_OPTION.finditer(outside_quotes):
+        name, odd = found.group("name", "odd")
+        if len(found["dashes"]) > 1 or name.lower() == "set" or known_key(name, is_option=True):
+            dash = f"U+{ord(odd):04X} ({unicodedata.name(odd).lower()}) is not a hyphen"
+            way = f"write --{name}, or put a space after the dash if it belongs to the text"
+            raise ConfigError(f"{place}:{found.start() + 1}: {dash}; {way}")
+
+
 def _value(option: re.Match[str], rest: str) -> str:
-    name, quoted = option["name"], option["quoted"]
-    if quoted is None and rest.startswith('"'):
+    name, double, single = option.group("name", "double", "single")
+    is_quoted = double is not None or single is not None
+    if not is_quoted and rest.startswith('"'):
         raise ConfigError(
             f'--{name}: the double quote is never closed; write "\\"…" if the value begins with a quote'
         )
-    if quoted is not None and rest:
-        raise ConfigError(f'--{name}: text after the closing quote; inside quotes write \\" for a quote')
-    if quoted is None and not rest:
+    if is_quoted and rest:
+        way = 'put "…" around the whole value, with \\" for a quote in it'
+        raise ConfigError(f"--{name}: text after the closing quote; {way}")
+    if single is not None and OPTION.search(single):
+        raise ConfigError(f"--{name}: an option between single quotes; put double quotes around the value")
+    if CURLY_QUOTES.fullmatch(rest):
+        raise ConfigError(f'--{name}: {rest[0]} is no quote that sdapp reads; write "…" around the value')
+    if not is_quoted and not rest:
         raise ConfigError(f'--{name}: needs a value; write "" for an empty one')
-    return rest if quoted is None else re.sub(r'\\(["\\])', r"\1", quoted)
+    return rest if not is_quoted else re.sub(r'\\(["\\])', r"\1", double) if single is None else single
 
 
 def _read_option(name: str, value: str, origin: str) -> list[Given]:

@@ -1,7 +1,6 @@
 """Expand an entry of a prompt file into its combinations, and check each over the settings of the batch."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -15,74 +14,42 @@ from sdapp.prompts.lines import PromptFileError
 from sdapp.prompts.templates import MAX_VARIANTS, TOO_MANY, ChoiceCheck, expand_all_groups
 from sdapp.settings import layers
 
-KeyPath = tuple[str, ...]  # the keys that lead to a nested value
+TEMPLATES = ("prompt", "negative_prompt")  # the settings in which choices are made
 
 
 def expand(entry: Entry) -> Iterator[Entry]:
-    """Yield every combination of the lists in an entry and of the `{all:a|b}` in its prompt.
+    """Yield every combination of the lists in an entry and of the `{all:a|b}` in its prompts.
 
     The last field changes fastest. All combinations keep the entry's line, seeds and content, so they have
     the same seeds. An expanded entry expands to itself. Raises ConfigError, with the place, for an empty
     list, wrong braces and more than 100,000 combinations.
     """
-    axes = dict(_axes(entry.layer.values, entry.layer.origins, ()))
-    if not axes:
-        yield entry
-        return
+    axes = {}
+    for key, value in entry.values.items():
+        try:
+            options = _options(key, value)
+        except ConfigError as exc:
+            raise ConfigError(f"{entry.origins.get(key, entry.place)}: {key}: {exc}") from exc
+        if options != [value]:
+            axes[key] = options
     if prod(map(len, axes.values())) > MAX_VARIANTS:
-        raise ConfigError(f"{entry.origin}: {TOO_MANY}")
+        raise ConfigError(f"{entry.place}: {TOO_MANY}")
     for chosen in product(*axes.values()):
-        values = _with_choices(entry.layer.values, dict(zip(axes, chosen, strict=True)))
-        yield replace(entry, layer=layers.Layer(values, entry.layer.origins))
+        yield (
+            replace(entry, values={**entry.values, **dict(zip(axes, chosen, strict=True))}) if axes else entry
+        )
 
 
-def _axes(
-    values: Mapping[str, Any], origins: Mapping[str, str], group: KeyPath
-) -> Iterator[tuple[KeyPath, list[Any]]]:
-    """Find the fields that have several values, with those values. Raises ConfigError."""
-    for name, value in values.items():
-        path = (*group, name)
-        origin = f"{origins.get('.'.join(path), 'settings')}: {'.'.join(path)}"
-        if isinstance(value, dict):
-            yield from _axes(value, origins, path)
-        elif value == []:
-            raise ConfigError(f"{origin}: an empty list; give at least one value")
-        elif path == ("prompt",):
-            texts = _prompts(value if isinstance(value, list) else [value], origin)
-            if texts != [value]:
-                yield path, texts
-        elif isinstance(value, list) and not (_takes_list(path) and _is_number_list(value)):
-            yield path, value
-
-
-def _prompts(values: list[Any], origin: str) -> list[Any]:
-    """Expand `{all:…}` in prompts. A value that is not text stays; the check of the settings refuses it."""
-    try:
-        expanded = [expand_all_groups(value) if isinstance(value, str) else [value] for value in values]
-    except ConfigError as exc:
-        raise ConfigError(f"{origin}: {exc}") from exc
-    return [prompt for prompts in expanded for prompt in prompts]
-
-
-def _takes_list(path: KeyPath) -> bool:
-    setting = SETTINGS.get(".".join(path))
-    return setting is not None and setting.list_is_value
-
-
-def _is_number_list(value: list[Any]) -> bool:
-    """Return whether a list is one value of a setting that takes a list, and not several."""
-    return all(isinstance(item, int | float) for item in value)
-
-
-def _with_choices(values: Mapping[str, Any], chosen: Mapping[KeyPath, Any]) -> dict[str, Any]:
-    fresh = deepcopy(dict(values))
-    for (*groups, last), value in chosen.items():
-        inside: Any = fresh
-        for group in groups:
-            inside = inside[group]
-        inside[last] = value
-    size: dict[str, Any] = fresh.pop("size", {})  # a pair of width and height
-    return fresh | size
+def _options(key: str, value: Any) -> list[Any]:
+    """Return the values that a setting of an entry stands for. Raises ConfigError without a place."""
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise ConfigError("an empty list; give at least one value")
+    if key in TEMPLATES:  # what is no text is refused with the other settings
+        texts = (expand_all_groups(each) if isinstance(each, str) else [each] for each in values)
+        return [each for expanded in texts for each in expanded]
+    takes_list = key in SETTINGS and SETTINGS[key].list_is_value
+    return [value] if takes_list and all(isinstance(item, int | float) for item in values) else values
 
 
 def checked_entries(
@@ -112,24 +79,25 @@ def _check(entry: Entry, below: layers.Layer, choices: ChoiceCheck) -> PromptFil
     faults = PromptFileError()
     merged = layers.merge([below, entry.layer])
     with faults.collect():
-        _check_kind(entry.layer, below)
+        _check_kind(entry, below)
     with faults.collect():
         validate(merged)
-    prompt = merged.values.get("prompt")
-    with faults.collect(place=f"{merged.origins.get('prompt', entry.origin)}: prompt"):
-        if prompt is None:
-            raise ConfigError("there is none; give one in the line or in the config")
-        if isinstance(prompt, str):
-            choices.check(prompt)
+    if merged.values.get("prompt") is None:
+        faults.add(0, f"{entry.place}: prompt: there is none; give one in the line or in the config")
+    for key in TEMPLATES:
+        text = merged.values.get(key)
+        with faults.collect(place=f"{merged.origins.get(key, entry.place)}: {key}"):
+            if isinstance(text, str):
+                choices.check(text)
     return faults
 
 
-def _check_kind(layer: layers.Layer, below: layers.Layer) -> None:
+def _check_kind(entry: Entry, below: layers.Layer) -> None:
     """Refuse an image alone, so img2img, over settings for inpainting, whose mask would be dropped."""
-    tasks = [each.values.get("task") for each in (layer, below)]
-    kinds = [task.get("kind") if isinstance(task, dict) else None for task in tasks]
-    if kinds == ["img2img", "inpaint"] and "task.kind" not in layer.origins:
+    task = below.values.get("task")
+    is_img2img = entry.values.get("task.kind") == "img2img" and "task.kind" not in entry.origins
+    if is_img2img and isinstance(task, dict) and task.get("kind") == "inpaint":
         raise ConfigError(
-            f"{layer.origins['task.image']}: task.kind: the config asks for inpaint, but the line gives an "
+            f"{entry.origins['task.image']}: task.kind: the config asks for inpaint, but the line gives an "
             "image and no mask; set task.kind to img2img, or to inpaint to use the mask of the config"
         )

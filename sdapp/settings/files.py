@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -199,15 +199,15 @@ def anchor_paths(values: dict[str, Any], folder: Path, settings: Mapping[str, Se
     """
     for dotted, setting in settings.items():
         if setting.kind in ("file", "model"):
-            _anchored(values, dotted.split("."), folder, setting.kind)
+            anchored(values, folder, setting.kind, dotted.split("."))
 
 
-def _anchored(value: Any, keys: list[str], folder: Path, kind: str) -> Any:
-    """Return a path anchored; anchor in place the paths at nested keys of a mapping."""
+def anchored(value: Any, folder: Path, kind: str, keys: Sequence[str] = ()) -> Any:
+    """Return a path, or a list of paths, anchored; anchor in place the paths at nested keys of a mapping."""
     if isinstance(value, list):
-        return [_anchored(item, keys, folder, kind) for item in value]
+        return [anchored(item, folder, kind, keys) for item in value]
     if keys and isinstance(value, dict) and keys[0] in value:
-        value[keys[0]] = _anchored(value[keys[0]], keys[1:], folder, kind)
+        value[keys[0]] = anchored(value[keys[0]], folder, kind, keys[1:])
     if keys or not isinstance(value, str) or not value:
         return value
     if kind == "model":

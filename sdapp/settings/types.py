@@ -5,15 +5,26 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 MAX_SEED = 2**63 - 1
+
+
+def to_whole(value: Any) -> Any:
+    """Return `20` for `20.0`, which spreadsheets and pandas write; anything else as it is."""
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if is_whole else value
 
 
 class Frozen(BaseModel):
     """A group of settings: checked once and strictly, never changed; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _to_whole(cls, values: Any) -> Any:
+        return {key: to_whole(value) for key, value in values.items()} if isinstance(values, dict) else values
 
 
 @dataclass(frozen=True)

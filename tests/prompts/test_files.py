@@ -161,7 +161,9 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
     "text after a quote": (
         ".txt",
         'a --n "b" c --steps 3',
-        ['f.txt:1:3: --n: text after the closing quote; inside quotes write \\" for a quote'],
+        [
+            'f.txt:1:3: --n: text after the closing quote; put "…" around the whole value, with \\" for a quote in it'
+        ],
     ),
     "options without values": (
         ".txt",
@@ -186,7 +188,7 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
         "prompt,steps\na, b,3\n",
         [
             "f.csv:2: 3 cells, but the header has 2; "
-            "put double quotes around a cell that contains a comma or a quote"
+            "put double quotes around a cell that contains ',' or a quote"
         ],
     ),
     "csv with too few cells": (
@@ -194,7 +196,7 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
         'prompt,steps\n"x\ny",1\na\n',
         [
             "f.csv:4: 1 cells, but the header has 2; "
-            "put double quotes around a cell that contains a comma or a quote"
+            "put double quotes around a cell that contains ',' or a quote"
         ],
     ),
     "csv with a column twice": (
@@ -420,11 +422,11 @@ def test_options_of_every_dialect_are_settings(line: str, said: dict[str, Any]) 
         ("a --prompt b", "prompt: given twice, as the text in front and as --prompt; keep one"),
         ("a --size 64", "size: write it as WIDTHxHEIGHT in pixels, such as 768x512, not '64'"),
         ("a --size 64x64 --w 64", "size: given twice, as width or height too; keep one"),
-        ("a --d 1,x", f"seed: seeds are whole numbers from 0 to {MAX_SEED}, not 'x'"),
-        ("a --d 1,-1", f"seed: seeds are whole numbers from 0 to {MAX_SEED}, not -1"),
+        ("a --d 1,x", f"seed: seeds are whole numbers from 0 to {MAX_SEED}, or -1 to draw one, not 'x'"),
+        ("a --d 1,-2", f"seed: seeds are whole numbers from 0 to {MAX_SEED}, or -1 to draw one, not -2"),
         (
             f"a --d 1,{MAX_SEED + 1}",
-            f"seed: seeds are whole numbers from 0 to {MAX_SEED}, not {MAX_SEED + 1}",
+            f"seed: seeds are whole numbers from 0 to {MAX_SEED}, or -1 to draw one, not {MAX_SEED + 1}",
         ),
         ("a --d 1,2 --count 2", "count: the line names 2 seeds, one for each image; leave count out"),
     ],
@@ -566,10 +568,10 @@ def test_lists_numbers_and_seeds_of_tables(
         ),
         (
             ".csv",
-            "prompt,model,\na,b,",
+            "prompt,model,stepz\na,b,",
             [
                 "f.csv:1: model: the same for the whole file; give it as an option or in the config",
-                "f.csv:1: : unknown key; allowed: ",
+                "f.csv:1: stepz: unknown key, did you mean steps?; the rest was not read",
             ],
         ),
         (
@@ -585,7 +587,7 @@ def test_lists_numbers_and_seeds_of_tables(
         (
             ".jsonl",
             '{"task": ["img2img"], "steps": {"a": 1}, "seed": []}',
-            [f"f.jsonl:1: seed: seeds are whole numbers from 0 to {MAX_SEED}, not []"],
+            [f"f.jsonl:1: seed: seeds are whole numbers from 0 to {MAX_SEED}, or -1 to draw one, not []"],
         ),
         (
             ".jsonl",
@@ -600,7 +602,7 @@ def test_lists_numbers_and_seeds_of_tables(
         (
             ".jsonl",
             '{"seed": [true]}',
-            [f"f.jsonl:1: seed: seeds are whole numbers from 0 to {MAX_SEED}, not True"],
+            [f"f.jsonl:1: seed: seeds are whole numbers from 0 to {MAX_SEED}, or -1 to draw one, not True"],
         ),
         (
             ".jsonl",

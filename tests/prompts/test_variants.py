@@ -197,13 +197,15 @@ def test_an_edited_wildcard_file_is_read_anew() -> None:
         ("{a|{b|c}", "character 1: the brace is never closed"),
         ("a {b} c", r"character 3: nothing to choose from; write {a|b}, or \{ for a plain brace"),
         ("{}", "character 1: nothing to choose from"),
+        ("a {0::b|c}", "character 4: 0:: is no weight; write a number above 0, such as 2::"),
+        ("{a|1.2.3::b}", "character 4: 1.2.3:: is no weight"),
         (
-            "a {2::b|c}",
-            "character 4: weights (2::) and counts (2$$) are not supported; {a|b} chooses one of them, ",
+            "a {2$$b|c}",
+            "character 4: counts (2$$) and samplers (~ @ !) are not supported; {a|b} chooses one, ",
         ),
-        ("{a|0.5::b}", "character 4: weights"),
-        ("{e$$a|b}", "character 2: weights"),
-        ("{2-3$$a|b}", "character 2: weights"),
+        ("{e$$a|b}", "character 2: counts"),
+        ("{2-3$$a|b}", "character 2: counts"),
+        ("{~a|b}", "character 2: counts"),
         ("{" * 21 + "a|b" + "}" * 21, "character 21: braces nested deeper than 20"),
         ("{a|b}" * 1001, "{a|b} #1001: more than 1,000 choices in one prompt"),
         ("__none__", r"__none__: there is no file none.txt; for plain underscores write \__"),
@@ -211,10 +213,11 @@ def test_an_edited_wildcard_file_is_read_anew() -> None:
         ("__deep/words__", "__deep/words__: there is no file deep/words.txt, did you mean __deep/wordz__?"),
         (
             "x __../secret__",
-            "character 3: __../secret__ is not the name of a wildcard file: letters, digits, - and _, ",
+            "character 3: __../secret__ is not the name of a wildcard file; write __name__ or __folder/name__, ",
         ),
         ("__/etc/passwd__", "character 1: __/etc/passwd__ is not the name of"),
-        ("__a/b/c__", "character 1: __a/b/c__ is not the name of"),
+        ("__deep/a/b/c__", "__deep/a/b/c__: there is no file deep/a/b/c.txt"),
+        ("__wordz__", "__wordz__: there is no file wordz.txt, did you mean __deep/wordz__?"),
         (r"__a\b__", r"character 1: __a\b__ is not the name of"),
         ("__~/a__", "character 1: __~/a__ is not the name of"),
         ("__a/../b__", "character 1: __a/../b__ is not the name of"),
@@ -264,14 +267,14 @@ def test_a_prompt_that_cannot_be_chosen_from_is_refused_by_choice_and_check(
         choose(prompt, 7, folder)
     assert str(refusal.value).replace(f"{folder}/", "").startswith(message)
     with pytest.raises(PromptFileError) as located:
-        list(checked_entries([Entry(3, Layer({"prompt": prompt}, {"prompt": "f.jsonl:3"}))], [], folder))
+        list(checked_entries([Entry(3, "f.jsonl:3", {"prompt": prompt})], [], folder))
     assert str(located.value).startswith("f.jsonl:3: prompt: ")
 
 
 @given(st.text(st.sampled_from("{}|\\_a:l $2/.#é"), max_size=40), st.integers(0, MAX_SEED))
 @settings(max_examples=500, deadline=None)
 def test_any_prompt_is_chosen_from_or_refused_as_the_check_says(prompt: str, seed: int) -> None:
-    entry = Entry(1, Layer({"prompt": prompt}, {"prompt": "f:1"}))
+    entry = Entry(1, "f:1", {"prompt": prompt})
     good, message = [], ""
     try:
         good = list(checked_entries([entry], []))
@@ -347,7 +350,7 @@ def test_a_hundred_errors_are_shown_in_order_and_the_rest_are_counted() -> None:
 @pytest.mark.parametrize(
     ("text", "base", "message"),
     [
-        ("--steps 3", "steps: 1", "f.txt:1:1: prompt: there is none; give one in the line or in the config"),
+        ("--steps 3", "steps: 1", "f.txt:1: prompt: there is none; give one in the line or in the config"),
         (
             "a --image i.png",
             "task: {kind: inpaint, image: x, mask: m}",
