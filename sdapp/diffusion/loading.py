@@ -1,13 +1,15 @@
 """Load the weights of a model into a pipeline of diffusers."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import diffusers
 import torch
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
@@ -17,6 +19,7 @@ from sdapp.diffusion.startup import LOADING
 from sdapp.errors import UnavailableError
 from sdapp.models.files import read_json
 from sdapp.models.locate import Model
+from sdapp.models.originals import Config, clip_tokenizer, read_configs
 
 # What diffusers and transformers raise for files that cannot be loaded.
 BROKEN = (
@@ -34,11 +37,6 @@ def load_pipeline(model: Model, dtype: torch.dtype) -> Any:
         vae = _load_vae(model, dtype)
         try:
             pipe = _from_files(model, dtype, vae)
-        except LocalEntryNotFoundError as exc:
-            raise UnavailableError(
-                f"model: {model.path}: the configuration of a single file is downloaded from the Hub once, "
-                "and the Hub cannot be reached; run it once with a network"
-            ) from exc
         except BROKEN as exc:
             raise UnavailableError(f"model: {model.path} cannot be loaded: {_reason(exc)}") from exc
     if pipe.tokenizer.model_max_length > NO_TOKENIZER:
@@ -51,7 +49,8 @@ def _from_files(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
     cls = getattr(diffusers, family.pipelines["txt2img"])
     arguments = {"dtype": dtype, **family.components, **family.options, **vae}
     if model.is_file:
-        pipe = cls.from_single_file(str(model.path), **arguments)
+        with _written_configs(read_configs(model.path, family.layout)) as parts:
+            pipe = cls.from_single_file(str(model.path), local_files_only=True, **parts, **arguments)
     else:
         pipe = cls.from_pretrained(
             model.path, variant=model.variant(), use_safetensors=True, local_files_only=True, **arguments
@@ -59,6 +58,27 @@ def _from_files(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
     if dtype == torch.float16 and family.overflows_in_float16 and pipe.vae.config.force_upcast:
         keep_in_float32(pipe.vae)
     return pipe
+
+
+@contextmanager
+def _written_configs(configs: Mapping[str, Config]) -> Iterator[dict[str, Any]]:
+    """Arguments with which `from_single_file` needs no network: a folder of configs, tokenizers, scheduler."""
+    index, parts = {}, {}
+    with TemporaryDirectory(prefix="sdapp-") as folder:
+        for part, config in configs.items():
+            if part.startswith("tokenizer"):
+                index[part], parts[part] = ["transformers", "CLIPTokenizer"], clip_tokenizer(**config)
+            elif part == "scheduler":
+                cls = getattr(diffusers, config["_class_name"])
+                index[part], parts[part] = ["diffusers", cls.__name__], cls.from_config(config)
+            else:
+                is_text = part.startswith("text_encoder")
+                cls_name = config["architectures"][0] if is_text else config["_class_name"]
+                index[part] = ["transformers" if is_text else "diffusers", cls_name]
+                (Path(folder) / part).mkdir()
+                (Path(folder) / part / "config.json").write_text(json.dumps(config))
+        (Path(folder) / "model_index.json").write_text(json.dumps(index))
+        yield {"config": folder, **parts}
 
 
 def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sdapp.models import originals
+from sdapp.models.originals import Config
+
 
 @dataclass(frozen=True)
 class Family:
@@ -13,6 +16,7 @@ class Family:
     marks: frozenset[
         str
     ]  # any of them in a model's marks (see `Model.marks`) shows that it is of this family
+    layout: Config  # of a single file
     pipelines: Mapping[str, str]  # kind of task → class of diffusers
     components: Mapping[str, Any]  # arguments for `from_pretrained`: what is not loaded
     options: Mapping[str, Any]  # further arguments for the constructor of a pipeline
@@ -48,11 +52,18 @@ _SD: Mapping[str, Any] = {
 
 # `context` is the width of the text embeddings that the UNet reads. Models without marks are the first.
 FAMILIES = (
-    Family("Stable Diffusion 1.x", frozenset({"context 768"}), **_SD),
-    Family("Stable Diffusion 2.x", frozenset({"context 1024"}), native_size=768, **_SD),
+    Family("Stable Diffusion 1.x", frozenset({"context 768"}), originals.STABLE_DIFFUSION_1, **_SD),
+    Family(
+        "Stable Diffusion 2.x",
+        frozenset({"context 1024", "cond_stage_model"}),
+        originals.STABLE_DIFFUSION_2,
+        native_size=768,
+        **_SD,
+    ),
     Family(
         "Stable Diffusion XL",
-        frozenset({"context 2048", "text_time", "text_encoder_2"}),
+        frozenset({"context 2048", "text_time", "text_encoder_2", "conditioner.embedders.1"}),
+        originals.SDXL,
         pipelines={
             "txt2img": "StableDiffusionXLPipeline",
             "img2img": "StableDiffusionXLImg2ImgPipeline",

@@ -41,7 +41,9 @@ class Model:
         """What tells the families apart: `context WIDTH`, the kind of added embedding, and the folders."""
         if self.is_file:
             keys = (shape for name, shape in self._shapes.items() if name.endswith("attn2.to_k.weight"))
-            return {f"context {shape[1]}" for shape in keys}
+            return {f"context {shape[1]}" for shape in keys} | {
+                name.rsplit(".", 3)[0] for name in tensor_shapes(self.path, "cond")
+            }
         config = self.path / "unet" / "config.json"
         unet = read_json(config) if config.is_file() else {}
         said: set[str] = {f"context {unet.get('cross_attention_dim')}", str(unet.get("addition_embed_type"))}
