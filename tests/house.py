@@ -25,7 +25,7 @@ INSIDE = {
     "comparisons/report": ("report", "plots", "sheets", "format"),
     "batches": ("prune", "run", "prompt_file", "items", "executors", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (
-        "loading", "startup", "batch_size", "memory", "unet", "shortcuts", "decode", "task_inputs", "text_encoder", "noise",
+        "loading", "startup", "batch_size", "memory", "loras", "unet", "shortcuts", "decode", "task_inputs", "text_encoder", "noise",
         "devices",
     ),
     "outputs": ("writer", "encode", "naming", "files"),

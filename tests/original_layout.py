@@ -8,24 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from sdapp.models.originals import unet_name
+
 Tensors = dict[str, torch.Tensor]
-RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1",
-    "conv_shortcut": "skip_connection",
-}
-UNET_ENDS = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
 OPEN_CLIP = {
     "text_model.": "",
     "text_projection.weight": "text_projection",
@@ -90,32 +75,9 @@ def _open_clip_key(key: str) -> str:
 
 
 def unet_tensors(unet: Any) -> Tensors:
-    per_block = unet.config.layers_per_block + 1
-    has_attention = ["CrossAttn" in kind for kind in unet.config.up_block_types]
-    return {_unet_key(key, per_block, has_attention): value for key, value in unet.state_dict().items()}
-
-
-def _unet_key(key: str, per_block: int, up_attention: list[bool]) -> str:
-    for ours, theirs in UNET_ENDS.items():
-        if key.startswith(f"{ours}."):
-            return key.replace(ours, theirs, 1)
-    where, rest = _unet_place(key, per_block, up_attention)
-    return f"{where}.{_swap(rest, RESNET)}" if "resnets" in key else f"{where}.{rest}"
-
-
-def _unet_place(key: str, per_block: int, up_attention: list[bool]) -> tuple[str, str]:
-    kind, part = key.split(".")[0], re.sub(r"^[a-z]+_block(?:s\.\d+)?\.", "", key)
-    layer, number, rest = part.split(".", 2)
-    j = int(number)
-    if kind == "mid_block":
-        return f"middle_block.{1 if layer == 'attentions' else 2 * j}", rest
-    i = int(key.split(".")[1])
-    if layer == "downsamplers":
-        return f"input_blocks.{per_block * (i + 1)}.0", rest.replace("conv", "op", 1)
-    if layer == "upsamplers":
-        return f"output_blocks.{per_block * (i + 1) - 1}.{2 if up_attention[i] else 1}", rest
-    blocks, first = ("input_blocks", 1) if kind == "down_blocks" else ("output_blocks", 0)
-    return f"{blocks}.{per_block * i + j + first}.{1 if layer == 'attentions' else 0}", rest
+    blocks = unet.config.layers_per_block, unet.config.up_block_types
+    names = ((key, *key.rpartition(".")) for key in unet.state_dict())
+    return {f"{unet_name(layer, *blocks)}.{kind}": unet.state_dict()[key] for key, layer, _, kind in names}
 
 
 def vae_tensors(vae: Any) -> Tensors:

@@ -62,7 +62,7 @@ def _from_files(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
 
 @contextmanager
 def _written_configs(configs: Mapping[str, Config]) -> Iterator[dict[str, Any]]:
-    """Arguments with which `from_single_file` needs no network: a folder of configs, tokenizers, scheduler."""
+    """Arguments with which `from_single_file` needs no network: configs, tokenizers, scheduler."""
     index, parts = {}, {}
     with TemporaryDirectory(prefix="sdapp-") as folder:
         for part, config in configs.items():

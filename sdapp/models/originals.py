@@ -1,9 +1,11 @@
-"""Find the configuration of a single file in the layout of the original checkpoints, without torch or network.
+"""Find the configuration of a single file in the layout of the original checkpoints, without torch or Hub.
 
 A diffusers folder states the sizes of its parts in config files; a single file only has shapes of tensors.
 """
 
 import gzip
+import re
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,7 +141,7 @@ def read_configs(path: Path, layout: Config) -> dict[str, Config]:
 
 
 def _is_v_prediction(path: Path) -> bool:
-    """Whether a Stable Diffusion 2 predicts v: no file says so, but the spread of one tensor does (ComfyUI)."""
+    """Whether a Stable Diffusion 2 predicts v: one tensor's spread tells it, as in ComfyUI."""
     name = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
     with safe_open(path, framework="numpy") as file:
         return float(np.std(file.get_tensor(name))) > 0.09 if name in file.keys() else False  # noqa: SIM118
@@ -162,3 +164,34 @@ def clip_tokenizer(pad_token: str = END) -> Any:
     ]
     vocab = {token: i for i, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad_token, model_max_length=77)
+
+
+_RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+_OUTSIDE_OF_BLOCKS = {
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+}  # fmt: skip
+
+
+def unet_name(name: str, layers_per_block: int, up_block_types: Sequence[str]) -> str:
+    """The name that a layer of a UNet, such as `mid_block.resnets.0`, has in the original checkpoints."""
+    match = re.fullmatch(r"(down|mid|up)_block(?:s\.(\d+))?\.([a-z]+)\.(\d+)\.?(.*)", name)
+    if match is None:
+        return _OUTSIDE_OF_BLOCKS.get(name, name)
+    where, layer, number, rest = match[1], match[3], int(match[4]), match[5]
+    per_block, i = layers_per_block + 1, int(match[2] or 0)
+    if layer == "downsamplers":
+        return f"input_blocks.{per_block * (i + 1)}.0.op"
+    if layer == "upsamplers":
+        return f"output_blocks.{per_block * (i + 1) - 1}.{2 if 'CrossAttn' in up_block_types[i] else 1}.conv"
+    inner = 1 if layer == "attentions" else 0
+    place = {
+        "down": f"input_blocks.{per_block * i + number + 1}.{inner}",
+        "mid": f"middle_block.{inner or 2 * number}",
+        "up": f"output_blocks.{per_block * i + number}.{inner}",
+    }[where]
+    return f"{place}.{_RESNET.get(rest, rest) if layer == 'resnets' else rest}"
