@@ -1,5 +1,5 @@
 #!/bin/sh
-# Paint the pictures of the README with the built-in model, offline, into outputs/demo.
+# Paint the images of the README with the built-in model, offline, into outputs/demo.
 set -eu
 cd "$(dirname "$0")/.."
 out=outputs/demo
@@ -13,8 +13,8 @@ painting=$(sdapp img2img "$house" "an oil painting of a red house in the snow at
 echo "  $painting"
 
 echo "inpainting:"
-mended=$(sdapp inpaint "$house" docs/mask.png "a blue castle on a beach at sunset" --seed 2 --out "$out")
-echo "  $mended"
+castle=$(sdapp inpaint "$house" docs/mask.png "a blue castle on a beach at sunset" --seed 2 --out "$out")
+echo "  $castle"
 
 echo "comparing schedulers:"
 sdapp compare "a castle on a beach at night" --schedulers ddim,dpm++2m-karras --steps 5,10 --seeds 1 \

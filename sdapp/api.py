@@ -14,6 +14,7 @@ from sdapp.batches.items import Shard
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import Batch
 from sdapp.config import RunConfig, validate
+from sdapp.errors import gathered
 from sdapp.jobs import LoadKey, Work, plan
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
@@ -116,8 +117,9 @@ def replay(
     when this is called; each model is loaded when its turn comes. An image that fails is a result with its
     error. Raises SdappError.
     """
-    replays = plan_replays([Path(image) for image in images], [Layer(settings)])
-    Notes(on_note).tell(note for each in replays for note in each.notes)
+    replays, errors = plan_replays([Path(image) for image in images], [Layer(settings)], Notes(on_note))
+    if errors:
+        raise gathered(errors)
     models = {each.load: each.model for each in replays}
     return paint_replays(replays, executor or LocalExecutor(models), on_step)
 

@@ -1,8 +1,10 @@
-"""Input images and masks: read them safely and once, turn them upright, convert them to RGB."""
+"""Input images and masks: read them safely and once, upright, 8 bits a channel, colours in sRGB."""
 
 import hashlib
+import math
 import threading
 import warnings
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -10,13 +12,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from sdapp.errors import ConfigError, InputError, MissingInputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L")
 MAX_PIXELS = 67_108_864  # 8192 × 8192
+ROUNDING = 1  # of 255: a profile that changes no level by more is sRGB itself
 Size = tuple[int, int]  # width, height
 Made = TypeVar("Made", tuple[bytes, str], Image.Image)
 
@@ -46,19 +49,27 @@ class Inputs:
         return data, digest
 
     def image(
-        self, path: str, size: Size | None, any_size: bool = False, planned: str | None = None
+        self,
+        path: str,
+        size: Size | None,
+        any_size: bool = False,
+        planned: str | None = None,
+        keep_alpha: bool = False,
     ) -> Image.Image:
         """Return an RGB image, resized to `size` if given; transparency becomes white.
 
+        With `keep_alpha` it is RGBA instead if any pixel is transparent.
         Raises MissingInputError, InputError for a file that cannot be used, and ConfigError if `size` has
         another shape (by more than 5 %) or, without `size` and `any_size`, if a side is no multiple of 8.
         """
         data, digest = self.read(path, "image", planned)
-        whole = self._once(("image", digest), lambda: decode_rgb(data, path))
+        whole = decoded = self._once(("image", digest), lambda: decode_pixels(data, path))
+        if decoded.mode == "RGBA" and not keep_alpha:
+            whole = self._once(("on white", digest), lambda: on_white(decoded))
         _check_size(whole.size, path, size, any_size)
         if size is None or size == whole.size:
             return whole
-        return self._once(("image", digest, size), lambda: whole.resize(size, Image.Resampling.LANCZOS))
+        return self._once((whole.mode, digest, size), lambda: whole.resize(size, Image.Resampling.LANCZOS))
 
     def mask(self, path: str, image: str, size: Size, planned: str | None = None) -> Image.Image:
         """Return a mask in mode L, resized to `size`: 255 where to repaint, 0 elsewhere.
@@ -114,7 +125,7 @@ def decode_image(data: bytes, path: str, key: str) -> Image.Image:
     """
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            image = Image.open(BytesIO(data), formats=FORMATS)
+            image = Image.open(BytesIO(_without_huge_texts(data)), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             size = f"{image.width}×{image.height}"
             raise InputError(f"{key}: {path}: {size} pixels; at most {MAX_PIXELS:,} are allowed")
@@ -129,6 +140,36 @@ def decode_image(data: bytes, path: str, key: str) -> Image.Image:
         raise InputError(f"{key}: {path}: {exc}") from exc
     except (OSError, SyntaxError, ValueError, EOFError, TypeError) as exc:
         raise InputError(f"{key}: {path}: broken: {exc}") from exc
+
+
+def _without_huge_texts(data: bytes) -> bytes:
+    """Return a PNG without the text chunks that Pillow refuses as too large; other data as it is."""
+    if data[:4] != b"\x89PNG":
+        return data
+    kept, place, memory = [data[:8]], 8, 0.0
+    while place < len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4])
+        size = _text_size(data[place + 4 : place + 8], data[place + 8 : end - 4])
+        if memory + size <= PngImagePlugin.MAX_TEXT_MEMORY:
+            kept.append(data[place:end])
+            memory += size
+        place = end
+    return b"".join(kept)
+
+
+def _text_size(kind: bytes, body: bytes) -> float:
+    """Return the size of the text in a PNG chunk, 0 for others; infinity if Pillow refuses to unpack it."""
+    if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+        return 0
+    text = body.partition(b"\0")[2]
+    if kind == b"tEXt" or (kind == b"iTXt" and text[:1] != b"\1"):
+        return len(text)
+    packed, unzip = text[1:] if kind == b"zTXt" else text[2:].split(b"\0", 2)[-1], zlib.decompressobj()
+    try:
+        size = len(unzip.decompress(packed, PngImagePlugin.MAX_TEXT_CHUNK))
+    except zlib.error:  # Pillow reads it as an empty text
+        return 0
+    return math.inf if unzip.unconsumed_tail else size
 
 
 def decode_file(path: str, key: str = "image") -> Image.Image:
@@ -147,13 +188,45 @@ def _decode_8_bits(data: bytes, path: str, key: str) -> Image.Image:
     return image
 
 
-def decode_rgb(data: bytes, path: str) -> Image.Image:
-    """Decode an image as RGB; transparency becomes white. Raises InputError."""
+def decode_pixels(data: bytes, path: str) -> Image.Image:
+    """Decode an image as RGB, or as RGBA if any pixel is transparent; colours in sRGB. Raises InputError."""
     image = _decode_8_bits(data, path, "image")
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    colours = _to_srgb(image, path)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            colours.putalpha(alpha)
+    colours.info = {}  # or Pillow would write some of it into files made from this image
+    return colours
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Return an RGB or RGBA image as RGB; transparency becomes white."""
+    if image.mode == "RGB":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _to_srgb(image: Image.Image, path: str) -> Image.Image:
+    """Return a new RGB image without transparency, its colours converted from its ICC profile to sRGB."""
+    plain = image.convert("RGB")
+    if not image.info.get("icc_profile"):
+        return plain
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
+        mode = "CMYK" if image.mode == "CMYK" else Image.getmodebase(image.mode)
+        if mode == "L" and profile.profile.xcolor_space == "RGB ":
+            mode = "RGB"  # an image that was made grey and kept its profile
+        srgb = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image.convert(mode), profile, srgb, outputMode="RGB")
+    except (OSError, ImageCms.PyCMSError) as exc:
+        fix = "convert the image to sRGB, or remove the profile"
+        raise InputError(f"image: {path}: its ICC profile cannot be used ({exc}); {fix}") from exc
+    assert converted is not None  # it is None only for a conversion in place
+    changes = ImageChops.difference(plain, converted).point(lambda change: change > ROUNDING)
+    return converted if changes.getbbox() else plain
 
 
 def _check_size(has: Size, path: str, wanted: Size | None, any_size: bool) -> None:
@@ -185,13 +258,27 @@ def _to_mask(data: bytes, path: str, whole: Size, size: Size) -> Image.Image:
     if mask.size != whole:
         sizes = f"{mask.width}×{mask.height}, its image is {whole[0]}×{whole[1]}"
         raise InputError(f"mask: {path} is {sizes}; they must have the same size")
-    resized = mask.convert("L").resize(size, Image.Resampling.BILINEAR)
-    binary = resized.point(lambda value: 255 if value >= 128 else 0)
+    binary = resize_mask(mask.convert("L"), size, Image.Resampling.BILINEAR)
     if binary.getbbox() is None:
         raise InputError(
             f"mask: {path} is all black, so nothing would be repainted; white marks what to repaint"
         )
     return binary
+
+
+def resize_mask(mask: Image.Image, size: Size, enlarging: Image.Resampling) -> Image.Image:
+    """Resize a mask in mode L and make it black and white: from level 128 on it is white.
+
+    Shrinking loses no white: a pixel becomes white if any white falls into it.
+    """
+
+    def is_light(level: int) -> int:
+        return 255 if level >= 128 else 0
+
+    if size[0] >= mask.width and size[1] >= mask.height:
+        return mask.resize(size, enlarging).point(is_light)
+    shares = mask.point(is_light).convert("F").resize(size, Image.Resampling.BOX)  # of white in each pixel
+    return shares.point(lambda share: share * 1e9).convert("L")  # which clips to 255
 
 
 def is_lossy(data: bytes) -> bool:

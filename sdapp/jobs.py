@@ -190,7 +190,12 @@ def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict
         return asked or (model.size, model.size), {}
     # With padding, only the masked part is painted at the given size; the image keeps its own size.
     cropped = task.kind == "inpaint" and task.padding is not None
-    size = images.inputs.image(task.image, None if cropped else asked, any_size=cropped).size
+    image = images.inputs.image(task.image, None if cropped else asked, cropped, keep_alpha=True)
+    size = image.size
+    if task.kind == "inpaint" and config.output.format == "jpeg" and image.mode == "RGBA":
+        raise ConfigError(
+            f"output.format: {task.image} is partly transparent, which a JPEG cannot store; use png or webp"
+        )
     inputs = {"image": images.inputs.read(task.image, "image")[1]}
     if task.kind == "inpaint":
         images.inputs.mask(task.mask, task.image, size)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from sdapp.config import RunConfig, Txt2Img
+from sdapp.images import inputs
 from sdapp.jobs import Job
 from sdapp.models.files import BUILT_IN, read_json
 from sdapp.models.locate import Model
@@ -63,6 +64,11 @@ def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator
         )
     if not isinstance(job.task, Txt2Img) and job.steps_to_run != job.steps:
         yield f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}"
+    if (
+        job.task.kind == "img2img"
+        and inputs.image(job.task.image, None, True, keep_alpha=True).mode == "RGBA"
+    ):
+        yield f"{job.task.image}: img2img paints the whole image opaque; what is transparent begins as white"
     if config.compile == "on" and "cache_interval" in job.shortcuts:
         yield "compile has no effect with a cache_interval above 1"
     elif config.compile == "on":

@@ -24,7 +24,14 @@ from sdapp.diffusion.loading import load_pipeline
 from sdapp.diffusion.memory import Placement, is_shortage, memory_in_use, memory_taken
 from sdapp.diffusion.noise import HALVES, draw_in_float32
 from sdapp.diffusion.shortcuts import with_shortcuts
-from sdapp.diffusion.task_inputs import TaskInputs, paste_result, pipeline_arguments, prepare_inputs
+from sdapp.diffusion.startup import LOADING, without_advice
+from sdapp.diffusion.task_inputs import (
+    TaskInputs,
+    paint_whole_cells,
+    paste_result,
+    pipeline_arguments,
+    prepare_inputs,
+)
 from sdapp.diffusion.text_encoder import Conditioning, TextEncoder
 from sdapp.diffusion.unet import Denoiser
 from sdapp.errors import ConfigError, SdappError, UpstreamError
@@ -99,6 +106,7 @@ class Painter:
             each.set_progress_bar_config(disable=True)
             if self.dtype in HALVES:
                 draw_in_float32(each, "prepare_latents", "prepare_mask_latents")
+        paint_whole_cells(self._pipes["inpaint"])
         self._placement = Placement(self._pipes, device, memory)
         self._sizes = BatchSizes(device)
         self._stages = (self._encode, self._denoise, self._decode)
@@ -319,11 +327,13 @@ def load(
     dtype = choose_dtype(key.dtype, device)
     if key.memory.offload != "none" and device.type == "cpu":
         raise ConfigError("memory.offload: on a CPU there is nothing to offload from; use none")
-    pipe = load_pipeline(model, dtype)
+    with LOADING, without_advice():
+        pipe = load_pipeline(model, dtype)
     if key.channels_last == "on" or (key.channels_last == "auto" and device.type == "cuda"):
         for part in (pipe.unet, pipe.vae):
             part.to(memory_format=torch.channels_last)
     painter = Painter(pipe, model.family, device, key.memory)
+    painter._placement.notes += model.notes
     if key.compile == "on" or (key.compile == "auto" and _repays(key, device, unet_calls, batch_size)):
         # Times of a batch that was compiled for would mislead the search for a batch size.
         painter.denoiser.compile(after=0 if key.compile == "on" and batch_size != "auto" else SETTLED)

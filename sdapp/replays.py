@@ -10,13 +10,13 @@ from PIL import ImageChops
 from sdapp import images
 from sdapp.batches.executors import Executor
 from sdapp.config import RunConfig, validate
-from sdapp.errors import InputError, SdappError, gathered
+from sdapp.errors import InputError, SdappError
 from sdapp.jobs import JobList, LoadKey, Work, plan
 from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import read_header
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
-from sdapp.notes import notes_before_painting
+from sdapp.notes import Notes, notes_before_painting
 from sdapp.records import OnStep, Record, Result
 from sdapp.settings.layers import Layer, merge
 
@@ -31,45 +31,47 @@ class Replay:
     config: RunConfig
     model: Model
     jobs: JobList
-    notes: tuple[str, ...]  # what the user should know before it is painted
 
     @property
     def load(self) -> LoadKey:
         return LoadKey.of(self.config, self.model)
 
 
-def plan_replays(paths: Sequence[Path], layers: Sequence[Layer] = ()) -> list[Replay]:
+def plan_replays(
+    paths: Sequence[Path], layers: Sequence[Layer], notes: Notes
+) -> tuple[list[Replay], list[SdappError]]:
     """Plan the jobs of all images, with `layers` laid over the settings inside each. Imports nothing heavy.
 
-    Raises one SdappError with the errors of all images; each names its image.
+    Tells the notes of each image; returns the errors of those that cannot be painted, which name the image.
     """
     replays: list[Replay] = []
     errors: list[SdappError] = []
     models: dict[tuple[str | None, ...], Model] = {}
     for path in paths:
         try:
-            replays.append(_plan_replay(path, layers, models))
+            replays.append(_plan_replay(path, layers, models, notes))
         except SdappError as exc:
             lines = [line if str(path) in line else f"{path}: {line}" for line in str(exc).splitlines()]
             errors.append(type(exc)("\n".join(lines)))
-    if errors:
-        raise gathered(errors)
-    return replays
+    return replays, errors
 
 
-def _plan_replay(path: Path, layers: Sequence[Layer], models: dict[tuple[str | None, ...], Model]) -> Replay:
+def _plan_replay(
+    path: Path, layers: Sequence[Layer], models: dict[tuple[str | None, ...], Model], notes: Notes
+) -> Replay:
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give the images in it: {path}/*.png")
-    merged = merge([read_settings(path), *layers])
-    config = validate(merged)
+    inside = read_settings(path)
+    notes.tell(inside.notes)
+    config = validate(merge([inside, *layers]))
     key = config.model, config.revision, config.vae
     if key not in models:
         models[key] = locate_model(*key)
-    jobs, notes = plan(config, models[key]), merged.notes
+    jobs = plan(config, models[key])
     if config.seed is None:
-        notes += (f"{path}: there is no seed inside, so a random one is used; --seed sets it",)
-    notes += tuple(notes_before_painting(config, models[key], jobs[0]))
-    return Replay(path, config, models[key], jobs, notes)
+        notes.tell([f"{path}: there is no seed inside, so a random one is used; --seed sets it"])
+    notes.tell(notes_before_painting(config, models[key], jobs[0]))
+    return Replay(path, config, models[key], jobs)
 
 
 def group_by_load(replays: Iterable[Replay]) -> list[list[Replay]]:
@@ -128,14 +130,16 @@ def compare_pixels(path: Path, result: Result) -> PixelCheck:
     error, lossy, largest = result.error, False, None
     try:
         data, _ = images.read_bytes(str(path), "image")
-        lossy, before = images.is_lossy(data), images.decode_rgb(data, str(path))
+        lossy, before = images.is_lossy(data), images.on_white(images.decode_pixels(data, str(path)))
     except InputError as exc:
         return PixelCheck(path, result.job.seed, None, False, str(exc))
     if result.image is not None and before.size != result.image.size:
         sizes = "{}x{} in the file, {}x{} painted again".format(*before.size, *result.image.size)
         error = f"the sizes differ: {sizes}"
     elif result.image is not None:
-        levels = ImageChops.difference(before, result.image).histogram()  # 256 for each of R, G and B
+        levels = ImageChops.difference(
+            before, images.on_white(result.image)
+        ).histogram()  # 256 for each of R, G, B
         largest = max(i % 256 for i, pixels in enumerate(levels) if pixels)
     return PixelCheck(path, result.job.seed, largest, lossy, error)
 
@@ -146,6 +150,8 @@ def setup_differences(path: Path, here: Record) -> str | None:
         then, now = _setup(read_header(path).get("record")), _setup(asdict(here))
     except InputError:  # an image of another tool
         return None
+    if now["device"].startswith(f"{then.get('device')} ("):
+        then["device"] += ", unnamed in its record"
     differ = [
         f"{name} {then[name]} (here {now[name]})" for name in now if then.get(name, now[name]) != now[name]
     ]

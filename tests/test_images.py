@@ -8,10 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from sdapp.errors import ConfigError, InputError, MissingInputError, SdappError
 from sdapp.images import Inputs, Size, read_bytes
@@ -25,11 +26,11 @@ def encode(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def load_image(data: bytes, size: Size | None = None, any_size: bool = False) -> Image.Image:
+def load_image(data: bytes, size: Size | None = None, **options: bool) -> Image.Image:
     """Return the image of a file named `x`."""
     with TemporaryDirectory() as folder, chdir(folder):
         Path("x").write_bytes(data)
-        return Inputs().image("x", size, any_size)
+        return Inputs().image("x", size, **options)
 
 
 def load_mask(data: bytes, image: bytes, size: Size) -> Image.Image:
@@ -106,6 +107,119 @@ def animated(form: str) -> bytes:
 def test_images_of_every_mode_become_rgb(data: bytes, color: tuple[int, int, int]) -> None:
     image = load_image(data)
     assert (image.mode, image.size, image.getpixel((3, 3))) == ("RGB", (8, 8), color)
+
+
+@pytest.mark.parametrize(
+    ("data", "mode", "color"),
+    [
+        (plain("RGBA", (1, 2, 3, 0)), "RGBA", (1, 2, 3, 0)),
+        (plain("RGBA", (1, 2, 3, 128)), "RGBA", (1, 2, 3, 128)),
+        (plain("LA", (9, 7)), "RGBA", (9, 9, 9, 7)),
+        (plain("RGB", RED, transparency=RED), "RGBA", (*RED, 0)),
+        (indexed(transparency=bytes([0, 70])), "RGBA", (*RED, 70)),
+        (plain("RGBA", (1, 2, 3, 4), "WEBP", lossless=True, exact=True), "RGBA", (1, 2, 3, 4)),
+        (plain("RGBA", (1, 2, 3, 255)), "RGB", (1, 2, 3)),
+        (indexed(transparency=0), "RGB", RED),
+    ],
+)
+def test_transparency_is_kept_on_demand_with_the_colours_under_it(
+    data: bytes, mode: str, color: tuple[int, ...]
+) -> None:
+    image = load_image(data, keep_alpha=True)
+    assert (image.mode, image.getpixel((3, 3))) == (mode, color)
+
+
+# --- ICC profiles -------------------------------------------------------------------------------------------
+
+LINEAR = (Path(__file__).parent / "cases/B-12-icc/linear.icc").read_bytes()  # RGB, its name is "sRGB"
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def profile(space: bytes, colours: bytes, **tags: bytes) -> bytes:
+    """A profile of version 2.4 for a colour space; `colours` is the space that its tags convert to (ICC.1:2001)."""
+    white = struct.pack(">3i", *(round(value * 65536) for value in (0.9642, 1, 0.8249)))
+    parts = {"wtpt": b"XYZ \0\0\0\0" + white, **tags}
+    table, body, start = b"", b"", 132 + 12 * len(parts)
+    for name, part in parts.items():
+        table += struct.pack(">4sII", name.encode(), start + len(body), len(part))
+        body += part + bytes(-len(part) % 4)
+    head = struct.pack(">I4xI4s4s4s12x4s28x", start + len(body), 0x02400000, b"prtr", space, colours, b"acsp")
+    return head + white + bytes(48) + struct.pack(">I", len(parts)) + table + body
+
+
+LINEAR_GREY = profile(b"GRAY", b"XYZ ", kTRC=b"curv" + bytes(4) + struct.pack(">IH", 1, 256))
+# All black with black ink, else white without cyan and L* = 50 with it; whatever magenta and yellow do.
+INKS = b"".join(bytes([0 if i & 1 else 128 if i & 8 else 255, 128, 128]) for i in range(16))
+IDENTITY = struct.pack(">9i", *(65536 if i % 4 == 0 else 0 for i in range(9)))
+LUT = (
+    b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + IDENTITY + bytes(range(256)) * 4 + INKS + bytes(range(256)) * 3
+)
+CMYK = profile(b"CMYK", b"Lab ", A2B0=LUT)
+
+
+def encoded(level: int) -> int:
+    """The sRGB level of a linear one (IEC 61966-2-1)."""
+    light = level / 255
+    return round(255 * (12.92 * light if light <= 0.0031308 else 1.055 * light ** (1 / 2.4) - 0.055))
+
+
+@pytest.mark.parametrize(
+    ("data", "color"),
+    [
+        (plain("RGB", (20, 80, 200), icc_profile=LINEAR), (20, 80, 200)),
+        (plain("RGB", (55, 55, 55), "JPEG", quality=100, icc_profile=LINEAR), (55, 55, 55)),
+        (plain("RGB", (20, 80, 200), "WEBP", lossless=True, icc_profile=LINEAR), (20, 80, 200)),
+        (plain("RGB", (20, 80, 200), "TIFF", icc_profile=LINEAR), (20, 80, 200)),
+        (plain("RGBA", (20, 80, 200, 255), icc_profile=LINEAR), (20, 80, 200)),
+        (plain("RGBA", (20, 80, 200, 60), icc_profile=LINEAR), (20, 80, 200, 60)),
+        (indexed(icc_profile=LINEAR), RED),
+        (plain("L", 55, icc_profile=LINEAR_GREY), (55, 55, 55)),
+        (plain("LA", (55, 60), icc_profile=LINEAR_GREY), (55, 55, 55, 60)),
+        (plain("I;16", 55 * 257, icc_profile=LINEAR_GREY), (55, 55, 55)),
+        (plain("L", 55, icc_profile=LINEAR), (55, 55, 55)),
+    ],
+)
+def test_linear_colours_become_srgb(data: bytes, color: tuple[int, ...]) -> None:
+    found = load_image(data, keep_alpha=True).getpixel((3, 3))
+    assert isinstance(found, tuple)
+    wanted = (*map(encoded, color[:3]), *color[3:])
+    assert [abs(one - other) <= 1 for one, other in zip(found, wanted, strict=True)] == [True] * len(wanted)
+
+
+@pytest.mark.parametrize(
+    ("inks", "grey"),
+    [((0, 0, 0, 0), 255), ((255, 0, 0, 0), 119), ((0, 255, 255, 0), 255), ((0, 0, 0, 255), 0)],
+)
+def test_inks_become_the_colours_of_their_profile(inks: tuple[int, ...], grey: int) -> None:
+    found = load_image(plain("CMYK", inks, "TIFF", icc_profile=CMYK)).getpixel((3, 3))
+    assert isinstance(found, tuple)
+    assert all(abs(level - grey) <= 2 for level in found)
+
+
+def test_a_profile_of_srgb_changes_no_level() -> None:
+    image = Image.frombytes("RGB", (256, 3), bytes(range(256)) * 9)
+    assert load_image(encode(image, icc_profile=SRGB), any_size=True).tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        plain("RGB", RED, icc_profile=b"no profile"),
+        plain("RGB", RED, icc_profile=LINEAR[:300]),
+        plain("RGB", RED, icc_profile=LINEAR_GREY),
+        plain("CMYK", (0, 0, 0, 0), "TIFF", icc_profile=LINEAR),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_refused(data: bytes) -> None:
+    with pytest.raises(
+        InputError, match=r"^image: x: its ICC profile cannot be used .*; convert the image to sRGB"
+    ):
+        load_image(data)
+
+
+def test_what_is_made_from_an_image_does_not_inherit_its_metadata() -> None:
+    again = Image.open(BytesIO(encode(load_image(plain("RGB", RED, icc_profile=LINEAR, dpi=(9, 9))))))
+    assert again.info == {}
 
 
 # Where the first row's first and last pixels belong: EXIF 2.32, 4.6.4, tag 0x0112.
@@ -202,7 +316,7 @@ def test_damaged_files_give_an_image_or_an_error_with_their_place(
 def test_an_image_keeps_its_size_or_is_resized(
     given: tuple[int, int], asked: tuple[int, int] | None, any_size: bool, size: tuple[int, int]
 ) -> None:
-    assert load_image(plain("RGB", RED, size=given), asked, any_size).size == size
+    assert load_image(plain("RGB", RED, size=given), asked, any_size=any_size).size == size
 
 
 @pytest.mark.parametrize(
@@ -279,6 +393,24 @@ def test_a_resized_mask_stays_black_and_white() -> None:
     mask = load_mask(encode(half("L", 0, 255)), IMAGE, (64, 64))
     assert mask.size == (64, 64)
     assert mask.tobytes() == (b"\0" * 32 + b"\xff" * 32) * 64
+
+
+@pytest.mark.parametrize("size", [(56, 56), (40, 40), (8, 8)])
+def test_a_mask_that_is_shrunk_loses_no_white(size: Size) -> None:
+    """One row, one column and one pixel alone, each of them far thinner than a pixel of the smaller mask."""
+    mask = Image.new("L", (640, 640), 0)
+    for box in ((0, 70, 640, 71), (70, 0, 71, 640), (500, 500, 501, 501)):
+        mask.paste(255, box)
+    found = np.asarray(load_mask(encode(mask), plain("RGB", RED, size=(640, 640)), size))
+    expected = np.zeros_like(found)
+    expected[70 * size[1] // 640] = expected[:, 70 * size[0] // 640] = 255
+    expected[500 * size[1] // 640, 500 * size[0] // 640] = 255
+    assert (found == expected).all()
+
+
+def test_the_colour_profile_of_a_mask_means_nothing() -> None:
+    data = encode(half("L", 100, 200), icc_profile=LINEAR_GREY)
+    assert load_mask(data, IMAGE, (8, 8)).tobytes() == (b"\0" * 4 + b"\xff" * 4) * 8
 
 
 def test_the_mask_has_the_size_of_the_upright_image() -> None:

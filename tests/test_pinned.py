@@ -1,6 +1,8 @@
 """Commands and what they made before the package was laid out anew: names, ids, infotext and pixels stay.
 
-`pinned/commands.json` and `pinned/tiles.webp` (one image of each command) were written on 2026-11-24.
+`pinned/commands.json` and `pinned/tiles.webp` (one image of each command) were written on 2026-11-24. The tile
+of the inpainting with padding was written again on 2026-11-27: since then each latent cell that the mask touches
+is painted, and the edges of that mask cut some.
 """
 
 import json

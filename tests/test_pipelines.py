@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from torch.overrides import TorchFunctionMode
 
 from sdapp import schedulers
@@ -305,8 +306,6 @@ def test_a_prompt_beyond_77_tokens_is_told(tiny: Callable[..., Path], tiny_paint
 def test_inpainting_leaves_every_pixel_outside_the_mask_as_it_is(
     channels: int, padding: int | None, tiny: Callable[..., Path], house: Path, mask: Path
 ) -> None:
-    from PIL import Image
-
     task = tasks(house, mask)["inpaint"] | {"padding": padding}
     results = paint(settings(tiny(in_channels=channels), task=task, count=2, batch_size=2))
     before, inside = np.asarray(Image.open(house)).astype(int), np.asarray(Image.open(mask)) > 127
@@ -335,8 +334,6 @@ def test_inpainting_is_the_pipelines_own_and_encodes_only_what_the_unet_sees(
     house: Path,
     mask: Path,
 ) -> None:
-    from PIL import Image
-
     asked = settings(
         tiny(in_channels=channels), task=tasks(house, mask)["inpaint"], scheduler=scheduler, eta=eta
     )
@@ -359,9 +356,107 @@ def test_inpainting_is_the_pipelines_own_and_encodes_only_what_the_unet_sees(
     assert np.abs(np.asarray(plain).astype(int) - pixels(result))[inside].max() <= 2
 
 
-def test_inpainting_with_padding_takes_images_of_any_size(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    from PIL import Image
+def masked(path: Path, *boxes: tuple[int, int, int, int], size: tuple[int, int] = (64, 64)) -> str:
+    """A mask that is white in these boxes (left, top, right, bottom)."""
+    mask = Image.new("L", size, 0)
+    for box in boxes:
+        mask.paste(255, box)
+    mask.save(path)
+    return str(path)
 
+
+THIN = [(0, 0, 1, 1), (63, 63, 64, 64), (33, 0, 34, 64), (0, 30, 64, 31), (9, 9, 16, 23)]
+
+
+@pytest.mark.parametrize("box", THIN, ids=str)
+@pytest.mark.parametrize("scheduler", ["euler", "euler-a"])
+def test_a_mask_paints_each_latent_cell_that_it_touches(
+    box: tuple[int, int, int, int], scheduler: str, tiny: Callable[..., Path], tiny_painter: Painter,
+    house: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    """The latents are those of a mask of whole cells; of them only the white pixels are pasted."""
+    left, top, right, bottom = box
+    cells = (left // 8 * 8, top // 8 * 8, -(-right // 8) * 8, -(-bottom // 8) * 8)
+    [thin], [whole] = (
+        paint(
+            settings(
+                tiny(),
+                scheduler=scheduler,
+                task={"kind": "inpaint", "image": str(house), "mask": masked(tmp_path / "m.png", area)},
+            ),
+            tiny_painter,
+        )
+        for area in (box, cells)
+    )
+    assert torch.equal(thin.latents, whole.latents)
+    place = (slice(top, bottom), slice(left, right))
+    assert (pixels(thin)[place] == pixels(whole)[place]).all()
+    before = np.asarray(Image.open(house)).astype(int)
+    changed = (pixels(thin) != before).any(-1)
+    assert changed[place].any()
+    changed[place] = False
+    assert not changed.any()
+
+
+@pytest.mark.parametrize("padding", [None, 0, 5])
+def test_a_model_for_inpainting_is_shown_each_latent_cell_that_the_mask_touches(
+    padding: int | None, tiny: Callable[..., Path], house: Path, tmp_path: Path
+) -> None:
+    task = {"kind": "inpaint", "image": str(house), "mask": masked(tmp_path / "m.png", *THIN)}
+    asked = settings(tiny(in_channels=9), task=task | {"padding": padding}, steps=1, count=2, batch_size=2)
+    painter, seen = painter_of(asked), []
+    hook = painter.denoiser.unet.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, 4]))
+    paint(asked, painter)
+    hook.remove()
+    expected = np.asarray(Image.open(tmp_path / "m.png")).reshape(8, 8, 8, 8).max((1, 3)) / 255
+    assert [(each.numpy() == expected).all() for each in seen] == [True]
+
+
+@pytest.mark.parametrize("size", [(64, 128), (128, 64), (64, 70), (30, 128)])
+def test_a_padded_crop_keeps_the_shape_of_what_is_in_it(
+    size: tuple[int, int], tiny: Callable[..., Path], tiny_painter: Painter, tmp_path: Path
+) -> None:
+    """A disc stays as wide as high, wherever the image ends; beyond its edges they are repeated."""
+    (width, height), radius = size, min(size) // 3
+    image = Image.new("RGB", size, "blue")
+    disc = (width // 2 - radius, height // 2 - radius, width // 2 + radius, height // 2 + radius)
+    ImageDraw.Draw(image).ellipse(disc, fill="red")
+    image.save(tmp_path / "disc.png")
+    box = (2, 10, width - 2, height - 10)
+    task = {"kind": "inpaint", "image": str(tmp_path / "disc.png"), "padding": 4, "strength": 0.5}
+    task["mask"] = masked(tmp_path / "m.png", box, size=size)
+    seen: list[torch.Tensor] = []
+    hook = tiny_painter._vae.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
+    [result] = paint(settings(tiny(), task=task), tiny_painter)
+    hook.remove()
+    rows, columns = np.nonzero((seen[0][0] > seen[0][2]).numpy())
+    assert abs(np.ptp(rows) - np.ptp(columns)) <= 1
+    assert seen[0][2, 0].min() > 0.9  # all of the first row is blue, nothing black
+    changed = (pixels(result) != np.asarray(image).astype(int)).any(-1)
+    assert changed[10:-10, 2:-2].mean() > 0.9
+    changed[10:-10, 2:-2] = False
+    assert not changed.any()
+
+
+@pytest.mark.parametrize("padding", [None, 4])
+@pytest.mark.parametrize("channels", [4, 9])
+def test_inpainting_keeps_what_is_transparent_outside_the_mask(
+    channels: int, padding: int | None, tiny: Callable[..., Path], house: Path, mask: Path
+) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (64, 64, 4), "uint8")
+    levels[:, :9, 3] = 0
+    Image.fromarray(levels).save(house)
+    task = tasks(house, mask)["inpaint"] | {"padding": padding}
+    [result] = paint(settings(tiny(in_channels=channels), task=task))
+    inside = np.asarray(Image.open(mask)) > 127
+    assert (pixels(result)[~inside] == levels[~inside]).all()
+    assert (pixels(result)[inside][:, 3] == 255).all()
+    levels[..., 3] = 255
+    Image.fromarray(levels).save(house)
+    assert paint(settings(tiny(in_channels=channels), task=task))[0].image.mode == "RGB"
+
+
+def test_inpainting_with_padding_takes_images_of_any_size(tiny: Callable[..., Path], tmp_path: Path) -> None:
     Image.new("RGB", (101, 75), "green").save(tmp_path / "odd.png")
     mask = Image.new("L", (101, 75), 0)
     mask.paste(255, (40, 30, 60, 50))
@@ -575,8 +670,6 @@ def test_what_on_step_raises_is_passed_on(
 def test_an_input_that_changed_since_it_was_planned_fails_its_job(
     tiny: Callable[..., Path], tiny_painter: Painter, house: Path, mask: Path
 ) -> None:
-    from PIL import Image
-
     config = validate(Layer(settings(tiny(), task=tasks(house, mask)["img2img"])))
     jobs = plan(config, locate(config.model))
     Image.new("RGB", (64, 64), "red").save(house)

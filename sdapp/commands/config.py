@@ -11,6 +11,7 @@ from sdapp.commands.options import ConfigFiles, Overrides, file_layers
 from sdapp.commands.terminal import Commands, print_note
 from sdapp.config import RunConfig, read_config_file, validate
 from sdapp.errors import SdappError, gathered
+from sdapp.models.locate import find_path, locate
 from sdapp.settings.files import parse_override
 from sdapp.settings.layers import Layer, combine, merge
 
@@ -38,7 +39,9 @@ def config_check(
     errors: list[SdappError] = []
     for file in files:
         try:
-            validate(merge(read_config_file(file)))
+            config = validate(merge(read_config_file(file)))
+            if find_path(config.model):  # a model of the Hub is not downloaded
+                locate(config.model, config.revision, Path(config.vae) if config.vae else None)
             typer.echo(f"{file}: good")
         except SdappError as exc:
             errors.append(exc)

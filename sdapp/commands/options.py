@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sdapp.commands.terminal import print_note
 from sdapp.config import read_config_file
 from sdapp.errors import ConfigError
 from sdapp.metadata.read import read_settings
@@ -115,10 +117,14 @@ def _parameter(name: str) -> str:
 
 
 def file_layers(files: list[Path] | None) -> list[Layer]:
-    """The layers of --config files and images."""
+    """The layers of --config files and images. Prints their notes, so that they come before any error."""
     found: list[Layer] = []
     for file in files or []:
-        found += [read_settings(file)] if file.suffix.lower() in IMAGE_SUFFIXES else read_config_file(file)
+        layers = [read_settings(file)] if file.suffix.lower() in IMAGE_SUFFIXES else read_config_file(file)
+        for layer in layers:
+            for note in layer.notes:
+                print_note(note)
+            found.append(replace(layer, notes=()))
     return found
 
 

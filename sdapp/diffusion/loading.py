@@ -1,7 +1,8 @@
 """Load the weights of a model into a pipeline of diffusers."""
 
 import json
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +10,8 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 from safetensors import SafetensorError
@@ -19,51 +22,81 @@ from sdapp.diffusion.startup import LOADING
 from sdapp.errors import UnavailableError
 from sdapp.models.files import read_json
 from sdapp.models.locate import Model
-from sdapp.models.originals import Config, clip_tokenizer, read_configs
+from sdapp.models.originals import Config, clip_tokenizer, read_vae_config
 
 # What diffusers and transformers raise for files that cannot be loaded.
 BROKEN = (
-    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError,
+    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, OverflowError, SafetensorError,
+    SingleFileComponentError,
 )  # fmt: skip
 NO_TOKENIZER = 100_000  # transformers gives a tokenizer without files a far larger limit
+LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 
 
 def load_pipeline(model: Model, dtype: torch.dtype) -> Any:
     """Load the text-to-image pipeline of a model on the CPU in `dtype`, one thread at a time.
 
-    Raises UnavailableError for files that cannot be loaded.
+    Raises UnavailableError for files that cannot be loaded, or that lack tensors.
     """
     with LOADING, _without_progress_bars():
         vae = _load_vae(model, dtype)
         try:
-            pipe = _from_files(model, dtype, vae)
+            pipe = (_from_file if model.is_file else _from_folder)(model, dtype, vae)
         except BROKEN as exc:
+            _refuse_missing(model.path, _tensors_without_values(exc))
             raise UnavailableError(f"model: {model.path} cannot be loaded: {_reason(exc)}") from exc
     if pipe.tokenizer.model_max_length > NO_TOKENIZER:
         raise UnavailableError(f"model: {model.path}: its tokenizer cannot be read; download the model again")
-    return pipe
-
-
-def _from_files(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
-    family = model.family
-    cls = getattr(diffusers, family.pipelines["txt2img"])
-    arguments = {"dtype": dtype, **family.components, **family.options, **vae}
-    if model.is_file:
-        with _written_configs(read_configs(model.path, family.layout)) as parts:
-            pipe = cls.from_single_file(str(model.path), local_files_only=True, **parts, **arguments)
-    else:
-        pipe = cls.from_pretrained(
-            model.path, variant=model.variant(), use_safetensors=True, local_files_only=True, **arguments
-        )
-    if dtype == torch.float16 and family.overflows_in_float16 and pipe.vae.config.force_upcast:
+    if dtype == torch.float16 and model.family.overflows_in_float16 and pipe.vae.config.force_upcast:
         keep_in_float32(pipe.vae)
     return pipe
 
 
+def _from_folder(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
+    """Load each part in the variant that the folder has of it."""
+    family, classes = model.family, read_json(model.path / "model_index.json")
+    parts = dict(vae)
+    for part in filter(model.has_own, family.weight_folders):
+        library, name = classes[part]
+        cls = getattr(LIBRARIES[library], name)
+        parts[part] = _load_part(cls, model.path / part, dtype, model.weights(part)[0])
+    cls = getattr(diffusers, family.pipelines["txt2img"])
+    return cls.from_pretrained(
+        model.path, local_files_only=True, **family.components, **family.options, **parts
+    )
+
+
+def _load_part(
+    cls: Any, folder: Path, dtype: torch.dtype, variant: str | None = None, key: str = "model"
+) -> Any:
+    """Load one part of a model from its folder. Raises UnavailableError if tensors are missing."""
+    part, info = cls.from_pretrained(
+        folder,
+        dtype=dtype,
+        variant=variant,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    _refuse_missing(folder, info["missing_keys"], key)  # upstream would leave them random
+    return part
+
+
+def _from_file(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
+    family = model.family
+    cls = getattr(diffusers, family.pipelines["txt2img"])
+    given = {"dtype": dtype, **family.components, **family.options, **vae}
+    with _configs_and_tokenizers(model.configs) as ours:
+        pipe = cls.from_single_file(str(model.path), local_files_only=True, **ours, **given)
+    for part in family.weight_folders:
+        _refuse_missing(model.path, _on_meta(getattr(pipe, part)))
+    return pipe
+
+
 @contextmanager
-def _written_configs(configs: Mapping[str, Config]) -> Iterator[dict[str, Any]]:
-    """Arguments with which `from_single_file` needs no network: configs, tokenizers, scheduler."""
-    index, parts = {}, {}
+def _configs_and_tokenizers(configs: Mapping[str, Config]) -> Iterator[dict[str, Any]]:
+    """The arguments with which `from_single_file` asks no Hub: a folder of configs, and parts."""
+    index, parts = {"vae": ["diffusers", "AutoencoderKL"]}, {}
     with TemporaryDirectory(prefix="sdapp-") as folder:
         for part, config in configs.items():
             if part.startswith("tokenizer"):
@@ -72,9 +105,8 @@ def _written_configs(configs: Mapping[str, Config]) -> Iterator[dict[str, Any]]:
                 cls = getattr(diffusers, config["_class_name"])
                 index[part], parts[part] = ["diffusers", cls.__name__], cls.from_config(config)
             else:
-                is_text = part.startswith("text_encoder")
-                cls_name = config["architectures"][0] if is_text else config["_class_name"]
-                index[part] = ["transformers" if is_text else "diffusers", cls_name]
+                name = config.get("_class_name") or config["architectures"][0]
+                index[part] = ["transformers" if part.startswith("text_encoder") else "diffusers", name]
                 (Path(folder) / part).mkdir()
                 (Path(folder) / part / "config.json").write_text(json.dumps(config))
         (Path(folder) / "model_index.json").write_text(json.dumps(index))
@@ -87,14 +119,40 @@ def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
         return {}
     try:
         if model.vae.is_file():
-            layout = {} if model.is_file else {"config": str(model.path), "subfolder": "vae"}
-            part = diffusers.AutoencoderKL.from_single_file(str(model.vae), dtype=dtype, **layout)
+            config = read_vae_config(model.vae, model.family.layout)
+            if not model.is_file:
+                config |= read_json(model.path / "vae" / "config.json")
+            with _configs_and_tokenizers({"vae": config}) as ours:
+                part = diffusers.AutoencoderKL.from_single_file(
+                    str(model.vae), dtype=dtype, config=ours["config"], subfolder="vae", local_files_only=True
+                )
         else:
             cls = getattr(diffusers, read_json(model.vae / "config.json", "vae")["_class_name"])
-            part = cls.from_pretrained(model.vae, dtype=dtype, use_safetensors=True, local_files_only=True)
+            part = _load_part(cls, model.vae, dtype, key="vae")
     except BROKEN as exc:
+        _refuse_missing(model.vae, _tensors_without_values(exc), "vae")
         raise UnavailableError(f"vae: {model.vae} cannot be loaded: {_reason(exc)}") from exc
     return {"vae": part}
+
+
+def _on_meta(module: torch.nn.Module) -> list[str]:
+    """The parameters that were given no values."""
+    return [name for name, parameter in module.named_parameters() if parameter.is_meta]
+
+
+def _tensors_without_values(exc: Exception) -> list[str]:
+    """The tensors that a file lacks, from an error of `from_single_file`, which seldom names them."""
+    if isinstance(exc, KeyError):
+        return [str(exc.args[0])]
+    modules = (frame.f_locals.get("model") for frame, _ in traceback.walk_tb(exc.__traceback__))
+    return next((_on_meta(module) for module in modules if isinstance(module, torch.nn.Module)), [])
+
+
+def _refuse_missing(path: Path, names: Collection[str], key: str = "model") -> None:
+    """Raise UnavailableError if there are names of tensors that a file or folder lacks."""
+    if names:
+        first = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
+        raise UnavailableError(f"{key}: {path} lacks {len(names)} of its tensors: {first}; download it again")
 
 
 def _reason(exc: Exception) -> str:

@@ -35,10 +35,10 @@ ENDS = {
     ".lora_down.weight": "down", ".lora_up.weight": "up", ".lora_mid.weight": "mid", ".alpha": "alpha",
     ".lora_A.weight": "down", ".lora_B.weight": "up", ".lora.down.weight": "down", ".lora.up.weight": "up",
     ".dora_scale": "dora", ".lora_magnitude_vector": "dora", ".diff": "diff", ".diff_b": "diff_b",
-    ".hada_w1_a": "hada_w1_a", ".hada_w1_b": "hada_w1_b", ".hada_w2_a": "hada_w2_a",
-    ".hada_w2_b": "hada_w2_b", ".hada_t1": "hada_t1", ".hada_t2": "hada_t2", ".lokr_w1": "lokr_w1", ".lokr_w1_a": "lokr_w1_a",
-    ".lokr_w1_b": "lokr_w1_b", ".lokr_w2": "lokr_w2", ".lokr_w2_a": "lokr_w2_a", ".lokr_w2_b": "lokr_w2_b",
-    ".lokr_t2": "lokr_t2",
+    **{f".{name}": name for name in (
+        "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1", "lokr_w1_a",
+        "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+    )},
 }  # fmt: skip
 # The kinds of ΔW, by the tensors that each must have.
 COMPLETE = (
@@ -120,8 +120,8 @@ class Loras:
                 groups[part, module][kind] = tensor.float()
         if strangers:
             raise UnavailableError(
-                f"loras: {path} does not fit this model: {len(strangers)} of its tensors have no place in it, "
-                f"such as {strangers[0]}; it was made for another family, or it is no LoRA"
+                f"loras: {path} does not fit this model: {len(strangers)} of its tensors have no place in it "
+                f"({strangers[0]}); it was made for another family, or it is no LoRA"
             )
         for (part, module), tensors in groups.items():
             if not any(needed <= tensors.keys() for needed in COMPLETE):

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import logging
 import os
 import sys
 import threading
@@ -36,6 +37,21 @@ def importing(model: Model, ours: bool = False) -> Iterator[None]:
                 gc.freeze()
             if was_enabled:
                 gc.enable()
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Drop the advice to install torchvision, which transformers gives when a pipeline is imported."""
+    logger = logging.getLogger("transformers.utils.import_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "requires torchvision" not in record.getMessage()
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _read_ahead(model: Model) -> None:

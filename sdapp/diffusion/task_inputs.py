@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from sdapp.config import Img2Img, Inpaint, Txt2Img
-from sdapp.images import inputs
+from sdapp.images import inputs, resize_mask
 from sdapp.jobs import Job
 
 Box = tuple[int, int, int, int]
@@ -16,28 +17,62 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """An input image, its mask (255 is painted), and the box that is painted if not the whole image."""
+    """An input image as the model sees it (RGB) and, for inpainting, what the finished image is made of."""
 
     image: Image.Image
-    mask: Image.Image | None = None
-    box: Box | None = None
+    kept: Image.Image | None = None  # the input image, RGBA if it has transparent pixels
+    mask: Image.Image | None = None  # 255 is painted
+    box: Box | None = None  # the part that is painted if not the whole image; may reach beyond its edges
 
 
 def prepare_inputs(job: Job) -> TaskInputs | None:
     """The input images of a job; None for txt2img. Raises InputError for a changed file."""
     if isinstance(job.task, Txt2Img):
         return None
-    path, size, digests = job.task.image, (job.width, job.height), job.inputs
+    path, digests = job.task.image, job.inputs
     cropped = isinstance(job.task, Inpaint) and job.task.padding is not None
-    image = inputs.image(path, None if cropped else size, any_size=True, planned=digests.get("image"))
+    asked = path, None if cropped else (job.width, job.height), True, digests.get("image")
+    image = inputs.image(*asked)
     if isinstance(job.task, Img2Img):
         return TaskInputs(image)
     mask = inputs.mask(job.task.mask, path, image.size, planned=digests.get("mask"))
-    if job.task.padding is None:
-        return TaskInputs(image, mask)
-    # The masked part and `padding` pixels around it, widened to the shape of the size that is painted.
-    left, top, right, bottom = VaeImageProcessor.get_crop_region(mask, *size, pad=job.task.padding)
-    return TaskInputs(image, mask, (left, top, right, bottom))
+    return TaskInputs(image, inputs.image(*asked, keep_alpha=True), mask, _box(job, mask))
+
+
+def _box(job: Job, mask: Image.Image) -> Box | None:
+    """The masked part and the padding around it, widened to the shape of the size that is painted."""
+    if not isinstance(job.task, Inpaint) or job.task.padding is None:
+        return None
+    region = VaeImageProcessor.get_crop_region(mask, job.width, job.height, pad=job.task.padding)
+    left, top, right, bottom = (
+        region  # upstream cuts it at the edges of the image, whatever its shape is then
+    )
+    shape = job.width / job.height
+    wide = max(0, int((bottom - top) * shape) - (right - left))
+    high = max(0, int((right - left) / shape) - (bottom - top))
+    return left - wide // 2, top - high // 2, right + wide - wide // 2, bottom + high - high // 2
+
+
+def _crop(image: Image.Image, box: Box) -> Image.Image:
+    """Crop an image; beyond its edges its outermost pixels are repeated."""
+    left, top, right, bottom = box
+    rows = np.arange(top, bottom).clip(0, image.height - 1)
+    columns = np.arange(left, right).clip(0, image.width - 1)
+    return Image.fromarray(np.asarray(image)[rows[:, None], columns])
+
+
+def paint_whole_cells(pipe: Any) -> None:
+    """Let an inpainting pipeline repaint every latent cell that has any white of the mask.
+
+    By itself it looks at the upper left pixel of each cell only, and paints nothing where a mask is thinner
+    (`prepare_mask_latents` of diffusers, which resizes the mask [B, 1, H, W] to the size of the latents).
+    """
+    plain = pipe.prepare_mask_latents
+
+    def prepare_mask_latents(mask: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return plain(torch.nn.functional.max_pool2d(mask, pipe.vae_scale_factor), *args, **kwargs)
+
+    pipe.prepare_mask_latents = prepare_mask_latents
 
 
 def pipeline_arguments(
@@ -52,8 +87,9 @@ def pipeline_arguments(
         return size
     image, mask = canvas.image, canvas.mask
     if canvas.box:
-        image = image.crop(canvas.box).resize((job.width, job.height), Image.Resampling.LANCZOS)
-        mask = mask and mask.crop(canvas.box).resize((job.width, job.height), Image.Resampling.NEAREST)
+        painted_size = job.width, job.height
+        image = _crop(image, canvas.box).resize(painted_size, Image.Resampling.LANCZOS)
+        mask = mask and resize_mask(_crop(mask, canvas.box), painted_size, Image.Resampling.NEAREST)
     # One copy per image: with a single one, inpainting draws all noise from the first generator.
     shared = {"image": [image] * batch, "strength": job.task.strength}
     if not mask:
@@ -67,14 +103,11 @@ def pipeline_arguments(
 
 
 def paste_result(canvas: TaskInputs | None, painted: Image.Image) -> Image.Image:
-    """The finished image: after inpainting, the input image with the masked pixels replaced."""
-    if canvas is None or canvas.mask is None:
+    """The finished image: after inpainting, the input image with the masked pixels replaced (opaque)."""
+    if canvas is None or canvas.kept is None or canvas.mask is None:
         return painted
-    whole = canvas.image.copy()
-    if canvas.box is None:
-        whole.paste(painted, (0, 0), canvas.mask)
-        return whole
-    left, top, right, bottom = canvas.box
+    left, top, right, bottom = box = canvas.box or (0, 0, *canvas.kept.size)
     painted = painted.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
-    whole.paste(painted, (left, top), canvas.mask.crop(canvas.box))
+    whole = canvas.kept.copy()
+    whole.paste(painted, (left, top), canvas.mask.crop(box))
     return whole

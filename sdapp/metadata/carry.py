@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sdapp import schedulers
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError
-from sdapp.metadata.samplers import SAMPLERS, SCHEDULE_WORDS, Values, plain_word
+from sdapp.metadata.samplers import SAMPLERS, SCHEDULE_WORDS, Values, plain_word, split_schedule
 
 MAX_TEXT = 4_000_000  # characters; a workflow of a thousand nodes has a tenth of it
 NETWORK = re.compile(r"<(?:lora|lyco|hypernet):([^<>]+)>")
@@ -19,15 +19,18 @@ MARKUP = {
     "BREAK": re.compile(r"\bBREAK\b"),
     "AND": re.compile(r"\bAND\b"),
     "embedding": re.compile(r"\bembedding:\S{1,60}"),
+    "emphasis braces": re.compile(r"\{[^{}|\n]{1,30}\}"),
+    "tag": re.compile(r"<\w+[:\[][^<>\n]{1,60}>"),
 }
 
 
 @dataclass
 class Carried:
-    """The settings carried over so far, and what was left out: `name: value (reason)`, each once."""
+    """The settings carried over so far, what was left out (`name: value (reason)`, each once), and notes."""
 
     values: Values = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def leave_out(self, name: str, value: object, reason: str = "") -> None:
         """Note a setting that is not carried over, and why."""
@@ -41,7 +44,7 @@ class Carried:
             self.leave_out(name, "not found")
             return False
         try:
-            config = RunConfig.model_validate(settings, strict=False)  # "20" is a number
+            config = RunConfig.model_validate(settings, strict=False)  # "20" and "20.0" are numbers
         except ValidationError as exc:
             self.leave_out(name, value, exc.errors()[0]["msg"].removeprefix("Value error, "))
             return False
@@ -75,13 +78,14 @@ class Carried:
         """Carry over a scheduler by a tool's names for sampler and schedule; the JSON has more options."""
         if not (isinstance(sampler, str) and isinstance(schedule, str) and len(sampler + schedule) < 100):
             return self.leave_out("Sampler", sampler)
+        sampler, joined = split_schedule(sampler)
+        if joined and plain_word(schedule) not in ("", "automatic", plain_word(joined)):
+            self.leave_out("Schedule type", schedule, f"the sampler's name says {joined}")
+        schedule = joined or schedule
         name, options = SAMPLERS.get(sampler, (sampler.removesuffix("_gpu"), {}))
         try:
             found = schedulers.resolve(name)
         except ConfigError as exc:
-            head, _, last = name.rpartition(" ")
-            if head and not schedule and plain_word(last) in SCHEDULE_WORDS:
-                return self.scheduler(head, last)  # `euler_a karras` of stable-diffusion.cpp
             return self.leave_out("Sampler", sampler, str(exc))
         self.carry("Sampler", sampler, scheduler={"name": found.name, "options": options})
         word = SCHEDULE_WORDS.get(plain_word(schedule))

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from PIL import ExifTags, Image
+from PIL.PngImagePlugin import iTXt
+
+XMP_TEXTS = ("sdcpp:parameters", "exif:UserComment")  # of stable-diffusion.cpp and Draw Things
 
 
 def exif_bytes(text: str) -> bytes:
@@ -31,17 +34,54 @@ def exif_tags(data: object) -> Mapping[int, Any]:
         return {}
 
 
-def exif_comment(info: Mapping[Any, Any]) -> str:
-    """Return the EXIF UserComment in Pillow's `image.info`, decoded as it says; empty if there is none."""
-    raw = exif_tags(info.get("exif")).get(ExifTags.Base.UserComment)
+def texts(info: Mapping[Any, Any]) -> dict[str, str]:
+    """Return all texts in Pillow's `image.info` by where they stand.
+
+    PNG texts have their own keys; the others are `EXIF Make` and so on, `comment` and `XMP sdcpp:parameters`.
+    """
+    found = {str(key): _repair(value) for key, value in info.items() if isinstance(value, str)}
+    if isinstance(comment := info.get("comment"), bytes):
+        found["comment"] = _decode(comment)
+    for tag, value in exif_tags(info.get("exif")).items():
+        name = f"EXIF {ExifTags.TAGS.get(tag, tag)}"
+        if tag == ExifTags.Base.UserComment:
+            found[name] = _decode_comment(value)
+        elif isinstance(value, str):
+            found[name] = _repair(value)
+    packet = info.get("xmp", found.get("XML:com.adobe.xmp", ""))
+    packet = _decode(packet) if isinstance(packet, bytes) else str(packet)
+    for tag, value in re.findall(rf"(?s)<({'|'.join(XMP_TEXTS)})>(.*?)(?:</\1>|$)", packet):
+        found[f"XMP {tag}"] = html.unescape(re.sub(r"<[^<>]*>", "", value)).strip()
+    return found
+
+
+def _decode(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def _repair(text: str) -> str:
+    """Return a text that Pillow decoded as Latin-1 as UTF-8 if its bytes are that; iTXt is always UTF-8."""
+    try:
+        return text if isinstance(text, iTXt) else text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
+def _decode_comment(raw: object) -> str:
+    """Return an EXIF UserComment, decoded as it says, as UTF-16 of either byte order, or as UTF-8."""
     if not isinstance(raw, bytes):
         return raw if isinstance(raw, str) else ""
-    code, body = raw[:8], raw[8:]
+    code, body = raw[:8], raw[8:].rstrip(b"\0")
     if code != b"UNICODE\0":
-        return (body if code in (b"ASCII\0\0\0", bytes(8)) else raw).decode("utf-8", "replace").rstrip("\0")
-    # Some tools write little-endian text, with or without a byte order mark.
+        return _decode(body if code in (b"ASCII\0\0\0", bytes(8)) else raw).rstrip("\0")
+    if b"\0" not in body:  # in UTF-16 every ASCII letter has one
+        return _decode(body).removeprefix("\ufeff")
     is_little_endian = body[1::2].count(0) > body[::2].count(0)
-    return body.decode("utf-16-le" if is_little_endian else "utf-16-be", "replace").strip("\ufeff\0")
+    encoding, size = ("utf-16-le" if is_little_endian else "utf-16-be"), len(body) + len(body) % 2
+    return raw[8 : 8 + size].decode(encoding, "replace").strip("\ufeff\0")
 
 
 def xmp(kind: str, record: str = "") -> str:

@@ -1,31 +1,40 @@
-"""Write and read infotext, the text in which A1111, Forge and stable-diffusion.cpp store settings."""
+"""Write and read infotext, in which A1111, Forge, SD.Next and stable-diffusion.cpp store settings."""
 
-import html
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdapp import schedulers
-from sdapp.metadata import containers
 from sdapp.metadata.carry import NETWORK, Carried, check_length, json_object
-from sdapp.metadata.named import move_named
-from sdapp.metadata.samplers import SCHEDULES, Values
+from sdapp.metadata.named import Fields, carry_numbers
+from sdapp.metadata.samplers import SCHEDULES, Values, plain_word
 from sdapp.models.files import BUILT_IN
 from sdapp.scheduler_table import SIGMAS, TABLE
 
-FIELD = re.compile(r'(\w[\w /-]{1,60}):\s*("(?:\\.|[^"\\])+"|[^,]*)(?:,|$)')
-TOOLS = {  # by the field `Version`
+VALUE = r'"(?:\\.|[^"\\])+"|\d+,\d+(?=\s*,|\s*$)|[^,]*'
+FIELD = re.compile(rf"(\w[\w /-]{{1,60}}):\s*({VALUE})(?:,|$)")
+# Fields that can begin the settings, with values of their kind; a prompt hardly contains them.
+START = re.compile(
+    r"(?i)(?<![\w-])(?:(?:Steps|Seed|CFG scale)\s*:\s*-?\d|Size\s*:\s*\d+\s*x\s*\d"
+    r"|(?:Sampler|Schedule type|Scheduler)\s*:)"
+)
+NEGATIVE_LINE = re.compile(r"(?im)^Negative prompt\s*:")
+NEGATIVE_WORDS = re.compile(r"(?i)\bNegative prompt\s*:")  # where line breaks are lost
+PLACES = ("EXIF UserComment", "parameters", "comment", "XMP sdcpp:parameters")
+MAX_LINES = 200  # from the end of a text; the settings are looked for in these
+VERSIONS = {  # by the fields `App` and `Version`
     "sdapp ": "sdapp", r"stable-diffusion\.cpp": "stable-diffusion.cpp", r"f\d|.*forge": "Forge",
-    "comfyui": "ComfyUI", "": "A1111",
+    "comfyui": "ComfyUI", r"sd\.?next": "SD.Next", "fooocus": "Fooocus", "": "A1111",
 }  # fmt: skip
-DEFAULTS = {  # None: any value leaves the pixels as they are
-    "Emphasis": "Original", "Mask mode": "Inpaint masked", "Masked content": "original",
-    "Inpaint area": "Whole image", "Version": None, "User": None, "VAE hash": None, "Hashes": None,
-    "Init image hash": None, "Batch size": None, "Batch pos": None, "Guidance": None,
+DEFAULTS: dict[str, tuple[str, ...]] = {  # fields that change no pixel with these values, or () with any
+    "emphasis": ("Original", "None"), "maskmode": ("Inpaint masked",), "maskedcontent": ("original",),
+    "inpaintarea": ("Whole image", "Whole picture"), "app": (), "version": (), "user": (), "vaehash": (),
+    "hashes": (), "initimagehash": (), "batchsize": (), "batchpos": (), "guidance": (),
 }  # fmt: skip
-INPAINT = {"Mask blur", "Mask mode", "Masked content", "Inpaint area", "Masked area padding"}
+INPAINT = {"maskblur", "maskmode", "maskedcontent", "inpaintarea", "maskedareapadding"}
 
 
 def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> str:
@@ -64,13 +73,6 @@ def _quote(text: str) -> str:
     return text if is_plain else json.dumps(text, ensure_ascii=False)
 
 
-def _unquote(text: str) -> str:
-    try:
-        return str(json.loads(text)) if text[:1] == '"' else text
-    except ValueError:
-        return text
-
-
 def _scheduler_words(resolved: schedulers.Resolved) -> tuple[str, str, Values]:
     """Return the sampler, the schedule type, and the options that these two do not imply."""
     options, class_name = resolved.options, resolved.scheduler.class_name
@@ -93,98 +95,170 @@ def _scheduler_words(resolved: schedulers.Resolved) -> tuple[str, str, Values]:
     return row.label, schedule, rest
 
 
-def read_infotext(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
+def read_infotext(texts: Mapping[str, str]) -> tuple[str, Carried] | None:
     """Read the first infotext that has fields; EXIF comes before PNG text, as in A1111."""
-    for text in _texts(info):
-        prompt, negative, fields = split_infotext(text)
-        if fields:
-            return _tool(fields), carry_fields(prompt, negative, fields)
+    for place in PLACES:
+        text = texts.get(place, "")
+        if text and not json_object(text):  # others write JSON there
+            split = split_infotext(text)
+            if split.fields:
+                return _tool(split.fields), carry_fields(*split)
     return None
 
 
-def read_prompts_only(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
+def read_prompts_only(texts: Mapping[str, str]) -> tuple[str, Carried] | None:
     """Read an infotext that has only prompts."""
-    text = info.get("parameters")
-    if not isinstance(text, str) or not text.strip():
-        return None
-    return "A1111", carry_fields(*split_infotext(text))
+    text = texts.get("parameters", "")
+    return ("A1111", carry_fields(*split_infotext(text))) if text.strip() else None
 
 
-def _texts(info: Mapping[Any, Any]) -> Iterator[str]:
-    """Yield each text that may be infotext. stable-diffusion.cpp also uses comments and XMP."""
-    comment, packet = (
-        data.decode("utf-8", "replace") if isinstance(data, bytes) else data
-        for data in (info.get("comment"), info.get("xmp"))
-    )
-    in_xmp = re.search("<sdcpp:parameters>(.*?)(</sdcpp:parameters>|$)", str(packet), re.DOTALL)
-    found = in_xmp and html.unescape(in_xmp[1])
-    for text in (containers.exif_comment(info), info.get("parameters"), comment, found):
-        if isinstance(text, str) and text and not json_object(text):  # diffusers-workflow writes JSON there
-            yield text
+class Infotext(NamedTuple):
+    """The parts of an infotext."""
+
+    prompt: str
+    negative: str
+    fields: dict[str, str]
+    note: str = ""  # how it was read, if it can be read in two ways
 
 
-def split_infotext(text: str) -> tuple[str, str, dict[str, str]]:
-    """Return prompt, negative prompt and fields, as A1111's `parse_generation_parameters` does.
+def split_infotext(text: str) -> Infotext:
+    """Return the parts of a text; if its last line has the fields, as A1111's `parse_generation_parameters`.
 
-    Raises InputError for a text of more than 4,000,000 characters.
+    Fields are also found before other lines, behind the prompt on one line, and one on each line. Raises
+    InputError for a text of more than 4,000,000 characters.
     """
     check_length(text)
     head, mark, _ = text.rpartition("SDCPP: {")  # JSON without quotes around it, always last
     if mark and "Version: stable-diffusion.cpp" in head.rpartition("\n")[2]:
         text = head.rstrip(" ,")
-    *lines, last = text.strip().split("\n")
-    items = FIELD.findall(last)
-    fields = {key.strip(): _unquote(value.strip()) for key, value in items}
-    if len(items) < 3 or not fields.keys() & {"Steps", "Seed"}:  # `word: word,` of a prompt is not a field
-        lines, fields = [*lines, last], {}
-    prompt, _, negative = "\n".join(["", *map(str.strip, lines)]).partition("\nNegative prompt:")
-    return prompt.strip(), negative.strip(), fields
+    lines = [line.strip() for line in text.strip().split("\n")]
+    row, column = _find_fields(lines)
+    fields, note = _parse_fields(lines[row:], column), ""
+    prompt = "\n".join([*lines[:row], lines[row][:column]] if column else lines[:row])
+    label = re.search(r"(?m)^Negative prompt:", prompt)
+    if not label and _tool(fields) != "sdapp":  # which writes `negative prompt:` for these words in a prompt
+        label = (NEGATIVE_WORDS if column else NEGATIVE_LINE).search(prompt)
+    negative = prompt[label.end() :] if label else ""
+    prompt = prompt[: label.start()] if label else prompt
+    if not label and any(map(NEGATIVE_LINE.match, lines[row + 1 :])):
+        negative = fields.pop(next(name for name in fields if plain_word(name) == "negativeprompt"))
+    if column:
+        note = (
+            f"its settings are on the line of the prompt; they begin at `{lines[row][column : column + 20]}`"
+        )
+        prompt, negative = (re.sub(r"[\s.,;|]+$", "", part) for part in (prompt, negative))
+    return Infotext(prompt.strip(), negative.strip(), fields, note)
+
+
+def _find_fields(lines: Sequence[str]) -> tuple[int, int]:
+    """Return the line and the column at which the fields begin; the end of the text if there are none."""
+    below: list[str] = []  # the names of the fields in the lines below
+    for row in range(len(lines) - 1, max(-1, len(lines) - 1 - MAX_LINES), -1):
+        column = _find_column(lines[row], is_first=row == 0)
+        if column is None:
+            continue
+        names = [name for name, _ in FIELD.findall(lines[row][column:])] + below
+        if _are_enough(names):
+            while row and not column and lines[row][:5].lower() != "steps" and START.match(lines[row - 1]):
+                row -= 1
+            return row, column
+        below = names if column == 0 else []
+    return len(lines), 0
+
+
+def _find_column(line: str, is_first: bool) -> int | None:
+    """Return where in a line a row of fields begins; None if there is none."""
+    found = [match.start() for match in START.finditer(line)][-50:]
+    keys = [match.start() for match in FIELD.finditer(line)]
+    if found and (found[0] == 0 or (not is_first and found[0] in keys and _is_all_fields(line))):
+        return 0
+    starts = found[:1]
+    for before, start in pairwise(found):
+        if not (line[:start].rstrip().endswith(",") and _is_all_fields(line[before:start])):
+            starts.append(start)
+    for start in reversed(starts):
+        if _are_enough([name for name, _ in FIELD.findall(line[start:])]):
+            return start
+    return None
+
+
+def _is_all_fields(text: str) -> bool:
+    return not FIELD.sub("", text).strip()
+
+
+def _are_enough(names: Sequence[str]) -> bool:
+    """Whether names are those of settings; `word: word,` of a prompt is no setting."""
+    return len(names) >= 3 and not {"steps", "seed"}.isdisjoint(map(plain_word, names))
+
+
+def _parse_fields(lines: Sequence[str], column: int) -> dict[str, str]:
+    """Return the fields in the first line from `column` on and in those below; the first of a name counts."""
+    if not lines:
+        return {}
+    of_fields = [lines[0][column:], *(line for line in lines[1:] if START.match(line))]
+    fields: dict[str, str] = {}
+    for name, value in FIELD.findall(", ".join(of_fields)):
+        fields.setdefault(name.strip(), _unquote(value.strip()))
+    others = "\n".join(line for line in lines[1:] if not START.match(line))  # such as `Template: …`
+    for text in re.split(r"\n(?=\w[\w /-]{1,60}:)", others) if others else ():
+        name, colon, value = text.partition(":")
+        is_field = colon and "\n" not in name
+        fields.setdefault(
+            *(name.strip(), value.strip(" ,")) if is_field else ("text after the settings", text)
+        )
+    return fields
+
+
+def _unquote(text: str) -> str:
+    """Return a value without its quotes and with a decimal point."""
+    try:
+        text = str(json.loads(text)) if text[:1] == '"' else text
+    except ValueError:
+        return text
+    return text.replace(",", ".") if re.fullmatch(r"\d+,\d+", text) else text
 
 
 def _tool(fields: Mapping[str, str]) -> str:
-    version = fields.get("Version", "")
-    return next(tool for pattern, tool in TOOLS.items() if re.match(pattern, version, re.IGNORECASE))
+    plain = {plain_word(name): value for name, value in fields.items()}
+    version = f"{plain.get('app', '')} {plain.get('version', '')}".strip()
+    return next(tool for pattern, tool in VERSIONS.items() if re.match(pattern, version, re.IGNORECASE))
 
 
-def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str]) -> Carried:
+def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note: str = "") -> Carried:
     """Carry over what `split_infotext` returned; of model names only sdapp's built-in one."""
-    carried, fields, is_ours = Carried(), dict(all_fields), _tool(all_fields) == "sdapp"
-    if is_literal := fields.get("Emphasis") == "None":
-        del fields["Emphasis"]
-    carried.prompts(prompt, negative, verbatim=is_ours or is_literal)
-    if sampler := fields.pop("Sampler", ""):
-        since_1_9 = re.search(r"v1\.(9|\d\d)", fields.get("Version", ""))
-        schedule = fields.pop("Schedule type", "Automatic" if since_1_9 else "")
+    carried, fields, is_ours = Carried(), Fields(all_fields), _tool(all_fields) == "sdapp"
+    carried.notes += [note] if note else []
+    carried.prompts(prompt, negative, verbatim=is_ours or all_fields.get("Emphasis") == "None")
+    sampler, schedule = fields.sampler()
+    if sampler:
+        since_1_9 = re.search(r"v1\.(9|\d\d)", all_fields.get("Version", ""))
         name = "uni_pc" if sampler == "UniPC" and not is_ours else sampler
-        carried.scheduler(name, schedule, fields.pop("Scheduler options", "{}"))
-    move_named(fields, carried)
-    if size := fields.pop("Size", ""):
-        width, _, height = size.partition("x")
-        carried.carry("Size", size, width=width, height=height)
-    _move_task(fields, carried)
-    skip = fields.pop("Clip skip", "1")
-    if skip not in ("-1", "0", "1"):  # 1 is the last layer; 0 and -1 are stable-diffusion.cpp's default
-        number = int(skip) - 1 if re.fullmatch("[0-9]{1,3}", skip) else skip
-        carried.carry("Clip skip", skip, clip_skip=number)
-    if is_ours and fields.get("Model") == BUILT_IN:
-        carried.carry("Model", BUILT_IN, model=fields.pop("Model"))
-    rng = fields.pop("RNG", "GPU")
+        options = fields.take("Scheduler options")[1]
+        carried.scheduler(name, schedule or ("Automatic" if since_1_9 else ""), options or "{}")
+    carry_numbers(fields, carried, last_layer=1)
+    _move_task(fields, carried, {plain_word(name) for name in all_fields})
+    if is_ours and all_fields.get("Model") == BUILT_IN:
+        carried.carry("Model", BUILT_IN, model=fields.take("Model")[1])
+    rng = fields.take("RNG")[1] or "GPU"
     if rng.lower() != "cpu" and "seed" in carried.values:
         carried.leave_out("RNG", rng, "the same seed gives other noise")
-    defaults = DEFAULTS | ({"Model hash": None} if "Model" in all_fields else {})
-    defaults |= {"Lora hashes": None} if NETWORK.search(prompt) else {}
-    for name, value in fields.items():
-        if defaults.get(name, ...) not in (None, value):
+    no_effect = {name for name, values in DEFAULTS.items() if not values}
+    no_effect |= {"modelhash"} if "Model" in all_fields else set()
+    no_effect |= {"lorahashes"} if NETWORK.search(prompt) else set()
+    for name, value in fields.rest(frozenset(no_effect)):
+        if value not in DEFAULTS.get(plain_word(name), ()):
             carried.leave_out(name, value)
     return carried
 
 
-def _move_task(fields: dict[str, str], carried: Carried) -> None:
+def _move_task(fields: Fields, carried: Carried, names: set[str]) -> None:
     """Move img2img or inpaint out of the fields, unless the strength is that of a hires fix's second pass."""
-    if "Denoising strength" not in fields or any(name.startswith(("Hires", "First pass")) for name in fields):
+    if "denoisingstrength" not in names or any(name.startswith(("hires", "firstpass")) for name in names):
         return
-    kind = "inpaint" if INPAINT & fields.keys() else "img2img"
-    more = {}
-    if fields.pop("Inpaint area", None) == "Only masked":
-        more["padding"] = fields.pop("Masked area padding", "32")
-    carried.task(kind, "Denoising strength", fields.pop("Denoising strength"), **more)
+    more, area = {}, fields.take("Inpaint area")[1]
+    if area == "Only masked":
+        more["padding"] = fields.take("Masked area padding")[1] or "32"
+    elif area not in (None, *DEFAULTS["inpaintarea"]):
+        carried.leave_out("Inpaint area", area)
+    name, strength = fields.take("Denoising strength")
+    carried.task("inpaint" if INPAINT & names else "img2img", name, strength, **more)

@@ -1,68 +1,191 @@
-"""Read settings that are stored by name: InvokeAI, kohya, and the JSON of diffusers workflows."""
+"""Read settings that are stored by name: a row of `TOOLS` for each tool; infotext has the same names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sdapp.errors import InputError
 from sdapp.metadata.carry import Carried, json_object
+from sdapp.metadata.samplers import Values, plain_word
 
-# sdapp's keys by the names in A1111, InvokeAI, kohya and plain JSON.
-KEYS_BY_NAME = {
-    "Steps": "steps", "steps": "steps", "num_inference_steps": "steps",
-    "CFG scale": "guidance_scale", "cfg_scale": "guidance_scale", "cfg": "guidance_scale",
-    "scale": "guidance_scale", "guidance_scale": "guidance_scale", "Eta DDIM": "eta",
-    "Seed": "seed", "seed": "seed", "noise_seed": "seed", "clip_skip": "clip_skip",
+# The names of each setting in other tools, as `plain_word` gives them; the first that is there counts.
+NAMES: dict[str, tuple[str, ...]] = {
+    "prompt": ("positiveprompt", "prompt", "c"),
+    "negative_prompt": ("negativeprompt", "uc", "negative"),
+    "sampler": ("sampler", "samplername"),
+    "schedule": ("scheduletype", "scheduler", "noiseschedule"),  # the sampler, if there is no other
+    "steps": ("steps", "numinferencesteps"),
+    "guidance_scale": ("cfgscale", "cfg", "scale", "guidancescale"),
+    "eta": ("etaddim",),
+    "seed": ("seed", "noiseseed"),
+    "size": ("size", "resolution"),
+    "width": ("width",),
+    "height": ("height",),
+    "clip_skip": ("clipskip", "clipstopatlayer"),
+    "task": ("generationmode", "requesttype", "type"),
+    "strength": ("strength",),
+}
+NUMBERS = ("steps", "guidance_scale", "eta", "seed")
+TASKS = {  # by a part of the tool's word
+    "txt2img": "txt2img", "promptgenerate": "txt2img", "img2img": "img2img", "paint": "inpaint",
+    "infill": "inpaint",
 }  # fmt: skip
-NO_EFFECT = {"app_version", "generation_mode", "raw-prompt", "model_hash", "type"}
-KOHYA = ("prompt", "negative-prompt", "seed", "sampler", "steps", "scale", "negative-scale", "clip-prompt")
+EMPTY: tuple[object, ...] = (
+    None,
+    False,
+    0,
+    "",
+    "cpu",
+    "False",
+    "None",
+    [],
+    {},
+)  # such fields change no pixel
 
 
-def read_invokeai(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
-    """Read InvokeAI's metadata (its invocations/metadata.py). Raises InputError if it is broken."""
-    if "invokeai_metadata" not in info:
-        return None
-    data = json_object(info["invokeai_metadata"])
-    if not data:
-        raise InputError("the metadata of InvokeAI is broken")
-    return "InvokeAI", _carry_named(data)
+class Fields:
+    """Settings by name, in any capitals, with or without spaces and signs. Each can be taken once."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._left: dict[str, tuple[str, Any]] = {}
+        for name, value in data.items():
+            plain = plain_word(name)
+            self._left[name if plain in self._left else plain] = name, value
+
+    def take(self, key: str) -> tuple[str, Any]:
+        """Return the tool's name of a setting and its value, None if it is missing."""
+        found = next((name for name in NAMES.get(key, (plain_word(key),)) if name in self._left), "")
+        return self._left.pop(found, (key, None))
+
+    def sampler(self) -> tuple[Any, Any]:
+        """Return the names of sampler and schedule; InvokeAI calls the sampler `scheduler`."""
+        (_, sampler), (_, schedule) = self.take("sampler"), self.take("schedule")
+        return (schedule, None) if sampler is None else (sampler, schedule)
+
+    def rest(self, no_effect: frozenset[str]) -> Iterator[tuple[str, Any]]:
+        """Yield the name and value of what was not taken and may change pixels."""
+        for plain, (name, value) in self._left.items():
+            if plain not in no_effect and value not in EMPTY:
+                yield name, value
 
 
-def read_kohya(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
-    """Read the PNG texts of kohya's gen_img.py, which do not include the size."""
-    if not isinstance(info.get("prompt"), str) or not {"sampler", "scale", "steps"} & info.keys():
-        return None
-    return "kohya", _carry_named({key: info[key] for key in KOHYA if key in info})
+@dataclass(frozen=True)
+class Tool:
+    """A tool whose settings are a JSON object at one of `places`; the place "" means the PNG texts."""
+
+    name: str
+    places: tuple[str, ...]  # keys of `containers.texts`
+    marks: frozenset[str]  # plain names that are always among its settings
+    inside: str = ""  # the name of the object with the settings, if it is not the whole
+    no_effect: frozenset[str] = frozenset()  # plain names of fields that change no pixel
+    last_layer: int = 0  # the clip skip that skips no layer
+    prepare: Callable[[Values, Mapping[str, str]], Values] = lambda data, texts: data  # noqa: ARG005
 
 
-def read_workflow(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
-    """Read the JSON that diffusers-workflow writes where A1111 writes its infotext."""
-    data = json_object(info.get("parameters"))
-    return ("diffusers-workflow", _carry_named(data)) if data else None
+def _split_brackets(data: Values, _: Mapping[str, str]) -> Values:
+    """Take InvokeAI 2's negative prompt out of its brackets; several weighted prompts stay a list."""
+    match data.get("prompt"):
+        case [{"prompt": str(text)}] | str(text):
+            negative = " ".join(re.findall(r"\[(.*?)\]", text))
+            positive = " ".join(re.sub(r"\[.*?\]", " ", text).split())
+            return data | {"prompt": positive, "negative_prompt": negative}
+    return data
 
 
-def _carry_named(data: Mapping[str, Any]) -> Carried:
-    carried, rest = Carried(), dict(data)
-    prompt = rest.pop("positive_prompt", None) or rest.pop("prompt", None)
-    carried.prompts(prompt, rest.pop("negative_prompt", None) or rest.pop("negative-prompt", None))
-    for name in ("scheduler", "sampler"):
-        if name in rest:
-            carried.scheduler(rest.pop(name))
-    move_named(rest, carried)
-    if {"width", "height"} <= rest.keys():
-        size = {side: rest.pop(side) for side in ("width", "height")}
-        carried.carry("size", list(size.values()), **size)
-    kind = re.sub(r"^.*_", "", str(rest.get("generation_mode", ""))).replace("outpaint", "inpaint")
-    if kind in ("img2img", "inpaint") and "strength" in rest:
-        carried.task(kind, "strength", rest.pop("strength"))
-    for name, value in rest.items():
-        if value not in (None, False, 0, "", "cpu", [], {}) and name not in NO_EFFECT:
-            carried.leave_out(name, value)
+def _add_description(data: Values, texts: Mapping[str, str]) -> Values:
+    """Add the prompt that early NovelAI stores outside."""
+    return {"prompt": texts.get("Description")} | data
+
+
+JSON_PLACES = ("parameters", "EXIF UserComment")
+TOOLS = (
+    Tool("InvokeAI", ("invokeai_metadata",), frozenset(), no_effect=frozenset({"appversion", "rawprompt"})),
+    Tool("InvokeAI 1–2", ("sd-metadata",), frozenset({"steps"}), "image", prepare=_split_brackets),
+    Tool("SwarmUI", JSON_PLACES, frozenset({"prompt"}), "sui_image_params",
+         frozenset({"swarmversion", "aspectratio", "images"}), 1),
+    Tool("Fooocus", JSON_PLACES, frozenset({"metadatascheme", "performance"}), "", frozenset({
+        "version", "metadatascheme", "basemodelhash", "createdby", "fullprompt", "fullnegativeprompt",
+    }), 1),
+    Tool("Draw Things", ("XMP exif:UserComment",), frozenset({"c", "scale"})),
+    Tool("NovelAI", ("Comment",), frozenset({"uc", "scale"}), "",
+         frozenset({"nsamples", "version", "signedhash"}), prepare=_add_description),
+    Tool("Easy Diffusion", ("", "EXIF UserComment"), frozenset({"prompt", "guidancescale", "seed", "width"})),
+    Tool("kohya", ("",), frozenset({"prompt", "scale", "steps"}), "", frozenset({"rawprompt"})),
+    Tool("diffusers-workflow", ("parameters",), frozenset({"numinferencesteps"})),
+    Tool("an unknown tool", ("parameters",), frozenset({"prompt"})),
+)  # fmt: skip
+REFUSED = (  # tools that are not read: the place of their settings, and how the text there begins
+    ("Dream", "", "InvokeAI 1"),
+    ("DgenerateConfig", "", "dgenerate"),
+    ("EXIF UserComment", "#!.{0,9}dgenerate", "dgenerate"),
+    ("EXIF UserComment", r'\{.*"mflux_version"', "mflux"),
+    ("EXIF Software", "(?i:imaginairy)", "imaginAIry"),
+    *((place, r"\{\s*\"", "a tool that sdapp does not know") for place in JSON_PLACES),
+)
+
+
+def read_named(texts: Mapping[str, str]) -> tuple[str, Carried] | None:
+    """Read the settings of a tool in `TOOLS`. Raises InputError for broken metadata of InvokeAI."""
+    for tool in TOOLS:
+        for place in tool.places:
+            data: Values = json_object(texts.get(place)) if place else _png_texts(texts)
+            data = data.get(tool.inside, {}) if tool.inside else data
+            if isinstance(data, dict) and data and tool.marks <= {plain_word(name) for name in data}:
+                return tool.name, _carry_named(tool.prepare(data, texts), tool)
+            if place in texts and place not in JSON_PLACES and tool.name.startswith("InvokeAI"):
+                raise InputError(f"the metadata of {tool.name} is broken")
+    return None
+
+
+def refuse(texts: Mapping[str, str]) -> tuple[str, Carried] | None:
+    """Raise InputError, with the tool's name, for settings of a tool that is not read."""
+    for place, beginning, name in REFUSED:
+        if place in texts and re.match(rf"(?s)\s*{beginning}", texts[place]):
+            raise InputError(
+                f"its settings ({place}) are those of {name}, which is not read; give them as options"
+            )
+    return None
+
+
+def _png_texts(texts: Mapping[str, str]) -> Values:
+    return {key: text for key, text in texts.items() if not key.startswith(("EXIF ", "XMP ", "XML:"))}
+
+
+def _carry_named(data: Values, tool: Tool) -> Carried:
+    carried, fields = Carried(), Fields(data)
+    carried.prompts(fields.take("prompt")[1], fields.take("negative_prompt")[1])
+    sampler, schedule = fields.sampler()
+    if sampler is not None:
+        carried.scheduler(sampler, "" if schedule is None else schedule)
+    carry_numbers(fields, carried, tool.last_layer)
+    (name, mode), (_, strength) = fields.take("task"), fields.take("strength")
+    kind = next((kind for word, kind in TASKS.items() if word in str(mode).lower()), None)
+    if kind in ("img2img", "inpaint"):
+        carried.task(kind, "strength", 1.0 if strength is None else strength)
+    elif strength not in (None, 1, "1", "1.0"):
+        carried.leave_out("strength", strength)
+    if mode is not None and kind is None:
+        carried.leave_out(name, mode)
+    for name, value in fields.rest(tool.no_effect):
+        carried.leave_out(name, value)
     return carried
 
 
-def move_named(fields: dict[str, Any], carried: Carried) -> None:
-    """Carry over the fields of `KEYS_BY_NAME` and remove them from `fields`."""
-    for name, key in KEYS_BY_NAME.items():
-        if name in fields:
-            carried.carry(name, fields[name], **{key: fields.pop(name)})
+def carry_numbers(fields: Fields, carried: Carried, last_layer: int) -> None:
+    """Carry over numbers, size and clip skip; `last_layer` is the clip skip that skips no layer."""
+    for key in NUMBERS:
+        name, value = fields.take(key)
+        if value is not None:
+            carried.carry(name, value, **{key: value})
+    (name, size), (_, width), (_, height) = map(fields.take, ("size", "width", "height"))
+    if size is not None:
+        numbers = re.findall(r"[-\d.]+", str(size))
+        width, height = numbers if len(numbers) == 2 else ("", "")
+    if width is not None or height is not None:
+        carried.carry(name, size or [width, height], width=width, height=height)
+    name, skip = fields.take("clip_skip")
+    number = re.fullmatch(r"-?(\d{1,3})(\.0*)?", str(skip))
+    layers = int(number[1]) - last_layer if number else 1 if str(skip) == "True" else skip
+    if skip not in EMPTY and not (number and layers <= 0):
+        carried.carry(name, skip, clip_skip=layers)

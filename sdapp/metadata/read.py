@@ -8,24 +8,27 @@ from sdapp import images
 from sdapp.errors import InputError
 from sdapp.metadata.carry import Carried
 from sdapp.metadata.comfyui import read_comfyui
+from sdapp.metadata.containers import texts
 from sdapp.metadata.infotext import read_infotext, read_prompts_only
-from sdapp.metadata.named import read_invokeai, read_kohya, read_workflow
+from sdapp.metadata.named import read_named, refuse
 from sdapp.metadata.record import dotted_keys, parse_content, record_text, to_layer
 from sdapp.settings.layers import Layer
 
-# From Pillow's `image.info`: the name of the tool and its settings; None if it is not this reader's tool.
-Reader = Callable[[Mapping[Any, Any]], tuple[str, Carried] | None]
+# From `containers.texts`: the name of the tool and its settings; None if it is not this reader's tool.
+Reader = Callable[[Mapping[str, str]], tuple[str, Carried] | None]
 TOOL_READERS: tuple[Reader, ...] = (  # the first that finds something wins
-    read_infotext, read_invokeai, read_comfyui, read_kohya, read_workflow, read_prompts_only,
+    read_infotext, read_comfyui, read_named, refuse, read_prompts_only,
 )  # fmt: skip
 
 
 def read_foreign(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
     """Return the tool that made an image and what is carried over; None if no tool is recognized.
 
-    `info` is Pillow's `image.info`. Raises InputError for metadata that is too long, too deep or broken.
+    `info` is Pillow's `image.info`. Raises InputError for metadata that is too long, too deep, broken, or
+    of a tool that is not read.
     """
-    return next(filter(None, (reader(info) for reader in TOOL_READERS)), None)
+    found = texts(info)
+    return next(filter(None, (reader(found) for reader in TOOL_READERS)), None)
 
 
 def read_settings(path: Path) -> Layer:
@@ -36,7 +39,10 @@ def read_settings(path: Path) -> Layer:
     image = images.decode_file(str(path))
     if record_text(image) is not None:
         return to_layer(parse_content(image, path)["job"], path)
-    found = read_foreign(image.info)
+    try:
+        found = read_foreign(image.info)
+    except InputError as exc:
+        raise InputError(f"{path}: {exc}") from exc
     if found is None:
         missing = "has no sdapp record inside, and no settings of another tool"
         raise InputError(f"{path}: {missing}; use the original file: editors and messengers remove them")
@@ -44,5 +50,6 @@ def read_settings(path: Path) -> Layer:
     values, left_out = carried.values, "; ".join(carried.left_out)
     if not {"width", "height"} & values.keys() and not (image.width % 8 or image.height % 8):
         values |= {"width": image.width, "height": image.height}
-    notes = (f"{path} was made by {tool}; not carried over: {left_out}",) if left_out else ()
-    return Layer(values, {dotted: str(path) for dotted in dotted_keys(values)}, notes)
+    notes = [f"{path} was made by {tool}; not carried over: {left_out}"] if left_out else []
+    notes += [f"{path}: {note}" for note in carried.notes]
+    return Layer(values, {dotted: str(path) for dotted in dotted_keys(values)}, tuple(notes))

@@ -14,8 +14,10 @@ SCHEDULE_WORDS: dict[str, str | None] = {
     **dict.fromkeys(("", "uniform", "normal", "discrete", "default"), ""),
     **{name: name for name in SIGMAS}, "automatic": "automatic",
     "sgmuniform": "trailing", "simple": "trailing", "ddim": "leading", "ddimuniform": "leading",
-    **dict.fromkeys(("ays", "gits", "smoothstep", "kloptimal", "polyexponential", "bongtangent", "turbo")),
-    "lcm": None,
+    **dict.fromkeys((
+        "alignyoursteps", "alignyoursteps11", "alignyoursteps32", "ays", "ays32", "beta57", "bongtangent",
+        "gits", "kloptimal", "lcm", "linearquadratic", "native", "polyexponential", "smoothstep", "turbo",
+    )),
 }  # fmt: skip
 # Samplers that a tool runs with other options: UniPC in A1111 and ComfyUI, the 3M without noise in InvokeAI.
 SAMPLERS: dict[str, tuple[str, Values]] = {
@@ -27,5 +29,14 @@ SAMPLERS: dict[str, tuple[str, Values]] = {
 
 
 def plain_word(text: str) -> str:
-    """Return a name in lower case without spaces, dashes and underscores."""
-    return re.sub(r"[\s_-]", "", text.lower())
+    """Return a name in lower case without spaces, signs and letters that are not ASCII."""
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def split_schedule(sampler: str) -> tuple[str, str]:
+    """Return a joined name, such as `Euler a_karras` or `DPM++ 2M (Beta)`, as sampler and schedule or ""."""
+    for border in re.finditer(r"\s+\+\s+|[\s_/:,;()|-]+", sampler):
+        schedule = plain_word(sampler[border.end() :])
+        if border.start() and schedule and schedule in SCHEDULE_WORDS:
+            return sampler[: border.start()], sampler[border.end() :].rstrip(" )")
+    return sampler, ""

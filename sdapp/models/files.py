@@ -1,7 +1,6 @@
 """Read JSON and safetensors files without torch."""
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,40 +8,54 @@ from sdapp.errors import UnavailableError
 
 MAX_HEADER = 100_000_000  # bytes; safetensors itself reads no larger one
 PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
+OTHER_CONTENTS = {  # how a file begins → what it is instead of safetensors
+    b"version https://git-lfs": "a pointer of Git LFS; fix: git lfs pull",
+    b"PK\x03\x04": "a pickled checkpoint, which can run code, under another name",
+    b"\x80": "a pickled checkpoint, which can run code, under another name",
+    b"GGUF": "a GGUF file, which is not supported; give the .safetensors file",
+    b"<": "a web page; download the file again",
+}  # fmt: skip
+BUILT_IN = "postcards"
+POSTCARDS = Path(__file__).parents[1] / "postcards"
 
 
 def read_json(path: Path, key: str = "model") -> Any:
     """The content of a JSON file. Raises UnavailableError that begins with `key`."""
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise UnavailableError(f"{key}: {path} cannot be read: {exc}") from exc
 
 
-def tensor_shapes(path: Path, prefix: str = "") -> dict[str, list[int]]:
-    """The shapes of the tensors in a safetensors file whose names begin with `prefix`.
+def tensor_shapes(path: Path, key: str = "model") -> dict[str, list[int]]:
+    """The shapes of the tensors in a safetensors file, from its header.
 
-    Empty if the header cannot be read: loading the file says what is wrong.
+    Raises UnavailableError that begins with `key` for a file that is damaged, or is something else.
     """
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError), path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size)) if size <= MAX_HEADER else {}
-        return {
-            key: value["shape"]
-            for key, value in header.items()
-            if key.startswith(prefix) and key != "__metadata__"
-        }
-    return {}
+    try:
+        with path.open("rb") as file:
+            start = file.read(24)
+            size = int.from_bytes(start[:8], "little")
+            if size > MAX_HEADER:
+                other = next((text for sign, text in OTHER_CONTENTS.items() if start.startswith(sign)), None)
+                raise UnavailableError(
+                    f"{key}: {path} is {other or 'no safetensors file; download it again'}"
+                )
+            file.seek(8)
+            header = json.loads(file.read(size))
+        tensors = {name: value for name, value in header.items() if name != "__metadata__"}
+        end = 8 + size + max((value["data_offsets"][1] for value in tensors.values()), default=0)
+        if (lacks := end - path.stat().st_size) > 0:
+            raise ValueError(f"{lacks:,} of {end:,} bytes are missing")
+        return {name: [int(length) for length in value["shape"]] for name, value in tensors.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
+        raise UnavailableError(f"{key}: {path} is damaged: {exc}; download or copy it again") from exc
 
 
 def refuse_pickled(name: str, path: Path, key: str = "model") -> None:
     """Raise UnavailableError for a file that is not safetensors."""
-    if path.suffix in PICKLED or (path.is_file() and path.suffix != ".safetensors"):
+    if path.suffix.lower() in PICKLED or (path.is_file() and path.suffix != ".safetensors"):
         raise UnavailableError(
             f"{key}: {name} is not safetensors; a pickled checkpoint can run code, so it is not read. "
             "Convert it once on a machine that may run it, then give the .safetensors file"
         )
-
-
-BUILT_IN = "postcards"
-POSTCARDS = Path(__file__).parents[1] / "postcards"

@@ -3,21 +3,25 @@
 import importlib.util
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sdapp.errors import UnavailableError
-from sdapp.models.families import SUPPORTED
+from sdapp.models.families import FAMILIES
 from sdapp.models.files import BUILT_IN
 
+CONFIGS = ("model_index.json", "*/config.json", "*/scheduler_config.json")
+FOLDERS = [{*family.weight_folders, *family.text_encoders.values()} for family in FAMILIES]
 WANTED = (
     "model_index.json",
     *(
         f"{folder}/*.{kind}"
-        for folder in sorted({folder for family in SUPPORTED for folder in family.folders})
+        for folder in sorted({"scheduler"}.union(*FOLDERS))
         for kind in ("json", "txt", "safetensors")
     ),
 )
 IGNORED = ("*.non_ema.*", "*.ema.*", "*.int8.*")
+FULL_WEIGHTS = re.compile(r"(\w+)/(?:diffusion_pytorch_)?model(?:-\d{5}-of-\d{5})?\.safetensors")
 
 
 def is_hub_id(name: str) -> bool:
@@ -25,23 +29,21 @@ def is_hub_id(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")
 
 
+def is_cached(name: str) -> bool:
+    """Whether the cache has anything of a Hub id."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return (Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}").is_dir()
+
+
 def cached_commit(name: str, revision: str | None) -> Path | None:
     """The cached folder of a full commit hash, which may be incomplete; found without a network."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    if re.fullmatch(r"[0-9a-f]{40}", revision or "") is None:
-        return None
-    try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError):
-        return None  # `download` says what is wrong
-
-
-def download_model(name: str, revision: str | None) -> Path:
-    """Download what a model needs and is not in the cache; return its folder. Raises UnavailableError."""
-    twins = ["*.fp16.*"] if _has_plain_files(name, revision) else []  # they would double the download
-    return download(name, revision, WANTED, [*IGNORED, *twins])
+    is_commit = re.fullmatch(r"[0-9a-f]{40}", revision or "")
+    with suppress(OSError, ValueError):  # `download` says what is wrong
+        return Path(snapshot_download(name, revision=revision, local_files_only=True)) if is_commit else None
+    return None
 
 
 def download(
@@ -51,55 +53,44 @@ def download(
 
     `wanted` and `ignored` are patterns of file names. Raises UnavailableError that begins with `key`.
     """
-    from huggingface_hub import is_offline_mode, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import errors, is_offline_mode, snapshot_download
 
     is_offline = is_offline_mode()  # huggingface_hub 1 asks the Hub about a commit even then
     chosen = {"allow_patterns": list(wanted), "ignore_patterns": list(ignored)}
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=is_offline, **chosen))
-    except GatedRepoError as exc:
-        raise UnavailableError(
-            f"{key}: {name} asks you to accept its licence on the Hub; then run `hf auth login`"
-        ) from exc
-    except RepositoryNotFoundError as exc:
-        raise UnavailableError(
-            f"{key}: the Hub has no {name}, or it is private; check the spelling, or run `hf auth login`"
-        ) from exc
-    except LocalEntryNotFoundError as exc:
-        hint = f". Without a network there is `--model {BUILT_IN}`" if key == "model" else ""
-        raise UnavailableError(
-            f"{key}: {name} is not in the cache and the Hub cannot be reached; check the network, or give a "
-            f"folder{hint}"
-        ) from exc
-    except (HfHubHTTPError, HFValidationError, OSError, *_network_errors()) as exc:
-        raise UnavailableError(f"{key}: {name} cannot be downloaded from the Hub: {exc}") from exc
+    except _hub_errors() as exc:
+        local = f"a folder or `--model {BUILT_IN}`" if key == "model" else "a folder"
+        reasons = {  # the first class that fits counts
+            errors.GatedRepoError: "asks you to accept its licence on the Hub; then run `hf auth login`",
+            errors.RepositoryNotFoundError: "is not on the Hub, or private; check it, or run `hf auth login`",
+            errors.RevisionNotFoundError: f"has no revision {revision!r}; leave it out for the newest",
+            errors.LocalEntryNotFoundError: (
+                f"is not in the cache and the Hub cannot be reached; check the network, or give {local}"
+            ),
+        }
+        other = f"cannot be downloaded from the Hub: {' '.join(str(exc).split())}"
+        reason = next((text for kind, text in reasons.items() if isinstance(exc, kind)), other)
+        raise UnavailableError(f"{key}: {name} {reason}") from exc
 
 
-def _has_plain_files(name: str, revision: str | None) -> bool:
-    """Whether the Hub has the UNet without a variant; offline the answer does not matter."""
+def find_unwanted(name: str, revision: str | None) -> list[str]:
+    """Patterns of files that are not downloaded, such as fp16 weights where the Hub has full ones."""
     from huggingface_hub import HfApi
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    if HF_HUB_OFFLINE:
-        return False
     try:
         siblings = HfApi().model_info(name, revision=revision, timeout=10).siblings or []
-    except (OSError, HfHubHTTPError, HFValidationError, *_network_errors()):
-        return False  # the download itself says what is wrong
-    return any(file.rfilename == "unet/diffusion_pytorch_model.safetensors" for file in siblings)
+    except _hub_errors():
+        siblings = []  # the download itself says what is wrong
+    full = {match[1] for file in siblings if (match := FULL_WEIGHTS.fullmatch(file.rfilename))}
+    return [*IGNORED, *(f"{part}/*.fp16*" for part in sorted(full))]
 
 
-def _network_errors() -> tuple[type[Exception], ...]:
-    """The errors of the HTTP libraries that huggingface_hub may use."""
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises, with the errors of the HTTP libraries that it may use."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     clients = [
         importlib.import_module(name) for name in ("httpx2", "httpx") if importlib.util.find_spec(name)
     ]
-    return tuple(client.HTTPError for client in clients)
+    return (OSError, HfHubHTTPError, HFValidationError, *(client.HTTPError for client in clients))

@@ -1,17 +1,25 @@
 """Find a model and what it is from its files, before anything heavy is imported."""
 
+import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sdapp.errors import ConfigError, UnavailableError
-from sdapp.models.families import Family, find_family, list_supported
+from sdapp.models.families import FAMILIES, Family
 from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, refuse_pickled, tensor_shapes
-from sdapp.models.hub import cached_commit, download_model, is_hub_id
+from sdapp.models.hub import CONFIGS, WANTED, cached_commit, download, find_unwanted, is_cached, is_hub_id
+from sdapp.models.kinds import ONLY, find_kind
+from sdapp.models.originals import read_configs
 
 UNET_INPUTS = "model.diffusion_model.input_blocks."  # names of the UNet's tensors in a single file
+SHARD = re.compile(r"-\d{5}-of-(\d{5})")
+ALLOWED = "a diffusers folder, a .safetensors file, or a Hub id such as "
+EXAMPLES = {"model": "stable-diffusion-v1-5/stable-diffusion-v1-5", "vae": "stabilityai/sd-vae-ft-mse"}
 
 
 @dataclass(frozen=True)
@@ -29,144 +37,219 @@ class Model:
         return self.path.is_file()
 
     @cached_property
-    def _configs(self) -> dict[str, Any]:
-        return {part: read_json(self.path / part / "config.json") for part in ("unet", "vae")}
+    def facts(self) -> dict[str, Any]:
+        """What the file's header or the folder's config files say, without what is None.
+
+        Of a file: each tensor with its shape, such as `320x4x3x3`. Of a folder: `pipeline`, `scheduler` and
+        other classes. Of both: `channels` and `context`, the input channels of the UNet and the width of the
+        text embeddings that it reads.
+        """
+        facts = _file_facts(tensor_shapes(self.path)) if self.is_file else _folder_facts(self.path)
+        facts["vae"] = None if self.vae is None else "replaced"
+        return {name: fact for name, fact in facts.items() if fact is not None}
 
     @cached_property
-    def _shapes(self) -> dict[str, list[int]]:
-        return tensor_shapes(self.path, UNET_INPUTS)
-
-    @property
-    def marks(self) -> set[str]:
-        """What tells the families apart: `context WIDTH`, the kind of added embedding, and the folders."""
-        if self.is_file:
-            keys = (shape for name, shape in self._shapes.items() if name.endswith("attn2.to_k.weight"))
-            return {f"context {shape[1]}" for shape in keys} | {
-                name.rsplit(".", 3)[0] for name in tensor_shapes(self.path, "cond")
-            }
-        config = self.path / "unet" / "config.json"
-        unet = read_json(config) if config.is_file() else {}
-        said: set[str] = {f"context {unet.get('cross_attention_dim')}", str(unet.get("addition_embed_type"))}
-        return said | {folder.name for folder in self.path.iterdir()}
+    def marks(self) -> str:
+        """The facts as text, one `NAME FACT` a line, for the regular expressions of families and kinds."""
+        return "".join(f"{name} {fact}\n" for name, fact in self.facts.items())
 
     @cached_property
     def family(self) -> Family:
-        """The family of Stable Diffusion. Raises UnavailableError for a config file that cannot be read."""
-        return find_family(self.marks)
+        """The family of Stable Diffusion. Raises UnavailableError for a file that cannot be read."""
+        found = (family for family in reversed(FAMILIES) if re.search(family.mark, self.marks, re.MULTILINE))
+        return next(found, FAMILIES[0])
 
     @property
     def scale(self) -> int:
         """Pixels per latent, along one side (f)."""
-        if self.is_file:
-            return self.family.latent_scale
-        return int(2 ** (len(self._configs["vae"]["block_out_channels"]) - 1))
+        return self.family.latent_scale if self.is_file else int(2 ** (len(self.facts["widths"]) - 1))
 
     @property
     def size(self) -> int:
         """The side in pixels of the images that the model was trained on."""
-        if self.is_file:
-            return self.family.native_size
-        return int(self._configs["unet"]["sample_size"]) * self.scale
+        sample_size = self.configs["unet"]["sample_size"] if self.is_file else self.facts["sample_size"]
+        return int(sample_size) * self.scale
+
+    @cached_property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """The configs of a single file's parts, but of a VAE that is replaced. Raises UnavailableError."""
+        layout = {part: each for part, each in self.family.layout.items() if self.has_own(part)}
+        return read_configs(self.path, layout)
 
     @property
     def latent_scaling(self) -> float:
         """The factor between the latents of the autoencoder and those of the UNet."""
-        default = self.family.latent_scaling
-        return default if self.is_file else float(self._configs["vae"].get("scaling_factor", default))
+        return float(self.facts.get("scaling", self.family.latent_scaling))
 
     @property
     def in_channels(self) -> int:
-        """Input channels of the UNet: those of the latents, or 2n + 1 in a model made for inpainting."""
-        if self.is_file:
-            return self._shapes.get(f"{UNET_INPUTS}0.0.weight", [0, self.family.latent_channels])[1]
-        return int(self._configs["unet"]["in_channels"])
+        """Input channels of the UNet: those of the latents, or more in a model made for inpainting."""
+        return int(self.facts["channels"])
+
+    def weights(self, part: str) -> tuple[str | None, list[Path]]:
+        """Which variant of a part's weights is loaded (None: the full ones), and its files.
+
+        Full weights come first, then `fp16`, then any other variant that the folder has.
+        """
+        found: dict[str, list[Path]] = {}
+        for path in sorted((self.path / part).glob("*.safetensors")):
+            stem, _, variant = SHARD.sub("", path.stem).partition(".")
+            if stem == ("model" if part.startswith("text_encoder") else "diffusion_pytorch_model"):
+                found.setdefault(variant, []).append(path)
+        chosen = min(found, key=lambda name: (name != "", name != "fp16", name), default="")
+        return chosen or None, found.get(chosen, [])
 
     @property
-    def is_for_inpainting(self) -> bool:
-        """Whether the UNet reads the mask and the masked image besides the latents."""
-        return self.in_channels == 2 * self.family.latent_channels + 1
+    def notes(self) -> list[str]:
+        """A note if some parts have full weights and others have not."""
+        parts = () if self.is_file else filter(self.has_own, self.family.weight_folders)
+        variants = {part: self.weights(part)[0] or "full" for part in parts}
+        listed = ", ".join(f"{part} {variant}" for part, variant in variants.items())
+        is_mixed = len(set(variants.values())) > 1
+        return [f"the weights of {self.name} differ in precision: {listed}"] if is_mixed else []
 
-    def variant(self) -> str | None:
-        """`fp16` if the folder has only files of that variant."""
-        plain = self.path / "unet" / "diffusion_pytorch_model.safetensors"
-        halved = self.path / "unet" / "diffusion_pytorch_model.fp16.safetensors"
-        return "fp16" if halved.exists() and not plain.exists() else None
+    def has_own(self, part: str) -> bool:
+        """Whether a part is loaded from the model's own files."""
+        return part != "vae" or self.vae is None
 
 
-def locate(name: str, revision: str | None = None) -> Model:
+def _file_facts(shapes: dict[str, list[int]]) -> dict[str, Any]:
+    inputs = {name: shape for name, shape in shapes.items() if name.startswith(UNET_INPUTS)}
+    readers = (shape[1] for name, shape in inputs.items() if name.endswith("attn2.to_k.weight"))
+    first = inputs.get(f"{UNET_INPUTS}0.0.weight")
+    sizes = {"channels": first and first[1], "context": next(readers, None)}
+    return {name: "x".join(map(str, shape)) for name, shape in shapes.items()} | sizes
+
+
+def _folder_facts(folder: Path) -> dict[str, Any]:
+    def read(path: str) -> dict[str, Any]:
+        return read_json(folder / path) if (folder / path).parent.is_dir() else {}
+
+    index, unet, vae = (read(path) for path in ("model_index.json", "unet/config.json", "vae/config.json"))
+    scheduler = read("scheduler/scheduler_config.json")
+    code = [index[part][0] for part in ("unet", "vae", "text_encoder", "scheduler") if index.get(part)]
+    return {
+        "pipeline": index.get("_class_name"),
+        "code": next((library for library in code if library not in ("diffusers", "transformers")), None),
+        "unet": unet.get("_class_name"),
+        "channels": unet.get("in_channels"),
+        "context": unet.get("cross_attention_dim"),
+        "added": unet.get("addition_embed_type"),
+        "quantized": unet.get("quantization_config"),
+        "sample_size": unet.get("sample_size"),
+        "widths": vae.get("block_out_channels"),
+        "scaling": vae.get("scaling_factor"),
+        "text_encoder": read("text_encoder/config.json").get("model_type"),
+        "transformer": "folder" if (folder / "transformer").is_dir() else None,
+        "scheduler": scheduler.get("_class_name"),
+        "prediction": scheduler.get("prediction_type"),
+        "betas": None if {"beta_start", "trained_betas"} & scheduler.keys() else "none",
+    }
+
+
+def locate(name: str, revision: str | None = None, vae: Path | None = None) -> Model:
     """Find a model by its built-in name, folder, file or Hub id; download it if it is not in the cache.
 
-    Accepts safetensors only, and no remote code. Raises UnavailableError, and ConfigError for a revision that
-    is given to anything but a Hub id.
+    `vae` replaces its own autoencoder. Accepts safetensors only, and no remote code. Raises UnavailableError,
+    and ConfigError for a revision that is given to anything but a Hub id.
     """
-    if revision is not None and (name == BUILT_IN or Path(name).exists()):
-        raise ConfigError(f"revision: {revision!r} is for models from the Hub; {name} has none")
-    if name == BUILT_IN:
-        return Model(name, POSTCARDS)
-    path = Path(name) if not name.startswith("~/") else Path(name).expanduser()
-    refuse_pickled(name, path)
-    if path.exists():
-        return _checked(Model(name, path))
-    if not is_hub_id(name):
-        raise UnavailableError(
-            f"model: no folder or file {name}; allowed: {BUILT_IN}, a diffusers folder, a .safetensors file, "
-            "or a Hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5"
-        )
+    if path := find_path(name):
+        if revision is not None:
+            raise ConfigError(f"revision: {revision!r} is for models from the Hub; {name} has none")
+        return _checked(Model(name, path, vae=vae))
     if cached := cached_commit(name, revision):
         with suppress(UnavailableError):  # an incomplete download
-            return _checked(Model(name, cached, cached.name))
-    folder = download_model(name, revision)
-    return _checked(Model(name, folder, folder.name))
+            return _checked(Model(name, cached, cached.name, vae))
+    # Refuse what is not supported before gigabytes are downloaded.
+    _checked(Model(name, download(name, revision, CONFIGS)), has_weights=False)
+    folder = download(name, revision, WANTED, find_unwanted(name, revision))
+    return _checked(Model(name, folder, folder.name, vae))
 
 
-def _checked(model: Model) -> Model:
+def find_path(name: str, key: str = "model") -> Path | None:
+    """The folder or file that a setting `key` names; None if it is a Hub id.
+
+    Raises UnavailableError for a path where nothing is, with similar names in its folder, and for a file that
+    is not safetensors.
+    """
+    if name == BUILT_IN and key == "model":
+        return POSTCARDS
+    path = Path(name).expanduser() if name.startswith("~/") else Path(name)
+    refuse_pickled(name, path, key)
+    if path.exists():
+        return path
+    is_id, has_parent = is_hub_id(name) and path.suffix != ".safetensors", path.parent.is_dir()
+    if is_id and (not has_parent or is_cached(name)):
+        return None
+    hint = "" if has_parent else f" (there is no folder {path.parent})"
+    with suppress(OSError):
+        names = {each.name.lower().removesuffix(".safetensors"): each for each in path.parent.iterdir()}
+        if near := get_close_matches(path.name.lower().removesuffix(".safetensors"), names, n=1):
+            hint = f", did you mean {names[near[0]]}?"
+    if is_id:
+        hint += f" It is not taken for a Hub id, because there is a folder {path.parent} here"
+    others = f"{BUILT_IN}, " if key == "model" else ""
+    raise UnavailableError(
+        f"{key}: no folder or file {name}{hint}; allowed: {others}{ALLOWED}{EXAMPLES[key]}"
+    )
+
+
+def _checked(model: Model, has_weights: bool = True) -> Model:
     """Return the model. Raises UnavailableError for one that cannot be loaded, with what is wrong."""
-    if model.path.is_dir() and not (model.path / "model_index.json").is_file():
-        raise UnavailableError(f"model: {model.path} is not a diffusers folder: model_index.json is missing")
-    if not model.is_file and not (model.path / "unet").exists():
-        raise UnavailableError(f"model: {model.path} has no UNet; supported: {list_supported()}")
     try:
-        if not model.family.is_supported:
-            raise UnavailableError(
-                f"model: {model.path} is {model.family.name}; supported: {list_supported()}"
-            )
-        if missing := _missing(model):
-            raise UnavailableError(f"model: {model.path}: {missing}")
-        numbers = (model.size, model.scale, model.in_channels)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as exc:
-        raise UnavailableError(
-            f"model: {model.path}: its config.json files are not those of a Stable Diffusion: {exc}"
-        ) from exc
-    if min(numbers) < 1:
-        raise UnavailableError(f"model: {model.path}: a size in its config.json files is below 1")
+        problem = next(_problems(model, has_weights), None)
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as exc:
+        problem = f": its files are not those of a Stable Diffusion: {exc}"
+    if problem:
+        raise UnavailableError(f"model: {model.name}{problem}")
     return model
 
 
-def _missing(model: Model) -> str | None:
-    """Which file a diffusers folder lacks, and what to do; None if it has all, and for a single file."""
-    if model.is_file:
-        return None
-    for part in model.family.weight_folders:
-        if not list((model.path / part).glob("*.safetensors")):
-            pickled = [file.name for suffix in PICKLED for file in (model.path / part).glob(f"*{suffix}")]
-            found = (
-                f"only {pickled[0]}, which can run code and is not read"
-                if pickled
-                else "no .safetensors file"
-            )
-            return f"{part} has {found}; use a model with safetensors"
-    for needed in ("model_index.json", "scheduler/scheduler_config.json"):
+def _problems(model: Model, has_weights: bool) -> Iterator[str]:
+    """Why a model cannot be loaded; `has_weights` is False for a folder with the config files only."""
+    if not model.is_file and not (model.path / "model_index.json").is_file():
+        yield f" is not a diffusers folder: model_index.json is missing{_what_else(model.path)}"
+    is_part = "channels" not in model.facts
+    if kind := find_kind(model.marks, is_part and model.is_file):
+        yield f" is {kind.replace('FILE', model.name)}"
+    if is_part and (model.is_file or not (model.path / "unet").exists()):
+        yield f" has no UNet that sdapp knows; {ONLY}"
+    if has_weights and not model.is_file:
+        yield from _missing_files(model)
+    if min(model.size, model.scale, model.in_channels) < 1:
+        yield ": a size in its config.json files is below 1"
+
+
+def _what_else(folder: Path) -> str:
+    """What a folder without model_index.json seems to be, and the way out."""
+    if (folder / "config.json").is_file():
+        kind = read_json(folder / "config.json").get("_class_name")
+        return f"; it is one part of a model ({kind}), give the whole"
+    files = sorted(folder.glob("*.safetensors"))
+    return f"; give the file in it: {files[0]}" if files else ""
+
+
+def _missing_files(model: Model) -> Iterator[str]:
+    """What a diffusers folder lacks. Raises UnavailableError for a damaged file."""
+    for part in filter(model.has_own, model.family.weight_folders):
+        files, folder = model.weights(part)[1], model.path / part
+        pickled = [file.name for suffix in PICKLED for file in folder.glob(f"*{suffix}")]
+        found = [f"only {name}, which can run code and is not read" for name in pickled]
+        if not files:
+            yield f": {part} has {[*found, 'no .safetensors file'][0]}; use a model with safetensors"
+        shards = SHARD.search(files[0].name)
+        if shards and len(files) != int(shards[1]):
+            yield f": {part} has {len(files)} of the {int(shards[1])} files of its weights; download it again"
+        for file in files:
+            tensor_shapes(file)
+    for needed in ("scheduler/scheduler_config.json", *model.family.text_encoders.values()):
         if not (model.path / needed).exists():
-            return f"{needed} is missing; download the model again"
-    for encoder, tokenizer in model.family.text_encoders.items():
-        if (model.path / encoder).exists() and not (model.path / tokenizer).exists():
-            return f"{tokenizer} is missing; download the model again"
-    return None
+            yield f": {needed} is missing; download the model again"
 
 
 def check_task(model: Model, kind: str) -> None:
-    """Refuse a task that the model's UNet has no channels for. Raises ConfigError."""
-    if model.is_for_inpainting and kind != "inpaint":
+    """Refuse a task that the model's UNet is not made for. Raises ConfigError."""
+    if model.in_channels != model.family.latent_channels and kind != "inpaint":
         raise ConfigError(
             f"task: {model.name} is made for inpainting ({model.in_channels} channels) and cannot do {kind}; "
             "use `sdapp inpaint`"

@@ -5,7 +5,7 @@ A diffusers folder states the sizes of its parts in config files; a single file 
 
 import gzip
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,23 +121,34 @@ def read_configs(path: Path, layout: Config) -> dict[str, Config]:
     Raises UnavailableError that names the part which the file does not have.
     """
     shapes = tensor_shapes(path)
-
-    def fill(value: Any, part: str) -> Any:
-        if isinstance(value, dict):
-            return {key: fill(each, part) for key, each in value.items()}
-        if isinstance(value, Width):
-            if value.tensor not in shapes:
-                raise UnavailableError(f"model: {path} has no {part}: the tensor {value.tensor} is missing")
-            return max(1, shapes[value.tensor][value.axis] // value.per)
-        return [fill(each, part) for each in value] if isinstance(value, list) else value
-
-    configs = {part: fill(config, part) for part, config in layout.items()}
-    if "v_pred" in shapes or (layout is STABLE_DIFFUSION_2 and _is_v_prediction(path)):
+    configs = {part: _fill(config, shapes, f"model: {path} has no {part}") for part, config in layout.items()}
+    is_2 = layout["unet"] is STABLE_DIFFUSION_2["unet"]
+    if "v_pred" in shapes or (is_2 and _is_v_prediction(path)):
         configs["scheduler"] |= {
             "prediction_type": "v_prediction",
             "rescale_betas_zero_snr": "ztsnr" in shapes,
         }
+    elif is_2:
+        configs["unet"]["sample_size"] = 64  # its models for 512 pixels predict noise
     return configs
+
+
+def read_vae_config(path: Path, layout: Config) -> Config:
+    """The config of a file with an autoencoder, alone or in a whole checkpoint, of a family's layout."""
+    shapes = tensor_shapes(path, "vae")
+    named = {VAE + name.removeprefix(VAE).removeprefix("vae."): shape for name, shape in shapes.items()}
+    return _fill(layout["vae"], named, f"vae: {path} has no whole autoencoder")
+
+
+def _fill(value: Any, shapes: Mapping[str, list[int]], problem: str) -> Any:
+    """A config with numbers for its widths. Raises UnavailableError for a tensor that is missing."""
+    if isinstance(value, dict):
+        return {key: _fill(each, shapes, problem) for key, each in value.items()}
+    if isinstance(value, Width):
+        if value.tensor not in shapes:
+            raise UnavailableError(f"{problem}: the tensor {value.tensor} is missing")
+        return max(1, shapes[value.tensor][value.axis] // value.per)
+    return [_fill(each, shapes, problem) for each in value] if isinstance(value, list) else value
 
 
 def _is_v_prediction(path: Path) -> bool:

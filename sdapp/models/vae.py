@@ -1,26 +1,17 @@
 """Find another autoencoder for a model and check that it fits, before anything heavy is imported."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from sdapp.errors import ConfigError, UnavailableError
-from sdapp.models.files import read_json, refuse_pickled, tensor_shapes
-from sdapp.models.hub import cached_commit, download, is_hub_id
-from sdapp.models.locate import Model, locate
+from sdapp.models.files import read_json, tensor_shapes
+from sdapp.models.hub import cached_commit, download
+from sdapp.models.locate import Model, find_path, locate
 
-KINDS = ("AutoencoderKL", "AutoencoderTiny")
+CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Its tensors' names begin with one of these, in a file of its own and in one with a whole model.
 PREFIXES = ("", "first_stage_model.", "vae.")
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What must be equal for an autoencoder and its model."""
-
-    channels: int
-    scale: int  # pixels per latent, along one side
-    latent_scaling: float | None = None  # None if it takes the UNet's latents as they are
 
 
 def locate_model(name: str, revision: str | None = None, vae: str | None = None) -> Model:
@@ -29,34 +20,37 @@ def locate_model(name: str, revision: str | None = None, vae: str | None = None)
     `vae` is a folder, a `.safetensors` file, `org/name` or `org/name@revision`. Raises what `locate` raises,
     and ConfigError for an autoencoder that does not fit the model.
     """
-    model = locate(name, revision)
     if vae is None:
-        return model
+        return locate(name, revision)
     path, commit = _find(vae)
-    _check_fit(vae, _facts_of_file(path) if path.is_file() else _facts_of_folder(path), model)
-    return replace(model, vae=path, vae_revision=commit)
+    model = locate(name, revision, path)
+    channels, scale, scaling = _facts_of_file(path) if path.is_file() else _facts_of_folder(path)
+    for here, there, fact in (
+        (channels, model.family.latent_channels, "latent channels"),
+        (scale, model.scale, "pixels per latent along one side"),
+        (scaling or model.latent_scaling, model.latent_scaling, "as its scaling factor"),
+    ):
+        if here != there:
+            raise ConfigError(
+                f"vae: {vae} does not fit {model.name}: it has {here} {fact}, the model has {there}"
+            )
+    return replace(model, vae_revision=commit)
 
 
 def _find(name: str) -> tuple[Path, str | None]:
     """The path of an autoencoder, and its commit if it is from the Hub."""
-    path = Path(name) if not name.startswith("~/") else Path(name).expanduser()
-    refuse_pickled(name, path, "vae")
-    if path.exists():
+    hub_id, _, revision = name.partition("@")
+    if path := find_path(name if Path(name).exists() else hub_id, "vae"):
         return path, None
-    name, _, revision = name.partition("@")
-    if not is_hub_id(name):
-        raise UnavailableError(
-            f"vae: no folder or file {name}; allowed: a diffusers folder, a .safetensors file, or a Hub id "
-            "such as stabilityai/sd-vae-ft-mse or madebyollin/taesd"
-        )
     files = ("config.json", WEIGHTS)
-    folder = cached_commit(name, revision)
+    folder = cached_commit(hub_id, revision)
     if folder is None or not all((folder / file).is_file() for file in files):
-        folder = download(name, revision or None, files, key="vae")
+        folder = download(hub_id, revision or None, files, key="vae")
     return folder, folder.name
 
 
-def _facts_of_folder(folder: Path) -> _Facts:
+def _facts_of_folder(folder: Path) -> tuple[int, int, float | None]:
+    """The latent channels, the pixels per latent along one side, and the scaling factor if it has one."""
     for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file():
             inner = f"; give the autoencoder inside: {folder / 'vae'}" if (folder / "vae").is_dir() else ""
@@ -65,47 +59,27 @@ def _facts_of_folder(folder: Path) -> _Facts:
             )
     config = read_json(folder / "config.json", "vae")
     try:
-        kind = config["_class_name"]
+        if (kind := config["_class_name"]) not in CLASSES:
+            raise UnavailableError(f"vae: {folder} is a {kind}; allowed: {', '.join(CLASSES)}")
         # AutoencoderTiny halves in its encoder as often as it doubles in its decoder.
         levels = len(config.get("block_out_channels") or config["decoder_block_out_channels"])
-        facts = _Facts(config["latent_channels"], 2 ** (levels - 1), config.get("scaling_factor"))
+        facts = config["latent_channels"], 2 ** (levels - 1), config.get("scaling_factor")
     except (KeyError, TypeError, AttributeError) as exc:
         raise UnavailableError(
             f"vae: {folder}: its config.json is not that of an autoencoder: {exc}"
         ) from exc
-    if kind not in KINDS:
-        raise UnavailableError(f"vae: {folder} is a {kind}; allowed: {', '.join(KINDS)}")
-    return facts if kind == KINDS[0] else replace(facts, latent_scaling=None)
+    tensor_shapes(folder / WEIGHTS, "vae")  # raises UnavailableError for a damaged file
+    return facts if kind == "AutoencoderKL" else (*facts[:2], None)  # the others take latents as they are
 
 
-def _facts_of_file(path: Path) -> _Facts:
-    shapes = tensor_shapes(path)
-    prefix = next(
-        (prefix for prefix in PREFIXES if f"{prefix}encoder.down.0.block.0.conv1.weight" in shapes), None
+def _facts_of_file(path: Path) -> tuple[int, int, float | None]:
+    shapes = tensor_shapes(path, "vae")
+    for prefix in PREFIXES:
+        first, last = f"{prefix}encoder.down.0.block.0.conv1.weight", f"{prefix}decoder.conv_in.weight"
+        if first in shapes and last in shapes:
+            down = [name for name in shapes if name.startswith(f"{prefix}encoder.down.")]
+            return shapes[last][1], 2 ** sum(name.endswith("downsample.conv.weight") for name in down), None
+    raise UnavailableError(
+        f"vae: {path} has no AutoencoderKL in the layout of the original checkpoints; for others give "
+        f"the diffusers folder, with config.json and {WEIGHTS}"
     )
-    if prefix is None or f"{prefix}decoder.conv_in.weight" not in shapes:
-        raise UnavailableError(
-            f"vae: {path} has no AutoencoderKL in the layout of the original checkpoints; for others give "
-            f"the diffusers folder, with config.json and {WEIGHTS}"
-        )
-    halvings = sum(
-        key.startswith(f"{prefix}encoder.down.") and key.endswith("downsample.conv.weight") for key in shapes
-    )
-    return _Facts(shapes[f"{prefix}decoder.conv_in.weight"][1], 2**halvings)
-
-
-def _check_fit(name: str, facts: _Facts, model: Model) -> None:
-    """Raise ConfigError for an autoencoder whose latents are not those of the model."""
-    scaling = None if facts.latent_scaling is None else model.latent_scaling
-    own = _Facts(model.family.latent_channels, model.scale, scaling)
-    words = {
-        "channels": "latent channels",
-        "scale": "pixels per latent along one side",
-        "latent_scaling": "as its scaling factor",
-    }
-    for key, word in words.items():
-        here, there = getattr(facts, key), getattr(own, key)
-        if here != there:
-            raise ConfigError(
-                f"vae: {name} does not fit {model.name}: it has {here} {word}, the model has {there}"
-            )

@@ -61,7 +61,8 @@ def _for_others(content: dict[str, Any], parameters: str, output: Output) -> dic
         containers.xmp(content["job"]["task"]["kind"], json.dumps(content)).encode(),
     )
     if output.format == "webp":
-        return {"quality": output.quality, "lossless": output.quality == 100, "exif": exif, "xmp": packet}
+        lossless = {"lossless": output.quality == 100, "exact": True}  # the colours under transparency too
+        return {"quality": output.quality, **lossless, "exif": exif, "xmp": packet}
     if max(len(exif), len(packet)) > MAX_SEGMENT:  # prompts are refused before; paths may be as long
         raise ConfigError(
             f"output.format: the record of {len(packet):,} bytes does not fit into a JPEG; use png or webp"

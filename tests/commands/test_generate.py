@@ -82,6 +82,40 @@ def test_inpaint_leaves_what_is_outside_the_mask(sdapp: Run, house: Path, mask: 
     assert (pixels(path)[outside] == pixels(house)[outside]).all()
 
 
+@pytest.fixture
+def glass(tmp_path: Path) -> Path:
+    """An image with transparent pixels of many colours."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 4), "uint8")).save(
+        tmp_path / "glass.png"
+    )
+    return tmp_path / "glass.png"
+
+
+@pytest.mark.parametrize("form", [(), ("--set", "output.format=webp", "--set", "output.quality=100")])
+def test_inpaint_keeps_transparency_in_formats_that_have_it(
+    form: tuple[str, ...], sdapp: Run, glass: Path, mask: Path
+) -> None:
+    [path] = painted(sdapp("inpaint", glass, mask, "a cat", *FAST, *form))
+    outside = pixels(mask) == 0
+    assert (pixels(path)[outside] == pixels(glass)[outside]).all()
+    assert (pixels(path)[~outside][:, 3] == 255).all()
+    assert sdapp("replay", path, "--verify").exit_code == 0
+    jpeg = sdapp("inpaint", glass, mask, "a cat", *FAST, "--set", "output.format=jpeg")
+    assert jpeg.exit_code == 2
+    assert "glass.png is partly transparent, which a JPEG cannot store; use png or webp" in jpeg.stderr
+
+
+def test_img2img_paints_transparent_parts_on_white_and_says_so(sdapp: Run, glass: Path) -> None:
+    done = sdapp("img2img", glass, "a cat", *FAST, "--strength", 1)
+    assert "glass.png: img2img paints the whole image opaque" in done.stderr
+    [path] = painted(done)
+    with Image.open(glass) as image:
+        Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB").save(glass)
+    opaque = sdapp("img2img", glass, "a cat", *FAST, "--strength", 1)
+    assert "opaque" not in opaque.stderr
+    assert (pixels(path) == pixels(painted(opaque)[0])).all()
+
+
 @pytest.mark.parametrize("task", ["generate", "img2img", "inpaint"])
 def test_an_image_as_config_paints_the_same_pixels_again(
     task: str, sdapp: Run, house: Path, mask: Path

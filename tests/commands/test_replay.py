@@ -12,9 +12,11 @@ from PIL.PngImagePlugin import PngInfo
 from typer.testing import Result
 
 from sdapp.metadata.record import read_image
+from sdapp.notes import Notes
 from sdapp.replays import group_by_load, plan_replays
 
 Run = Callable[..., Result]
+CASES = Path(__file__).parents[1] / "cases"
 FAST = ("--steps", 2, "--seed", 7)
 A1111 = (
     "a red house\nNegative prompt: a tree\n"
@@ -53,6 +55,10 @@ def jobs(result: Result) -> list[dict[str, Any]]:
 
 def errors(result: Result) -> list[str]:
     assert result.stdout == ""
+    return errors_in(result)
+
+
+def errors_in(result: Result) -> list[str]:
     return [line for line in result.stderr.splitlines() if line.startswith("error: ")]
 
 
@@ -124,7 +130,9 @@ def test_images_of_two_models_load_each_of_them_once(sdapp: Run, tiny: Callable[
     ]  # fmt: skip
     sizes = [read_image(Path(line))["record"]["batch_size"] for line in result.stdout.splitlines()]
     assert sizes == [2, 2, 2, 2], "one load of each model, and neighbours share their UNet calls"
-    assert [[each.path for each in group] for group in group_by_load(plan_replays(mixed, []))] == [
+    assert [
+        [each.path for each in group] for group in group_by_load(plan_replays(mixed, [], Notes(None))[0])
+    ] == [
         first,
         second,
     ]
@@ -204,6 +212,11 @@ def test_verify_names_what_is_other_than_in_the_record(sdapp: Run) -> None:
     )
     result = sdapp("replay", moved, "--verify")
     assert result.exit_code == 0
+    unnamed = with_record(path, lambda record: record.update(device="cpu"), "unnamed.png")
+    result = sdapp("replay", moved, unnamed, "--verify")
+    assert re.search(
+        r"unnamed\.png was painted with device cpu, unnamed in its record \(here cpu \(", result.stderr
+    )
     said = r"device cuda:0 \(H200\) \(here cpu \(.*\)\), sdapp 3 \(here \S+\), torch 1\.0 \(here \S+\)"
     assert re.search(f"^note: changed.png was painted with {said}$", result.stderr, re.MULTILINE)
 
@@ -249,6 +262,32 @@ def test_errors_of_all_images_come_together_each_with_its_name(sdapp: Run, house
     ):  # fmt: skip
         assert [line for line in found if name in line and message in line], (name, message)
     assert not Path("outputs").exists()
+
+
+def test_images_without_settings_do_not_stop_the_others(sdapp: Run, house: Path) -> None:
+    """The reason comes before the painting, and at the end."""
+    [path] = paint(sdapp, "a cat")
+    for options in ((), ("--verify",)):
+        result = sdapp("replay", house.name, theirs(), "nowhere.png", path, *options)
+        assert result.exit_code == 3
+        assert len(result.stdout.splitlines()) == 2
+        lines = result.stderr.splitlines()
+        assert [line for line in lines if line.startswith("note: left out: house.png: has no sdapp record")]
+        assert [line for line in lines if re.match("error: [23] of 4 images ", line)]
+        assert [line for line in errors_in(result) if "house.png" in line]
+        assert [line for line in errors_in(result) if "nowhere.png" in line]
+
+
+@pytest.mark.parametrize(
+    ("file", "node"), [("in.png", "KSamplerAdvanced"), ("efficient.png", "KSampler (Efficient)")]
+)
+def test_nodes_that_are_not_read_are_named_before_the_error(file: str, node: str, sdapp: Run) -> None:
+    result = sdapp("replay", CASES / "27-replay-hides-why" / file)
+    assert result.exit_code == 2
+    note, error = result.stderr.splitlines()
+    assert note.startswith("note: ")
+    assert f"was made by ComfyUI; not carried over: {node}: " in note
+    assert error.endswith("prompt: there is none; give one on the command line or as `prompt:` in the config")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from sdapp.metadata import containers, infotext, read, samplers
 from sdapp.metadata.carry import Carried
 from sdapp.scheduler_table import SIGMAS, TABLE
 
+COMMENT = "EXIF UserComment"
 NO_IMAGE = "task.image: not inside the image"
 NO_MASK = "task.mask: not inside the image"
 VARIANTS = [name for row in TABLE for name in (row.name, *(f"{row.name}-{sigmas}" for sigmas in row.sigmas))]
@@ -467,7 +468,7 @@ def test_sd_parsers_reads_every_scheduler(name: str) -> None:
 def test_the_comment_survives_decoding(extension: str) -> None:
     buffer = BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, extension, exif=containers.exif_bytes("été 🏠\nb"))
-    assert containers.exif_comment(images.decode_image(buffer.getvalue(), "a", "image").info) == "été 🏠\nb"
+    assert containers.texts(images.decode_image(buffer.getvalue(), "a", "image").info)[COMMENT] == "été 🏠\nb"
 
 
 @pytest.mark.parametrize(
@@ -479,13 +480,17 @@ def test_the_comment_survives_decoding(extension: str) -> None:
         (b"ASCII\0\0\0Steps", "Steps"),
         (bytes(8) + "é".encode(), "é"),
         (b'{"a": 1}  ', '{"a": 1}  '),
-        (b"UNICODE\0\0", "\ufffd"),
+        (b"UNICODE\0" + "Steps: Ā".encode("utf-16-be"), "Steps: Ā"),
+        (b"UNICODE\0" + "Steps: é 日本".encode(), "Steps: é 日本"),
+        (b"UNICODE\0" + "Steps: é".encode() + b"\0\0", "Steps: é"),
+        (b"ASCII\0\0\0" + "Steps: é".encode("latin-1"), "Steps: é"),
+        (b"UNICODE\0\0", ""),
     ],
 )
 def test_a_comment_is_decoded_as_it_says(raw: bytes, text: str) -> None:
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9286] = raw
-    assert containers.exif_comment({"exif": exif.tobytes()}) == text
+    assert containers.texts({"exif": exif.tobytes()})[COMMENT] == text
 
 
 @settings(max_examples=300, deadline=None)
@@ -494,11 +499,11 @@ def test_a_comment_is_decoded_as_it_says(raw: bytes, text: str) -> None:
     | st.binary(max_size=60).map(lambda tail: containers.exif_bytes("x")[:40] + tail),
 )
 def test_broken_exif_gives_text_or_nothing(data: bytes) -> None:
-    assert isinstance(containers.exif_comment({"exif": data}), str)
+    assert all(isinstance(text, str) for text in containers.texts({"exif": data}).values())
 
 
 def test_an_image_without_exif_has_no_comment() -> None:
-    assert containers.exif_comment(Image.new("RGB", (8, 8)).info) == ""
+    assert containers.texts(Image.new("RGB", (8, 8)).info) == {}
 
 
 @pytest.mark.parametrize(

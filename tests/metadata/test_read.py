@@ -78,8 +78,6 @@ OF_GRAPH = {
 LEFT_OF_GRAPH = [
     "Model: v1-5.safetensors",
     "LoraLoader: detail.safetensors",
-    "PrimitiveInt: ",
-    "PrimitiveString: a glass bottle",
 ]
 
 
@@ -267,7 +265,7 @@ DEEP = "[" * 100_000
     [
         {"invokeai_metadata": "{"},
         {"invokeai_metadata": "[]"},
-        {"invokeai_metadata": 5},
+        {"invokeai_metadata": "5"},
         {"invokeai_metadata": '{"loras": ' + DEEP},
         {"prompt": '{"3": ' + DEEP},
         {"parameters": '{"a": ' + DEEP},
@@ -315,7 +313,7 @@ NODES = st.fixed_dictionaries(
 )
 GRAPHS = st.dictionaries(st.sampled_from(list(GRAPH)), NODES | JSON, max_size=6)
 WORDS = st.sampled_from(
-    [*named.KEYS_BY_NAME, *INVOKE, "Sampler", "Schedule type", "Size", "Clip skip", "Denoising strength", "Scheduler options",
+    [*(name for names in named.NAMES.values() for name in names), *INVOKE, "Sampler", "Schedule type", "Size", "Clip skip", "Denoising strength", "Scheduler options",
      "Version", "Mask blur", "Inpaint area", "Masked area padding", "RNG", "Model", "Emphasis", "strength", "sampler"]
 )  # fmt: skip
 TEXTS = st.text(max_size=40) | st.lists(

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from headers import checkpoint, save_header
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.models.locate import Model, check_task, locate
 from sdapp.notes import unknown_words
 
 UNET = {"sample_size": 64, "in_channels": 4}
+SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012}
 VAE = {"block_out_channels": [1, 2, 3, 4]}
 
 
@@ -17,10 +19,11 @@ def build(folder: Path) -> Path:
     for part, config in (("unet", UNET), ("vae", VAE), ("text_encoder", {})):
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text(json.dumps(config))
-        (folder / part / "model.safetensors").touch()
+        weights = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+        save_header(folder / part / f"{weights}.safetensors", {})
     (folder / "tokenizer").mkdir()
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text("{}")
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
     (folder / "model_index.json").write_text("{}")
     return folder
 
@@ -35,7 +38,8 @@ def replace(path: str, text: str | None = None) -> Callable[[Path], None]:
 
 
 def pickled_only(folder: Path) -> None:
-    (folder / "unet" / "model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +88,7 @@ def test_a_folder_that_cannot_be_loaded_is_refused_with_what_it_lacks(
         ("org/my model", "no folder or file org/my model"),
         ("../evil", "no folder or file ../evil"),
         ("none.safetensors", "no folder or file none.safetensors"),
+        ("files/none.safetensors", "no folder or file files/none.safetensors (there is no folder files)"),
         ("none.ckpt", "none.ckpt is not safetensors; a pickled checkpoint can run code"),
         ("folder/none.pt", "a pickled checkpoint can run code"),
         ("a\0b", "model: "),
@@ -124,10 +129,8 @@ def test_a_folder_tells_its_size_before_it_is_loaded(tmp_path: Path) -> None:
     )
 
 
-def test_a_single_file_is_taken_for_a_stable_diffusion_1(tmp_path: Path) -> None:
-    file = tmp_path / "model.safetensors"
-    file.touch()
-    model = locate(str(file))
+def test_a_single_file_of_unknown_width_is_taken_for_a_stable_diffusion_1(tmp_path: Path) -> None:
+    model = locate(str(save_header(tmp_path / "model.safetensors", checkpoint(width=32))))
     assert (model.size, model.scale, model.in_channels, model.is_file) == (512, 8, 4, True)
 
 
@@ -142,6 +145,10 @@ def test_a_home_folder_is_found_by_its_tilde(tmp_path: Path, monkeypatch: pytest
         (["diffusion_pytorch_model.safetensors"], None),
         (["diffusion_pytorch_model.fp16.safetensors"], "fp16"),
         (["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"], None),
+        (["diffusion_pytorch_model.fp16-00001-of-00001.safetensors", "notes.fp32.safetensors"], "fp16"),
+        (["diffusion_pytorch_model-00001-of-00001.fp16.safetensors"], "fp16"),
+        (["diffusion_pytorch_model-00001-of-00001.safetensors"], None),
+        (["diffusion_pytorch_model.bf16.safetensors"], "bf16"),
     ],
 )
 def test_half_weights_are_read_where_there_are_no_others(
@@ -150,7 +157,7 @@ def test_half_weights_are_read_where_there_are_no_others(
     (tmp_path / "unet").mkdir()
     for name in files:
         (tmp_path / "unet" / name).touch()
-    assert Model("mine", tmp_path).variant() == variant
+    assert Model("mine", tmp_path).weights("unet")[0] == variant
 
 
 @pytest.mark.parametrize(
@@ -206,13 +213,5 @@ def test_other_models_know_every_word(tmp_path: Path) -> None:
 def test_the_family_of_a_single_file_is_found_by_its_text_embeddings(
     width: int, name: str, size: int, tmp_path: Path
 ) -> None:
-    model = locate(str(single_file(tmp_path / "model.safetensors", width)))
+    model = locate(str(save_header(tmp_path / "model.safetensors", checkpoint(width=width))))
     assert (model.family.name, model.size) == (name, size)
-
-
-def single_file(path: Path, width: int) -> Path:
-    """A checkpoint file with one tensor: a layer that reads text embeddings of this width."""
-    key = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
-    header = json.dumps({key: {"dtype": "F16", "shape": [320, width], "data_offsets": [0, 0]}}).encode()
-    path.write_bytes(len(header).to_bytes(8, "little") + header)
-    return path

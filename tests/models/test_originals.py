@@ -6,15 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig
 
-from original_layout import original_tensors, save_original
+from original_layout import original_tensors, save_original, vae_tensors
+from sdapp.config import validate
+from sdapp.jobs import LoadKey, plan
 from sdapp.models.families import FAMILIES
 from sdapp.models.locate import locate
 from sdapp.models.originals import Width, clip_tokenizer, read_configs
+from sdapp.models.vae import locate_model
+from sdapp.pipelines import load
+from sdapp.settings.layers import Layer
 from test_pipelines import paint, pixels, settings, tasks
 
 SIDE = 64  # of the narrowest layer that every part can have
@@ -179,3 +186,31 @@ def test_the_tokens_are_those_of_clip() -> None:
         49407,
         *[0] * 73,
     ]
+
+
+def test_another_vae_takes_the_place_of_the_one_in_the_file_or_of_none(tmp_path: Path) -> None:
+    pipe = random_original(0)
+    save_original(pipe, tmp_path / "model.safetensors")
+    tensors = original_tensors(pipe)
+    bare = {name: value for name, value in tensors.items() if not name.startswith("first_stage_model.")}
+    save_file({name: value.clone() for name, value in bare.items()}, tmp_path / "bare.safetensors")
+    save_file(
+        {name: value.clone() for name, value in vae_tensors(pipe.vae).items()}, tmp_path / "vae.safetensors"
+    )
+
+    def painted(file: str, vae: str | None) -> np.ndarray:
+        config = validate(Layer(settings(tmp_path / file, width=64, height=64, steps=1, vae=vae)))
+        model = locate_model(config.model, None, config.vae)
+        [result] = load(LoadKey.of(config, model), model).paint(plan(config, model))
+        return pixels(result)
+
+    own, *others = (
+        painted(file, vae)
+        for file, vae in (
+            ("model.safetensors", None),
+            ("model.safetensors", str(tmp_path / "vae.safetensors")),
+            ("bare.safetensors", str(tmp_path / "vae.safetensors")),
+        )
+    )
+    for other in others:
+        assert (other == own).all()

@@ -183,7 +183,7 @@ def file_of(path: Path, **shapes: tuple[int, ...]) -> Path:
         ),
         (lambda place: with_file(place / "small", "config.json", "{"), "config.json cannot be read"),
         (lambda place: with_file(place / "small", WEIGHTS, None), f"{WEIGHTS} is missing"),
-        (lambda place: with_file(place / "small", WEIGHTS, "damaged"), "cannot be loaded"),
+        (lambda place: with_file(place / "small", WEIGHTS, "damaged"), f"{WEIGHTS} is no safetensors file"),
         (lambda place: place / "model", "give the autoencoder inside: "),
         (lambda place: place / "vae.ckpt", "a pickled checkpoint can run code"),
         (

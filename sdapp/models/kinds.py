@@ -1,0 +1,96 @@
+"""What people give as a model and sdapp cannot paint with: one row for each kind, found without torch."""
+
+import re
+from dataclasses import dataclass
+
+from sdapp.models.families import FAMILIES
+
+ONLY = "supported: " + ", ".join(family.name for family in FAMILIES)
+WHOLE = "give the whole checkpoint, with autoencoder and text encoder"
+UNUSED = f"sdapp does not use any; {WHOLE}"
+MERGE = "it only changes another model: merge it into a checkpoint with another program, and give that"
+FOLDER = "give the same model as a diffusers folder"
+SCHEDULER = "if it is a Stable Diffusion after all, give it the scheduler folder of its base model"
+
+
+@dataclass(frozen=True)
+class Kind:
+    r"""A kind of file or folder that is refused by its name.
+
+    `mark` is a regular expression on the lines of `Model.marks`. In `name`, as in "is a LoRA", `\1` is what
+    the first group of `mark` found. `fix` is the way out.
+    """
+
+    mark: str
+    name: str
+    fix: str = ONLY
+
+
+def _file_without(tensors: str) -> str:
+    """The mark of checkpoint files in which no tensor's name begins like this."""
+    return rf"\A(?=[\s\S]*^model\.diffusion_model\.)(?![\s\S]*^({tensors}))"
+
+
+CLIP = r"transformer\.text_model\.embeddings\.position_embedding\."
+TEXT = rf"cond_stage_model\.({CLIP}|model\.token_embedding\.)|conditioner\.embedders\."
+VAE = r"first_stage_model\.decoder\.conv_in\.|vae replaced$"
+XL_BLOCK = (
+    r"model\.diffusion_model\.input_blocks\.8\.1\.transformer_blocks\.9\."  # the last that small ones lack
+)
+# Files without the UNet of a checkpoint. The first row that fits counts, here and below.
+LOOSE_PARTS = (
+    Kind(r"(^|[._])lora[._]|^lycoris_|\.(hada_w|lokr_w|oft_|dora_scale)", "a LoRA", MERGE),
+    Kind(r"\A([^.\n]+ [\dx]*\n)+\Z", "a textual inversion embedding", UNUSED),
+    Kind(r"^(control_model\.|controlnet_|lllite_)", "a ControlNet", UNUSED),
+    Kind(r"^(ip_adapter|image_proj)\.", "an IP-Adapter", UNUSED),
+    Kind(r"^(adapter\.)?body\.\d+\.(block1|resnets)", "a T2I-Adapter", UNUSED),
+    Kind(r"motion_modules\.", "a motion module for videos", UNUSED),
+    Kind(r"^(first_stage_model\.|vae\.)?decoder\.(conv_in|layers\.\d+|\d+)\.", "an autoencoder (VAE)",
+         "use it with a whole model: --set vae=FILE"),
+    Kind(r"^(input_blocks\.0\.0|down_blocks\.0\.(resnets|attentions))\.", "a UNet alone", WHOLE),
+    Kind(r"^(cond_stage_model\.|transformer\.|model\.)?(text_model|resblocks|encoder\.block|layers)\.",
+         "a text encoder alone", WHOLE),
+    Kind(r"^(model\.1\.sub|body\.0\.rdb1|RRDB_trunk|conv_first)\b", "an upscaler of finished images", WHOLE),
+)  # fmt: skip
+# Whole models.
+OTHER_MODELS = (
+    Kind(r"^(model\.diffusion_model\.)?joint_blocks\.|^pipeline StableDiffusion3", "Stable Diffusion 3"),
+    Kind(r"^(model\.diffusion_model\.)?double_blocks\.|^pipeline Flux", "FLUX"),
+    Kind(r"^clip_txt_mapper|\.channelwise\.|^pipeline (StableCascade|Wuerstchen)", "Stable Cascade"),
+    Kind(r"^(embedder\.model\.visual|noise_augmentor)\.|^pipeline StableUnCLIP", "Stable unCLIP"),
+    Kind(r"^pipeline StableDiffusionLatentUpscale", "the x2 latent upscaler"),
+    Kind(r"\.time_stack\.|^unet (UNetSpatioTemporal|UNetMotion|UNet3D)", "a model for videos"),
+    Kind(r"^(model\.diffusion_model\.)?(transformer_blocks|blocks|layers)\.0\.|^transformer folder$",
+         "a diffusion transformer"),
+    Kind(r"^code (\S+)$", r"a model with code of its own (\1), which is not run"),
+    Kind(r"^unet (?!UNet2DConditionModel$)(\S+)$", r"a model with a UNet of another class (\1)"),
+    Kind(r"^text_encoder (?!clip)(\S+)$", r"a model with another text encoder than CLIP (\1)"),
+    Kind(r"^channels 8$", "InstructPix2Pix (8 input channels)"),
+    Kind(r"^channels 5$", "a model for depth (5 input channels)"),
+    Kind(r"^channels 7$", "the x4 upscaler (7 input channels)"),
+    Kind(r"^channels (?!4$|9$)(\d+)$", r"a model with \1 input channels"),
+    Kind(r"^(edm_mean|edm_vpred\.sigma_max) |^scheduler EDM", "a model of the EDM kind (such as Playground)"),
+    Kind(r"^context 1280$", "the refiner of Stable Diffusion XL"),
+    Kind(r"^(scheduler \w*FlowMatch|prediction flow)", "a model of the flow matching kind", SCHEDULER),
+    Kind(r"^betas none$", "a model without betas in its scheduler_config.json", SCHEDULER),
+    Kind(r"(^|\.)(scaled_fp8|scale_weight|weight_scale|comfy_quant|absmax|quant_map|SCB) |^quantized ",
+         "quantized with scales, which would be ignored", "give the float16 or float32 checkpoint"),
+    Kind(r"^cond_stage_model\.transformer\.(embeddings|encoder)\.",
+         "a checkpoint whose text encoder has the old names", FOLDER),
+    Kind(_file_without(f"{TEXT}|{VAE}"), "a UNet alone", WHOLE),
+    Kind(_file_without(rf"{TEXT}0\.{CLIP}") + "|" + _file_without(rf"{TEXT}1\.model\.positional_embedding\b"),
+         "a checkpoint that lacks a text encoder", WHOLE),
+    Kind(_file_without(VAE), "a checkpoint without autoencoder (VAE)", "give one: --set vae=PATH"),
+    Kind(_file_without(rf"context (?!2048$)|{XL_BLOCK}"), "a smaller SDXL (such as SSD-1B)", FOLDER),
+)  # fmt: skip
+
+
+def find_kind(marks: str, is_part: bool) -> str | None:
+    """What a model with these marks is, and the way out, if sdapp cannot paint with it.
+
+    `is_part` says that it is a file without the UNet of a checkpoint.
+    """
+    for kind in (*LOOSE_PARTS, *OTHER_MODELS) if is_part else OTHER_MODELS:
+        if match := re.search(kind.mark, marks, re.MULTILINE):
+            return f"{match.expand(kind.name)}; {kind.fix}"
+    return None
