@@ -22,7 +22,7 @@ from sdapp.diffusion.startup import LOADING
 from sdapp.errors import UnavailableError
 from sdapp.models.files import read_json
 from sdapp.models.locate import Model
-from sdapp.models.originals import Config, clip_tokenizer, read_vae_config
+from sdapp.models.originals import Config, clip_tokenizer, read_configs, read_vae_config
 
 # What diffusers and transformers raise for files that cannot be loaded.
 BROKEN = (
@@ -86,7 +86,8 @@ def _from_file(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
     family = model.family
     cls = getattr(diffusers, family.pipelines["txt2img"])
     given = {"dtype": dtype, **family.components, **family.options, **vae}
-    with _configs_and_tokenizers(model.configs) as ours:
+    layout = {part: config for part, config in family.layout.items() if model.has_own(part)}
+    with _configs_and_tokenizers(read_configs(model.path, layout)) as ours:
         pipe = cls.from_single_file(str(model.path), local_files_only=True, **ours, **given)
     for part in family.weight_folders:
         _refuse_missing(model.path, _on_meta(getattr(pipe, part)))

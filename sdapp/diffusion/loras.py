@@ -20,7 +20,7 @@ from sdapp.models.originals import unet_name
 
 Tensors = Mapping[str, torch.Tensor]
 # How the names of tensors begin, and the part of the pipeline: kohya's (`_` for dots), diffusers', peft's.
-PREFIXES = {
+PART_PREFIXES = {
     "lora_unet_": "unet",
     "lora_te_": "text_encoder",
     "lora_te1_": "text_encoder",
@@ -133,10 +133,10 @@ class Loras:
     def _place(self, name: str) -> tuple[str, str, str] | None:
         """The part, the layer and the kind of a tensor; None if the model has no such layer."""
         end = next((end for end in sorted(ENDS, key=len, reverse=True) if name.endswith(end)), None)
-        prefix = next((each for each in PREFIXES if name.startswith(each)), None)
-        if end is None or prefix is None or getattr(self._pipe, PREFIXES[prefix], None) is None:
+        prefix = next((each for each in PART_PREFIXES if name.startswith(each)), None)
+        if end is None or prefix is None or getattr(self._pipe, PART_PREFIXES[prefix], None) is None:
             return None
-        part = PREFIXES[prefix]
+        part = PART_PREFIXES[prefix]
         module = name.removeprefix(prefix).removesuffix(end)
         module = re.sub(r"(^|_)text_model_", r"\1", module.replace(".processor", "").replace(".", "_"))
         module = re.sub(r"_(to_[qkv]|to_out)_lora$", r"_\1", module)  # diffusers before peft

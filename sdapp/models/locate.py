@@ -14,7 +14,7 @@ from sdapp.models.families import FAMILIES, Family
 from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, refuse_pickled, tensor_shapes
 from sdapp.models.hub import CONFIGS, WANTED, cached_commit, download, find_unwanted, is_cached, is_hub_id
 from sdapp.models.kinds import ONLY, find_kind
-from sdapp.models.originals import read_configs
+from sdapp.models.originals import STABLE_DIFFUSION_2, predicts_v
 
 UNET_INPUTS = "model.diffusion_model.input_blocks."  # names of the UNet's tensors in a single file
 SHARD = re.compile(r"-\d{5}-of-(\d{5})")
@@ -67,14 +67,11 @@ class Model:
     @property
     def size(self) -> int:
         """The side in pixels of the images that the model was trained on."""
-        sample_size = self.configs["unet"]["sample_size"] if self.is_file else self.facts["sample_size"]
-        return int(sample_size) * self.scale
-
-    @cached_property
-    def configs(self) -> dict[str, dict[str, Any]]:
-        """The configs of a single file's parts, but of a VAE that is replaced. Raises UnavailableError."""
-        layout = {part: each for part, each in self.family.layout.items() if self.has_own(part)}
-        return read_configs(self.path, layout)
+        if not self.is_file:
+            return int(self.facts["sample_size"]) * self.scale
+        layout = self.family.layout
+        is_small = layout is STABLE_DIFFUSION_2 and not predicts_v(self.path, layout)
+        return 512 if is_small else int(layout["unet"]["sample_size"]) * self.scale
 
     @property
     def latent_scaling(self) -> float:

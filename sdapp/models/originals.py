@@ -10,14 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from safetensors import safe_open
-
 from sdapp.errors import UnavailableError
 from sdapp.models.files import tensor_shapes
 
 Config = dict[str, Any]
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
+UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
 MERGES = Path(__file__).parent / "clip" / "merges.txt.gz"
 END = "<|endoftext|>"
 
@@ -32,17 +29,19 @@ class Width(NamedTuple):
 
 def _unet(downs: str, ups: str, heads: int | None, first_context: str, **rest: Any) -> Config:
     """A UNet whose blocks attend (`x`) to the prompt or not (`-`); without `heads` each is 64 wide."""
-    widths = [Width(f"{UNET}input_blocks.{3 * i + 1}.0.out_layers.3.weight", 0) for i in range(len(downs))]
+    widths = [
+        Width(f"{UNET_PREFIX}input_blocks.{3 * i + 1}.0.out_layers.3.weight", 0) for i in range(len(downs))
+    ]
     return {
         "_class_name": "UNet2DConditionModel",
-        "in_channels": Width(f"{UNET}input_blocks.0.0.weight", 1),
+        "in_channels": Width(f"{UNET_PREFIX}input_blocks.0.0.weight", 1),
         "block_out_channels": widths,
         "down_block_types": ["CrossAttnDownBlock2D" if each == "x" else "DownBlock2D" for each in downs],
         "up_block_types": ["CrossAttnUpBlock2D" if each == "x" else "UpBlock2D" for each in ups],
         "layers_per_block": 2,
         "attention_head_dim": heads or [width._replace(per=64) for width in widths],
         "cross_attention_dim": Width(
-            f"{UNET}input_blocks.{first_context}.transformer_blocks.0.attn2.to_k.weight", 1
+            f"{UNET_PREFIX}input_blocks.{first_context}.transformer_blocks.0.attn2.to_k.weight", 1
         ),
         **rest,
     }
@@ -51,7 +50,9 @@ def _unet(downs: str, ups: str, heads: int | None, first_context: str, **rest: A
 def _vae(sample_size: int, **rest: Any) -> Config:
     return {
         "_class_name": "AutoencoderKL",
-        "block_out_channels": [Width(f"{VAE}encoder.down.{i}.block.0.conv1.weight", 0) for i in range(4)],
+        "block_out_channels": [
+            Width(f"{VAE_PREFIX}encoder.down.{i}.block.0.conv1.weight", 0) for i in range(4)
+        ],
         "down_block_types": ["DownEncoderBlock2D"] * 4,
         "up_block_types": ["UpDecoderBlock2D"] * 4,
         "layers_per_block": 2,
@@ -104,7 +105,7 @@ SDXL: Config = {
     "unet": _unet(
         "-xx", "xx-", None, "4.1", sample_size=128, use_linear_projection=True,
         transformer_layers_per_block=[1, 2, 10], addition_embed_type="text_time", addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=Width(f"{UNET}label_emb.0.0.weight", 1),
+        projection_class_embeddings_input_dim=Width(f"{UNET_PREFIX}label_emb.0.0.weight", 1),
     ),
     "vae": _vae(1024, scaling_factor=0.13025),
     "text_encoder": _clip("conditioner.embedders.0.transformer.text_model.", 12),
@@ -122,22 +123,35 @@ def read_configs(path: Path, layout: Config) -> dict[str, Config]:
     """
     shapes = tensor_shapes(path)
     configs = {part: _fill(config, shapes, f"model: {path} has no {part}") for part, config in layout.items()}
-    is_2 = layout["unet"] is STABLE_DIFFUSION_2["unet"]
-    if "v_pred" in shapes or (is_2 and _is_v_prediction(path)):
+    if predicts_v(path, layout):
         configs["scheduler"] |= {
             "prediction_type": "v_prediction",
             "rescale_betas_zero_snr": "ztsnr" in shapes,
         }
-    elif is_2:
-        configs["unet"]["sample_size"] = 64  # its models for 512 pixels predict noise
     return configs
+
+
+def predicts_v(path: Path, layout: Config) -> bool:
+    """Whether a UNet predicts v: such files of SDXL have a mark, in those of 2.x a tensor spreads wider."""
+    import numpy as np
+    from safetensors import safe_open
+
+    shapes, name = tensor_shapes(path), f"{UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias"
+    if "v_pred" in shapes or layout["unet"] is not STABLE_DIFFUSION_2["unet"] or name not in shapes:
+        return "v_pred" in shapes
+    with safe_open(path, framework="numpy") as file:
+        return bool(np.std(file.get_tensor(name)) > 0.09)
 
 
 def read_vae_config(path: Path, layout: Config) -> Config:
     """The config of a file with an autoencoder, alone or in a whole checkpoint, of a family's layout."""
     shapes = tensor_shapes(path, "vae")
-    named = {VAE + name.removeprefix(VAE).removeprefix("vae."): shape for name, shape in shapes.items()}
-    return _fill(layout["vae"], named, f"vae: {path} has no whole autoencoder")
+    named = {
+        VAE_PREFIX + name.removeprefix(VAE_PREFIX).removeprefix("vae."): shape
+        for name, shape in shapes.items()
+    }
+    config: Config = _fill(layout["vae"], named, f"vae: {path} has no whole autoencoder")
+    return config
 
 
 def _fill(value: Any, shapes: Mapping[str, list[int]], problem: str) -> Any:
@@ -149,13 +163,6 @@ def _fill(value: Any, shapes: Mapping[str, list[int]], problem: str) -> Any:
             raise UnavailableError(f"{problem}: the tensor {value.tensor} is missing")
         return max(1, shapes[value.tensor][value.axis] // value.per)
     return [_fill(each, shapes, problem) for each in value] if isinstance(value, list) else value
-
-
-def _is_v_prediction(path: Path) -> bool:
-    """Whether a Stable Diffusion 2 predicts v: one tensor's spread tells it, as in ComfyUI."""
-    name = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
-    with safe_open(path, framework="numpy") as file:
-        return float(np.std(file.get_tensor(name))) > 0.09 if name in file.keys() else False  # noqa: SIM118
 
 
 @lru_cache(maxsize=2)
