@@ -25,7 +25,8 @@ INSIDE = {
     "comparisons/report": ("report", "plots", "sheets", "format"),
     "batches": ("prune", "run", "prompt_file", "items", "executors", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (
-        "loading", "startup", "batch_size", "memory", "unet", "solvers", "shortcuts", "decode", "task_inputs", "text_encoder", "noise",
+        "loading", "startup", "batch_size", "memory", "loras", "unet", "solvers", "shortcuts", "decode",
+        "task_inputs", "text_encoder", "noise",
         "devices",
     ),
     "outputs": ("writer", "encode", "naming", "files"),
@@ -33,7 +34,7 @@ INSIDE = {
         "read", "comfyui", "infotext", "named", "carry", "samplers", "record", "containers",
     ),
     "prompts": ("variants", "files", "txt", "columns", "templates", "lines", "seeds", "tokens"),
-    "models": ("vae", "locate", "kinds", "hub", "families", "files"),
+    "models": ("vae", "locate", "kinds", "hub", "families", "originals", "files"),
     "settings": ("grid", "messages", "files", "layers", "ranges", "types"),
 }  # fmt: skip
 WIDTH = 110

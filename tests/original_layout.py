@@ -8,63 +8,76 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from sdapp.models.originals import unet_name
+
 Tensors = dict[str, torch.Tensor]
-RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1",
-    "conv_shortcut": "skip_connection",
-}
-UNET_ENDS = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
+OPEN_CLIP = {
+    "text_model.": "",
+    "text_projection.weight": "text_projection",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.token_embedding": "token_embedding",
+    "final_layer_norm": "ln_final",
+    "encoder.layers": "transformer.resblocks",
+    "layer_norm": "ln_",
+    "self_attn": "attn",
+    "fc1": "c_fc",
+    "fc2": "c_proj",
 }
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def save_original(pipe: Any, path: Path) -> None:
-    tensors = {f"model.diffusion_model.{key}": value for key, value in unet_tensors(pipe.unet).items()}
-    tensors |= {f"first_stage_model.{key}": value for key, value in vae_tensors(pipe.vae).items()}
-    prefix = "cond_stage_model.transformer.text_model."
-    tensors |= {
-        prefix + key.removeprefix("text_model."): value
-        for key, value in pipe.text_encoder.state_dict().items()
-    }
+def save_original(pipe: Any, path: Path, **markers: torch.Tensor) -> None:
+    """Save a pipeline of any family as one file; `markers` are further tensors, such as `v_pred`."""
+    tensors = original_tensors(pipe) | markers
     save_file({key: value.clone().contiguous() for key, value in tensors.items()}, path)
 
 
+def original_tensors(pipe: Any) -> Tensors:
+    tensors = {f"model.diffusion_model.{key}": value for key, value in unet_tensors(pipe.unet).items()}
+    tensors |= {f"first_stage_model.{key}": value for key, value in vae_tensors(pipe.vae).items()}
+    return tensors | text_tensors(pipe)
+
+
+def text_tensors(pipe: Any) -> Tensors:
+    """Stable Diffusion 1 has OpenAI's CLIP, 2 has OpenCLIP with one more layer than is used, SDXL has both."""
+    if hasattr(pipe, "text_encoder_2"):
+        clip, open_clip = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+        return _clip(pipe.text_encoder, clip) | _open_clip(pipe.text_encoder_2, open_clip)
+    if pipe.text_encoder.config.num_hidden_layers == 23:
+        found = _open_clip(pipe.text_encoder, "cond_stage_model.model.")
+        last = {key: value for key, value in found.items() if ".resblocks.22." in key}
+        return found | {key.replace("22", "23"): value * 2 for key, value in last.items()}
+    return _clip(pipe.text_encoder, "cond_stage_model.transformer.")
+
+
+def _clip(encoder: Any, prefix: str) -> Tensors:
+    return {
+        f"{prefix}text_model.{key.removeprefix('text_model.')}": value
+        for key, value in encoder.state_dict().items()
+    }
+
+
+def _open_clip(encoder: Any, prefix: str) -> Tensors:
+    found = dict(encoder.state_dict())
+    tensors: Tensors = {}
+    for key in [key for key in found if ".q_proj." in key]:
+        block, kind = key.split(".self_attn.")[0], key.rpartition(".")[2]
+        rows = [found.pop(key.replace("q_proj", name)) for name in ("q_proj", "k_proj", "v_proj")]
+        tensors[f"{block}.attn.in_proj_{kind}"] = torch.cat(rows)
+    tensors |= {key: value.T if key == "text_projection.weight" else value for key, value in found.items()}
+    return {prefix + _open_clip_key(key): value for key, value in tensors.items()}
+
+
+def _open_clip_key(key: str) -> str:
+    for ours, theirs in OPEN_CLIP.items():
+        key = key.replace(ours, theirs)
+    return key
+
+
 def unet_tensors(unet: Any) -> Tensors:
-    per_block = unet.config.layers_per_block + 1
-    has_attention = ["CrossAttn" in kind for kind in unet.config.up_block_types]
-    return {_unet_key(key, per_block, has_attention): value for key, value in unet.state_dict().items()}
-
-
-def _unet_key(key: str, per_block: int, up_attention: list[bool]) -> str:
-    for ours, theirs in UNET_ENDS.items():
-        if key.startswith(f"{ours}."):
-            return key.replace(ours, theirs, 1)
-    where, rest = _unet_place(key, per_block, up_attention)
-    return f"{where}.{_swap(rest, RESNET)}" if "resnets" in key else f"{where}.{rest}"
-
-
-def _unet_place(key: str, per_block: int, up_attention: list[bool]) -> tuple[str, str]:
-    kind, part = key.split(".")[0], re.sub(r"^[a-z]+_block(?:s\.\d+)?\.", "", key)
-    layer, number, rest = part.split(".", 2)
-    j = int(number)
-    if kind == "mid_block":
-        return f"middle_block.{1 if layer == 'attentions' else 2 * j}", rest
-    i = int(key.split(".")[1])
-    if layer == "downsamplers":
-        return f"input_blocks.{per_block * (i + 1)}.0", rest.replace("conv", "op", 1)
-    if layer == "upsamplers":
-        return f"output_blocks.{per_block * (i + 1) - 1}.{2 if up_attention[i] else 1}", rest
-    blocks, first = ("input_blocks", 1) if kind == "down_blocks" else ("output_blocks", 0)
-    return f"{blocks}.{per_block * i + j + first}.{1 if layer == 'attentions' else 0}", rest
+    blocks = unet.config.layers_per_block, unet.config.up_block_types
+    names = ((key, *key.rpartition(".")) for key in unet.state_dict())
+    return {f"{unet_name(layer, *blocks)}.{kind}": unet.state_dict()[key] for key, layer, _, kind in names}
 
 
 def vae_tensors(vae: Any) -> Tensors:

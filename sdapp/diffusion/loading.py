@@ -1,9 +1,11 @@
 """Load the weights of a model into a pipeline of diffusers."""
 
+import json
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import diffusers
@@ -11,7 +13,6 @@ import torch
 import transformers
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
@@ -21,6 +22,7 @@ from sdapp.diffusion.startup import LOADING
 from sdapp.errors import UnavailableError
 from sdapp.models.files import read_json
 from sdapp.models.locate import Model
+from sdapp.models.originals import Config, clip_tokenizer, read_configs, read_vae_config
 
 # What diffusers and transformers raise for files that cannot be loaded.
 BROKEN = (
@@ -40,11 +42,6 @@ def load_pipeline(model: Model, dtype: torch.dtype) -> Any:
         vae = _load_vae(model, dtype)
         try:
             pipe = (_from_file if model.is_file else _from_folder)(model, dtype, vae)
-        except LocalEntryNotFoundError as exc:
-            raise UnavailableError(
-                f"model: {model.path}: the configuration of a single file is downloaded from the Hub once, "
-                "and the Hub cannot be reached; run it once with a network"
-            ) from exc
         except BROKEN as exc:
             _refuse_missing(model.path, _tensors_without_values(exc))
             raise UnavailableError(f"model: {model.path} cannot be loaded: {_reason(exc)}") from exc
@@ -88,10 +85,33 @@ def _load_part(
 def _from_file(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
     family = model.family
     cls = getattr(diffusers, family.pipelines["txt2img"])
-    pipe = cls.from_single_file(str(model.path), dtype=dtype, **family.components, **family.options, **vae)
+    given = {"dtype": dtype, **family.components, **family.options, **vae}
+    layout = {part: config for part, config in family.layout.items() if model.has_own(part)}
+    with _configs_and_tokenizers(read_configs(model.path, layout)) as ours:
+        pipe = cls.from_single_file(str(model.path), local_files_only=True, **ours, **given)
     for part in family.weight_folders:
         _refuse_missing(model.path, _on_meta(getattr(pipe, part)))
     return pipe
+
+
+@contextmanager
+def _configs_and_tokenizers(configs: Mapping[str, Config]) -> Iterator[dict[str, Any]]:
+    """The arguments with which `from_single_file` asks no Hub: a folder of configs, and parts."""
+    index, parts = {"vae": ["diffusers", "AutoencoderKL"]}, {}
+    with TemporaryDirectory(prefix="sdapp-") as folder:
+        for part, config in configs.items():
+            if part.startswith("tokenizer"):
+                index[part], parts[part] = ["transformers", "CLIPTokenizer"], clip_tokenizer(**config)
+            elif part == "scheduler":
+                cls = getattr(diffusers, config["_class_name"])
+                index[part], parts[part] = ["diffusers", cls.__name__], cls.from_config(config)
+            else:
+                name = config.get("_class_name") or config["architectures"][0]
+                index[part] = ["transformers" if part.startswith("text_encoder") else "diffusers", name]
+                (Path(folder) / part).mkdir()
+                (Path(folder) / part / "config.json").write_text(json.dumps(config))
+        (Path(folder) / "model_index.json").write_text(json.dumps(index))
+        yield {"config": folder, **parts}
 
 
 def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
@@ -100,8 +120,13 @@ def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
         return {}
     try:
         if model.vae.is_file():
-            layout = {} if model.is_file else {"config": str(model.path), "subfolder": "vae"}
-            part = diffusers.AutoencoderKL.from_single_file(str(model.vae), dtype=dtype, **layout)
+            config = read_vae_config(model.vae, model.family.layout)
+            if not model.is_file:
+                config |= read_json(model.path / "vae" / "config.json")
+            with _configs_and_tokenizers({"vae": config}) as ours:
+                part = diffusers.AutoencoderKL.from_single_file(
+                    str(model.vae), dtype=dtype, config=ours["config"], subfolder="vae", local_files_only=True
+                )
         else:
             cls = getattr(diffusers, read_json(model.vae / "config.json", "vae")["_class_name"])
             part = _load_part(cls, model.vae, dtype, key="vae")

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sdapp.models import originals
+from sdapp.models.originals import Config
+
 
 @dataclass(frozen=True)
 class Family:
@@ -11,11 +14,11 @@ class Family:
 
     name: str
     mark: str  # a regular expression on `Model.marks`
+    layout: Config  # the parts of a single file, see `originals`
     pipelines: Mapping[str, str]  # kind of task → class of diffusers
     components: Mapping[str, Any]  # arguments for `from_pretrained`: what is not loaded
     options: Mapping[str, Any]  # further arguments for the constructor of a pipeline
     text_encoders: Mapping[str, str] = field(default_factory=lambda: {"text_encoder": "tokenizer"})
-    native_size: int = 512  # side in pixels of the images that the model was trained on
     latent_channels: int = 4
     latent_scale: int = 8  # pixels per latent, along one side
     latent_scaling: float = 0.18215  # factor between the latents of the autoencoder and those of the UNet
@@ -42,16 +45,21 @@ _SD: Mapping[str, Any] = {
 }
 # `context` is the width of the text embeddings that the UNet reads. A model that fits no mark is the first.
 FAMILIES = (
-    Family("Stable Diffusion 1.x", r"^context 768$", **_SD),
-    Family("Stable Diffusion 2.x", r"^context 1024$", native_size=768, **_SD),
+    Family("Stable Diffusion 1.x", r"^context 768$", originals.STABLE_DIFFUSION_1, **_SD),
+    Family(
+        "Stable Diffusion 2.x",
+        r"^context 1024$|^cond_stage_model\.model\.",
+        originals.STABLE_DIFFUSION_2,
+        **_SD,
+    ),
     Family(
         "Stable Diffusion XL",
-        r"^context 2048$|^added text_time$|^pipeline StableDiffusionXL",
+        r"^context 2048$|^added text_time$|^pipeline StableDiffusionXL|^conditioner\.embedders\.1\.",
+        originals.SDXL,
         pipelines=_pipelines("StableDiffusionXL"),
         components={},
         options={"add_watermarker": False},
         text_encoders={"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
-        native_size=1024,
         latent_scaling=0.13025,
         overflows_in_float16=True,
     ),

@@ -82,7 +82,6 @@ OTHER_MODELS = (
          "a checkpoint that lacks a text encoder", WHOLE),
     Kind(_file_without(VAE), "a checkpoint without autoencoder (VAE)", "give one: --set vae=PATH"),
     Kind(_file_without(rf"context (?!2048$)|{XL_BLOCK}"), "a smaller SDXL (such as SSD-1B)", FOLDER),
-    Kind(r"^v_pred ", "a v-prediction checkpoint", FOLDER),
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from sdapp.models.families import FAMILIES, Family
 from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, refuse_pickled, tensor_shapes
 from sdapp.models.hub import CONFIGS, WANTED, cached_commit, download, find_unwanted, is_cached, is_hub_id
 from sdapp.models.kinds import ONLY, find_kind
+from sdapp.models.originals import STABLE_DIFFUSION_2, predicts_v
 
 UNET_INPUTS = "model.diffusion_model.input_blocks."  # names of the UNet's tensors in a single file
 SHARD = re.compile(r"-\d{5}-of-(\d{5})")
@@ -66,7 +67,11 @@ class Model:
     @property
     def size(self) -> int:
         """The side in pixels of the images that the model was trained on."""
-        return self.family.native_size if self.is_file else int(self.facts["sample_size"]) * self.scale
+        if not self.is_file:
+            return int(self.facts["sample_size"]) * self.scale
+        layout = self.family.layout
+        is_small = layout is STABLE_DIFFUSION_2 and not predicts_v(self.path, layout)
+        return 512 if is_small else int(layout["unet"]["sample_size"]) * self.scale
 
     @property
     def latent_scaling(self) -> float:
@@ -75,7 +80,9 @@ class Model:
 
     @cached_property
     def scheduler_config(self) -> Mapping[str, Any]:
-        """The scheduler that the model brings, and its options; empty for a single file."""
+        """The scheduler that the model brings, and its options; of a single file, what its family has."""
+        if self.is_file:
+            return dict(self.family.layout["scheduler"])
         path = self.path / "scheduler" / "scheduler_config.json"
         return dict(read_json(path)) if path.is_file() else {}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sdapp.jobs import Job
 from sdapp.models.locate import Model
+from sdapp.models.originals import clip_tokenizer
 
 MAX_REST = 300  # characters of it in a note
 
@@ -18,12 +19,10 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def cut(job: Job, model: Model) -> tuple[str, ...]:
-    """Notes on the text of a job's prompts beyond the 77 tokens of the text encoder.
-
-    There are none for a model that is a single file, which has no tokenizer to look at.
-    """
-    folder = model.path / "tokenizer"
-    return cut_by(_tokenizer(folder), job) if _may_be_long(job) and folder.is_dir() else ()
+    """Notes on the text of a job's prompts beyond the 77 tokens of the text encoder."""
+    if not _may_be_long(job):
+        return ()
+    return cut_by(clip_tokenizer() if model.is_file else _tokenizer(model.path / "tokenizer"), job)
 
 
 def cut_by(tokenizer: Any, job: Job) -> tuple[str, ...]:

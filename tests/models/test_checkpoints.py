@@ -11,10 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import save_file
-
-from conftest import random_pipeline
-from original_layout import save_original, vae_tensors
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
@@ -88,26 +84,3 @@ def test_an_autoencoder_of_the_hub_in_the_cache_needs_no_network(cache: Path) ->
         for more in ((), ("--set", "vae=stabilityai/sd-vae-ft-mse"))
     )
     assert (own == same).all()
-
-
-def test_a_single_file_paints_what_its_folder_paints(cache: Path) -> None:
-    save_original(random_pipeline(4, "epsilon"), cache.parent / "tiny.safetensors")
-    size = ("--size", "64x64")
-    single = pixels(generate(cache, "--model", "tiny.safetensors", *size), cache)
-    folder = pixels(generate(cache, "--model", NAME, *size), cache)
-    assert np.abs(single - folder).max() <= 1
-    save_file(vae_tensors(random_pipeline(4, "epsilon").vae), cache.parent / "vae.safetensors")
-    both = pixels(
-        generate(cache, "--model", "tiny.safetensors", "--set", "vae=vae.safetensors", *size), cache
-    )
-    assert (both == single).all()
-
-
-def test_a_single_file_without_its_configuration_says_what_is_missing(cache: Path, tmp_path: Path) -> None:
-    save_original(random_pipeline(4, "epsilon"), cache.parent / "tiny.safetensors")
-    shutil.rmtree(cache)
-    cache.mkdir()
-    run = generate(cache, "--model", "tiny.safetensors")
-    assert run.returncode == 69
-    assert run.stderr.startswith("error: model: tiny.safetensors")
-    assert "configuration" in run.stderr

@@ -96,7 +96,6 @@ OTHERS: dict[str, tuple[str, Shapes]] = {
     "depth": ("is a model for depth", checkpoint(5, 1024)),
     "x4 upscaler": ("is the x4 upscaler", checkpoint(7, 1024)),
     "six channels": ("is a model with 6 input channels", checkpoint(6)),
-    "SDXL with v-prediction": ("is a v-prediction checkpoint", checkpoint(4, 2048, v_pred=(), ztsnr=())),
     "SSD-1B": ("is a smaller SDXL", without("input_blocks.8.1.transformer_blocks.9", checkpoint(4, 2048))),
     "SDXL for instructions": ("is InstructPix2Pix", checkpoint(8, 2048)),
     "SDXL without a text encoder": (
@@ -115,7 +114,6 @@ OTHERS: dict[str, tuple[str, Shapes]] = {
     ),
     "refiner": ("is the refiner of Stable Diffusion XL", checkpoint(4, 1280)),
     "Playground": ("is a model of the EDM kind", checkpoint(4, 2048, edm_mean=(1, 4), edm_std=(1, 4))),
-    "v-prediction": ("is a v-prediction checkpoint", checkpoint(v_pred=())),
     "fp8 with scales": ("is quantized with scales", checkpoint(scaled_fp8=(2,))),
     "SD 3": ("is Stable Diffusion 3", {f"{UNET}joint_blocks.0.context_block.attn.qkv.weight": (9, 9)}),
     "FLUX": ("is FLUX", {"double_blocks.0.img_attn.norm.key_norm.scale": (128,)}),

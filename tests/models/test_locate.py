@@ -206,7 +206,7 @@ def test_other_models_know_every_word(tmp_path: Path) -> None:
     ("width", "name", "size"),
     [
         (768, "Stable Diffusion 1.x", 512),
-        (1024, "Stable Diffusion 2.x", 768),
+        (1024, "Stable Diffusion 2.x", 512),
         (2048, "Stable Diffusion XL", 1024),
     ],
 )

@@ -1,0 +1,225 @@
+"""Merge LoRA files into the weights of a loaded pipeline, and take them out again to the last bit.
+
+The weights are W + w · ΔW while an image is painted, so a LoRA costs no time per step. LoRA and LoCon (ΔW is
+the product of two small matrices), LoHa and LoKr (products of such products), DoRA and whole differences are
+read, in the layouts of kohya, diffusers and peft.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from sdapp.errors import UnavailableError
+from sdapp.models.originals import unet_name
+
+Tensors = Mapping[str, torch.Tensor]
+# How the names of tensors begin, and the part of the pipeline: kohya's (`_` for dots), diffusers', peft's.
+PART_PREFIXES = {
+    "lora_unet_": "unet",
+    "lora_te_": "text_encoder",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+    "unet.": "unet",
+    "text_encoder.": "text_encoder",
+    "text_encoder_2.": "text_encoder_2",
+    "base_model.model.": "unet",
+}
+# What a tensor is: the end of its name → the name that it has here.
+ENDS = {
+    ".lora_down.weight": "down", ".lora_up.weight": "up", ".lora_mid.weight": "mid", ".alpha": "alpha",
+    ".lora_A.weight": "down", ".lora_B.weight": "up", ".lora.down.weight": "down", ".lora.up.weight": "up",
+    ".dora_scale": "dora", ".lora_magnitude_vector": "dora", ".diff": "diff", ".diff_b": "diff_b",
+    **{f".{name}": name for name in (
+        "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1", "lokr_w1_a",
+        "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+    )},
+}  # fmt: skip
+# The kinds of ΔW, by the tensors that each must have.
+COMPLETE = (
+    {"up", "down"}, {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}, {"diff"}, {"diff_b"},
+    *({first, second} for first in ("lokr_w1", "lokr_w1_a") for second in ("lokr_w2", "lokr_w2_a")),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA that is to be merged, with its weights for the UNet and for the text encoders."""
+
+    path: Path
+    weight: float = 1.0
+    text_encoder_weight: float = 1.0
+
+
+class Loras:
+    """The LoRAs that are merged into a pipeline's weights; `apply` exchanges them."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+        self._merged: tuple[LoraFile, ...] = ()
+        self._originals: dict[torch.nn.Parameter, torch.Tensor] = {}
+        self._names: dict[str, dict[str, torch.nn.Module]] = {}
+
+    def apply(self, files: Sequence[LoraFile]) -> None:
+        """Let the weights be those of the model with these LoRAs, in this order, and no others.
+
+        Raises UnavailableError for a file that does not fit the model; then no LoRA is merged.
+        """
+        if tuple(files) == self._merged:
+            return
+        self._restore()
+        try:
+            for file in files:
+                self._merge(file)
+        except BaseException:
+            self._restore()
+            raise
+        self._merged = tuple(files)
+
+    def _restore(self) -> None:
+        with torch.no_grad():
+            for parameter, original in self._originals.items():
+                parameter.copy_(original)
+        self._originals, self._merged = {}, ()
+
+    def _merge(self, file: LoraFile) -> None:
+        groups = self._groups(file.path)
+        with torch.no_grad():
+            for (part, module), tensors in groups.items():
+                weight = file.weight if part == "unet" else file.text_encoder_weight
+                layer = self._modules(part)[module]
+                if not weight:
+                    continue
+                try:
+                    for parameter, change in _changes(layer, tensors):
+                        if parameter not in self._originals:
+                            self._originals[parameter] = parameter.detach().to("cpu", copy=True)
+                        merged = parameter.float() + weight * change.to(parameter.device)
+                        parameter.copy_(merged.to(parameter.dtype))
+                except (RuntimeError, IndexError) as exc:
+                    raise UnavailableError(
+                        f"loras: {file.path} does not fit this model: its {module} has other sizes; "
+                        "it was made for another family"
+                    ) from exc
+
+    def _groups(self, path: Path) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
+        """The tensors of a file for each layer. Raises UnavailableError for any tensor that has no place."""
+        groups: dict[tuple[str, str], dict[str, torch.Tensor]] = defaultdict(dict)
+        strangers: list[str] = []
+        for name, tensor in load_file(path).items():
+            place = self._place(name)
+            if place is None:
+                strangers.append(name)
+            else:
+                part, module, kind = place
+                groups[part, module][kind] = tensor.float()
+        if strangers:
+            raise UnavailableError(
+                f"loras: {path} does not fit this model: {len(strangers)} of its tensors have no place in it "
+                f"({strangers[0]}); it was made for another family, or it is no LoRA"
+            )
+        for (part, module), tensors in groups.items():
+            if not any(needed <= tensors.keys() for needed in COMPLETE):
+                raise UnavailableError(
+                    f"loras: {path} is damaged: of {part}.{module} it has only {', '.join(sorted(tensors))}"
+                )
+        return groups
+
+    def _place(self, name: str) -> tuple[str, str, str] | None:
+        """The part, the layer and the kind of a tensor; None if the model has no such layer."""
+        end = next((end for end in sorted(ENDS, key=len, reverse=True) if name.endswith(end)), None)
+        prefix = next((each for each in PART_PREFIXES if name.startswith(each)), None)
+        if end is None or prefix is None or getattr(self._pipe, PART_PREFIXES[prefix], None) is None:
+            return None
+        part = PART_PREFIXES[prefix]
+        module = name.removeprefix(prefix).removesuffix(end)
+        module = re.sub(r"(^|_)text_model_", r"\1", module.replace(".processor", "").replace(".", "_"))
+        module = re.sub(r"_(to_[qkv]|to_out)_lora$", r"_\1", module)  # diffusers before peft
+        for each in (module, f"{module}_0"):
+            if each in self._modules(part):
+                return part, each, ENDS[end]
+        return None
+
+    def _modules(self, part: str) -> Mapping[str, torch.nn.Module]:
+        """The layers of a part that have weights, by the names that LoRA files have for them."""
+        if part not in self._names:
+            model = getattr(self._pipe, part)
+            found = {name: module for name, module in model.named_modules() if hasattr(module, "weight")}
+            names = {name.removeprefix("text_model.").replace(".", "_"): each for name, each in found.items()}
+            if part == "unet":  # kohya's files for SDXL have the names of the original checkpoints
+                blocks = model.config.layers_per_block, model.config.up_block_types
+                names |= {unet_name(name, *blocks).replace(".", "_"): each for name, each in found.items()}
+            self._names[part] = names
+        return self._names[part]
+
+
+def _changes(layer: Any, tensors: Tensors) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor]]:
+    """The parameters of a layer that change, each with its ΔW at a weight of 1, in float32."""
+    if "diff_b" in tensors:
+        yield layer.bias, tensors["diff_b"].reshape(layer.bias.shape)
+    shape, original = layer.weight.shape, layer.weight.float().cpu()
+    if "diff" in tensors:
+        yield layer.weight, _shaped(tensors["diff"], shape)
+        return
+    if not tensors.keys() - {"diff_b", "alpha"}:
+        return
+    change = _shaped(_product(tensors), shape) * _scale(tensors)
+    if "dora" in tensors:  # the direction of W + ΔW with a length of its own for each output, or each input
+        whole = original + change
+        length = tensors["dora"].reshape(-1)
+        is_output = len(length) == shape[0]
+        axes = [axis for axis in range(whole.ndim) if axis != (0 if is_output else 1)]
+        length = length.reshape([-1 if axis not in axes else 1 for axis in range(whole.ndim)])
+        change = whole / whole.norm(dim=axes, keepdim=True) * length - original
+    yield layer.weight, change
+
+
+def _shaped(change: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """ΔW in the shape of the weights; convolutions may be flattened. Raises RuntimeError for other sizes."""
+    if change.flatten(1).shape != torch.Size([shape[0], shape[1:].numel()]):
+        raise RuntimeError(f"{list(change.shape)} for {list(shape)}")
+    return change.reshape(shape)
+
+
+def _product(tensors: Tensors) -> torch.Tensor:
+    """ΔW before its scale, in the shape of the weights or flattened."""
+    if "up" in tensors:
+        return _pair(tensors["up"], tensors["down"], tensors.get("mid"))
+    if "hada_w1_a" in tensors:
+        one, two = (
+            _pair(tensors[f"hada_w{i}_a"], tensors[f"hada_w{i}_b"], tensors.get(f"hada_t{i}"), is_hada=True)
+            for i in (1, 2)
+        )
+        return one * two
+    one = tensors["lokr_w1"] if "lokr_w1" in tensors else tensors["lokr_w1_a"] @ tensors["lokr_w1_b"]
+    if "lokr_w2" in tensors:
+        two = tensors["lokr_w2"]
+    else:
+        two = _pair(tensors["lokr_w2_a"], tensors["lokr_w2_b"], tensors.get("lokr_t2"), is_hada=True)
+    return torch.kron(one.reshape(*one.shape, *[1] * (two.ndim - 2)), two)
+
+
+def _pair(
+    up: torch.Tensor, down: torch.Tensor, core: torch.Tensor | None, is_hada: bool = False
+) -> torch.Tensor:
+    """up · down; with the core of a Tucker decomposition, up and down act on its first two axes."""
+    if core is None:
+        return up.flatten(1) @ down.flatten(1)
+    if is_hada:  # there `up` is stored as [rank, outputs]
+        return torch.einsum("ijkl,ip,jr->prkl", core, up, down)
+    return torch.einsum("ijkl,pi,jr->prkl", core, up.flatten(1), down.flatten(1))
+
+
+def _scale(tensors: Tensors) -> float:
+    """alpha / rank; 1 without an alpha, or where nothing has a rank."""
+    ranked = next(
+        (tensors[name] for name in ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b") if name in tensors), None
+    )
+    if ranked is None or "alpha" not in tensors:
+        return 1.0
+    return float(tensors["alpha"]) / ranked.shape[0]

@@ -1,0 +1,216 @@
+"""Single files of every family: recognized, configured from their own header, and painted as their folder is."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig
+
+from original_layout import original_tensors, save_original, vae_tensors
+from sdapp.config import validate
+from sdapp.jobs import LoadKey, plan
+from sdapp.models.families import FAMILIES
+from sdapp.models.locate import locate
+from sdapp.models.originals import Width, clip_tokenizer, read_configs
+from sdapp.models.vae import locate_model
+from sdapp.pipelines import load
+from sdapp.settings.layers import Layer
+from test_pipelines import paint, pixels, settings, tasks
+
+SIDE = 64  # of the narrowest layer that every part can have
+
+
+def narrow(config: Any) -> Any:
+    """A part of a family's layout with all widths as small as can be."""
+    if isinstance(config, dict):
+        return {key: narrow(value) for key, value in config.items()}
+    if isinstance(config, list):
+        return [narrow(value) for value in config]
+    return max(1, SIDE // config.per) if isinstance(config, Width) else config
+
+
+def random_original(number: int, widths: dict[str, Any] | None = None, in_channels: int = 4) -> Any:
+    """A pipeline of a family with random weights and its real blocks and layers, each of them narrow."""
+    torch.manual_seed(number)
+    family, is_narrow = FAMILIES[number], widths is None
+    layout = narrow(family.layout)
+    if is_narrow and "text_encoder_2" in layout:  # wider than the first: loading tells the two apart by it
+        wide = {"hidden_size": 128, "num_attention_heads": 2}
+        widths = {
+            "text_encoder_2": wide,
+            "unet": {"cross_attention_dim": 192, "projection_class_embeddings_input_dim": 128 + 6 * 256},
+        }
+    for part, numbers in (widths or {}).items():
+        layout[part] |= numbers
+        if part.startswith("text_encoder"):
+            layout[part]["projection_dim"] = numbers["hidden_size"]
+    if not is_narrow:
+        layout["vae"]["block_out_channels"] = [128, 256, 512, 512]
+    layout["unet"]["in_channels"] = in_channels
+    parts = {
+        "unet": diffusers.UNet2DConditionModel.from_config(layout["unet"]),
+        "vae": diffusers.AutoencoderKL.from_config(layout["vae"]),
+    }
+    for name, tokenizer in family.text_encoders.items():
+        config = layout[name] | {"vocab_size": 49408}
+        parts[name] = getattr(transformers, config["architectures"][0])(CLIPTextConfig(**config))
+        parts[tokenizer] = clip_tokenizer(**layout[tokenizer])
+    scheduler = layout["scheduler"]
+    parts["scheduler"] = getattr(diffusers, scheduler["_class_name"]).from_config(scheduler)
+    return getattr(diffusers, family.pipelines["txt2img"])(**parts, **family.components, **family.options)
+
+
+@pytest.fixture(scope="module", params=range(len(FAMILIES)), ids=[family.name for family in FAMILIES])
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int]:
+    """The same model as a folder and as a single file, and the number of its family."""
+    folder = tmp_path_factory.mktemp("original")
+    pipe = random_original(request.param)
+    pipe.save_pretrained(folder / "model")
+    save_original(pipe, folder / "model.safetensors")
+    return folder / "model", folder / "model.safetensors", request.param
+
+
+@pytest.mark.parametrize("kind", ["txt2img", "inpaint"])
+def test_a_single_file_paints_what_its_folder_paints_without_a_network(
+    kind: str, both: tuple[Path, Path, int], house: Path, mask: Path
+) -> None:
+    folder, file, number = both
+    asked = {"width": 64, "height": 64, "steps": 2, "task": tasks(house, mask)[kind]}
+    one, other = (paint(settings(model, **asked))[0] for model in (folder, file))
+    assert locate(str(file)).family is FAMILIES[number]
+    assert (pixels(one) == pixels(other)).all()
+
+
+# The numbers in the configs of stable-diffusion-v1-5, stable-diffusion-2-1 and stable-diffusion-xl-base-1.0.
+PUBLISHED = [
+    {
+        "unet": {
+            "block_out_channels": [320, 640, 1280, 1280],
+            "attention_head_dim": 8,
+            "cross_attention_dim": 768,
+        },
+        "text_encoder": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+    },
+    {
+        "unet": {
+            "block_out_channels": [320, 640, 1280, 1280],
+            "attention_head_dim": [5, 10, 20, 20],
+            "cross_attention_dim": 1024,
+        },
+        "text_encoder": {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096},
+    },
+    {
+        "unet": {
+            "block_out_channels": [320, 640, 1280],
+            "attention_head_dim": [5, 10, 20],
+            "cross_attention_dim": 2048,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+        "text_encoder": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+        "text_encoder_2": {"hidden_size": 1280, "num_attention_heads": 20, "intermediate_size": 5120},
+    },
+]
+
+
+@pytest.mark.parametrize("number", range(len(FAMILIES)), ids=[family.name for family in FAMILIES])
+@pytest.mark.parametrize("in_channels", [4, 9])
+def test_the_configs_of_a_published_model_are_read_off_its_shapes(
+    number: int, in_channels: int, tmp_path: Path
+) -> None:
+    family, published = FAMILIES[number], PUBLISHED[number]
+    with torch.device("meta"):
+        pipe = random_original(number, published, in_channels)
+    shapes = {name: list(tensor.shape) for name, tensor in original_tensors(pipe).items()}
+    configs = read_configs(sparse_file(tmp_path / "model.safetensors", shapes), family.layout)
+    for part, numbers in published.items():
+        assert {key: configs[part][key] for key in numbers} == numbers
+    assert configs["unet"]["in_channels"] == in_channels
+    assert configs["vae"]["block_out_channels"] == [128, 256, 512, 512]
+    assert locate(str(tmp_path / "model.safetensors")).family is family
+
+
+def sparse_file(path: Path, shapes: dict[str, list[int]]) -> Path:
+    """A safetensors file whose tensors are all zeros that take no room on the disk."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(file.tell() + end)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("number", "markers", "spread", "prediction", "is_zero"),
+    [
+        (0, [], 1.0, "epsilon", False),
+        (1, [], 0.05, "epsilon", False),
+        (1, [], 0.2, "v_prediction", False),
+        (2, [], 1.0, "epsilon", False),
+        (2, ["v_pred"], 1.0, "v_prediction", False),
+        (2, ["v_pred", "ztsnr"], 1.0, "v_prediction", True),
+    ],
+)
+def test_what_a_model_predicts_is_read_off_the_file(
+    number: int, markers: list[str], spread: float, prediction: str, is_zero: bool, tmp_path: Path
+) -> None:
+    pipe = random_original(number)
+    with torch.no_grad():
+        pipe.unet.up_blocks[3 if number < 2 else 1].attentions[2].transformer_blocks[0].norm1.bias.normal_(
+            0, spread
+        )
+    save_original(pipe, tmp_path / "model.safetensors", **{name: torch.zeros(0) for name in markers})
+    scheduler = read_configs(tmp_path / "model.safetensors", FAMILIES[number].layout)["scheduler"]
+    assert scheduler.get("prediction_type", "epsilon") == prediction
+    assert scheduler.get("rescale_betas_zero_snr", False) == is_zero
+
+
+def test_the_tokens_are_those_of_clip() -> None:
+    """Numbers that OpenAI's own tokenizer gives."""
+    tokenizer = clip_tokenizer()
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert tokenizer.pad_token_id == 49407
+    assert clip_tokenizer("!")("a cat", padding="max_length").input_ids == [
+        49406,
+        320,
+        2368,
+        49407,
+        *[0] * 73,
+    ]
+
+
+def test_another_vae_takes_the_place_of_the_one_in_the_file_or_of_none(tmp_path: Path) -> None:
+    pipe = random_original(0)
+    save_original(pipe, tmp_path / "model.safetensors")
+    tensors = original_tensors(pipe)
+    bare = {name: value for name, value in tensors.items() if not name.startswith("first_stage_model.")}
+    save_file({name: value.clone() for name, value in bare.items()}, tmp_path / "bare.safetensors")
+    save_file(
+        {name: value.clone() for name, value in vae_tensors(pipe.vae).items()}, tmp_path / "vae.safetensors"
+    )
+
+    def painted(file: str, vae: str | None) -> np.ndarray:
+        config = validate(Layer(settings(tmp_path / file, width=64, height=64, steps=1, vae=vae)))
+        model = locate_model(config.model, None, config.vae)
+        [result] = load(LoadKey.of(config, model), model).paint(plan(config, model))
+        return pixels(result)
+
+    own, *others = (
+        painted(file, vae)
+        for file, vae in (
+            ("model.safetensors", None),
+            ("model.safetensors", str(tmp_path / "vae.safetensors")),
+            ("bare.safetensors", str(tmp_path / "vae.safetensors")),
+        )
+    )
+    for other in others:
+        assert (other == own).all()
