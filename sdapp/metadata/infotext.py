@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdapp import schedulers
+from sdapp.errors import InputError
 from sdapp.metadata.carry import NETWORK, Carried, check_length, json_object
 from sdapp.metadata.named import Fields, carry_numbers
 from sdapp.metadata.samplers import SCHEDULES, Values, plain_word
@@ -24,7 +25,7 @@ START = re.compile(
 NEGATIVE_LINE = re.compile(r"(?im)^Negative prompt\s*:")
 NEGATIVE_WORDS = re.compile(r"(?i)\bNegative prompt\s*:")  # where line breaks are lost
 PLACES = ("EXIF UserComment", "parameters", "comment", "XMP sdcpp:parameters")
-MAX_LINES = 200  # from the end of a text; the settings are looked for in these
+MAX_STARTS = 10  # places from the end of a text where settings are looked for
 VERSIONS = {  # by the fields `App` and `Version`
     "sdapp ": "sdapp", r"stable-diffusion\.cpp": "stable-diffusion.cpp", r"f\d|.*forge": "Forge",
     "comfyui": "ComfyUI", r"sd\.?next": "SD.Next", "fooocus": "Fooocus", "": "A1111",
@@ -107,8 +108,10 @@ def read_infotext(texts: Mapping[str, str]) -> tuple[str, Carried] | None:
 
 
 def read_prompts_only(texts: Mapping[str, str]) -> tuple[str, Carried] | None:
-    """Read an infotext that has only prompts."""
+    """Read an infotext that has only prompts. Raises InputError if it seems to have settings too."""
     text = texts.get("parameters", "")
+    if len({plain_word(match[0].partition(":")[0]) for match in START.finditer(text)}) >= 3:
+        raise InputError("its settings cannot be told from its prompt; give both as options")
     return ("A1111", carry_fields(*split_infotext(text))) if text.strip() else None
 
 
@@ -131,81 +134,56 @@ def split_infotext(text: str) -> Infotext:
     head, mark, _ = text.rpartition("SDCPP: {")  # JSON without quotes around it, always last
     if mark and "Version: stable-diffusion.cpp" in head.rpartition("\n")[2]:
         text = head.rstrip(" ,")
-    lines = [line.strip() for line in text.strip().split("\n")]
-    row, column = _find_fields(lines)
-    fields, note = _parse_fields(lines[row:], column), ""
-    prompt = "\n".join([*lines[:row], lines[row][:column]] if column else lines[:row])
+    text = text if "\n" in text else text.replace("\\n", "\n")
+    text = "\n".join(line.strip() for line in text.strip().split("\n"))
+    start, fields = _find_fields(text)
+    prompt, negative, note = text[:start], "", ""
+    is_one_line = 0 < start < len(text) and text[start - 1] != "\n"
     label = re.search(r"(?m)^Negative prompt:", prompt)
     if not label and _tool(fields) != "sdapp":  # which writes `negative prompt:` for these words in a prompt
-        label = (NEGATIVE_WORDS if column else NEGATIVE_LINE).search(prompt)
-    negative = prompt[label.end() :] if label else ""
-    prompt = prompt[: label.start()] if label else prompt
-    if not label and any(map(NEGATIVE_LINE.match, lines[row + 1 :])):
-        negative = fields.pop(next(name for name in fields if plain_word(name) == "negativeprompt"))
-    if column:
-        note = (
-            f"its settings are on the line of the prompt; they begin at `{lines[row][column : column + 20]}`"
-        )
+        label = (NEGATIVE_WORDS if is_one_line else NEGATIVE_LINE).search(prompt)
+    if label:
+        prompt, negative = prompt[: label.start()], prompt[label.end() :]
+    elif label := NEGATIVE_LINE.search(text, start):
+        fields, negative = _parse_fields(text[start : label.start()]), text[label.end() :]
+    if is_one_line:
+        note = f"its settings are on the line of the prompt; they begin at `{text[start : start + 20]}`"
         prompt, negative = (re.sub(r"[\s.,;|]+$", "", part) for part in (prompt, negative))
     return Infotext(prompt.strip(), negative.strip(), fields, note)
 
 
-def _find_fields(lines: Sequence[str]) -> tuple[int, int]:
-    """Return the line and the column at which the fields begin; the end of the text if there are none."""
-    below: list[str] = []  # the names of the fields in the lines below
-    for row in range(len(lines) - 1, max(-1, len(lines) - 1 - MAX_LINES), -1):
-        column = _find_column(lines[row], is_first=row == 0)
-        if column is None:
-            continue
-        names = [name for name, _ in FIELD.findall(lines[row][column:])] + below
-        if _are_enough(names):
-            while row and not column and lines[row][:5].lower() != "steps" and START.match(lines[row - 1]):
-                row -= 1
-            return row, column
-        below = names if column == 0 else []
-    return len(lines), 0
+def _find_fields(text: str) -> tuple[int, dict[str, str]]:
+    """Return where the fields begin, and the fields; the end of the text and none if there are none."""
+    for start in _likely_starts(text):
+        fields = _parse_fields(text[start:])
+        if len(fields) >= 3 and not {"steps", "seed"}.isdisjoint(map(plain_word, fields)):
+            return start, fields  # fewer, such as `word: word,`, are words of a prompt
+    return len(text), {}
 
 
-def _find_column(line: str, is_first: bool) -> int | None:
-    """Return where in a line a row of fields begins; None if there is none."""
-    found = [match.start() for match in START.finditer(line)][-50:]
-    keys = [match.start() for match in FIELD.finditer(line)]
-    if found and (found[0] == 0 or (not is_first and found[0] in keys and _is_all_fields(line))):
-        return 0
-    starts = found[:1]
-    for before, start in pairwise(found):
-        if not (line[:start].rstrip().endswith(",") and _is_all_fields(line[before:start])):
-            starts.append(start)
-    for start in reversed(starts):
-        if _are_enough([name for name, _ in FIELD.findall(line[start:])]):
-            return start
-    return None
+def _likely_starts(text: str) -> Iterator[int]:
+    """Yield where fields may begin: at a line with `Steps: `, at a line of fields, or within a line."""
+    yield from [match.start() for match in re.finditer(r"(?im)^Steps\s*:\s*\d", text)][:-MAX_STARTS:-1]
+    found = [match.start() for match in START.finditer(text)]
+    rows = [(start, text[before:start]) for before, start in pairwise([0, *found])]
+    for start, between in rows[:-MAX_STARTS:-1]:
+        if _are_fields(between):
+            continue  # it belongs to the fields before it
+        line = text.rfind("\n", 0, start) + 1
+        yield line if line and _are_fields(text[line:start]) else start
 
 
-def _is_all_fields(text: str) -> bool:
-    return not FIELD.sub("", text).strip()
+def _are_fields(text: str) -> bool:
+    return text.rstrip(" ").endswith(",") and "\n" not in text and not FIELD.sub("", text).strip()
 
 
-def _are_enough(names: Sequence[str]) -> bool:
-    """Whether names are those of settings; `word: word,` of a prompt is no setting."""
-    return len(names) >= 3 and not {"steps", "seed"}.isdisjoint(map(plain_word, names))
-
-
-def _parse_fields(lines: Sequence[str], column: int) -> dict[str, str]:
-    """Return the fields in the first line from `column` on and in those below; the first of a name counts."""
-    if not lines:
-        return {}
-    of_fields = [lines[0][column:], *(line for line in lines[1:] if START.match(line))]
+def _parse_fields(text: str) -> dict[str, str]:
+    """Return the fields of a text, in lines below too, such as `Template: …`; the first of a name counts."""
+    first, *lines = text.split("\n")
+    joined = first + "".join(f"{',' if FIELD.match(line) else ''} {line}" for line in lines)
     fields: dict[str, str] = {}
-    for name, value in FIELD.findall(", ".join(of_fields)):
+    for name, value in FIELD.findall(joined):
         fields.setdefault(name.strip(), _unquote(value.strip()))
-    others = "\n".join(line for line in lines[1:] if not START.match(line))  # such as `Template: …`
-    for text in re.split(r"\n(?=\w[\w /-]{1,60}:)", others) if others else ():
-        name, colon, value = text.partition(":")
-        is_field = colon and "\n" not in name
-        fields.setdefault(
-            *(name.strip(), value.strip(" ,")) if is_field else ("text after the settings", text)
-        )
     return fields
 
 
@@ -242,12 +220,9 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
     rng = fields.take("RNG")[1] or "GPU"
     if rng.lower() != "cpu" and "seed" in carried.values:
         carried.leave_out("RNG", rng, "the same seed gives other noise")
-    no_effect = {name for name, values in DEFAULTS.items() if not values}
-    no_effect |= {"modelhash"} if "Model" in all_fields else set()
-    no_effect |= {"lorahashes"} if NETWORK.search(prompt) else set()
-    for name, value in fields.rest(frozenset(no_effect)):
-        if value not in DEFAULTS.get(plain_word(name), ()):
-            carried.leave_out(name, value)
+    known = {"modelhash": ()} if "Model" in all_fields else {}
+    known |= {"lorahashes": ()} if NETWORK.search(prompt) else {}
+    fields.name_rest(carried, DEFAULTS | known)
     return carried
 
 
@@ -255,10 +230,9 @@ def _move_task(fields: Fields, carried: Carried, names: set[str]) -> None:
     """Move img2img or inpaint out of the fields, unless the strength is that of a hires fix's second pass."""
     if "denoisingstrength" not in names or any(name.startswith(("hires", "firstpass")) for name in names):
         return
-    more, area = {}, fields.take("Inpaint area")[1]
+    (name, strength), (_, area), more = fields.take("Denoising strength"), fields.take("Inpaint area"), {}
     if area == "Only masked":
         more["padding"] = fields.take("Masked area padding")[1] or "32"
     elif area not in (None, *DEFAULTS["inpaintarea"]):
         carried.leave_out("Inpaint area", area)
-    name, strength = fields.take("Denoising strength")
     carried.task("inpaint" if INPAINT & names else "img2img", name, strength, **more)

@@ -115,6 +115,8 @@ def test_each_case_has_its_right_values(file: str, found: dict[str, Any], notes:
         "a red house\nNegative prompt: tree\n" + FIELDS.replace(", ", "\n"),
         "a red house\nNegative prompt: tree\n" + FIELDS.replace(", ", ",\n"),
         "a red house\nNegative prompt: tree\n" + FIELDS.replace(", Seed", "\nSeed"),
+        "a red house\nNegative prompt: tree\n" + FIELDS.replace(", Seed", ', Wildcard prompt: "a\nb: c,\nd", Seed'),
+        f"a red house\nNegative prompt: tree\n{FIELDS}".replace("\n", "\\n"),
         "a red house Negative prompt: tree Sampler: Euler a, CFG scale: 6,0, Size: 64x64, Seed: 77, Steps: 4, RNG: CPU",
         "a red house\nNegative prompt: tree\n"
         "Steps: 4.0, Sampler: k_euler_a, Scheduler: normal, cfg_scale: 6,0, seed: 77.0, SIZE: 64.0x64.0, rng: cpu",
@@ -124,8 +126,8 @@ def test_infotext_of_other_shapes_is_read(text: str) -> None:
     found, named = infotext_settings(text)
     assert found == HOUSE | {"guidance_scale": 6.0} | scheduler("euler-a")
     assert "RNG" not in named
-    assert ("Template: x, y z: Steps 5; Wildcard prompt: __a__" in named) == ("Template" in text)
-    assert ("on the line of the prompt" in named) == (not re.search(r"(?im)^(steps|model)", text))
+    assert ("Template: x; y z: Steps 5; Wildcard prompt: __a__" in named) == ("Template" in text)
+    assert ("on the line of the prompt" in named) == (not re.search(r"(?im)(^|\\n)(steps|model)", text))
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,11 @@ def test_words_of_the_prompt_are_no_settings(text: str, prompt: str) -> None:
     found, _ = infotext_settings(text)
     assert found["prompt"] == prompt
     assert found.get("seed") == (77 if FIELDS in text else None)
+
+
+def test_settings_that_cannot_be_told_from_the_prompt_are_refused() -> None:
+    with pytest.raises(InputError, match="cannot be told from its prompt"):
+        infotext_settings("a red house | Steps: 4 | Sampler: Euler a | Seed: 77 | Size: 64x64")
 
 
 @pytest.mark.parametrize(
