@@ -19,9 +19,10 @@ VALUE = r'"(?:\\.|[^"\\])+"|\d+,\d+(?=\s*,|\s*$)|[^,]*'
 FIELD = re.compile(rf"(\w[\w /-]{{1,60}}):\s*({VALUE})(?:,|$)")
 # Fields that can begin the settings, with values of their kind; a prompt hardly contains them.
 START = re.compile(
-    r"(?i)(?<![\w-])(?:(?:Steps|Seed|CFG scale)\s*:\s*-?\d|Size\s*:\s*\d+\s*x\s*\d"
+    r"(?i)(?<![\w-])(?:(?:Steps|Seed|CFG[ _]?scale)\s*:\s*-?\d|Size\s*:\s*\d+\s*x\s*\d"
     r"|(?:Sampler|Schedule type|Scheduler)\s*:)"
 )
+USUAL = {"steps", "seed", "cfgscale", "size", "sampler"}
 NEGATIVE_LINE = re.compile(r"(?im)^Negative prompt\s*:")
 NEGATIVE_WORDS = re.compile(r"(?i)\bNegative prompt\s*:")  # where line breaks are lost
 PLACES = ("EXIF UserComment", "parameters", "comment", "XMP sdcpp:parameters")
@@ -32,8 +33,8 @@ VERSIONS = {  # by the fields `App` and `Version`
 }  # fmt: skip
 DEFAULTS: dict[str, tuple[str, ...]] = {  # fields that change no pixel with these values, or () with any
     "emphasis": ("Original", "None"), "maskmode": ("Inpaint masked",), "maskedcontent": ("original",),
-    "inpaintarea": ("Whole image", "Whole picture"), "app": (), "version": (), "user": (), "vaehash": (),
-    "hashes": (), "initimagehash": (), "batchsize": (), "batchpos": (), "guidance": (),
+    "inpaintarea": ("Whole image", "Whole picture", "Only masked"), "app": (), "version": (), "user": (),
+    "vaehash": (), "hashes": (), "initimagehash": (), "batchsize": (), "batchpos": (), "guidance": (),
 }  # fmt: skip
 INPAINT = {"maskblur", "maskmode", "maskedcontent", "inpaintarea", "maskedareapadding"}
 
@@ -156,8 +157,11 @@ def _find_fields(text: str) -> tuple[int, dict[str, str]]:
     """Return where the fields begin, and the fields; the end of the text and none if there are none."""
     for start in _likely_starts(text):
         fields = _parse_fields(text[start:])
-        if len(fields) >= 3 and not {"steps", "seed"}.isdisjoint(map(plain_word, fields)):
-            return start, fields  # fewer, such as `word: word,`, are words of a prompt
+        names = set(map(plain_word, fields))
+        is_line = not start or text[start - 1] == "\n"
+        # Fewer, such as `word: word,`, are words of a prompt; within a line they may be `Hires steps: 4, …`.
+        if len(names if is_line else names & USUAL) >= 3 and names & {"steps", "seed"}:
+            return start, fields
     return len(text), {}
 
 
@@ -214,7 +218,7 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
         options = fields.take("Scheduler options")[1]
         carried.scheduler(name, schedule or ("Automatic" if since_1_9 else ""), options or "{}")
     carry_numbers(fields, carried, last_layer=1)
-    _move_task(fields, carried, {plain_word(name) for name in all_fields})
+    _move_task(fields, carried, {plain_word(name): value for name, value in all_fields.items()})
     if is_ours and all_fields.get("Model") == BUILT_IN:
         carried.carry("Model", BUILT_IN, model=fields.take("Model")[1])
     rng = fields.take("RNG")[1] or "GPU"
@@ -226,13 +230,11 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
     return carried
 
 
-def _move_task(fields: Fields, carried: Carried, names: set[str]) -> None:
+def _move_task(fields: Fields, carried: Carried, plain: Mapping[str, str]) -> None:
     """Move img2img or inpaint out of the fields, unless the strength is that of a hires fix's second pass."""
-    if "denoisingstrength" not in names or any(name.startswith(("hires", "firstpass")) for name in names):
+    if "denoisingstrength" not in plain or any(name.startswith(("hires", "firstpass")) for name in plain):
         return
-    (name, strength), (_, area), more = fields.take("Denoising strength"), fields.take("Inpaint area"), {}
-    if area == "Only masked":
-        more["padding"] = fields.take("Masked area padding")[1] or "32"
-    elif area not in (None, *DEFAULTS["inpaintarea"]):
-        carried.leave_out("Inpaint area", area)
-    carried.task("inpaint" if INPAINT & names else "img2img", name, strength, **more)
+    is_cropped = plain.get("inpaintarea") == "Only masked"
+    more = {"padding": fields.take("Masked area padding")[1] or "32"} if is_cropped else {}
+    name, strength = fields.take("Denoising strength")
+    carried.task("inpaint" if INPAINT & plain.keys() else "img2img", name, strength, **more)

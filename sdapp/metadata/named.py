@@ -85,11 +85,6 @@ def _split_brackets(data: Values, _: Mapping[str, str]) -> Values:
     return data
 
 
-def _add_description(data: Values, texts: Mapping[str, str]) -> Values:
-    """Add the prompt that early NovelAI stores outside."""
-    return {"prompt": texts.get("Description")} | data
-
-
 JSON_PLACES = ("parameters", "EXIF UserComment")
 TOOLS = (
     Tool("InvokeAI", ("invokeai_metadata",), set(), no_effect=("appversion", "rawprompt")),
@@ -101,7 +96,7 @@ TOOLS = (
          ("version", "metadatascheme", "basemodelhash", "createdby", "fullprompt", "fullnegativeprompt"), 1),
     Tool("Draw Things", ("XMP exif:UserComment",), {"c", "scale"}),
     Tool("NovelAI", ("Comment",), {"uc", "scale"}, "", ("nsamples", "version", "signedhash"),
-         prepare=_add_description),
+         prepare=lambda data, texts: {"prompt": texts.get("Description")} | data),  # of its first versions
     Tool("Easy Diffusion", ("", "EXIF UserComment"), {"prompt", "guidancescale", "seed", "width"}),
     Tool("kohya", ("",), {"prompt", "scale", "steps"}, "", ("rawprompt",)),
     Tool("diffusers-workflow", ("parameters",), {"numinferencesteps"}),

@@ -146,6 +146,13 @@ def test_words_of_the_prompt_are_no_settings(text: str, prompt: str) -> None:
     assert found.get("seed") == (77 if FIELDS in text else None)
 
 
+def test_fields_of_a_second_pass_do_not_begin_the_settings() -> None:
+    more = "Variation seed: 5, Variation seed strength: 0.1, Hires steps: 9, Hires CFG Scale: 5, Hires upscale: 2"
+    found, named = infotext_settings(f"a red house Negative prompt: tree {FIELDS}, {more}, Version: v1.6.0")
+    assert found == HOUSE | {"guidance_scale": 6.0} | scheduler("euler-a")
+    assert more.replace(", ", "; ") in named
+
+
 def test_settings_that_cannot_be_told_from_the_prompt_are_refused() -> None:
     with pytest.raises(InputError, match="cannot be told from its prompt"):
         infotext_settings("a red house | Steps: 4 | Sampler: Euler a | Seed: 77 | Size: 64x64")
