@@ -143,6 +143,8 @@ def split_infotext(text: str) -> Infotext:
     label = re.search(r"(?m)^Negative prompt:", prompt)
     if not label and _tool(fields) != "sdapp":  # which writes `negative prompt:` for these words in a prompt
         label = (NEGATIVE_WORDS if is_one_line else NEGATIVE_LINE).search(prompt)
+        if not label and NEGATIVE_WORDS.search(prompt):
+            note = "`Negative prompt:` is within a line of its prompt, so it stays there"
     if label:
         prompt, negative = prompt[: label.start()], prompt[label.end() :]
     elif label := NEGATIVE_LINE.search(text, start):
