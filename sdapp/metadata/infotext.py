@@ -135,7 +135,8 @@ def split_infotext(text: str) -> Infotext:
     head, mark, _ = text.rpartition("SDCPP: {")  # JSON without quotes around it, always last
     if mark and "Version: stable-diffusion.cpp" in head.rpartition("\n")[2]:
         text = head.rstrip(" ,")
-    text = text if "\n" in text else text.replace("\\n", "\n")
+    if "\n" not in text and "\\nSteps: " in text:  # copied out of JSON
+        text = text.replace("\\n", "\n")
     text = "\n".join(line.strip() for line in text.strip().split("\n"))
     start, fields = _find_fields(text)
     prompt, negative, note = text[:start], "", ""
@@ -151,7 +152,7 @@ def split_infotext(text: str) -> Infotext:
         fields, negative = _parse_fields(text[start : label.start()]), text[label.end() :]
     if is_one_line:
         note = f"its settings are on the line of the prompt; they begin at `{text[start : start + 20]}`"
-        prompt, negative = (re.sub(r"[\s.,;|]+$", "", part) for part in (prompt, negative))
+        prompt, negative = (part.rstrip(" \n.,;|") for part in (prompt, negative))
     return Infotext(prompt.strip(), negative.strip(), fields, note)
 
 

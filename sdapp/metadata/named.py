@@ -79,8 +79,8 @@ def _split_brackets(data: Values, _: Mapping[str, str]) -> Values:
     """Take InvokeAI 2's negative prompt out of its brackets; several weighted prompts stay a list."""
     match data.get("prompt"):
         case [{"prompt": str(text)}] | str(text):
-            negative = " ".join(re.findall(r"\[(.*?)\]", text))
-            positive = " ".join(re.sub(r"\[.*?\]", " ", text).split())
+            negative = " ".join(re.findall(r"\[([^\[\]]*)\]", text))
+            positive = " ".join(re.sub(r"\[[^\[\]]*\]", " ", text).split())
             return data | {"prompt": positive, "negative_prompt": negative}
     return data
 
