@@ -87,17 +87,17 @@ class Carried:
             found = schedulers.resolve(name)
         except ConfigError as exc:
             return self.leave_out("Sampler", sampler, str(exc))
-        self.carry("Sampler", sampler, scheduler={"name": found.name, "options": options})
+        chosen = {"name": found.name, "options": options}
+        self.carry("Sampler", sampler, scheduler=chosen)
         word = SCHEDULE_WORDS.get(plain_word(schedule))
         word = found.scheduler.automatic if word == "automatic" else word
         if word is None:
             self.leave_out("Schedule type", schedule, "diffusers has no such schedule")
         elif word == "leading" and found.options.get("timestep_spacing") != word:
-            chosen = {"name": found.name, "options": options | {"timestep_spacing": word}}
-            self.carry("Schedule type", schedule, scheduler=chosen)
+            chosen["options"] = options | {"timestep_spacing": word}
         elif word not in ("", "leading") and found.name == found.scheduler.name:  # a name without a schedule
-            chosen = {"name": f"{found.name}-{word}", "options": options}
-            self.carry("Schedule type", schedule, scheduler=chosen)
+            chosen["name"] = f"{found.name}-{word}"
+        self.carry("Schedule type", schedule, scheduler=chosen)
         if (extra := json_object(options_json)) and (known := self.values.get("scheduler")):
             more = known | {"options": known["options"] | extra}
             self.carry("Scheduler options", options_json, scheduler=more)

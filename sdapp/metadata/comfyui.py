@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from sdapp.metadata.carry import Carried, json_object
@@ -23,11 +22,7 @@ NODES = {
     "LoadImage", "SaveImage", "PreviewImage",
 }  # fmt: skip
 MAX_DEPTH, MAX_JOINED = 8, 4_000  # of nodes that give a text to each other; characters that such a node makes
-SAMPLER_INPUTS = {
-    "seed": "seed",
-    "steps": "steps",
-    "cfg": "guidance_scale",
-}  # of a KSampler, with sdapp's names
+SAMPLER_INPUTS = {"seed": "seed", "steps": "steps", "cfg": "guidance_scale"}
 
 
 def read_comfyui(texts: Mapping[str, str]) -> tuple[str, Carried] | None:
@@ -37,123 +32,120 @@ def read_comfyui(texts: Mapping[str, str]) -> tuple[str, Carried] | None:
             graph = json_object(re.sub(r"^\s*prompt\s*:", "", text, flags=re.IGNORECASE))
             if isinstance(inner := graph.get("prompt"), str | dict):
                 graph = json_object(inner) if isinstance(inner, str) else inner
-            if nodes := {name: node for name, node in graph.items() if _is_node(node)}:
+            if nodes := dict(_nodes(graph)):
                 return "ComfyUI", _Graph(nodes).carry()
     return None
 
 
-def _is_node(node: object) -> bool:
-    match node:
-        case {"class_type": str(), "inputs": dict()}:
-            return True
-    return False
+def _nodes(graph: Values) -> Iterator[tuple[str, tuple[str, Values]]]:
+    """Yield the name, the kind and the inputs of each node. Inputs are values, or links [name, output]."""
+    for name, node in graph.items():
+        match node:
+            case {"class_type": str(kind), "inputs": dict(inputs)}:
+                yield name, (kind, inputs)
 
 
-@dataclass
 class _Graph:
-    """Nodes by name, each with `class_type` and `inputs`: values, or links [name, output]."""
+    """The nodes of a graph: kind and inputs by name."""
 
-    nodes: Mapping[str, Values]
-    used: set[str] = field(default_factory=set)  # the names of nodes whose values are read
+    def __init__(self, nodes: Mapping[str, tuple[str, Values]]) -> None:
+        self.nodes, self.used = nodes, set[str]()  # `used`: the names of nodes whose values are read
 
     def carry(self) -> Carried:
         """Carry over the first KSampler on an empty latent, else the first KSampler; name other nodes."""
         carried = Carried()
-        samplers = [name for name, node in self.nodes.items() if node["class_type"] == "KSampler"][:50]
-        from_empty = (name for name in samplers if self._latent(name).get("class_type") == "EmptyLatentImage")
+        samplers = [name for name, (kind, _) in self.nodes.items() if kind == "KSampler"][:50]
+        from_empty = (name for name in samplers if self._latent(name)[0] == "EmptyLatentImage")
         if sampler := next(from_empty, samplers[0] if samplers else ""):
             self.used.add(sampler)
             positive, negative = (self._prompt(sampler, side, carried) for side in ("positive", "negative"))
             carried.prompts(positive, negative)
-            inputs = self.nodes[sampler]["inputs"]
-            carried.scheduler(self._value(inputs.get("sampler_name")), self._value(inputs.get("scheduler")))
+            carried.scheduler(self._value(sampler, "sampler_name"), self._value(sampler, "scheduler"))
             for name, key in SAMPLER_INPUTS.items():
-                value = self._value(inputs.get(name))
+                value = self._value(sampler, name)
                 carried.carry(name, value, **{key: value})
-            self._carry_latent(self._latent(sampler), self._value(inputs.get("denoise")), carried)
-        for name, node in self.nodes.items():
-            if node["class_type"] == "CheckpointLoaderSimple":
-                carried.leave_out("Model", node["inputs"].get("ckpt_name"))
-            elif node["class_type"] not in NODES and name not in self.used:
-                texts = (value for value in node["inputs"].values() if isinstance(value, str))
-                carried.leave_out(node["class_type"], ", ".join(texts))
+            self._carry_latent(*self._latent(sampler), self._value(sampler, "denoise"), carried)
+        for name, (kind, inputs) in self.nodes.items():
+            if kind == "CheckpointLoaderSimple":
+                carried.leave_out("Model", inputs.get("ckpt_name"))
+            elif kind not in NODES and name not in self.used:
+                texts = (value for value in inputs.values() if isinstance(value, str))
+                carried.leave_out(kind, ", ".join(texts))
         return carried
 
-    def _linked(self, value: object) -> str | None:
-        """Return the name of the node that an input is linked to."""
-        is_link = isinstance(value, list) and value and isinstance(value[0], str) and value[0] in self.nodes
-        return value[0] if is_link and isinstance(value, list) else None
+    def _linked(self, name: str, key: str) -> str:
+        """Return the name of the node that an input is linked to; "" if there is none."""
+        match self.nodes[name][1].get(key):
+            case [str(holder), *_] if holder in self.nodes:
+                return holder
+        return ""
 
-    def _upstream(self, start: str, first: str, *names: str) -> Iterator[Values]:
-        """Follow the link of a node's input `first`, then the first link among `names`; yield each node."""
-        name, seen = self._linked(self.nodes[start]["inputs"].get(first)), set[str]()
+    def _upstream(self, name: str, first: str, *keys: str) -> Iterator[str]:
+        """Follow the link of the input `first`, then the first link among `keys`; yield each node's name."""
+        seen, name = set[str](), self._linked(name, first)
         while name and name not in seen:
             seen.add(name)
-            yield self.nodes[name]
-            inputs = self.nodes[name]["inputs"]
-            name = next(filter(None, (self._linked(inputs.get(each)) for each in names)), None)
+            yield name
+            name = next(filter(None, (self._linked(name, key) for key in keys)), "")
 
-    def _value(self, value: Any) -> Any:
+    def _value(self, name: str, key: str) -> Any:
         """Return the value of an input, also from a node that holds nothing else; None if it is unknown."""
+        value = self.nodes[name][1].get(key)
         if not isinstance(value, list):
             return value
-        name = self._linked(value)
-        held = list(self.nodes[name]["inputs"].values()) if name else []
+        holder = self._linked(name, key)
+        held = list(self.nodes[holder][1].values()) if holder else []
         if len(held) > 1:  # such as a seed and what the frontend does to it after a run
             held = [each for each in held if not isinstance(each, str | bool)]
-        if not name or len(held) != 1 or isinstance(held[0], list):
+        if len(held) != 1 or isinstance(held[0], list):
             return None
-        self.used.add(name)
+        self.used.add(holder)
         return held[0]
 
-    def _text(self, value: object, depth: int = MAX_DEPTH) -> str:
+    def _text(self, name: str, key: str, depth: int = MAX_DEPTH) -> str:
         """Return a text, through nodes of TEXT_NODES. Raises LookupError with the kind of another node."""
-        if isinstance(value, str):
-            return value
-        if not (name := self._linked(value)):
-            raise LookupError
-        kind, inputs = self.nodes[name]["class_type"], self.nodes[name]["inputs"]
+        if isinstance(text := self.nodes[name][1].get(key), str):
+            return text
+        kind = self.nodes[holder][0] if (holder := self._linked(name, key)) else "an input"
         if kind not in TEXT_NODES or not depth:
             raise LookupError(kind)
-        make, names = TEXT_NODES[kind]
-        parts = [self._text(inputs.get(each), depth - 1) for each in names]
+        make, keys = TEXT_NODES[kind]
+        parts = [self._text(holder, each, depth - 1) for each in keys]
         if make is not str and max(map(len, parts)) > MAX_JOINED:
             raise LookupError(kind)
-        self.used.add(name)
+        self.used.add(holder)
         return make(*parts)
 
     def _prompt(self, sampler: str, side: str, carried: Carried) -> str | None:
         """Return the prompt on one side of a sampler; carry over the clip_skip of the positive side."""
         path = list(self._upstream(sampler, side, "conditioning", side))
-        kinds = [node["class_type"] for node in path]
+        kinds = [self.nodes[name][0] for name in path]
         try:
             if kinds[-1:] != ["CLIPTextEncode"] or "ConditioningZeroOut" in kinds:
-                raise LookupError(*kinds[-1:])
-            text = self._text(path[-1]["inputs"].get("text"))
+                raise LookupError(kinds[-1] if kinds else "an input")
+            text = self._text(path[-1], "text")
         except LookupError as exc:
-            carried.leave_out(side, "not found", f"{exc} is not read" if exc.args else "")
+            carried.leave_out(side, "not found", f"{exc} is not read")
             return None
-        encoder = next(name for name, node in self.nodes.items() if node is path[-1])
-        for node in self._upstream(encoder, "clip", "clip") if side == "positive" else ():
-            layer = node["inputs"].get("stop_at_clip_layer")
-            if node["class_type"] == "CLIPSetLastLayer" and isinstance(layer, int):
-                carried.carry("CLIPSetLastLayer", layer, clip_skip=-layer - 1)
+        for name in self._upstream(path[-1], "clip", "clip") if side == "positive" else ():
+            kind, inputs = self.nodes[name]
+            if kind == "CLIPSetLastLayer" and isinstance(layer := inputs.get("stop_at_clip_layer"), int):
+                carried.carry(kind, layer, clip_skip=-layer - 1)
         return text
 
-    def _latent(self, sampler: str) -> Values:
-        """Return the node that a sampler starts from; empty if it is unknown."""
+    def _latent(self, sampler: str) -> tuple[str, str]:
+        """Return the kind and the name of the node that a sampler starts from, "" if it is unknown."""
         upstream = self._upstream(sampler, "latent_image", "samples")
-        return next((node for node in upstream if node["class_type"] in LATENTS), {})
+        return next(((kind, name) for name in upstream if (kind := self.nodes[name][0]) in LATENTS), ("", ""))
 
-    def _carry_latent(self, latent: Values, denoise: Any, carried: Carried) -> None:
+    def _carry_latent(self, kind: str, latent: str, denoise: Any, carried: Carried) -> None:
         """Carry over the size of an empty latent, or the task and its strength."""
-        kind = LATENTS[latent["class_type"]] if latent else "txt2img"
-        if kind != "txt2img":
-            return carried.task(kind, "denoise", denoise)
+        if (task := LATENTS.get(kind, "txt2img")) != "txt2img":
+            return carried.task(task, "denoise", denoise)
         if latent:
-            if (size := latent["inputs"].get("batch_size")) not in (1, None):
+            if (size := self._value(latent, "batch_size")) not in (1, None):
                 carried.leave_out("batch_size", size, "the seed is that of the first image")
-            width, height = (self._value(latent["inputs"].get(side)) for side in ("width", "height"))
+            width, height = self._value(latent, "width"), self._value(latent, "height")
             carried.carry("size", [width, height], width=width, height=height)
         if denoise not in (1, None):
             carried.leave_out("denoise", denoise)

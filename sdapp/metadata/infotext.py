@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdapp import schedulers
+from sdapp.errors import InputError
 from sdapp.metadata.carry import NETWORK, Carried, check_length, json_object
 from sdapp.metadata.named import Fields, carry_numbers
 from sdapp.metadata.samplers import SCHEDULES, Values, plain_word
@@ -18,21 +19,22 @@ VALUE = r'"(?:\\.|[^"\\])+"|\d+,\d+(?=\s*,|\s*$)|[^,]*'
 FIELD = re.compile(rf"(\w[\w /-]{{1,60}}):\s*({VALUE})(?:,|$)")
 # Fields that can begin the settings, with values of their kind; a prompt hardly contains them.
 START = re.compile(
-    r"(?i)(?<![\w-])(?:(?:Steps|Seed|CFG scale)\s*:\s*-?\d|Size\s*:\s*\d+\s*x\s*\d"
+    r"(?i)(?<![\w-])(?:(?:Steps|Seed|CFG[ _]?scale)\s*:\s*-?\d|Size\s*:\s*\d+\s*x\s*\d"
     r"|(?:Sampler|Schedule type|Scheduler)\s*:)"
 )
+USUAL = {"steps", "seed", "cfgscale", "size", "sampler"}
 NEGATIVE_LINE = re.compile(r"(?im)^Negative prompt\s*:")
 NEGATIVE_WORDS = re.compile(r"(?i)\bNegative prompt\s*:")  # where line breaks are lost
 PLACES = ("EXIF UserComment", "parameters", "comment", "XMP sdcpp:parameters")
-MAX_LINES = 200  # from the end of a text; the settings are looked for in these
+MAX_STARTS = 10  # places from the end of a text where settings are looked for
 VERSIONS = {  # by the fields `App` and `Version`
     "sdapp ": "sdapp", r"stable-diffusion\.cpp": "stable-diffusion.cpp", r"f\d|.*forge": "Forge",
     "comfyui": "ComfyUI", r"sd\.?next": "SD.Next", "fooocus": "Fooocus", "": "A1111",
 }  # fmt: skip
 DEFAULTS: dict[str, tuple[str, ...]] = {  # fields that change no pixel with these values, or () with any
     "emphasis": ("Original", "None"), "maskmode": ("Inpaint masked",), "maskedcontent": ("original",),
-    "inpaintarea": ("Whole image", "Whole picture"), "app": (), "version": (), "user": (), "vaehash": (),
-    "hashes": (), "initimagehash": (), "batchsize": (), "batchpos": (), "guidance": (),
+    "inpaintarea": ("Whole image", "Whole picture", "Only masked"), "app": (), "version": (), "user": (),
+    "vaehash": (), "hashes": (), "initimagehash": (), "batchsize": (), "batchpos": (), "guidance": (),
 }  # fmt: skip
 INPAINT = {"maskblur", "maskmode", "maskedcontent", "inpaintarea", "maskedareapadding"}
 
@@ -107,8 +109,10 @@ def read_infotext(texts: Mapping[str, str]) -> tuple[str, Carried] | None:
 
 
 def read_prompts_only(texts: Mapping[str, str]) -> tuple[str, Carried] | None:
-    """Read an infotext that has only prompts."""
+    """Read an infotext that has only prompts. Raises InputError if it seems to have settings too."""
     text = texts.get("parameters", "")
+    if len({plain_word(match[0].partition(":")[0]) for match in START.finditer(text)}) >= 3:
+        raise InputError("its settings cannot be told from its prompt; give both as options")
     return ("A1111", carry_fields(*split_infotext(text))) if text.strip() else None
 
 
@@ -131,81 +135,62 @@ def split_infotext(text: str) -> Infotext:
     head, mark, _ = text.rpartition("SDCPP: {")  # JSON without quotes around it, always last
     if mark and "Version: stable-diffusion.cpp" in head.rpartition("\n")[2]:
         text = head.rstrip(" ,")
-    lines = [line.strip() for line in text.strip().split("\n")]
-    row, column = _find_fields(lines)
-    fields, note = _parse_fields(lines[row:], column), ""
-    prompt = "\n".join([*lines[:row], lines[row][:column]] if column else lines[:row])
+    if "\n" not in text and "\\nSteps: " in text:  # copied out of JSON
+        text = text.replace("\\n", "\n")
+    text = "\n".join(line.strip() for line in text.strip().split("\n"))
+    start, fields = _find_fields(text)
+    prompt, negative, note = text[:start], "", ""
+    is_one_line = 0 < start < len(text) and text[start - 1] != "\n"
     label = re.search(r"(?m)^Negative prompt:", prompt)
     if not label and _tool(fields) != "sdapp":  # which writes `negative prompt:` for these words in a prompt
-        label = (NEGATIVE_WORDS if column else NEGATIVE_LINE).search(prompt)
-    negative = prompt[label.end() :] if label else ""
-    prompt = prompt[: label.start()] if label else prompt
-    if not label and any(map(NEGATIVE_LINE.match, lines[row + 1 :])):
-        negative = fields.pop(next(name for name in fields if plain_word(name) == "negativeprompt"))
-    if column:
-        note = (
-            f"its settings are on the line of the prompt; they begin at `{lines[row][column : column + 20]}`"
-        )
-        prompt, negative = (re.sub(r"[\s.,;|]+$", "", part) for part in (prompt, negative))
+        label = (NEGATIVE_WORDS if is_one_line else NEGATIVE_LINE).search(prompt)
+        if not label and NEGATIVE_WORDS.search(prompt):
+            note = "`Negative prompt:` is within a line of its prompt, so it stays there"
+    if label:
+        prompt, negative = prompt[: label.start()], prompt[label.end() :]
+    elif label := NEGATIVE_LINE.search(text, start):
+        fields, negative = _parse_fields(text[start : label.start()]), text[label.end() :]
+    if is_one_line:
+        note = f"its settings are on the line of the prompt; they begin at `{text[start : start + 20]}`"
+        prompt, negative = (part.rstrip(" \n.,;|") for part in (prompt, negative))
     return Infotext(prompt.strip(), negative.strip(), fields, note)
 
 
-def _find_fields(lines: Sequence[str]) -> tuple[int, int]:
-    """Return the line and the column at which the fields begin; the end of the text if there are none."""
-    below: list[str] = []  # the names of the fields in the lines below
-    for row in range(len(lines) - 1, max(-1, len(lines) - 1 - MAX_LINES), -1):
-        column = _find_column(lines[row], is_first=row == 0)
-        if column is None:
-            continue
-        names = [name for name, _ in FIELD.findall(lines[row][column:])] + below
-        if _are_enough(names):
-            while row and not column and lines[row][:5].lower() != "steps" and START.match(lines[row - 1]):
-                row -= 1
-            return row, column
-        below = names if column == 0 else []
-    return len(lines), 0
+def _find_fields(text: str) -> tuple[int, dict[str, str]]:
+    """Return where the fields begin, and the fields; the end of the text and none if there are none."""
+    for start in _likely_starts(text):
+        fields = _parse_fields(text[start:])
+        names = set(map(plain_word, fields))
+        is_line = not start or text[start - 1] == "\n"
+        # Fewer, such as `word: word,`, are words of a prompt; within a line they may be `Hires steps: 4, …`.
+        if len(names if is_line else names & USUAL) >= 3 and names & {"steps", "seed"}:
+            return start, fields
+    return len(text), {}
 
 
-def _find_column(line: str, is_first: bool) -> int | None:
-    """Return where in a line a row of fields begins; None if there is none."""
-    found = [match.start() for match in START.finditer(line)][-50:]
-    keys = [match.start() for match in FIELD.finditer(line)]
-    if found and (found[0] == 0 or (not is_first and found[0] in keys and _is_all_fields(line))):
-        return 0
-    starts = found[:1]
-    for before, start in pairwise(found):
-        if not (line[:start].rstrip().endswith(",") and _is_all_fields(line[before:start])):
-            starts.append(start)
-    for start in reversed(starts):
-        if _are_enough([name for name, _ in FIELD.findall(line[start:])]):
-            return start
-    return None
+def _likely_starts(text: str) -> Iterator[int]:
+    """Yield where fields may begin: at a line with `Steps: `, at a line of fields, or within a line."""
+    yield from [match.start() for match in re.finditer(r"(?im)^Steps\s*:\s*\d", text)][:-MAX_STARTS:-1]
+    found = [match.start() for match in START.finditer(text)]
+    rows = [(start, text[before:start]) for before, start in pairwise([0, *found])]
+    for start, between in rows[:-MAX_STARTS:-1]:
+        if _are_fields(between):
+            continue  # it belongs to the fields before it
+        line = text.rfind("\n", 0, start) + 1
+        yield line if line and _are_fields(text[line:start]) else start
 
 
-def _is_all_fields(text: str) -> bool:
-    return not FIELD.sub("", text).strip()
+def _are_fields(text: str) -> bool:
+    return text.rstrip(" ").endswith(",") and "\n" not in text and not FIELD.sub("", text).strip()
 
 
-def _are_enough(names: Sequence[str]) -> bool:
-    """Whether names are those of settings; `word: word,` of a prompt is no setting."""
-    return len(names) >= 3 and not {"steps", "seed"}.isdisjoint(map(plain_word, names))
-
-
-def _parse_fields(lines: Sequence[str], column: int) -> dict[str, str]:
-    """Return the fields in the first line from `column` on and in those below; the first of a name counts."""
-    if not lines:
-        return {}
-    of_fields = [lines[0][column:], *(line for line in lines[1:] if START.match(line))]
+def _parse_fields(text: str) -> dict[str, str]:
+    """Return the fields of a text, in lines below too, such as `Template: …`; the first of a name counts."""
+    first, *lines = text.split("\n")
+    joined = first + "".join(f"{',' if FIELD.match(line) else ''} {line}" for line in lines)
     fields: dict[str, str] = {}
-    for name, value in FIELD.findall(", ".join(of_fields)):
+    for name, value in FIELD.findall(joined):
         fields.setdefault(name.strip(), _unquote(value.strip()))
-    others = "\n".join(line for line in lines[1:] if not START.match(line))  # such as `Template: …`
-    for text in re.split(r"\n(?=\w[\w /-]{1,60}:)", others) if others else ():
-        name, colon, value = text.partition(":")
-        is_field = colon and "\n" not in name
-        fields.setdefault(
-            *(name.strip(), value.strip(" ,")) if is_field else ("text after the settings", text)
-        )
     return fields
 
 
@@ -236,29 +221,23 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
         options = fields.take("Scheduler options")[1]
         carried.scheduler(name, schedule or ("Automatic" if since_1_9 else ""), options or "{}")
     carry_numbers(fields, carried, last_layer=1)
-    _move_task(fields, carried, {plain_word(name) for name in all_fields})
+    _move_task(fields, carried, {plain_word(name): value for name, value in all_fields.items()})
     if is_ours and all_fields.get("Model") == BUILT_IN:
         carried.carry("Model", BUILT_IN, model=fields.take("Model")[1])
     rng = fields.take("RNG")[1] or "GPU"
     if rng.lower() != "cpu" and "seed" in carried.values:
         carried.leave_out("RNG", rng, "the same seed gives other noise")
-    no_effect = {name for name, values in DEFAULTS.items() if not values}
-    no_effect |= {"modelhash"} if "Model" in all_fields else set()
-    no_effect |= {"lorahashes"} if NETWORK.search(prompt) else set()
-    for name, value in fields.rest(frozenset(no_effect)):
-        if value not in DEFAULTS.get(plain_word(name), ()):
-            carried.leave_out(name, value)
+    known = {"modelhash": ()} if "Model" in all_fields else {}
+    known |= {"lorahashes": ()} if NETWORK.search(prompt) else {}
+    fields.name_rest(carried, DEFAULTS | known)
     return carried
 
 
-def _move_task(fields: Fields, carried: Carried, names: set[str]) -> None:
+def _move_task(fields: Fields, carried: Carried, plain: Mapping[str, str]) -> None:
     """Move img2img or inpaint out of the fields, unless the strength is that of a hires fix's second pass."""
-    if "denoisingstrength" not in names or any(name.startswith(("hires", "firstpass")) for name in names):
+    if "denoisingstrength" not in plain or any(name.startswith(("hires", "firstpass")) for name in plain):
         return
-    more, area = {}, fields.take("Inpaint area")[1]
-    if area == "Only masked":
-        more["padding"] = fields.take("Masked area padding")[1] or "32"
-    elif area not in (None, *DEFAULTS["inpaintarea"]):
-        carried.leave_out("Inpaint area", area)
+    is_cropped = plain.get("inpaintarea") == "Only masked"
+    more = {"padding": fields.take("Masked area padding")[1] or "32"} if is_cropped else {}
     name, strength = fields.take("Denoising strength")
-    carried.task("inpaint" if INPAINT & names else "img2img", name, strength, **more)
+    carried.task("inpaint" if INPAINT & plain.keys() else "img2img", name, strength, **more)

@@ -1,7 +1,7 @@
 """Read settings that are stored by name: a row of `TOOLS` for each tool; infotext has the same names."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,17 +31,8 @@ TASKS = {  # by a part of the tool's word
     "txt2img": "txt2img", "promptgenerate": "txt2img", "img2img": "img2img", "paint": "inpaint",
     "infill": "inpaint",
 }  # fmt: skip
-EMPTY: tuple[object, ...] = (
-    None,
-    False,
-    0,
-    "",
-    "cpu",
-    "False",
-    "None",
-    [],
-    {},
-)  # such fields change no pixel
+# Fields with these values change no pixel.
+EMPTY: tuple[object, ...] = (None, False, 0, "", "cpu", "False", "None", [], {})
 
 
 class Fields:
@@ -63,11 +54,12 @@ class Fields:
         (_, sampler), (_, schedule) = self.take("sampler"), self.take("schedule")
         return (schedule, None) if sampler is None else (sampler, schedule)
 
-    def rest(self, no_effect: frozenset[str]) -> Iterator[tuple[str, Any]]:
-        """Yield the name and value of what was not taken and may change pixels."""
+    def name_rest(self, carried: Carried, no_effect: Mapping[str, tuple[str, ...]]) -> None:
+        """Leave out, by name, what is left; `no_effect` has plain names with harmless values, () for any."""
         for plain, (name, value) in self._left.items():
-            if plain not in no_effect and value not in EMPTY:
-                yield name, value
+            harmless = no_effect.get(plain, EMPTY)
+            if harmless and value not in (*harmless, *EMPTY):
+                carried.leave_out(name, value)
 
 
 @dataclass(frozen=True)
@@ -76,9 +68,9 @@ class Tool:
 
     name: str
     places: tuple[str, ...]  # keys of `containers.texts`
-    marks: frozenset[str]  # plain names that are always among its settings
+    marks: set[str]  # plain names that are always among its settings
     inside: str = ""  # the name of the object with the settings, if it is not the whole
-    no_effect: frozenset[str] = frozenset()  # plain names of fields that change no pixel
+    no_effect: tuple[str, ...] = ()  # plain names of fields that change no pixel
     last_layer: int = 0  # the clip skip that skips no layer
     prepare: Callable[[Values, Mapping[str, str]], Values] = lambda data, texts: data  # noqa: ARG005
 
@@ -87,33 +79,28 @@ def _split_brackets(data: Values, _: Mapping[str, str]) -> Values:
     """Take InvokeAI 2's negative prompt out of its brackets; several weighted prompts stay a list."""
     match data.get("prompt"):
         case [{"prompt": str(text)}] | str(text):
-            negative = " ".join(re.findall(r"\[(.*?)\]", text))
-            positive = " ".join(re.sub(r"\[.*?\]", " ", text).split())
+            negative = " ".join(re.findall(r"\[([^\[\]]*)\]", text))
+            positive = " ".join(re.sub(r"\[[^\[\]]*\]", " ", text).split())
             return data | {"prompt": positive, "negative_prompt": negative}
     return data
 
 
-def _add_description(data: Values, texts: Mapping[str, str]) -> Values:
-    """Add the prompt that early NovelAI stores outside."""
-    return {"prompt": texts.get("Description")} | data
-
-
 JSON_PLACES = ("parameters", "EXIF UserComment")
 TOOLS = (
-    Tool("InvokeAI", ("invokeai_metadata",), frozenset(), no_effect=frozenset({"appversion", "rawprompt"})),
-    Tool("InvokeAI 1–2", ("sd-metadata",), frozenset({"steps"}), "image", prepare=_split_brackets),
-    Tool("SwarmUI", JSON_PLACES, frozenset({"prompt"}), "sui_image_params",
-         frozenset({"swarmversion", "aspectratio", "images"}), 1),
-    Tool("Fooocus", JSON_PLACES, frozenset({"metadatascheme", "performance"}), "", frozenset({
-        "version", "metadatascheme", "basemodelhash", "createdby", "fullprompt", "fullnegativeprompt",
-    }), 1),
-    Tool("Draw Things", ("XMP exif:UserComment",), frozenset({"c", "scale"})),
-    Tool("NovelAI", ("Comment",), frozenset({"uc", "scale"}), "",
-         frozenset({"nsamples", "version", "signedhash"}), prepare=_add_description),
-    Tool("Easy Diffusion", ("", "EXIF UserComment"), frozenset({"prompt", "guidancescale", "seed", "width"})),
-    Tool("kohya", ("",), frozenset({"prompt", "scale", "steps"}), "", frozenset({"rawprompt"})),
-    Tool("diffusers-workflow", ("parameters",), frozenset({"numinferencesteps"})),
-    Tool("an unknown tool", ("parameters",), frozenset({"prompt"})),
+    Tool("InvokeAI", ("invokeai_metadata",), set(), no_effect=("appversion", "rawprompt")),
+    Tool("InvokeAI 1–2", ("sd-metadata",), {"image", "steps"}, "image", ("appid", "appversion"),
+         prepare=_split_brackets),
+    Tool("SwarmUI", JSON_PLACES, {"suiimageparams", "prompt"}, "sui_image_params",
+         ("suiextradata", "swarmversion", "aspectratio", "images"), 1),
+    Tool("Fooocus", JSON_PLACES, {"metadatascheme", "performance"}, "",
+         ("version", "metadatascheme", "basemodelhash", "createdby", "fullprompt", "fullnegativeprompt"), 1),
+    Tool("Draw Things", ("XMP exif:UserComment",), {"c", "scale"}),
+    Tool("NovelAI", ("Comment",), {"uc", "scale"}, "", ("nsamples", "version", "signedhash"),
+         prepare=lambda data, texts: {"prompt": texts.get("Description")} | data),  # of its first versions
+    Tool("Easy Diffusion", ("", "EXIF UserComment"), {"prompt", "guidancescale", "seed", "width"}),
+    Tool("kohya", ("",), {"prompt", "scale", "steps"}, "", ("rawprompt",)),
+    Tool("diffusers-workflow", ("parameters",), {"numinferencesteps"}),
+    Tool("an unknown tool", ("parameters",), {"prompt"}),
 )  # fmt: skip
 REFUSED = (  # tools that are not read: the place of their settings, and how the text there begins
     ("Dream", "", "InvokeAI 1"),
@@ -130,8 +117,9 @@ def read_named(texts: Mapping[str, str]) -> tuple[str, Carried] | None:
     for tool in TOOLS:
         for place in tool.places:
             data: Values = json_object(texts.get(place)) if place else _png_texts(texts)
-            data = data.get(tool.inside, {}) if tool.inside else data
-            if isinstance(data, dict) and data and tool.marks <= {plain_word(name) for name in data}:
+            inner = data.get(tool.inside)
+            data |= inner if isinstance(inner, dict) else {}
+            if data and tool.marks <= set(map(plain_word, data)):
                 return tool.name, _carry_named(tool.prepare(data, texts), tool)
             if place in texts and place not in JSON_PLACES and tool.name.startswith("InvokeAI"):
                 raise InputError(f"the metadata of {tool.name} is broken")
@@ -167,8 +155,7 @@ def _carry_named(data: Values, tool: Tool) -> Carried:
         carried.leave_out("strength", strength)
     if mode is not None and kind is None:
         carried.leave_out(name, mode)
-    for name, value in fields.rest(tool.no_effect):
-        carried.leave_out(name, value)
+    fields.name_rest(carried, dict.fromkeys((*tool.no_effect, plain_word(tool.inside)), ()))
     return carried
 
 

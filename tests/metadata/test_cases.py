@@ -115,6 +115,8 @@ def test_each_case_has_its_right_values(file: str, found: dict[str, Any], notes:
         "a red house\nNegative prompt: tree\n" + FIELDS.replace(", ", "\n"),
         "a red house\nNegative prompt: tree\n" + FIELDS.replace(", ", ",\n"),
         "a red house\nNegative prompt: tree\n" + FIELDS.replace(", Seed", "\nSeed"),
+        "a red house\nNegative prompt: tree\n" + FIELDS.replace(", Seed", ', Wildcard prompt: "a\nb: c,\nd", Seed'),
+        f"a red house\nNegative prompt: tree\n{FIELDS}".replace("\n", "\\n"),
         "a red house Negative prompt: tree Sampler: Euler a, CFG scale: 6,0, Size: 64x64, Seed: 77, Steps: 4, RNG: CPU",
         "a red house\nNegative prompt: tree\n"
         "Steps: 4.0, Sampler: k_euler_a, Scheduler: normal, cfg_scale: 6,0, seed: 77.0, SIZE: 64.0x64.0, rng: cpu",
@@ -124,8 +126,8 @@ def test_infotext_of_other_shapes_is_read(text: str) -> None:
     found, named = infotext_settings(text)
     assert found == HOUSE | {"guidance_scale": 6.0} | scheduler("euler-a")
     assert "RNG" not in named
-    assert ("Template: x, y z: Steps 5; Wildcard prompt: __a__" in named) == ("Template" in text)
-    assert ("on the line of the prompt" in named) == (not re.search(r"(?im)^(steps|model)", text))
+    assert ("Template: x; y z: Steps 5; Wildcard prompt: __a__" in named) == ("Template" in text)
+    assert ("on the line of the prompt" in named) == (not re.search(r"(?im)(^|\\n)(steps|model)", text))
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,25 @@ def test_words_of_the_prompt_are_no_settings(text: str, prompt: str) -> None:
     found, _ = infotext_settings(text)
     assert found["prompt"] == prompt
     assert found.get("seed") == (77 if FIELDS in text else None)
+
+
+def test_a_label_within_a_line_of_the_prompt_is_told() -> None:
+    found, named = infotext_settings(f"a sign, Negative prompt: b\n{FIELDS}")
+    assert found["prompt"] == "a sign, Negative prompt: b"
+    assert "`Negative prompt:` is within a line of its prompt" in named
+    assert "within a line" not in infotext_settings(f"a\nNegative prompt: no Negative prompt: b\n{FIELDS}")[1]
+
+
+def test_fields_of_a_second_pass_do_not_begin_the_settings() -> None:
+    more = "Variation seed: 5, Variation seed strength: 0.1, Hires steps: 9, Hires CFG Scale: 5, Hires upscale: 2"
+    found, named = infotext_settings(f"a red house Negative prompt: tree {FIELDS}, {more}, Version: v1.6.0")
+    assert found == HOUSE | {"guidance_scale": 6.0} | scheduler("euler-a")
+    assert more.replace(", ", "; ") in named
+
+
+def test_settings_that_cannot_be_told_from_the_prompt_are_refused() -> None:
+    with pytest.raises(InputError, match="cannot be told from its prompt"):
+        infotext_settings("a red house | Steps: 4 | Sampler: Euler a | Seed: 77 | Size: 64x64")
 
 
 @pytest.mark.parametrize(
@@ -268,11 +289,10 @@ HUGE = zlib.compress(b"x" * 2_000_000)
         [(b"zTXt", b"workflow\0\0" + HUGE)],
         [(b"iTXt", b"workflow\0\1\0\0\0" + HUGE)],
         [(b"iTXt", b"workflow\0\0\0\0\0" + b"x" * 5_000_000)],
-        [(b"tEXt", b"workflow\0" + b"x" * 68_000_000)],
         [(b"zTXt", b"workflow\0\0no zlib")],
-        [(b"tEXt", b"w%d\0" % number + b"x" * 7_000_000) for number in range(11)],
+        [(b"tEXt", b"w%d\0" % number + b"x" * 17_000_000) for number in range(4)],
     ],
-    ids=["zTXt", "iTXt", "plain iTXt", "tEXt", "broken", "many"],
+    ids=["zTXt", "iTXt", "plain iTXt", "broken", "many"],
 )
 def test_texts_that_pillow_refuses_leave_settings_and_pixels(
     found: list[tuple[bytes, bytes]], tmp_path: Path
@@ -475,7 +495,7 @@ def test_what_a1111_writes_is_read_back_whole(
     lines = [prompt, *([f"Negative prompt: {negative}"] if negative else [])]
     lines.append(", ".join(f"{name}: {value}" for name, value in (fields | {"Model": quoted}).items()))
     found = infotext.split_infotext("\n".join(lines).strip())
-    assert found == infotext.Infotext(prompt, negative, fields)
+    assert found[:3] == (prompt, negative, fields)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,174 @@
+"""What docs/metadata.md says, from sdapp's readers: `python tests/metadata/documented.py` writes it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import ExifTags, Image
+
+from sdapp.metadata import carry, comfyui, infotext, named
+from sdapp.metadata.read import read_foreign
+
+PAGE = Path(__file__).parents[2] / "docs" / "metadata.md"
+KEYS = ["prompt", "negative_prompt", "scheduler", "steps", "guidance_scale", "seed", "width", "height", "clip_skip",
+        "task (img2img)", "task (inpaint)"]  # fmt: skip
+SIZE = {"width": 512, "height": 768}
+PROMPTS = {"prompt": "a (red:1.2) house <lora:snow:1>", "negative_prompt": "tree"}
+FIELDS = (
+    "a (red:1.2) house <lora:snow:1>\nNegative prompt: tree\nSteps: 20, Sampler: DPM++ 2M, Schedule type: Karras, "
+    "CFG scale: 6, Seed: 7, Size: 512x768, Model hash: aa, Model: foo, Denoising strength: 0.5, Clip skip: 2, "
+    "ENSD: 5, Mask blur: 4, Lora hashes: \"snow: aa\", Version: "
+)  # fmt: skip
+NODES: dict[str, Any] = {
+    "KSampler": {"seed": 7, "steps": 20, "cfg": 6, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1,
+                 "positive": ["text"], "negative": ["negative"], "latent_image": ["EmptyLatentImage"]},
+    "text": {"text": "a red house", "clip": ["CLIPSetLastLayer"]}, "negative": {"text": "tree"},
+    "CLIPSetLastLayer": {"stop_at_clip_layer": -2}, "EmptyLatentImage": SIZE | {"batch_size": 4},
+    "CheckpointLoaderSimple": {"ckpt_name": "foo"}, "LoraLoader": {"lora_name": "snow"},
+}  # fmt: skip
+GRAPH = {
+    name: {"class_type": "CLIPTextEncode" if "text" in inputs else name, "inputs": inputs}
+    for name, inputs in NODES.items()
+}
+# What each tool stores, in the names and kinds of value that it uses.
+EXAMPLES: dict[str, Any] = {
+    "InvokeAI": {
+        "generation_mode": "txt2img", "positive_prompt": PROMPTS["prompt"], "negative_prompt": "tree", **SIZE, "seed": 7,
+        "rand_device": "cuda", "cfg_scale": 6, "cfg_rescale_multiplier": 0.5, "steps": 20, "scheduler": "dpmpp_2m_k",
+        "clip_skip": 1, "model": {"name": "foo"}, "loras": [{"model": {"name": "snow"}, "weight": 1}], "vae": {"name": "v"},
+        "controlnets": [{"model": {"name": "c"}}], "seamless_x": True, "app_version": "5.4",
+    },
+    "InvokeAI 1–2": {"app_id": "invoke-ai/InvokeAI", "model": "stable diffusion", "model_id": "foo", "image": {
+        "type": "txt2img", "prompt": [{"prompt": "a red house [tree]", "weight": 1}], "steps": 20, "cfg_scale": 6,
+        "seed": 7, "sampler": "k_lms", "threshold": 1, "perlin": 0.1, "variations": [[1, 0.1]], "seamless": True, **SIZE,
+    }},
+    "SwarmUI": {"sui_image_params": {
+        "prompt": PROMPTS["prompt"], "negativeprompt": "tree", "model": "foo", "seed": 7, "steps": 20, "cfgscale": 6, **SIZE,
+        "sampler": "dpmpp_2m", "scheduler": "karras", "clipstopatlayer": -2, "loras": ["snow"], "variationseed": 5,
+        "initimagecreativity": 0.5, "swarm_version": "0.9",
+    }, "sui_extra_data": {"date": "today"}},
+    "Fooocus": PROMPTS | {
+        "metadata_scheme": "fooocus", "performance": "Speed", "resolution": "(512, 768)", "guidance_scale": 6, "steps": 20,
+        "sampler": "dpmpp_2m", "scheduler": "karras", "seed": "7", "clip_skip": 2, "base_model": "foo", "sharpness": 2,
+        "styles": "['Fooocus V2']", "adm_guidance": "(1.5, 0.8, 0.3)", "refiner_model": "r", "refiner_switch": 0.5,
+        "loras": [["snow", 1]], "version": "Fooocus v2.5",
+    },
+    "Draw Things": {"c": PROMPTS["prompt"], "uc": "tree", "steps": 20, "scale": 6, "seed": 7, "size": "512x768",
+                    "sampler": "DPM++ 2M Karras", "strength": 0.5, "model": "foo", "lora": ["snow"], "seed_mode": "NVIDIA"},
+    "NovelAI": {"prompt": PROMPTS["prompt"], "uc": "tree", "steps": 20, "scale": 6, "seed": 7, "sampler": "k_dpmpp_2m", **SIZE,
+                          "noise_schedule": "karras", "sm": True, "strength": 0.7, "noise": 0.2},
+    "Easy Diffusion": PROMPTS | {
+        "seed": "7", "num_inference_steps": "20", "guidance_scale": "6", "sampler_name": "dpmpp_2m", "width": "512",
+        "height": "768", "clip_skip": "True", "use_stable_diffusion_model": "foo", "use_lora_model": "snow", "tiling": "xy",
+    },
+    "kohya": {"prompt": PROMPTS["prompt"], "negative-prompt": "tree", "seed": "7", "sampler": "dpmsolver++", "steps": "20",
+              "scale": "6", "negative-scale": "3", "clip-prompt": "x", "raw-prompt": "x"},
+    "diffusers-workflow": PROMPTS | {"num_inference_steps": 20, "guidance_scale": 6, "seed": 7, "pipeline": "x", **SIZE},
+    "an unknown tool": PROMPTS | {"steps": 20, "cfg": 6, "seed": 7, "sampler_name": "dpmpp_2m", "scheduler": "karras",
+                                  **SIZE, "foo": 5},
+    "ComfyUI": GRAPH,
+}  # fmt: skip
+VERSIONS = {"sdapp ": "sdapp 0.1", "comfyui": "ComfyUI", "": "v1.10.1", "fooocus": "Fooocus v2.5",
+            r"stable-diffusion\.cpp": "stable-diffusion.cpp", r"f\d|.*forge": "f2.0.1v1.10.1", r"sd\.?next": "x, App: SD.Next"}  # fmt: skip
+
+
+def image_info(place: str, content: Any) -> dict[str, Any]:
+    """Return what Pillow would find in an image that has a text (or data) at a place of `containers.texts`."""
+    text = content if isinstance(content, str) else json.dumps(content)
+    if not place:
+        return dict(content)
+    if place == "EXIF UserComment":
+        exif = Image.Exif()
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0" + text.encode()
+        return {"exif": exif.tobytes()}
+    if place.startswith("EXIF "):
+        exif = Image.Exif()
+        exif[ExifTags.Base[place.removeprefix("EXIF ")].value] = text
+        return {"exif": exif.tobytes()}
+    if place.startswith("XMP "):
+        tag = place.removeprefix("XMP ")
+        return {"xmp": f"<{tag}>{text.replace('<', '&lt;')}</{tag}>".encode()}
+    return {place: text.encode() if place == "comment" else text}
+
+
+def examples() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield each tool, each place where it stores its settings, and what Pillow finds in such an image."""
+    for pattern, tool in infotext.VERSIONS.items():
+        for place in infotext.PLACES:
+            yield tool, place, image_info(place, FIELDS + VERSIONS[pattern])
+    for place in ("prompt", "EXIF Make", "EXIF Model", "EXIF ImageDescription"):
+        graph = json.dumps(GRAPH)
+        yield "ComfyUI", place, image_info(place, graph if place == "prompt" else f"prompt: {graph}")
+    yield "ComfyUI", "EXIF UserComment", image_info("EXIF UserComment", {"prompt": GRAPH, "workflow": {}})
+    for row in named.TOOLS:
+        for place in row.places:
+            yield row.name, place, image_info(place, EXAMPLES[row.name])
+
+
+def place_in_words(place: str) -> str:
+    """`parameters` is a PNG text, `comment` one of JPEG or GIF."""
+    if place == "comment":
+        return "JPEG or GIF comment"
+    return (
+        place
+        if place.startswith(("EXIF ", "XMP "))
+        else f"PNG text `{place}`"
+        if place
+        else "a PNG text each"
+    )
+
+
+def tool_rows() -> Iterator[str]:
+    """Yield a row for each set of tools and places in which their example comes out the same."""
+    rows: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
+    for name, place, info in examples():
+        found = read_foreign(info)
+        assert found, (name, place)
+        assert found[0] == name, (name, place, found)
+        keys = [f"task ({value['kind']})" if key == "task" else key for key, value in found[1].values.items()]
+        read = ", ".join(f"`{key}`" for key in sorted(keys, key=KEYS.index))
+        left = ", ".join(dict.fromkeys(text.partition(":")[0] for text in found[1].left_out))
+        tools, places = rows.setdefault((read, left), ({}, {}))
+        tools[name] = places[place_in_words(place)] = None
+    for (read, left), (tools, places) in rows.items():
+        yield f"| {', '.join(tools)} | {'; '.join(places)} | {read} | {left} |"
+
+
+def page() -> str:
+    """Return docs/metadata.md."""
+    refused = {name: place_in_words(place) for place, _, name in reversed(named.REFUSED)}
+    texts = ", ".join(f"`{kind}`" for kind in sorted(comfyui.TEXT_NODES))
+    return "\n".join([
+        "# Settings of other tools", "",
+        "`sdapp replay`, and `--config` of every command, read the settings inside images of other tools. What is read becomes",
+        "settings. What is not read is named in a note, before the first error or image. This page is written by",
+        "`tests/metadata/documented.py`: it runs the readers on an example of each tool in each place. Fields that are not in an",
+        "example are named as left out, unless they change no pixel.", "",
+        "| tool | where it stores settings | read | named as left out (in the example) |", "|---|---|---|---|",
+        *tool_rows(), "",
+        "Input images and masks, models, LoRA and VAE are not inside an image: sdapp names them, and you give them as options.",
+        "sdapp's own images contain their whole record. Only their infotext is read as in the first row.", "",
+        "## Not read", "",
+        "These are refused by name:", "", *(f"- {name}: {place}" for name, place in refused.items()), "",
+        "## Names of fields", "",
+        "Capitals, spaces and signs in names make no difference. The first of these that is there counts:", "",
+        "| setting | names |", "|---|---|",
+        *(f"| {key} | {', '.join(f'`{name}`' for name in names)} |" for key, names in named.NAMES.items()), "",
+        "## Infotext", "",
+        "Prompt, negative prompt and fields are told apart as A1111 does it, if the fields are the last line. Fields are also",
+        "found before other lines, one on each line, and behind the prompt on one line (a note says so). Numbers may have a",
+        "decimal comma. Sampler and schedule may be joined: `Euler a_karras`, `DPM++ 2M (SGM Uniform)`.", "",
+        "## ComfyUI", "",
+        "The first KSampler on an empty latent is read, else the first KSampler. Prompts come from CLIPTextEncode, through",
+        f"these nodes only: {texts}.", "",
+        "Any other node may change a text: the prompt is then \"not found\", and the node is named. Numbers come from nodes that",
+        "hold one value.", "",
+        "## Markup in prompts", "",
+        "LoRA tags are removed from the prompt and named. This markup has no effect here, stays, and is named: "
+        + ", ".join(carry.MARKUP) + ".", "",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
