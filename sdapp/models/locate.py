@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sdapp.errors import ConfigError, UnavailableError
+from sdapp.models import originals
 from sdapp.models.families import FAMILIES, Family
 from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, refuse_pickled, tensor_shapes
 from sdapp.models.hub import CONFIGS, WANTED, cached_commit, download, find_unwanted, is_cached, is_hub_id
 from sdapp.models.kinds import ONLY, find_kind
-from sdapp.models.originals import STABLE_DIFFUSION_2, predicts_v
 
 UNET_INPUTS = "model.diffusion_model.input_blocks."  # names of the UNet's tensors in a single file
 SHARD = re.compile(r"-\d{5}-of-(\d{5})")
@@ -70,7 +70,7 @@ class Model:
         if not self.is_file:
             return int(self.facts["sample_size"]) * self.scale
         layout = self.family.layout
-        is_small = layout is STABLE_DIFFUSION_2 and not predicts_v(self.path, layout)
+        is_small = layout is originals.STABLE_DIFFUSION_2 and not originals.predicts_v(self.path, layout)
         return 512 if is_small else int(layout["unet"]["sample_size"]) * self.scale
 
     @property
@@ -80,9 +80,9 @@ class Model:
 
     @cached_property
     def scheduler_config(self) -> Mapping[str, Any]:
-        """The scheduler that the model brings, and its options; of a single file, what its family has."""
+        """The scheduler that the model brings, and its options; of a single file, that of its family."""
         if self.is_file:
-            return dict(self.family.layout["scheduler"])
+            return originals.scheduler_config(self.path, self.family.layout)
         path = self.path / "scheduler" / "scheduler_config.json"
         return dict(read_json(path)) if path.is_file() else {}
 
