@@ -123,12 +123,16 @@ def read_configs(path: Path, layout: Config) -> dict[str, Config]:
     """
     shapes = tensor_shapes(path)
     configs = {part: _fill(config, shapes, f"model: {path} has no {part}") for part, config in layout.items()}
+    return configs | {"scheduler": scheduler_config(path, layout)}
+
+
+def scheduler_config(path: Path, layout: Config) -> Config:
+    """The config of a file's scheduler: that of its family, with what its UNet predicts."""
+    config: Config = dict(layout["scheduler"])
     if predicts_v(path, layout):
-        configs["scheduler"] |= {
-            "prediction_type": "v_prediction",
-            "rescale_betas_zero_snr": "ztsnr" in shapes,
-        }
-    return configs
+        config["prediction_type"] = "v_prediction"
+        config["rescale_betas_zero_snr"] = "ztsnr" in tensor_shapes(path)
+    return config
 
 
 def predicts_v(path: Path, layout: Config) -> bool:
