@@ -4,11 +4,13 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import diffusers
@@ -58,7 +60,7 @@ class Painting:
     index: int  # of the first job in the run
     pipe: Any
     inputs: TaskInputs | None
-    reporter: "_StepReporter"
+    reporter: "_StepReporter | None"
     conditioning: Conditioning | None = None
     latents: torch.Tensor | None = None
     decoded: Decoded | None = None
@@ -68,18 +70,13 @@ class Painting:
 class _StepReporter:
     """Calls `on_step` from a pipeline; `raised` is what it raised, which is not an error of the pipeline."""
 
-    def __init__(self, on_step: OnStep | None, index: int, images: int) -> None:
+    def __init__(self, on_step: OnStep, index: int, images: int) -> None:
         self._on_step, self._index, self._images = on_step, index, images
         self.raised: Exception | None = None
 
-    @property
-    def callback(self) -> Callable[..., dict[str, Any]] | None:
-        return self._report if self._on_step else None
-
-    def _report(self, pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         try:
-            if self._on_step:
-                self._on_step(self._index, self._images, step + 1, pipe.num_timesteps)
+            self._on_step(self._index, self._images, step + 1, pipe.num_timesteps)
         except Exception as exc:
             self.raised = exc
             raise
@@ -130,21 +127,11 @@ class Painter:
         error of diffusers or torch. What `on_step` raises is passed on.
         """
         index = 0
-        for batch in self._batches(jobs, batch_size):
+        while index < len(jobs):
+            ahead = jobs[index : index + self.together(jobs[index], batch_size)]
+            batch = tuple(next(groupby(ahead, attrgetter("pack")))[1])
             yield from self._paint_or_fail(batch, index, on_step, keep_going)
             index += len(batch)
-
-    def _batches(self, jobs: Sequence[Job], batch_size: BatchSize) -> Iterator[tuple[Job, ...]]:
-        batch: list[Job] = []
-        size = 0
-        for job in jobs:
-            if batch and (len(batch) == size or job.pack != batch[0].pack):
-                yield tuple(batch)
-                batch = []
-            size = size if batch else self.together(job, batch_size)
-            batch.append(job)
-        if batch:
-            yield tuple(batch)
 
     # --- errors and memory -----------------------------------------------------------------------------
 
@@ -152,20 +139,19 @@ class Painter:
         self, batch: tuple[Job, ...], index: int, on_step: OnStep | None, keep_going: bool
     ) -> Iterator[Result]:
         """Paint a batch; catch here, and only here, what upstream raises; retry with less memory."""
-        reporter = _StepReporter(on_step, index, len(batch))
+        reporter = _StepReporter(on_step, index, len(batch)) if on_step else None
         results, reason, may_split, is_short = list[Result](), "", len(batch) > 1, False
         try:
             results = self._paint_batch(batch, index, reporter)
         except Exception as exc:
             is_short = is_shortage(exc)
-            if exc is reporter.raised or (isinstance(exc, SdappError) and not keep_going):
+            is_ours = isinstance(exc, SdappError)
+            if (reporter and exc is reporter.raised) or (is_ours and not keep_going):
                 raise
-            reason = str(exc) if isinstance(exc, SdappError) else _describe(exc)
+            reason = str(exc) if is_ours else f"{type(exc).__name__}: {' '.join(str(exc).split())[:400]}"
             if not is_short and not keep_going:
                 raise UpstreamError(f"image {index + 1} cannot be painted: {reason}") from exc
-            may_split = may_split and not isinstance(
-                exc, SdappError
-            )  # which all jobs of the batch would raise
+            may_split &= not is_ours  # all jobs of the batch would raise it
         # Only now is the traceback gone, which held the tensors.
         if not reason:
             yield from results
@@ -176,9 +162,8 @@ class Painter:
             self.denoiser.stop_compiling("memory ran out: since then the UNet is not compiled")
         if is_short and may_split:
             self._sizes.largest = half
-            self._placement.notes.append(
-                f"memory ran out at {len(batch)} images at a time: since then {half} at a time"
-            )
+            note = f"memory ran out at {len(batch)} images at a time: since then {half} at a time"
+            self._placement.notes.append(note)
         if may_split:
             yield from self._paint_or_fail(batch[:half], index, on_step, keep_going)
             yield from self._paint_or_fail(batch[half:], index + half, on_step, keep_going)
@@ -190,7 +175,9 @@ class Painter:
 
     # --- one batch -------------------------------------------------------------------------------------
 
-    def _paint_batch(self, batch: tuple[Job, ...], index: int, reporter: _StepReporter) -> list[Result]:
+    def _paint_batch(
+        self, batch: tuple[Job, ...], index: int, reporter: _StepReporter | None
+    ) -> list[Result]:
         """Take a batch through the stages; each returns its fields of the Record."""
         started, before = time.perf_counter(), memory_in_use(self.device)
         pipe = self._pipes[batch[0].task.kind]
@@ -209,14 +196,10 @@ class Painter:
 
     def _encode(self, painting: Painting) -> Mapping[str, Any]:
         """Encode the prompts; the negative ones only where guidance uses them (scale > 1)."""
-        jobs = painting.jobs
-        is_guided = jobs[0].guidance_scale > 1
+        jobs, job = painting.jobs, painting.jobs[0]
+        negative = [each.negative_prompt for each in jobs] if job.guidance_scale > 1 else None
         with timed("encode", self._settle):
-            painting.conditioning = self._text.encode(
-                [job.prompt for job in jobs],
-                [job.negative_prompt for job in jobs] if is_guided else None,
-                jobs[0].clip_skip,
-            )
+            painting.conditioning = self._text.encode([each.prompt for each in jobs], negative, job.clip_skip)
         return {}
 
     def _denoise(self, painting: Painting) -> Mapping[str, Any]:
@@ -235,7 +218,7 @@ class Painter:
                 guidance_scale=job.guidance_scale,
                 eta=eta or 0.0,
                 output_type="latent",
-                callback_on_step_end=painting.reporter.callback,
+                callback_on_step_end=painting.reporter,
             ).images
         return {
             "scheduler_class": type(pipe.scheduler).__name__,
@@ -255,9 +238,9 @@ class Painter:
         return {}
 
     def _finish(self, painting: Painting) -> Iterator[Result]:
-        """Make the results: images, with what lies outside of a mask pasted, and their records."""
-        assert painting.decoded is not None
+        """Make the results: images (after inpainting, pasted into the input image) and their records."""
         decoded = painting.decoded
+        assert decoded is not None
         run_notes = [*self._placement.notes, *filter(None, [self.denoiser.failure])]
         painting.entry |= {
             "device": _device_name(self.device),
@@ -266,9 +249,11 @@ class Painter:
             "versions": {"sdapp": __version__} | {package: version(package) for package in VERSIONED},
         }
         for i, job in enumerate(painting.jobs):
-            notes = (*cut_by(self._text.tokenizer, job), *run_notes, *decoded.notes[i])
+            notes, error = (
+                (*cut_by(self._text.tokenizer, job), *run_notes, *decoded.notes[i]),
+                decoded.errors[i],
+            )
             record = Record(job_id=job.id, notes=notes, **painting.entry)
-            error = decoded.errors[i]
             image = None if error else paste_result(painting.inputs, Image.fromarray(decoded.levels[i]))
             yield Result(job, painting.index + i, record, image, error, latents=decoded.latents[i])
 
@@ -288,10 +273,6 @@ class Painter:
         """Wait for the device, for measuring time."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-def _describe(exc: Exception) -> str:
-    return f"{type(exc).__name__}: {' '.join(str(exc).split())[:400]}"
 
 
 def _json_config(config: Mapping[str, Any]) -> dict[str, Any]:

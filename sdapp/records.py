@@ -30,10 +30,8 @@ class Record:
     versions: Mapping[str, str]
     peak_memory: int | None = None  # bytes on a GPU, of the batch
     optimizations: tuple[str, ...] = ()  # what made it faster than the plain call of the pipeline
-    unguided_calls: int = 0  # those of the UNet calls that are outside the guidance_interval
-    cached_calls: int = (
-        0  # those of the UNet calls that reuse the deep part of an earlier one (cache_interval)
-    )
+    unguided_calls: int = 0  # UNet calls outside the guidance_interval
+    cached_calls: int = 0  # those that reuse the deep part of an earlier one (cache_interval)
     notes: tuple[str, ...] = ()  # what the user should know, such as a decode repeated in float32
     eta: float | None = None  # the eta that ran; None if the scheduler takes none, and in older images
 

@@ -40,9 +40,8 @@ class BatchSizes:
             return
         self._best[kind] = (size, pace)
         fits = memory_taken(self.device, before) * 2 <= SHARE * free_memory(self.device)
-        self._next[kind] = (
-            min(size * 2, MAX_BATCH) if fits and size not in (self.largest, MAX_BATCH) else size
-        )
+        may_grow = fits and size not in (self.largest, MAX_BATCH)
+        self._next[kind] = min(size * 2, MAX_BATCH) if may_grow else size
 
 
 def _kind(job: Job) -> tuple[object, ...]:

@@ -43,14 +43,13 @@ def decode_latents(vae: Any, latents: torch.Tensor) -> Decoded:
         pixels[repeated] = _decode_in_float32(vae, scaled[repeated])
         good_pixels, levels = _finite(pixels).tolist(), _to_bytes(pixels).cpu()
     hint = "; try --dtype float32" if latents.dtype != torch.float32 else ""
-    errors = [
-        None
-        if all(good)
-        else f"the {'pixels' if good[0] else 'latents'} are not finite, so there is no image{hint}"
+    unusable = f"are not finite, so there is no image{hint}"
+    errors = tuple(
+        None if all(good) else f"the {'pixels' if good[0] else 'latents'} {unusable}"
         for good in zip(good_latents, good_pixels, strict=True)
-    ]
-    notes = [(REPEATED,) if i in repeated else () for i in range(len(latents))]
-    return Decoded(levels.numpy(), kept, tuple(errors), tuple(notes))
+    )
+    notes = tuple((REPEATED,) if i in repeated else () for i in range(len(latents)))
+    return Decoded(levels.numpy(), kept, errors, notes)
 
 
 def _finite(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,18 +13,16 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 def choose_device(asked: str) -> torch.device:
     """The device of a setting; `auto` is CUDA, else MPS, else the CPU. Raises UnavailableError."""
     if asked == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+        has_mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
     device = torch.device(asked)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UnavailableError(
             "device: cuda is set, but torch finds no CUDA GPU; use --device auto; `sdapp doctor` says why"
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UnavailableError(
-            f"device: {asked} is set, but this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}"
-        )
+        last = torch.cuda.device_count() - 1
+        raise UnavailableError(f"device: {asked} is set, but this machine has cuda:0 to cuda:{last}")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UnavailableError("device: mps is set, but there is no Apple GPU; use --device auto")
     return device
@@ -43,7 +41,6 @@ def choose_dtype(asked: str, device: torch.device) -> torch.dtype:
 
 def lacks_bfloat16(info: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether the CPU is known to lack bfloat16, so that it is many times slower than float32."""
-    flags = (
-        re.findall(r"^(?:flags|Features)\s*:(.*)$", info.read_text(), re.MULTILINE) if info.exists() else []
-    )
+    text = info.read_text() if info.exists() else ""
+    flags = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     return bool(flags) and not {"avx512_bf16", "amx_bf16", "bf16"} & set(flags[0].split())

@@ -38,10 +38,9 @@ def _peak() -> int:
     """The peak memory of this process in bytes."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    if sys.platform == "linux":  # there ru_maxrss includes the peak of the parent process
-        high = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-        if high:
-            return int(high[1]) * 1024
+    status = Path("/proc/self/status")  # on Linux: ru_maxrss would include the peak of the parent process
+    if status.exists() and (high := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
+        return int(high[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -51,11 +50,8 @@ def _peak() -> int:
 def free_memory(device: torch.device) -> int:
     """The free bytes of the device, those that torch has reserved and does not use included."""
     if device.type == "cuda":
-        return (
-            torch.cuda.mem_get_info(device)[0]
-            + torch.cuda.memory_reserved(device)
-            - torch.cuda.memory_allocated(device)
-        )
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return int(psutil.virtual_memory().available)
@@ -63,9 +59,8 @@ def free_memory(device: torch.device) -> int:
 
 def is_shortage(exc: Exception) -> bool:
     """Whether an error says that memory ran out; each kind of device has its own words."""
-    return isinstance(exc, torch.OutOfMemoryError | MemoryError) or any(
-        sign in str(exc).lower() for sign in SHORTAGES
-    )
+    has_words = any(words in str(exc).lower() for words in SHORTAGES)
+    return has_words or isinstance(exc, torch.OutOfMemoryError | MemoryError)
 
 
 class Placement:
@@ -101,26 +96,19 @@ class Placement:
         if not (self._vae.use_slicing and self._vae.use_tiling):
             self._vae.enable_slicing()
             self._vae.enable_tiling()
-            self.notes.append(
-                "memory ran out: since then the VAE works in slices and tiles, which changes pixels at edges"
-            )
-            return True
-        if self._offload == "none" and self._device.type != "cpu":
+            then = "the VAE works in slices and tiles, which changes pixels at edges"
+        elif self._offload == "none" and self._device.type != "cpu":
             self._place("model")
-            self.notes.append(
-                "memory ran out: since then only the part of the model that works is on the device"
-            )
-            return True
-        return False
-
-    def offload_idle(self) -> None:
-        """Take off the device what `offload: model` has left there."""
-        for pipe in self._pipes:
-            pipe.maybe_free_model_hooks()
+            then = "only the part of the model that works is on the device"
+        else:
+            return False
+        self.notes.append(f"memory ran out: since then {then}")
+        return True
 
     def free(self) -> None:
         """Give back the memory of a batch that failed."""
-        self.offload_idle()
+        for pipe in self._pipes:
+            pipe.maybe_free_model_hooks()  # with `offload: model` it left something on the device
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

@@ -17,13 +17,7 @@ class Float32Noise(TorchFunctionMode):
     give different images in float32 and float16. It acts on the thread that enters it, and changes no module.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         dtype = kwargs.get("dtype")
         if func is torch.randn and dtype in HALVES:

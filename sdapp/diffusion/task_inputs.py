@@ -9,7 +9,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from sdapp.config import Img2Img, Inpaint, Txt2Img
-from sdapp.images import inputs, resize_mask
+from sdapp.images import Size, inputs, resize_mask
 from sdapp.jobs import Job
 
 Box = tuple[int, int, int, int]
@@ -17,37 +17,42 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """An input image as the model sees it (RGB) and, for inpainting, what the finished image is made of."""
+    """An input image and its mask (255 is painted): what the model sees, what the result is pasted into."""
 
-    image: Image.Image
-    kept: Image.Image | None = None  # the input image, RGBA if it has transparent pixels
-    mask: Image.Image | None = None  # 255 is painted
-    box: Box | None = None  # the part that is painted if not the whole image; may reach beyond its edges
+    image: Image.Image  # RGB
+    mask: Image.Image | None = None
+    whole: Image.Image | None = (
+        None  # the input image, RGBA if it has transparent pixels; only for inpainting
+    )
+    whole_mask: Image.Image | None = None
+    box: Box = (0, 0, 0, 0)  # the part of it that the model sees; may reach beyond its edges
 
 
 def prepare_inputs(job: Job) -> TaskInputs | None:
     """The input images of a job; None for txt2img. Raises InputError for a changed file."""
-    if isinstance(job.task, Txt2Img):
+    task, size = job.task, (job.width, job.height)
+    if isinstance(task, Txt2Img):
         return None
-    path, digests = job.task.image, job.inputs
-    cropped = isinstance(job.task, Inpaint) and job.task.padding is not None
-    asked = path, None if cropped else (job.width, job.height), True, digests.get("image")
+    padding = task.padding if isinstance(task, Inpaint) else None
+    asked = task.image, size if padding is None else None, True, job.inputs.get("image")
     image = inputs.image(*asked)
-    if isinstance(job.task, Img2Img):
+    if isinstance(task, Img2Img):
         return TaskInputs(image)
-    mask = inputs.mask(job.task.mask, path, image.size, planned=digests.get("mask"))
-    return TaskInputs(image, inputs.image(*asked, keep_alpha=True), mask, _box(job, mask))
+    whole = inputs.image(*asked, keep_alpha=True)
+    mask = inputs.mask(task.mask, task.image, image.size, planned=job.inputs.get("mask"))
+    if padding is None:
+        return TaskInputs(image, mask, whole, mask, (0, 0, *size))
+    box = _box_around(mask, padding, size)
+    part = _crop(image, box).resize(size, Image.Resampling.LANCZOS)
+    part_mask = resize_mask(_crop(mask, box), size, Image.Resampling.NEAREST)
+    return TaskInputs(part, part_mask, whole, mask, box)
 
 
-def _box(job: Job, mask: Image.Image) -> Box | None:
-    """The masked part and the padding around it, widened to the shape of the size that is painted."""
-    if not isinstance(job.task, Inpaint) or job.task.padding is None:
-        return None
-    region = VaeImageProcessor.get_crop_region(mask, job.width, job.height, pad=job.task.padding)
-    left, top, right, bottom = (
-        region  # upstream cuts it at the edges of the image, whatever its shape is then
-    )
-    shape = job.width / job.height
+def _box_around(mask: Image.Image, padding: int, size: Size) -> Box:
+    """The white part of a mask with `padding` pixels around it, widened to the shape of a size."""
+    left, top, right, bottom = VaeImageProcessor.get_crop_region(mask, *size, pad=padding)
+    # At the edges of the image it is cut and has another shape.
+    shape = size[0] / size[1]
     wide = max(0, int((bottom - top) * shape) - (right - left))
     high = max(0, int((right - left) / shape) - (bottom - top))
     return left - wide // 2, top - high // 2, right + wide - wide // 2, bottom + high - high // 2
@@ -85,29 +90,24 @@ def pipeline_arguments(
     size = {"width": job.width, "height": job.height}
     if canvas is None or isinstance(job.task, Txt2Img):
         return size
-    image, mask = canvas.image, canvas.mask
-    if canvas.box:
-        painted_size = job.width, job.height
-        image = _crop(image, canvas.box).resize(painted_size, Image.Resampling.LANCZOS)
-        mask = mask and resize_mask(_crop(mask, canvas.box), painted_size, Image.Resampling.NEAREST)
     # One copy per image: with a single one, inpainting draws all noise from the first generator.
-    shared = {"image": [image] * batch, "strength": job.task.strength}
-    if not mask:
+    shared = {"image": [canvas.image] * batch, "strength": job.task.strength}
+    if not canvas.mask:
         return shared
     # A UNet that is not made for inpainting never sees the masked image, which the pipeline encodes
     # all the same. That encoding draws from the generators: it is needed if the scheduler draws later.
     is_drawn_later = job.scheduler.resolve().stochastic or bool(job.eta)
     is_needed = unet_channels != latent_channels or is_drawn_later
     unseen = {} if is_needed else {"masked_image_latents": torch.zeros(1, latent_channels, 1, 1)}
-    return shared | size | {"mask_image": [mask] * batch} | unseen
+    return shared | size | {"mask_image": [canvas.mask] * batch} | unseen
 
 
 def paste_result(canvas: TaskInputs | None, painted: Image.Image) -> Image.Image:
     """The finished image: after inpainting, the input image with the masked pixels replaced (opaque)."""
-    if canvas is None or canvas.kept is None or canvas.mask is None:
+    if canvas is None or canvas.whole is None or canvas.whole_mask is None:
         return painted
-    left, top, right, bottom = box = canvas.box or (0, 0, *canvas.kept.size)
+    left, top, right, bottom = canvas.box
     painted = painted.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
-    whole = canvas.kept.copy()
-    whole.paste(painted, (left, top), canvas.mask.crop(box))
-    return whole
+    finished = canvas.whole.copy()
+    finished.paste(painted, (left, top), canvas.whole_mask.crop(canvas.box))
+    return finished
