@@ -260,9 +260,8 @@ def _to_mask(data: bytes, path: str, whole: Size, size: Size) -> Image.Image:
         raise InputError(f"mask: {path} is {sizes}; they must have the same size")
     binary = resize_mask(mask.convert("L"), size, Image.Resampling.BILINEAR)
     if binary.getbbox() is None:
-        raise InputError(
-            f"mask: {path} is all black, so nothing would be repainted; white marks what to repaint"
-        )
+        reason = "is all black, so nothing would be repainted; white marks what to repaint"
+        raise InputError(f"mask: {path} {reason}")
     return binary
 
 

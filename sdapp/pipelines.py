@@ -48,7 +48,7 @@ from sdapp.records import OnStep, Record, Result
 
 VERSIONED = ("diffusers", "transformers", "torch")
 REPAID = 7_500  # UNet calls: compiling takes a minute and saves 8 ms per call (published, not measured here)
-SETTLED = 200  # calls after which `batch_size: auto` is not only trying a size
+SETTLED = 200  # calls of one batch size after which `batch_size: auto` is no longer trying it
 USUAL_BATCH = 8
 
 
@@ -152,7 +152,7 @@ class Painter:
             if not is_short and not keep_going:
                 raise UpstreamError(f"image {index + 1} cannot be painted: {reason}") from exc
             may_split &= not is_ours  # all jobs of the batch would raise it
-        # Only now is the traceback gone, which held the tensors.
+        # Here, and not above, because the traceback holds the tensors until `except` ends.
         if not reason:
             yield from results
             return
@@ -258,7 +258,7 @@ class Painter:
             yield Result(job, painting.index + i, record, image, error, latents=decoded.latents[i])
 
     def _scheduler(self, batch: tuple[Job, ...]) -> Any:
-        """A new scheduler that is able to do the steps. Raises ConfigError with the reason of the class."""
+        """A new scheduler for these jobs. Raises ConfigError, with the reason, if it cannot do the steps."""
         resolved, steps = batch[0].scheduler.resolve(), batch[0].steps
         scheduler = build_scheduler(resolved, self.scheduler_config, [job.seed for job in batch])
         try:
@@ -317,7 +317,7 @@ def load(
     painter = Painter(pipe, model.family, device, key.memory)
     painter._placement.notes += model.notes
     if key.compile == "on" or (key.compile == "auto" and _repays(key, device, unet_calls, batch_size)):
-        # Times of a batch that was compiled for would mislead the search for a batch size.
+        # `batch_size: auto` measures times, which must not include compiling.
         painter.denoiser.compile(after=0 if key.compile == "on" and batch_size != "auto" else SETTLED)
     return painter
 

@@ -43,7 +43,7 @@ class Result:
     job: Job
     index: int
     record: Record | None  # None if the job did not run to its end
-    image: Image.Image | None
+    image: Image.Image | None  # RGB; RGBA after inpainting an image with transparent pixels
     error: str | None = None
     choices: Mapping[str, str] = field(default_factory=dict)  # from `{a|b}` and `__words__` in the prompts
     line: int = 0  # of the prompt file

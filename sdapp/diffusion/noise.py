@@ -1,7 +1,7 @@
 """Draw the noise of an image from its seed alone, in float32 on the CPU, for every device and dtype."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -29,13 +29,10 @@ def draw_in_float32(owner: Any, *names: str) -> None:
     """Let methods of one object, such as the `step` of a scheduler, draw their noise in `Float32Noise`."""
     for name in names:
         if plain := getattr(owner, name, None):
-            setattr(owner, name, _drawing(plain))
+            # `wraps`: the pipelines look at the signature of a scheduler's step.
+            setattr(owner, name, wraps(plain)(partial(_draw_in_float32, plain)))
 
 
-def _drawing(plain: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(plain)  # the pipelines look at the signature of a scheduler's step
-    def method(*args: Any, **kwargs: Any) -> Any:
-        with Float32Noise():
-            return plain(*args, **kwargs)
-
-    return method
+def _draw_in_float32(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with Float32Noise():
+        return plain(*args, **kwargs)

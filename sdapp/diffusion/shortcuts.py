@@ -43,8 +43,7 @@ class _GuidanceInterval:
     """
 
     def __init__(self, pipe: Any, interval: list[float], taken: Counter[str], stack: ExitStack) -> None:
-        self._pipe, self._taken = pipe, taken
-        self._begin, self._end = interval
+        self._pipe, self._taken, (self._begin, self._end) = pipe, taken, interval
         self._calls, self._is_halved = 0, False
         stack.callback(pipe.unet.register_forward_pre_hook(self._halve, with_kwargs=True).remove)
         stack.callback(pipe.unet.register_forward_hook(self._double).remove)
@@ -58,10 +57,8 @@ class _GuidanceInterval:
         if not self._is_halved:
             return None
         self._taken["unguided"] += 1
-        sample, *rest = args
-        return (_second_half(sample), *rest), {
-            name: _second_half(value) if name in CONDITIONED else value for name, value in kwargs.items()
-        }
+        halves = {name: _second_half(kwargs[name]) for name in CONDITIONED if name in kwargs}
+        return (_second_half(args[0]), *args[1:]), kwargs | halves
 
     def _double(self, _unet: Any, _args: Any, output: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
         return (torch.cat([output[0]] * 2),) if self._is_halved else None

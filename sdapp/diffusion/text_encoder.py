@@ -72,8 +72,8 @@ class TextEncoder:
         """Embeddings [B, 77, D] and pooled ones [B, P]; texts encoded before are not encoded again."""
         fresh = [text for text in dict.fromkeys(texts) if (text, clip_skip) not in self._known]
         if fresh:
-            rows = self._encode(fresh, clip_skip)
-            self._known |= {(text, clip_skip): row for text, row in zip(fresh, rows, strict=True)}
+            keys = [(text, clip_skip) for text in fresh]
+            self._known |= zip(keys, self._encode(fresh, clip_skip), strict=True)
         for text in dict.fromkeys(texts):  # what is used moves to the end and stays longest
             self._known[text, clip_skip] = self._known.pop((text, clip_skip))
         found = [self._known[text, clip_skip] for text in texts]
@@ -82,21 +82,17 @@ class TextEncoder:
         pooled = [each.pooled for each in found if each.pooled is not None]
         return torch.stack([each.embeds for each in found]), torch.stack(pooled) if pooled else None
 
-    def _encode(self, texts: list[str], clip_skip: int) -> list["_Embedding"]:
+    def _encode(self, texts: list[str], clip_skip: int) -> list[_Embedding]:
         """Encode without the pipelines' own clip_skip, which crashes with transformers 5.6 and later.
 
         SDXL reads the last layer but one of both encoders without the final norm, and the second one's pooled
         output. Skipping one layer is what it does anyway, so a clip_skip of 0 or 1 is the same there.
         """
         outputs = []
+        whole = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         for tokenizer, encoder in self.parts:
-            limit = tokenizer.model_max_length
-            tokens = tokenizer(
-                texts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
-            )
-            outputs.append(
-                encoder(tokens.input_ids.to(self._pipe._execution_device), output_hidden_states=True)
-            )
+            ids = tokenizer(texts, max_length=tokenizer.model_max_length, **whole).input_ids
+            outputs.append(encoder(ids.to(self._pipe._execution_device), output_hidden_states=True))
             if clip_skip >= (layers := len(outputs[-1].hidden_states) - 1):
                 raise ConfigError(f"clip_skip: this text encoder has {layers} layers; leave at least one")
         if len(outputs) == 2:
