@@ -3,13 +3,13 @@
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from sdapp.metadata.record import read_header
-from sdapp.outputs.files import disk_errors, overwrite
+from sdapp.outputs.files import disk_errors
 from sdapp.records import Result
 
 LEDGER_FILE = "ledger.jsonl"
@@ -98,8 +98,3 @@ def ledger_size(folder: Path) -> int:
     """The bytes of a folder's ledger; 0 if there is none."""
     path = folder / LEDGER_FILE
     return path.stat().st_size if path.exists() else 0
-
-
-def rewrite_ledger(folder: Path, lines: Iterable[Line]) -> None:
-    """Replace the ledger by one line for each job, in the order given. Raises OutputError."""
-    overwrite(folder / LEDGER_FILE, (line.encode() for line in lines))

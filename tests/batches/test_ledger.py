@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from sdapp.batches.ledger import LEDGER_FILE, Line, append_line, read_ledger, rewrite_ledger
+from sdapp.batches.ledger import LEDGER_FILE, Line, append_line, read_ledger
 
 
 def test_fields_of_a_later_version_are_kept(tmp_path: Path) -> None:
@@ -11,8 +11,8 @@ def test_fields_of_a_later_version_are_kept(tmp_path: Path) -> None:
     (tmp_path / LEDGER_FILE).write_text(json.dumps(row) + "\n")
     [line] = read_ledger(tmp_path)
     assert (line.file, line.prompt_line) == ("a.png", 3)
-    rewrite_ledger(tmp_path, [line])
-    written = json.loads((tmp_path / LEDGER_FILE).read_text())
+    append_line(tmp_path, line)
+    written = json.loads((tmp_path / LEDGER_FILE).read_text().splitlines()[1])
     assert {key: written[key] for key in row} == row
 
 
