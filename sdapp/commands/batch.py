@@ -155,6 +155,6 @@ def _prune(run: Batch, prompts: PromptFile, remove: bool) -> None:
         run.tidy()
     for name, images in strays.others.items():
         print_note(f"{count(images, 'image')} of another prompt file ({name}) in {run.folder}: left alone")
-    others = f"{len(strays.paths)} {'that are not were removed' if remove else 'are not'}"
-    way = "; --prune --yes removes these" if strays.paths and not remove else ""
-    print_note(f"{count(strays.asked, 'image')} in the folder are asked for, {others}{way}")
+    way = "these were removed" if remove else "--prune --yes removes these"
+    found = f"images in the folder: {strays.asked} asked for, {len(strays.paths)} not"
+    print_note(f"{found}; {way}" if strays.paths else found)
