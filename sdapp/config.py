@@ -47,10 +47,7 @@ class Inpaint(Frozen):
     strength: Strength = 1.0
     padding: Annotated[
         int | None,
-        Field(
-            ge=0,
-            description="Pixels around the mask: only this part is painted, at the full width and height.",
-        ),
+        Field(ge=0, description="Pixels around the mask: only this part is painted, at the full size."),
     ] = None
 
 
@@ -91,9 +88,7 @@ class Memory(Frozen):
         ),
     ] = "none"
     vae_slicing: Annotated[bool, Field(description="Decode the images of a batch one by one.")] = False
-    vae_tiling: Annotated[
-        bool, Field(description="Decode large images in tiles; changes colors a little.")
-    ] = False
+    vae_tiling: Annotated[bool, Field(description="Decode in tiles; changes colors a little.")] = False
 
 
 PLACEHOLDERS = (
@@ -125,9 +120,7 @@ class Output(Frozen):
     format: Annotated[
         Literal["png", "jpeg", "webp"], Field(description="All of them contain the record; png is lossless.")
     ] = "png"
-    quality: Annotated[
-        int, Field(ge=1, le=100, description="Quality of JPEG and WebP; WebP is lossless at 100.")
-    ] = 95
+    quality: Annotated[int, Field(ge=1, le=100, description="JPEG and WebP; WebP is lossless at 100.")] = 95
 
 
 Switch = Literal["auto", "on", "off"]
@@ -158,9 +151,7 @@ class ModelSettings(Frozen):
         ModelReference,
         Field(description="postcards (built in), a Hub id, a diffusers folder or a .safetensors file."),
     ] = "postcards"
-    revision: Annotated[
-        str | None, Field(description="Branch, tag or commit of a Hub id."), Setting("name")
-    ] = None
+    revision: Annotated[str | None, Field(description="Branch, tag or commit (Hub)."), Setting("name")] = None
     vae: Annotated[
         ModelReference | None,
         Field(description="Another autoencoder: org/name[@revision], a folder or a .safetensors file."),
@@ -195,9 +186,7 @@ class ImageSettings(Frozen):
         Field(description="A name (see `sdapp schedulers`), or {name, options}."),
         Setting(in_grid=True),
     ] = SchedulerChoice()
-    steps: Annotated[
-        int, Field(ge=1, le=1000, description="Number of denoising steps."), Setting(in_grid=True)
-    ] = 20
+    steps: Annotated[int, Field(ge=1, le=1000, description="Denoising steps."), Setting(in_grid=True)] = 20
     guidance_scale: Annotated[
         float,
         Field(ge=0, le=100, description="Classifier-free guidance; at 1 or below only the prompt is used."),
@@ -223,18 +212,12 @@ class ImageSettings(Frozen):
         Setting(in_grid=True),
     ] = None
     task: Task = Txt2Img()
-    eta: Annotated[
-        float | None, Field(ge=0, le=1, description="How much fresh noise DDIM and TCD add, 0 to 1.")
-    ] = None
-    clip_skip: Annotated[
-        int, Field(ge=0, le=11, description="How many of the text encoder's last layers to leave out.")
-    ] = 0
+    eta: Annotated[float | None, Field(ge=0, le=1, description="Fresh noise that DDIM and TCD add.")] = None
+    clip_skip: Annotated[int, Field(ge=0, le=11, description="Last layers of the text encoder to skip.")] = 0
     cache_interval: Annotated[
         int,
         Field(
-            ge=1,
-            le=1000,
-            description="Every N-th UNet call is computed in full; others reuse its deep layers.",
+            ge=1, le=1000, description="Compute every N-th UNet call in full; others reuse its deep layers."
         ),
     ] = 1
 

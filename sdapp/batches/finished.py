@@ -1,11 +1,10 @@
 """Which images of a folder are finished."""
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from sdapp.batches.ledger import LEDGER_FILE, Line, ledger_size, parse_lines
+from sdapp.batches.ledger import read_ledger
 from sdapp.errors import InputError, OutputError
 from sdapp.metadata.record import read_header
 
@@ -22,7 +21,7 @@ class Finished:
         self.done: dict[str, Path] = {}
         self.failed: set[str] = set()
         self._seen: set[str] = set()
-        self._read_to = ledger_size(folder) if retry_failed else 0
+        self._read_to = read_ledger(folder)[1] if retry_failed else 0
         self.refresh()
 
     def __contains__(self, job_id: str) -> bool:
@@ -47,21 +46,6 @@ class Finished:
                 record = read_header(self.folder / name).get("record")
                 if isinstance(record, dict) and isinstance(job_id := record.get("job_id"), str):
                     self.done.setdefault(job_id, self.folder / name)
-        for line in self._new_lines():
+        lines, self._read_to = read_ledger(self.folder, self._read_to)
+        for line in lines:
             (self.failed.add if line.status == "failed" else self.failed.discard)(line.id)
-
-    def _new_lines(self) -> Iterator[Line]:
-        path = self.folder / LEDGER_FILE
-        try:
-            with path.open("rb") as file:
-                if self._read_to > os.fstat(file.fileno()).st_size:  # another run has rewritten it
-                    self._read_to = 0
-                file.seek(self._read_to)
-                text = file.read()
-        except FileNotFoundError:
-            return
-        except OSError as exc:
-            raise OutputError(f"cannot read {path}: {exc.strerror}; you can delete it") from exc
-        whole = text[: text.rfind(b"\n") + 1]
-        self._read_to += len(whole)
-        yield from parse_lines(whole)

@@ -3,13 +3,14 @@
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sdapp.errors import OutputError
 from sdapp.metadata.record import read_header
-from sdapp.outputs.files import disk_errors, overwrite
+from sdapp.outputs.files import disk_errors
 from sdapp.records import Result
 
 LEDGER_FILE = "ledger.jsonl"
@@ -83,23 +84,20 @@ def append_line(folder: Path, line: Line) -> None:
             os.close(handle)
 
 
-def parse_lines(text: bytes) -> Iterator[Line]:
-    """The lines in the bytes of a ledger."""
-    return filter(None, map(Line.parse, text.split(b"\n")))
+def read_ledger(folder: Path, begin: int = 0) -> tuple[list[Line], int]:
+    """Return the lines of a folder's ledger from a byte on, and the byte to continue from later.
 
-
-def read_ledger(folder: Path) -> Iterator[Line]:
-    """The lines of a folder's ledger, without those that are broken."""
+    Broken lines are left out. A ledger that ends before `begin` was rewritten, and is read from its start.
+    Raises OutputError.
+    """
     path = folder / LEDGER_FILE
-    return parse_lines(path.read_bytes() if path.exists() else b"")
-
-
-def ledger_size(folder: Path) -> int:
-    """The bytes of a folder's ledger; 0 if there is none."""
-    path = folder / LEDGER_FILE
-    return path.stat().st_size if path.exists() else 0
-
-
-def rewrite_ledger(folder: Path, lines: Iterable[Line]) -> None:
-    """Replace the ledger by one line for each job, in the order given. Raises OutputError."""
-    overwrite(folder / LEDGER_FILE, (line.encode() for line in lines))
+    try:
+        with path.open("rb") as file:
+            begin = begin if begin <= os.fstat(file.fileno()).st_size else 0
+            file.seek(begin)
+            text = file.read()
+    except FileNotFoundError:
+        return [], 0
+    except OSError as exc:
+        raise OutputError(f"cannot read {path}: {exc.strerror}; you can delete it") from exc
+    return [*filter(None, map(Line.parse, text.split(b"\n")))], begin + text.rfind(b"\n") + 1

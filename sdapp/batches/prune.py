@@ -44,7 +44,7 @@ def find_strays(batch: Batch) -> Strays:
     asked = {item.job.id for item in batch.all_items()}
     if not asked:
         raise ConfigError("--prune: the prompt file asks for no image, so all would go; is it the right one?")
-    owners = {line.id: set(line.prompt_files) for line in read_ledger(batch.folder)}
+    owners = {line.id: set(line.prompt_files) for line in read_ledger(batch.folder)[0]}
     mine, found = set(batch.prompt_files), list[Path]()
     shared = any(files - mine for files in owners.values())
     present, others = 0, Counter[str]()

@@ -11,14 +11,14 @@ from sdapp.batches.executors import Executor
 from sdapp.batches.finished import Finished
 from sdapp.batches.items import WHOLE_FILE, Item, Shard, is_new, unique_items
 from sdapp.batches.leases import Leases, in_use, sweep
-from sdapp.batches.ledger import Line, append_line, ledger_size, read_ledger, rewrite_ledger
+from sdapp.batches.ledger import LEDGER_FILE, Line, append_line, read_ledger
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError
 from sdapp.jobs import LoadKey, Work
 from sdapp.metadata.record import SUFFIXES
 from sdapp.outputs.encode import encode
-from sdapp.outputs.files import check_folder
+from sdapp.outputs.files import check_folder, overwrite
 from sdapp.outputs.writer import save, write_results
 from sdapp.records import OnStep, Result
 
@@ -144,8 +144,8 @@ class Batch:
         """
         if in_use(self.folder):
             return
-        size = ledger_size(self.folder)
-        lines = {line.id: line for line in read_ledger(self.folder)}
+        ledger, end = read_ledger(self.folder)
+        lines = {line.id: line for line in ledger}
         images = Finished(self.folder, self.finished.suffix).done
         kept: list[Line] = []
         for item in self.all_items():
@@ -158,8 +158,8 @@ class Batch:
         for line in lines.values():
             is_other = set(line.prompt_files) - set(self.prompt_files)
             kept += [line] if line.id in images or (line.status == "failed" and is_other) else []
-        if not in_use(self.folder) and ledger_size(self.folder) == size:
-            rewrite_ledger(self.folder, kept)
+        if not in_use(self.folder) and read_ledger(self.folder, end)[1] == end:
+            overwrite(self.folder / LEDGER_FILE, (line.encode() for line in kept))
 
     def failures(self) -> int:
         """How many images of this shard have failed."""

@@ -1,6 +1,7 @@
 """The command `sdapp batch`: prompt files that can be stopped and continued."""
 
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,6 @@ from sdapp.commands.options import DryRun, all_layers, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import count, print_note, print_result
 from sdapp.errors import ConfigError, JobsFailedError, MissingInputError, OutputError
-from sdapp.models.locate import Model
 from sdapp.prompts.seeds import Seeds
 from sdapp.prompts.tokens import cut
 
@@ -67,7 +67,7 @@ def batch(  # noqa: PLR0913 - an option is an argument
     if file == Path("-") and sys.stdin is None:
         raise MissingInputError("-: standard input is closed; pipe the prompts into it, or give a file")
     content = sys.stdin.buffer.read() if file == Path("-") else file
-    prompts = PromptFile.open(content, all_layers(options, []), seeds)
+    prompts = PromptFile.open(content, all_layers(options), seeds)
     run = Batch.of(prompts, Shard.parse(shard), retry_failed)
     for note in prompts.notes:
         print_note(note)
@@ -81,10 +81,17 @@ def batch(  # noqa: PLR0913 - an option is an argument
 
 def _dry_run(run: Batch, prompts: PromptFile) -> None:
     """List what is left, with notes on prompts that are too long, and estimate what it takes."""
-    look = _Lister(prompts.model)
-    found = _survey(run, look)
-    if look.long > MAX_NOTES:
-        print_note(f"and {look.long - MAX_NOTES} more prompts that are too long")
+    long: list[str] = []
+
+    def show(item: Item) -> None:
+        typer.echo(f"line {item.line}\tseed {item.job.seed}\t{item.job.prompt}")
+        long.extend(f"line {item.line}: {note}" for note in cut(item.job, prompts.model))
+
+    found = _survey(run, show)
+    for note in long[:MAX_NOTES]:
+        print_note(note)
+    if len(long) > MAX_NOTES:
+        print_note(f"and {len(long) - MAX_NOTES} more prompts that are too long")
     if found.left and not prompts.is_begun():
         print_note("the seeds and choices are examples: the run draws others; --seed fixes them")
 
@@ -113,30 +120,13 @@ def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
         )
 
 
-class _Lister:
-    """Prints each image that would be painted, and the first notes on prompts that are too long; counts
-    these.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self.model, self.long = model, 0
-
-    def __call__(self, item: Item) -> None:
-        typer.echo(f"line {item.line}\tseed {item.job.seed}\t{item.job.prompt}")
-        for note in cut(item.job, self.model):
-            self.long += 1
-            if self.long <= MAX_NOTES:
-                print_note(f"line {item.line}: {note}")
-
-
-def _survey(run: Batch, look: _Lister | None = None) -> Survey:
-    """Count the images, and print how many there are and what they take."""
+def _survey(run: Batch, show: Callable[[Item], None] = lambda _: None) -> Survey:
+    """Count the images, and print how many there are and what they take; `show` gets each that is left."""
     estimate = Estimate(History(run.load))
 
     def add(item: Item) -> None:
         estimate.add(item.job)
-        if look:
-            look(item)
+        show(item)
 
     found = run.survey(add)
     parts = [
@@ -165,6 +155,6 @@ def _prune(run: Batch, prompts: PromptFile, remove: bool) -> None:
         run.tidy()
     for name, images in strays.others.items():
         print_note(f"{count(images, 'image')} of another prompt file ({name}) in {run.folder}: left alone")
-    others = f"{len(strays.paths)} {'that are not were removed' if remove else 'are not'}"
-    way = "; --prune --yes removes these" if strays.paths and not remove else ""
-    print_note(f"{count(strays.asked, 'image')} in the folder are asked for, {others}{way}")
+    way = "these were removed" if remove else "--prune --yes removes these"
+    found = f"images in the folder: {strays.asked} asked for, {len(strays.paths)} not"
+    print_note(f"{found}; {way}" if strays.paths else found)

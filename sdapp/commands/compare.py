@@ -19,7 +19,7 @@ from sdapp.notes import notes_before_painting
 from sdapp.schedulers import resolve
 from sdapp.settings.files import parse_override
 from sdapp.settings.grid import Match
-from sdapp.settings.layers import Layer, merge, override
+from sdapp.settings.layers import Layer, merge
 from sdapp.settings.ranges import numbers
 
 if TYPE_CHECKING:  # these import numpy
@@ -81,8 +81,7 @@ def compare(
 
     sdapp compare --truth
     """
-    own = [override("compare.prompts", prompts, "PROMPT")] if prompts else []
-    own += [_vary_layer(vary)] if vary else []
+    own = {"compare.prompts": prompts or None, "compare.vary": _varied(vary) if vary else None}
     layers = all_layers(options, own)
     if truth:
         typer.echo(_truth(layers))
@@ -128,14 +127,13 @@ def _compare(layers: list[Layer], dry_run: bool, options: dict[str, Any]) -> Non
 # --- settings -----------------------------------------------------------------------------------------------
 
 
-def _vary_layer(texts: list[str]) -> Layer:
+def _varied(texts: list[str]) -> dict[str, list[Any]]:
     varied: dict[str, list[Any]] = {}
     for text in texts:
         key, equals, values = text.partition("=")
         if not equals or not key or not values:
-            raise ConfigError(
-                f"--vary: write it as KEY=VALUE,VALUE, such as guidance_scale=3,5,7.5, not {text!r}"
-            )
+            way = "write it as KEY=VALUE,VALUE, such as guidance_scale=3,5,7.5"
+            raise ConfigError(f"--vary: {way}, not {text!r}")
         if key in varied:
             raise ConfigError(f"--vary: {key} is given twice; put all its values into one --vary {key}=")
         try:
@@ -143,7 +141,7 @@ def _vary_layer(texts: list[str]) -> Layer:
         except ValueError:  # not numbers
             layers = [parse_override(f"value={value.strip()}") for value in values.split(",")]
             varied[key] = [layer.values["value"] for layer in layers]
-    return override("compare.vary", varied, "--vary")
+    return varied
 
 
 def _truth(layers: list[Layer]) -> str:

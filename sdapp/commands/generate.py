@@ -15,7 +15,6 @@ from sdapp.errors import JobsFailedError
 from sdapp.outputs.encode import encode
 from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import save_result, write_results
-from sdapp.settings.layers import Layer, override
 
 Prompt = Annotated[
     str | None, typer.Argument(help="What to paint; else the config's prompt.", show_default=False)
@@ -72,7 +71,7 @@ def inpaint(
 
 def _generate(options: dict[str, Any], own: dict[str, Any]) -> None:
     """Plan, load the model, paint, save, print. All input is checked before torch is imported."""
-    planned = plan_images(all_layers(options, _own_layers(own)))
+    planned = plan_images(all_layers(options, own))
     output, jobs, load = planned.config.output, planned.work.jobs, planned.work.load
     check_folder(Path(output.dir))
     session = Session(options["verbose"]).begin({load: planned.model}, len(jobs), History(load))
@@ -87,17 +86,3 @@ def _generate(options: dict[str, Any], own: dict[str, Any]) -> None:
             failed += [f"seed {result.job.seed}: {result.error}"] if result.error else []
     if failed:
         raise JobsFailedError(f"{len(failed)} of {len(jobs)} images failed:\n" + "\n".join(failed))
-
-
-def _own_layers(values: dict[str, Any]) -> list[Layer]:
-    """The arguments of a command as settings; PROMPT, IMAGE, --strength are where they come from."""
-    origins = {"task.kind": f"sdapp {values.get('task.kind')}", "task.strength": "--strength"}
-    return [
-        override(
-            key,
-            str(value) if isinstance(value, Path) else value,
-            origins.get(key, key.split(".")[-1].upper()),
-        )
-        for key, value in values.items()
-        if value is not None
-    ]

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +67,15 @@ OPTIONS: dict[str, Any] = {
 SWITCHES = ("json", "profile", "verbose")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")  # whatever the name
+# What gave a setting, where that is not the option of its name.
+ORIGINS = {
+    "output.dir": "--out",
+    "prompt": "PROMPT",
+    "compare.prompts": "PROMPT",
+    "task.kind": "sdapp {}",
+    "task.image": "IMAGE",
+    "task.mask": "MASK",
+}
 NOT_SETTINGS = ("config", "set", "size", *SWITCHES)
 Options = dict[str, Any]  # the values by the keys of OPTIONS, None for what was not given
 Command = Callable[..., None]
@@ -75,8 +84,9 @@ Command = Callable[..., None]
 def with_options(
     *without: str, own: Mapping[str, Any] = MappingProxyType({})
 ) -> Callable[[Command], Command]:
-    """Give a command the shared options but for some, and options of its `own`; it gets them all as its first
-    argument.
+    """Add the shared options, except those `without`, and its `own` to a command.
+
+    Its first argument gets their values, as `Options`.
     """
     shared = {name: hint for name, hint in OPTIONS.items() if name not in without}
     table = {**own, **shared}
@@ -131,26 +141,22 @@ def _is_image(file: Path) -> bool:
     return False
 
 
-def all_layers(options: Options, own: list[Layer]) -> list[Layer]:
-    """The --config files first; over them, in any order, everything else on the command line."""
-    overrides = [read_override(text) for text in options["set"] or []]
-    return [*file_layers(options["config"]), combine([*overrides, *option_layers(options), *own])]
+def all_layers(options: Options, own: Options | None = None) -> list[Layer]:
+    """Return the layers of the --config files, and over them one of everything else on the command line.
 
-
-def option_layers(options: Options) -> Iterator[Layer]:
-    """A layer for each setting that was given as an option.
-
-    Raises ConfigError for a --size that is not one.
+    `own` has the command's own settings by their dotted keys. Raises ConfigError for a --size that is none.
     """
-    for key, value in options.items():
+    files = file_layers(options["config"])
+    layers = [read_override(text) for text in options["set"] or []]
+    for key, value in (options | (own or {})).items():
         if key not in NOT_SETTINGS and value is not None:
-            option = "--out" if key == "output.dir" else f"--{key.rpartition('.')[2].replace('_', '-')}"
-            yield override(key, str(value) if isinstance(value, Path) else value, option)
+            plain = str(value) if isinstance(value, Path) else value
+            option_name = f"--{key.rpartition('.')[2].replace('_', '-')}"
+            layers.append(override(key, plain, ORIGINS.get(key, option_name).format(value)))
     if options["size"] is not None:
         sides = re.fullmatch(r"([0-9]{1,9})[xX×]([0-9]{1,9})", options["size"])
         if sides is None:
-            raise ConfigError(
-                f"--size: write it as WIDTHxHEIGHT in pixels, such as 768x512, not {options['size']!r}"
-            )
-        yield override("width", int(sides[1]), "--size")
-        yield override("height", int(sides[2]), "--size")
+            way = "write it as WIDTHxHEIGHT in pixels, such as 768x512"
+            raise ConfigError(f"--size: {way}, not {options['size']!r}")
+        layers += [override("width", int(sides[1]), "--size"), override("height", int(sides[2]), "--size")]
+    return [*files, combine(layers)]

@@ -46,7 +46,7 @@ def replay(options: dict[str, Any], images: Images, verify: Verify = False) -> N
     session = Session(
         options["verbose"], lambda: "no image was changed" if verify else "finished images are kept"
     )
-    replays, errors = plan_replays(images, all_layers(options, []), session.notes)
+    replays, errors = plan_replays(images, all_layers(options), session.notes)
     if not replays:
         raise gathered(errors)
     if verify and any(len(each.jobs) > 1 for each in replays):

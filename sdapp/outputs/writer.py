@@ -33,7 +33,8 @@ def write_results(
     # Encoding releases the GIL. One writer, so that names and ledger follow the order of the results.
     with ThreadPoolExecutor(ENCODERS) as encoders, ThreadPoolExecutor(1) as writer:
         for result in source:
-            waiting.append(writer.submit(_publish, encoders.submit(encode, result), publish))
+            encoding = encoders.submit(encode, result)
+            waiting.append(writer.submit(lambda done: publish(done.result()), encoding))
             together = result.record.batch_size if result.record else 1
             while waiting and (waiting[0].done() or len(waiting) > (together if together > 1 else 0)):
                 yield _next(waiting)
@@ -55,10 +56,6 @@ class _Source:
             yield from self.results
         except SdappError as exc:
             self.error = exc
-
-
-def _publish(encoding: Future[Result], publish: Callable[[Result], Result]) -> Result:
-    return publish(encoding.result())
 
 
 def _next(waiting: deque[Future[Result]]) -> Result:

@@ -3,16 +3,16 @@
 import json
 from pathlib import Path
 
-from sdapp.batches.ledger import LEDGER_FILE, Line, append_line, read_ledger, rewrite_ledger
+from sdapp.batches.ledger import LEDGER_FILE, Line, append_line, read_ledger
 
 
 def test_fields_of_a_later_version_are_kept(tmp_path: Path) -> None:
     row = {"id": "ab", "status": "done", "file": "a.png", "prompt_line": 3, "stars": 5, "more": {"x": [1]}}
     (tmp_path / LEDGER_FILE).write_text(json.dumps(row) + "\n")
-    [line] = read_ledger(tmp_path)
+    [line], _ = read_ledger(tmp_path)
     assert (line.file, line.prompt_line) == ("a.png", 3)
-    rewrite_ledger(tmp_path, [line])
-    written = json.loads((tmp_path / LEDGER_FILE).read_text())
+    append_line(tmp_path, line)
+    written = json.loads((tmp_path / LEDGER_FILE).read_text().splitlines()[1])
     assert {key: written[key] for key in row} == row
 
 
@@ -21,7 +21,7 @@ def test_what_is_no_line_is_left_out(tmp_path: Path) -> None:
     with (tmp_path / LEDGER_FILE).open("a") as file:
         file.write('[]\n{"id": 3, "status": "done"}\n{"id": "cd", "sta')
     append_line(tmp_path, Line("ef", "failed"))
-    assert [(line.id, line.prompt_files) for line in read_ledger(tmp_path)] == [
+    assert [(line.id, line.prompt_files) for line in read_ledger(tmp_path)[0]] == [
         ("ab", ("prompts.txt",)),
         ("ef", ()),
     ]

@@ -658,7 +658,7 @@ def test_a_dry_run_or_an_empty_prompt_file_prunes_nothing(sdapp: Run) -> None:
     sdapp("batch", write(PROMPTS[:2]), *FAST)
     told = sdapp("batch", write(PROMPTS[:1]), *FAST, "--prune", "--yes", "--dry-run")
     assert len(told.stdout.splitlines()) == 1
-    assert "--prune --yes removes them" in told.stderr
+    assert "images in the folder: 1 asked for, 1 not; --prune --yes removes these" in told.stderr
     assert len(images()) == 2
     empty = sdapp("batch", write(["# all of them are comments"]), *FAST, "--prune", "--yes")
     assert empty.exit_code == 2
