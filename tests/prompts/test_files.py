@@ -1,15 +1,21 @@
+import csv
 import io
+import json
+import re
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdapp.errors import ConfigError, MissingInputError
-from sdapp.prompts.files import READERS, Entry, read_prompts
-from sdapp.prompts.lines import MAX_LINE, PromptFileError
+from sdapp.prompts.files import READERS, YAML_BREAKS, Entry, read_prompts
+from sdapp.prompts.lines import FORBIDDEN, MAX_LINE, SPACES, PromptFileError
+from sdapp.prompts.txt import INFOTEXT_REFUSED
 from sdapp.settings.types import MAX_SEED
 
 
@@ -66,6 +72,18 @@ PROMPTS: dict[str, tuple[str, str | bytes, list[str]]] = {
     ),
     "hash inside": (".txt", "house #7", ["house #7"]),
     "hash in front by option": (".txt", '--prompt "#7 house"', ["#7 house"]),
+    "dashes of sentences": (
+        ".txt",
+        "a house — steps to the sea –\na — b —l'eau",
+        ["a house — steps to the sea –", "a — b —l'eau"],
+    ),
+    "nothing but odd spaces": (".txt", "\u200b\n\u3000\u00a0# a\nb\u3000", ["b\u3000"]),
+    "single quotes in front": (".txt", "'tis a house --n x", ["'tis a house"]),
+    "single quotes around values": (
+        ".txt",
+        "--prompt 'a cat's \"eye\"' --n ''\n--prompt 'tis\n--prompt '80s --n b",
+        ['a cat\'s "eye"', "'tis", "'80s"],
+    ),
     "backslashes": (".txt", r"d.va \(overwatch\) C:\new", [r"d.va \(overwatch\) C:\new"]),
     "quoted prompt with options inside": (
         ".txt",
@@ -80,6 +98,11 @@ PROMPTS: dict[str, tuple[str, str | bytes, list[str]]] = {
         'prompt,steps\r\n"a ""b"", c",3\r\n"d\r\ne",\r\n\r\n# f,4\r\n',
         ['a "b", c', "d\ne", "# f"],
     ),
+    "csv with empty rows above": (".csv", ",,\n\nprompt,steps,,\na,1\nb,1,,\n\u00a0,,,\n", ["a", "b"]),
+    "csv with two indexes of pandas": (".csv", ",Unnamed: 0,prompt\n0,7,a\n1,8,b\n", ["a", "b"]),
+    "csv with tabs": (".csv", "prompt\tsteps\na; b, c\t3", ["a; b, c"]),
+    "csv with odd spaces in cells": (".csv", " prompt\u200b,steps\na,\u00a03\u00a0\n", ["a"]),
+    "tsv with semicolons": (".tsv", "sep=;\nprompt;steps\na\tb;3\n", ["a\tb"]),
     "csv with a header alone": (".csv", "prompt,steps\n", []),
     "csv that is empty": (".csv", "", []),
     "csv with a byte order mark": (".csv", b"\xef\xbb\xbfprompt\na\n", ["a"]),
@@ -163,6 +186,34 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
         'a --n "b" c --steps 3',
         [
             'f.txt:1:3: --n: text after the closing quote; put "…" around the whole value, with \\" for a quote in it'
+        ],
+    ),
+    "an option between single quotes": (
+        ".txt",
+        "--prompt '80s --n the dogs'",
+        ["f.txt:1:1: --prompt: an option between single quotes; put double quotes around the value"],
+    ),
+    "curly quotes": (
+        ".txt",
+        "a --n “b, c” --steps 3\nb --n ‘c’\nc --n d —steps 4",
+        [
+            'f.txt:1:3: --n: “ is no quote that sdapp reads; write "…" around the value',
+            'f.txt:2:3: --n: ‘ is no quote that sdapp reads; write "…" around the value',
+            "f.txt:3:9: U+2014 (em dash) is not a hyphen; write --steps, or put a space after the dash if it belongs to the text",
+        ],
+    ),
+    "infotext beside an image": (
+        ".txt",
+        "a house\nNegative prompt: blur\nSteps: 20, Sampler: Euler a, Schedule type: Karras, CFG scale: 7, Seed: 1",
+        [f"f.txt:2: {INFOTEXT_REFUSED}", f"f.txt:3: {INFOTEXT_REFUSED}"],
+    ),
+    "csv with cells in a column without a name": (
+        ".csv",
+        "prompt,,steps\na,,3\nb,7,3\nc,3\nd,,3,x",
+        [
+            "f.csv:3: '7' is in a column without a name; name the column in the header",
+            "f.csv:4: 2 cells, but the header has 3; put double quotes around a cell that contains ',' or a quote",
+            "f.csv:5: 4 cells, but the header has 3; put double quotes around a cell that contains ',' or a quote",
         ],
     ),
     "options without values": (
@@ -320,6 +371,102 @@ def test_any_bytes_are_entries_or_located_errors(data: bytes, suffix: str) -> No
     except ConfigError as exc:
         message = str(exc)
     assert all(row.startswith(f"f{suffix}:") for row in message.split("\n") if message)
+
+
+# --- a file gives what it was made from ---------------------------------------------------------------------
+
+TEXT = st.text(max_size=12) | st.lists(
+    st.sampled_from(
+        ["a", " ", "\u3000", "--n", "—", "'", '"', "\\", ",", ";", "\t", "{a|b}", "__c__", "#", "\n"]
+    ),
+    max_size=8,
+).map("".join)
+RECORDS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "prompt": TEXT.filter(lambda text: text.strip(SPACES)),
+            "negative_prompt": TEXT.map(lambda text: text if text.strip(SPACES) else ""),
+        },
+        optional={"steps": st.integers(1, 99), "seed": st.integers(0, MAX_SEED), "eta": st.floats(0, 1)},
+    ),
+    max_size=5,
+)
+
+
+def write_txt(records: list[dict[str, Any]], quote: str) -> str:
+    """As A1111 has it, or with the prompt in front, which then is nothing but words."""
+
+    def value(text: Any) -> str:
+        if isinstance(text, str) and quote == "'" and not re.search(rf"'([{SPACES}]|$)|[{SPACES}]?--", text):
+            return f"'{text}'"
+        return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"' if isinstance(text, str) else str(text)
+
+    rows = (" ".join(f"--{key} {value(text)}" for key, text in record.items()) for record in records)
+    return "\ufeff" + "\r\n\u200b\r\n".join(rows)
+
+
+def write_csv(records: list[dict[str, Any]], delimiter: str, *, says: bool) -> str:
+    """As spreadsheets and pandas have it: a nameless index, an empty row and an empty column."""
+    text = io.StringIO()
+    table = csv.writer(text, delimiter=delimiter)
+    names = ("prompt", "negative_prompt", "steps", "seed", "eta")
+    table.writerow(["", *names, ""])
+    for number, record in enumerate(records):
+        whole = [float(record[key]) if key == "steps" and key in record else record.get(key) for key in names]
+        table.writerow([number, *whole, ""])
+        table.writerow([""] * 7)
+    return "\ufeff" + (f"sep={delimiter}\r\n" if says else "") + text.getvalue()
+
+
+WRITERS: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
+    "txt in double quotes": (".txt", lambda records: write_txt(records, '"')),
+    "txt in single quotes": (".txt", lambda records: write_txt(records, "'")),
+    "csv": (".csv", lambda records: write_csv(records, ",", says=False)),
+    "csv with semicolons": (".csv", lambda records: write_csv(records, ";", says=False)),
+    "csv that names its delimiter": (".csv", lambda records: write_csv(records, "|", says=True)),
+    "tsv": (".tsv", lambda records: write_csv(records, "\t", says=False)),
+    "jsonl": (".jsonl", lambda records: "\n".join(map(json.dumps, records))),
+    "yaml": (".yaml", lambda records: yaml.safe_dump(records, allow_unicode=True)),
+}
+
+
+@pytest.mark.parametrize(("suffix", "write"), WRITERS.values(), ids=WRITERS)
+@given(records=RECORDS)
+@settings(max_examples=60, deadline=None)
+def test_a_file_gives_the_settings_that_it_was_made_from(
+    suffix: str, write: Callable[[list[dict[str, Any]]], str], records: list[dict[str, Any]]
+) -> None:
+    """Or a located error, if a text has a character that the format has no room for."""
+    texts = "".join(f"{record['prompt']}{record['negative_prompt']}" for record in records)
+    refused = FORBIDDEN.search(texts if suffix == ".txt" else texts.replace("\n", ""))
+    data, message = write(records).encode("utf-8", "surrogatepass"), ""
+    try:
+        found = values(data, suffix)
+    except ConfigError as exc:
+        found, message = [], str(exc)
+    assert all(row.startswith(f"f{suffix}:") for row in message.split("\n") if message)
+    if not message or not (refused or YAML_BREAKS.search(texts)):
+        assert [{"negative_prompt": "", **each} for each in found] == records
+
+
+@given(
+    st.sampled_from(["a house", "a cat's eye", "“a”", "בית"]),
+    st.text(st.sampled_from(SPACES), min_size=1, max_size=3),
+    st.text(st.sampled_from("-‐‑‒–—―−ー﹣－"), min_size=1, max_size=2),
+    st.sampled_from(["steps", "s", "STEPS"]),
+)
+def test_an_option_is_read_or_its_dash_is_named_and_never_painted(
+    words: str, gap: str, dashes: str, name: str
+) -> None:
+    line = f"{words}{gap}{dashes}{name}{gap}4"
+    if dashes == "-":
+        assert values(line)[0]["prompt"] == line.rstrip(" \t")
+    elif dashes == "--":
+        assert values(line) == [{"prompt": words, "steps": 4}]
+    else:
+        odd = next(dash for dash in dashes if dash != "-")
+        (row,) = refusals(line)
+        assert row.startswith(f"f.txt:1:{len(words + gap) + 1}: U+{ord(odd):04X} (")
 
 
 # --- options of .txt ----------------------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -170,6 +171,62 @@ def test_seeds_choose_each_option_about_as_often() -> None:
     assert all(900 < found[option] < 1100 for option in "abc")
 
 
+def test_weights_say_how_often_an_option_is_chosen() -> None:
+    words(color="3::a\n0.5 b\n.5::c\n# x\n d")
+    found = Counter(choose("{ 2::a|b}", seed, None)[0] for seed in range(3000))
+    assert 1900 < found["a"] < 2100
+    found = Counter(choose("__color__", seed, None)[0] for seed in range(5500))
+    assert {option: round(number / 1000, 1) for option, number in found.items()} == {
+        "a": pytest.approx(3, abs=0.2),
+        "0.5 b": pytest.approx(1, abs=0.2),
+        "c": pytest.approx(0.5, abs=0.2),
+        "d": pytest.approx(1, abs=0.2),
+    }
+
+
+def test_weighted_choices_are_those_of_any_machine_and_version() -> None:
+    words(color="5::red\n0.1::blue")
+    assert [choose("{2::a|b|0.5::{c|3::d}} __color__", seed, Path())[0] for seed in range(6)] == [
+        "c red",
+        "a red",
+        "b red",
+        "c red",
+        "b red",
+        "a red",
+    ]
+
+
+def test_weights_stay_when_all_is_expanded_inside_them() -> None:
+    assert expanded("{2::{all:a|b}|c}") == [{"prompt": "{2::a|c}"}, {"prompt": "{2::b|c}"}]
+
+
+def test_every_name_of_a_wildcard_file_may_stand_in_a_prompt() -> None:
+    names = ["hair color", "a+b", "é_è", "it's, so & so", "2.5", "-x-", "deep/er/still more/x_y"]
+    Path("deep/er/still more").mkdir(parents=True)
+    for name in names:
+        Path(f"{name}.txt").write_text(f"({name})", encoding="utf-8")
+    assert choose("".join(f"__{name}__ " for name in names), 0, None)[0] == "".join(
+        f"({name}) " for name in names
+    )
+
+
+@given(
+    st.lists(
+        st.sampled_from(["__", "c", "c", " ", "2$$", "(x=1)", "@", "/", "*", "{c|c}", "\\", "a b"]),
+        max_size=12,
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_no_wildcard_is_left_standing(parts: list[str]) -> None:
+    Path("c.txt").write_text("red", encoding="utf-8")
+    prompt = "".join(parts)
+    try:
+        text = choose(prompt, 1, None)[0]
+    except ConfigError:
+        return
+    assert "\\__" in prompt or not re.search(r"__(?![_\s])((?!__).)+(?<!\s)__", text)
+
+
 def test_two_groups_with_the_same_words_choose_for_themselves() -> None:
     assert {choose("{a|b}{a|b}", seed, None)[0] for seed in range(50)} == {"aa", "ab", "ba", "bb"}
 
@@ -206,6 +263,14 @@ def test_an_edited_wildcard_file_is_read_anew() -> None:
         ("{e$$a|b}", "character 2: counts"),
         ("{2-3$$a|b}", "character 2: counts"),
         ("{~a|b}", "character 2: counts"),
+        ("{all:2::a|b}", "character 1: {all:…} makes an image of each option; leave out weights"),
+        ("__2$$color__", "character 1: __2$$color__ is not the name of"),
+        ("__~color__", "character 1: __~color__ is not the name of"),
+        ("__color(x=1, y=2)__", "character 1: __color(x=1, y=2)__ is not the name of"),
+        ("__deep/*__", "character 1: __deep/*__ is not the name of"),
+        ("a __c{a|b}__", "character 3: __c{a|b}__ is not the name of"),
+        ("a __${c}__", "character 3: __${c}__ is not the name of"),
+        ("one__of a__kind", "__of a__: there is no file of a.txt"),
         ("{" * 21 + "a|b" + "}" * 21, "character 21: braces nested deeper than 20"),
         ("{a|b}" * 1001, "{a|b} #1001: more than 1,000 choices in one prompt"),
         ("__none__", r"__none__: there is no file none.txt; for plain underscores write \__"),
