@@ -17,6 +17,14 @@ ALLOWED_VALUES: dict[str, tuple[Option, ...]] = {
     "final_sigmas_type": ("zero", "sigma_min"),
     "prediction_type": ("epsilon", "sample", "v_prediction"),
     "solver_order": (1, 2, 3),
+    "algorithm_type": (  # without sde-dpmsolver: its noise grows, and diffusers has no third order of it
+        "dpmsolver",
+        "dpmsolver++",
+        "sde-dpmsolver++",
+        "deis",
+        "data_prediction",
+        "noise_prediction",
+    ),
     "skip_prk_steps": (True,),  # Runge-Kutta steps call the UNet more often, and diverge
     "interpolation_type": ("linear",),  # diffusers has one sigma too many with log_linear
     "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large"),  # the others end in NaN

@@ -40,7 +40,7 @@ class Resolved:
     @property
     def stochastic(self) -> bool:
         """Whether it adds new noise in its steps."""
-        return self.scheduler.stochastic
+        return self.scheduler.stochastic or str(self.options.get("algorithm_type")).startswith("sde")
 
 
 def resolve(name: str, options: Mapping[str, Option] | None = None) -> Resolved:
@@ -68,11 +68,11 @@ def _resolve(name: str, options: tuple[tuple[str, type, Option], ...]) -> Resolv
         _check_option(scheduler.class_name, option, value)
         if option in SIGMAS.values() and chosen.get(option) and not value:
             raise ConfigError(f"the name asks for {option}, but the options turn it off; choose one")
-    _check_combination(scheduler.name, chosen | given)
     notes = []
     if scheduler.name == "unipc" and given.get("solver_type") == "bh1" and "final_sigmas_type" not in given:
         chosen["final_sigmas_type"] = "sigma_min"
         notes = ["UniPC bh1 ends in NaN if the last sigma is zero, so final_sigmas_type is set to sigma_min"]
+    _check_combination(scheduler.class_name, chosen | given)
     return Resolved(scheduler, canonical, chosen | given, tuple(notes))
 
 
@@ -133,17 +133,28 @@ def _check_option(class_name: str, option: str, value: Option) -> None:
         raise ConfigError(f"{option} of {class_name} is {kind}, such as {default!r}, not {value!r}")
 
 
-def _check_combination(name: str, options: Mapping[str, Option]) -> None:
-    """Raise ConfigError for options that together paint wrong images with diffusers 0.42."""
-    if len(sigmas := _sigma_options(options)) > 1:
-        raise ConfigError(f"only one kind of sigmas at a time; {' and '.join(sigmas)} are both on")
-    if name == "ddim" and options.get("timestep_spacing") == "linspace":
-        problem = "DDIM with timestep_spacing linspace takes wrong steps in diffusers 0.42 (its issue 12633)"
-        raise ConfigError(f"{problem}; allowed: leading, trailing")
-    if name == "unipc" and options.get("solver_type") == "bh1" and options.get("final_sigmas_type") == "zero":
-        raise ConfigError(
-            "UniPC bh1 with final_sigmas_type zero ends in NaN; use sigma_min or solver_type bh2"
-        )
+def _check_combination(class_name: str, options: Mapping[str, Option]) -> None:
+    """Raise ConfigError for options that together end in NaN with diffusers 0.42."""
+    sigmas = _sigma_options(options)
+    is_dpm = class_name.startswith("DPMSolver") and class_name != "DPMSolverSDEScheduler"
+    ends = options.get("final_sigmas_type", "zero")
+    needs_fall = options.get("solver_order") == 3 or options.get("solver_type") == "heun"
+    problems = {
+        f"only one kind of sigmas at a time; {' and '.join(sigmas)} are both on": len(sigmas) > 1,
+        "UniPC bh1 with final_sigmas_type zero ends in NaN; use sigma_min or solver_type bh2": (
+            class_name.startswith("UniPC") and options.get("solver_type") == "bh1" and ends == "zero"
+        ),
+        "algorithm_type dpmsolver with final_sigmas_type zero ends in NaN; use sigma_min": (
+            is_dpm and options.get("algorithm_type") == "dpmsolver" and ends == "zero"
+        ),
+        "solver_order 3 or solver_type heun with final_sigmas_type sigma_min ends in NaN if the sigmas are "
+        f"set by {' '.join(sigmas)}; leave out one of them": (
+            is_dpm and needs_fall and ends == "sigma_min" and bool(sigmas)
+        ),
+    }
+    for problem, is_so in problems.items():
+        if is_so:
+            raise ConfigError(problem)
 
 
 def check_run(resolved: Resolved, steps: int, eta: float | None) -> None:

@@ -1,11 +1,12 @@
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from sdapp.errors import ConfigError
 from sdapp.scheduler_table import TABLE
-from sdapp.schedulers import check_run, constructor_options, resolve
+from sdapp.schedulers import check_run, constructor_options, few_steps, fit_to_model, resolve
 
 SPELLINGS = {
     "pndm": ["PLMS", "PNDM", "pndm", "PNDMScheduler"],
@@ -168,7 +169,19 @@ def test_a_name_that_diffusers_does_not_support_is_refused_with_the_closest(name
         ),
         ("ddim", {"use_karras_sigmas": True}, "DDIMScheduler takes no option 'use_karras_sigmas'"),
         ("lcm-trailing", {"algorithm_type": "dpmsolver"}, "LCMScheduler takes no option 'algorithm_type'"),
-        ("ddim", {"timestep_spacing": "linspace"}, "allowed: leading, trailing"),
+        ("ddim", {"timestep_spacing": "even"}, "is one of 'linspace', 'leading', 'trailing', not 'even'"),
+        ("pndm", {"skip_prk_steps": False}, "is one of True, not False"),
+        ("ddpm", {"variance_type": "learned"}, "variance_type of DDPMScheduler is one of"),
+        ("euler", {"interpolation_type": "log_linear"}, "is one of 'linear'"),
+        (
+            "dpm++2m",
+            {"algorithm_type": "sde-dpmsolver"},
+            "algorithm_type of DPMSolverMultistepScheduler is one",
+        ),
+        ("dpm++2m", {"algorithm_type": "dpmsolver"}, "final_sigmas_type zero ends in NaN; use sigma_min"),
+        ("dpm++2s", {"algorithm_type": "dpmsolver"}, "final_sigmas_type zero ends in NaN; use sigma_min"),
+        ("dpm-karras", {"solver_order": 3}, "ends in NaN if the sigmas are set by use_karras_sigmas"),
+        ("dpm-lu", {"solver_type": "heun"}, "ends in NaN if the sigmas are set by use_lu_lambdas"),
         (
             "euler-karras",
             {"use_beta_sigmas": True},
@@ -257,6 +270,70 @@ def test_steps_and_eta_are_checked(
 @pytest.mark.parametrize(("name", "eta"), [("ddim", 0.0), ("tcd", 0.3), ("euler-a", None), ("heun", None)])
 def test_a_row_says_which_eta_runs_when_the_job_gives_none(name: str, eta: float | None) -> None:
     assert resolve(name).scheduler.default_eta == eta
+
+
+# --- what a model brings ------------------------------------------------------------------------------------
+
+ORDINARY = {"_class_name": "PNDMScheduler", "timestep_spacing": "leading"}
+TURBO = {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
+LCM = {"_class_name": "LCMScheduler", "timestep_spacing": "leading"}
+ZERO_SNR = {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True}
+
+
+@pytest.mark.parametrize(
+    ("own", "name", "options", "is_given", "fitted"),
+    [
+        (ORDINARY, "dpm++2m-karras", {}, False, ("dpm++2m-karras", {})),
+        (ORDINARY, "Euler a", {}, True, ("euler-a", {})),
+        ({}, "Euler a", {}, False, ("euler-a", {})),
+        ({"_class_name": "NewScheduler"}, "ddim", {}, True, ("ddim", {})),
+        (TURBO, "dpm++2m-karras", {}, False, ("euler-a-trailing", {})),
+        (TURBO, "euler", {}, True, ("euler-trailing", {})),
+        (TURBO, "ddim", {"steps_offset": 0}, True, ("ddim-trailing", {"steps_offset": 0})),
+        (TURBO, "euler-karras", {}, True, ("euler-karras", {})),
+        (TURBO, "Euler Uniform", {}, True, ("euler", {"timestep_spacing": "linspace"})),
+        (TURBO, "euler", LEADING, True, ("euler", LEADING)),
+        (TURBO, "dpm++2s", {}, True, ("dpm++2s", {})),
+        (LCM, "dpm++2m-karras", {}, False, ("lcm", {})),
+        (LCM, "tcd", {}, True, ("tcd", {})),
+        (LCM, "euler", {}, True, ("euler", {})),
+        (ZERO_SNR, "ddim", {}, True, ("ddim-trailing", {})),
+        (ZERO_SNR, "euler", {}, True, ("euler", {})),
+    ],
+)
+def test_what_a_model_was_distilled_for_is_used_and_defaults_of_diffusers_are_not(
+    own: dict[str, str], name: str, options: dict[str, Any], is_given: bool, fitted: tuple[str, object]
+) -> None:
+    found, chosen, note = fit_to_model(name, options, own, is_given)
+    assert (found, chosen) == fitted
+    assert fit_to_model(found, chosen, own, True)[:2] == fitted  # an image that is painted again
+    assert bool(note) == (
+        own in (TURBO, LCM, ZERO_SNR)
+        and (name, own) not in (("tcd", LCM), ("dpm++2s", TURBO), ("euler", ZERO_SNR))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "fragment"),
+    [
+        ("ddim", 1, ""),
+        (
+            "ddim",
+            3,
+            "takes pure noise for an image at timestep 667 of 1000; ddim-trailing begins at the last",
+        ),
+        ("ddim", 9, ""),
+        ("ddim-trailing", 3, ""),
+        ("heun", 1, ""),
+        ("heun", 2, "with 2 steps heun leaves noise in the image; use at least 4"),
+        ("heun", 4, ""),
+        ("sa-solver-beta", 20, "use at least 24"),
+    ],
+)
+def test_too_few_steps_have_a_note(name: str, steps: int, fragment: str) -> None:
+    note = few_steps(resolve(name), steps)
+    assert fragment in note
+    assert bool(note) == bool(fragment)
 
 
 # --- facts --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ as means.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -64,6 +65,7 @@ class Data:
         return self.mean + (noise - alpha * self.mean) * self.spread / deviation
 
 
+@cache
 def noise_level(timestep: float) -> tuple[float, float]:
     """α and σ at a timestep in [0, 999], with α² + σ² = 1.
 

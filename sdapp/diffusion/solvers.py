@@ -131,6 +131,9 @@ def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: 
         problem = f"this model has zero terminal SNR, which {resolved.name} does not support"
         fix = "use ddim, euler or dpm++2m with timestep_spacing trailing"
         raise ConfigError(f"scheduler: {problem}; {fix}")
+    if options.get("rescale_betas_zero_snr") and options.get("prediction_type", "epsilon") == "epsilon":
+        problem = "zero terminal SNR leaves nothing to divide by where the model predicts noise"
+        raise ConfigError(f"scheduler: {problem}; it needs a prediction_type of v_prediction or sample")
     if "noise_sampler_seed" in known:
         options["noise_sampler_seed"] = list(seeds)
     later = {key: value for key, value in options.items() if value in DEPRECATED}
