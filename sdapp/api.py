@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdapp.batches.executors import Executor, LocalExecutor
-from sdapp.batches.items import Shard
+from sdapp.batches.items import Item, Shard
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import Batch
 from sdapp.config import RunConfig, validate
@@ -18,7 +18,7 @@ from sdapp.errors import gathered
 from sdapp.jobs import LoadKey, Work, plan
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
-from sdapp.notes import Notes, OnNote, notes_before_painting
+from sdapp.notes import LineNotes, Notes, OnNote, notes_before_painting, notes_on_settings
 from sdapp.prompts.seeds import Seeds
 from sdapp.records import OnStep, Result
 from sdapp.replays import paint_replays, plan_replays
@@ -66,12 +66,16 @@ def batch(
     """
     prompts = PromptFile.open(Path(file), [Layer(settings)], seeds)
     run = Batch.of(prompts, Shard.parse(shard), retry_failed)
-    found = run.survey()
+    notes, line_notes = Notes(on_note), LineNotes()
+
+    def look(item: Item) -> None:
+        line_notes.add(item.line, notes_on_settings(run.config, prompts.model, item.job))
+
+    found = run.survey(look)
     run.begin()
     if prompts.keep_seeds():
         found = run.survey()
-    notes = Notes(on_note)
-    notes.tell(prompts.notes)
+    notes.tell([*prompts.notes, *line_notes.texts()])
     executor = executor or LocalExecutor({run.load: prompts.model})
     return run.paint(executor, found, on_step, notes.wait)
 

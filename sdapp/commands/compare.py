@@ -15,7 +15,6 @@ from sdapp.commands.running import Session
 from sdapp.commands.terminal import count, print_note, say
 from sdapp.config import validate
 from sdapp.errors import ConfigError, JobsFailedError
-from sdapp.notes import notes_before_painting
 from sdapp.schedulers import resolve
 from sdapp.settings.files import parse_override
 from sdapp.settings.grid import Match
@@ -59,6 +58,9 @@ AsJson = Annotated[
 Folder = Annotated[
     Path, typer.Argument(help="The folder of a comparison, finished or not.", show_default=False)
 ]
+
+
+TRUTH_KEYS = {"schedulers", "steps", "match"}  # of the grid; --truth uses no other setting
 
 
 @with_options("steps", "scheduler", "seed", "count", own=GRID_OPTIONS)
@@ -108,7 +110,7 @@ def _compare(layers: list[Layer], dry_run: bool, options: dict[str, Any]) -> Non
 
     plan = ComparisonPlan(layers, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     session = Session(options["verbose"])
-    session.notes.tell([*plan.notes, *notes_before_painting(plan.config, plan.model, plan.items()[0].job)])
+    session.notes.tell(plan.notes)
     images = _tell_size(plan)
     if dry_run:
         return
@@ -153,6 +155,9 @@ def _truth(layers: list[Layer]) -> str:
 
     merged = merge(layers)
     asked = merged.values.get("compare") or {}
+    unused = [*(merged.values.keys() - {"compare"}), *(f"compare.{key}" for key in asked.keys() - TRUTH_KEYS)]
+    if unused:
+        print_note(f"no effect with --truth: {', '.join(sorted(unused))}")
     asked.setdefault("schedulers", list(analytic.deterministic()))
     grid = validate(merge([Layer({"compare": asked}, merged.origins)])).compare
     if grid is None or grid.match == "seconds":
@@ -195,7 +200,8 @@ def _tell_size(plan: "ComparisonPlan") -> int:
         work = (
             "how many steps fit into the seconds, and what that takes, is known when each scheduler was timed"
         )
-    cells, references = count(len(comparison.cells), "cell"), count(len(comparison.references), "reference")
+    cells = count(len(comparison.cells), "cell")
+    references = count(2 * len(comparison.references), "reference image")
     sizes = ", ".join(f"{width}x{height}" for width, height in planned)
     print_note(f"{cells} and {references}: {work}; contact sheet{'s' if len(planned) > 1 else ''} of {sizes}")
     return found.left

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
@@ -18,10 +18,12 @@ from sdapp.comparisons.metrics import WINDOW, psnr, rms, ssim
 from sdapp.errors import InputError
 from sdapp.metadata.record import read_header
 
+# The fields of a cell that are measured, as they are before that.
 UNMEASURED: Mapping[str, Any] = {
-    "status": "missing", "file": None, "unet_calls": None, "seconds": None, "timings": (),
-    "peak_memory": None, "solver_error": None, "psnr": None, "ssim": None, "reason": None,
-}  # fmt: skip
+    each.name: each.default
+    for each in fields(Cell)
+    if each.default is not MISSING and each.name != "stochastic"
+}
 
 
 def measure_folder(folder: Path) -> Comparison:

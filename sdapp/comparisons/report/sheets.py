@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from io import BytesIO
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from sdapp.comparisons.cells import Cell, Comparison, Reference, Value, combination_key, read_comparison
+from sdapp.comparisons.cells import Cell, Combination, Comparison, Reference, read_comparison
 from sdapp.comparisons.folder import open_image
 from sdapp.comparisons.report.format import UNITS, LogScale, budget, number, seconds, viridis
 from sdapp.comparisons.statistics import rank, stochastic
@@ -140,7 +140,7 @@ def build_sheets(folder: Path) -> list[Path]:
     for size in layout.sheets():
         sheet, done = _Sheet(comparison, folder, layout, size), len(paths) * layout.per_sheet
         for place, combination in enumerate(combinations[done : done + layout.per_sheet]):
-            sheet.draw_block(place, *combination)
+            sheet.draw_block(place, combination)
         buffer = BytesIO()
         sheet.canvas.save(buffer, "PNG", compress_level=1)
         paths.append(folder / _name(len(paths) + 1))
@@ -201,16 +201,15 @@ class _Sheet:
         self._write((left, left), comparison.title, width, INK, TITLE)
         self._write((left, left + round(2.9 * layout.text)), facts, width)
 
-    def draw_block(self, place: int, prompt: str, seed: int, varied: Mapping[str, Value]) -> None:
+    def draw_block(self, place: int, where: Combination) -> None:
         """Draw all images of one combination; `place` counts the blocks of this sheet from 0."""
         layout, text = self.layout, self.layout.text
         down, right = divmod(place, layout.across)
         left = layout.margin + right * (layout.block[0] + layout.margin)
         top = layout.top + down * (layout.block[1] + layout.margin)
-        self._draw_heading((left, top), prompt, seed, varied)
-        key = combination_key(prompt, seed, varied)
+        self._draw_heading((left, top), where)
         first, top = left + layout.first_cell[0], top + layout.first_cell[1]
-        self._draw_reference((left, top), self.references.get(key))
+        self._draw_reference((left, top), self.references.get(where.key))
         for row, name in enumerate(self.rows):
             corner = (left + layout.names, top + row * layout.step[1])
             self._write(corner, name, layout.first_cell[0], INK)
@@ -219,17 +218,17 @@ class _Sheet:
                 self._write(below, "stochastic", layout.first_cell[0], SOFT, SMALL)
             for index, column in enumerate(self.comparison.columns):
                 corner = (first + index * layout.step[0], corner[1])
-                self._draw_cell(corner, self.cells.get((key, name, column)))
+                self._draw_cell(corner, self.cells.get((where.key, name, column)))
 
-    def _draw_heading(self, corner: Size, prompt: str, seed: int, varied: Mapping[str, Value]) -> None:
+    def _draw_heading(self, corner: Size, where: Combination) -> None:
         """The line above a block, its prompt, its seed and varied values, and the labels of its columns."""
         layout, text, (left, top) = self.layout, self.layout.text, corner
         self.pen.line((left, top, left + layout.block[0] - 1, top), LINE)
-        values = [f"seed {seed}", *(f"{name.replace('_', ' ')} {value}" for name, value in varied.items())]
-        right = " · ".join(values)
+        varied = (f"{name.replace('_', ' ')} {value}" for name, value in where.varied.items())
+        right = " · ".join((f"seed {where.seed}", *varied))
         taken = _font(text).getlength(right)
         self._write((left + layout.block[0] - round(taken), top + text), right, taken + 1)
-        self._write((left, top + text), prompt, layout.block[0] - taken - 2 * text, INK, PROMPT)
+        self._write((left, top + text), where.prompt, layout.block[0] - taken - 2 * text, INK, PROMPT)
         below = top + round(3.3 * text)
         self._write((left + layout.names, below), UNITS[self.comparison.match], layout.first_cell[0])
         for index, column in enumerate(self.comparison.columns):
