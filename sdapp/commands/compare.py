@@ -179,10 +179,7 @@ def _truth(layers: list[Layer]) -> str:
 
 
 def _tell_size(plan: "ComparisonPlan") -> int:
-    """Print what a comparison takes: images, UNet calls, time, disk, sheets.
-
-    Gives how many images are left to paint.
-    """
+    """Print what a comparison needs: images, UNet calls, time, disk. Return how many images are left."""
     from sdapp.comparisons.report import sheets
 
     comparison, items, times = plan.comparison, plan.items(), plan.grid.timings
@@ -197,9 +194,7 @@ def _tell_size(plan: "ComparisonPlan") -> int:
         f"with {times * found.unet_calls} UNet calls; {estimate.in_words(plan.folder)}"
     )
     if plan.unpaced:
-        work = (
-            "how many steps fit into the seconds, and what that takes, is known when each scheduler was timed"
-        )
+        work = "the steps and the time they need will be known when each scheduler was timed"
     cells = count(len(comparison.cells), "cell")
     references = count(2 * len(comparison.references), "reference image")
     sizes = ", ".join(f"{width}x{height}" for width, height in planned)
@@ -208,9 +203,7 @@ def _tell_size(plan: "ComparisonPlan") -> int:
 
 
 def _print_comparison(comparison: "Comparison", files: list[Path], as_json: bool) -> None:
-    """Print the paths of report, sheets and table, or each cell as JSON; and on stderr which scheduler came
-    nearest.
-    """
+    """Print the paths of report, sheets and table, or each cell as JSON; and the ranking on stderr."""
     from sdapp.comparisons.cells import to_json
 
     for line in map(to_json, comparison.cells) if as_json else files:
@@ -219,17 +212,17 @@ def _print_comparison(comparison: "Comparison", files: list[Path], as_json: bool
 
 
 def _ranking(comparison: "Comparison") -> str:
-    """The schedulers at the last budget, nearest to the reference first."""
+    """List the schedulers in the last column, the smallest error first."""
     from sdapp.comparisons.report.format import budget
     from sdapp.comparisons.statistics import band, rank, summarise
 
     column, below = comparison.columns[-1], band(comparison)
     summaries = {summary.scheduler: summary for summary in summarise(comparison) if summary.column == column}
-    meaningless = f" (errors below {below:.3g} say nothing)" if below else ""
+    meaningless = f" (do not rank errors below {below:.3g})" if below else ""
     lines = [f"at {budget(column, comparison.match)}{meaningless}:"]
     for place, name in enumerate(rank(comparison, column), 1):
         summary = summaries[name]
-        error = f"error {summary.solver_error.median:.4f}" if summary.solver_error else "nothing measured"
+        error = f"error {summary.solver_error.median:.4f}" if summary.solver_error else "not measured"
         seconds = f"{summary.seconds.median:.2f} s" if summary.seconds else ""
         lines.append(f"{place:3} {name:<22}{'stochastic' if summary.stochastic else error:<18}{seconds}")
     return "\n".join(lines)

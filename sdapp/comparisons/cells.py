@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from io import StringIO
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -112,6 +113,16 @@ class Comparison:
     created: str  # ISO 8601
     cells: tuple[Cell, ...] = ()
     references: tuple[Reference, ...] = ()
+
+    @cached_property
+    def cell_at(self) -> Mapping[tuple[Key, str, float], Cell]:
+        """The cells by the key of their combination, their scheduler and their column."""
+        return {(cell.key, cell.scheduler, cell.column): cell for cell in self.cells}
+
+    @cached_property
+    def reference_of(self) -> Mapping[Key, Reference]:
+        """The references by the key of their combination."""
+        return {reference.key: reference for reference in self.references}
 
     def combinations(self) -> Iterator[Combination]:
         """Yield each combination of prompt, seed and varied values."""

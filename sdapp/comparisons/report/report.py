@@ -101,13 +101,10 @@ class _ImageSources:
     def source(self, file: str) -> str:
         """A data URI or a relative link. Raises InputError if the image is missing or cannot be read."""
         if file not in self.known:
-            self.known[file] = self._inline(file) if self.room > 0 else self._link(file)
+            if self.room <= 0 and not (self.folder / file).is_file():
+                raise InputError(f"its image {file} does not exist any more")
+            self.known[file] = self._inline(file) if self.room > 0 else quote(file)
         return self.known[file]
-
-    def _link(self, file: str) -> str:
-        if not (self.folder / file).is_file():
-            raise InputError(f"its image {file} does not exist any more")
-        return quote(file)
 
     def _inline(self, file: str) -> str:
         image = open_image(self.folder, file).convert("RGB")
@@ -123,8 +120,6 @@ class _PageData:
 
     def __init__(self, comparison: Comparison, sources: _ImageSources) -> None:
         self.comparison, self.sources = comparison, sources
-        self.cells = {(cell.key, cell.scheduler, cell.column): cell for cell in comparison.cells}
-        self.references = {item.key: item for item in comparison.references}
         self.band = band(comparison) or 0.0
         self.scale = format.LogScale.over(cell.solver_error for cell in comparison.cells)
 
@@ -152,11 +147,16 @@ class _PageData:
 
     def _view(self, where: Combination) -> PageEntry:
         def entry(name: str, column: float) -> PageEntry:
-            return self._cell(self.cells.get((where.key, name, column)), name, column, where.seed)
+            return self._cell(
+                self.comparison.cell_at.get((where.key, name, column)), name, column, where.seed
+            )
 
         columns = self.comparison.columns
         cells = [[entry(name, column) for column in columns] for name in self.comparison.schedulers]
-        return {"reference": self._reference(self.references.get(where.key), where.seed), "cells": cells}
+        return {
+            "reference": self._reference(self.comparison.reference_of.get(where.key), where.seed),
+            "cells": cells,
+        }
 
     def _reference(self, reference: Reference | None, seed: int) -> PageEntry:
         if reference is None:
