@@ -1,4 +1,4 @@
-"""Make the images of docs/comparing.md from the folder of its comparison: python docs/screenshots.py comparison docs"""
+"""Make the images of docs/comparing.md from its comparison: python docs/screenshots.py comparison docs"""
 
 import shutil
 import sys
