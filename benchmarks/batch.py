@@ -1,11 +1,10 @@
-"""A prompt file beside a loop that calls the diffusers pipeline for each prompt: python benchmarks/batch.py
-[--prompts 64]
+"""Compare a prompt file with a loop that calls the diffusers pipeline for each prompt: python
+benchmarks/batch.py [--prompts 64]
 
-The third side is the same call with a list of prompts and of generators, as many as the largest batch has.
-sdapp's side is a whole batch: the file is read, images are leased, synced to the disk and noted in the
-ledger. With `--batch-size auto` the round that does not count finds the size. `--processes`: `sdapp batch`
-beside `diffusers-cli run`, which is given all prompts at once and paints them in one call (from one seed, so
-other images); both load the model.
+A third side calls the pipeline with lists of prompts, as long as the largest batch. sdapp's side is a whole
+batch: it reads the file, leases the images, saves them and writes the ledger. With `--batch-size auto`, a
+first round that does not count finds the size. `--processes` compares `sdapp batch` with `diffusers-cli run`,
+which computes all prompts in one call (with one seed, so its images differ); both load the model.
 """
 
 import argparse

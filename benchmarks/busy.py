@@ -1,11 +1,10 @@
-"""How busy the model is while a batch is painted and published: python benchmarks/busy.py [--prompts 16]
-[--batch-size 4]
+"""Measure which share of the time the model works while a batch is painted and saved: python
+benchmarks/busy.py [--prompts 16] [--batch-size 4]
 
-The shares of the time after loading, as `sdapp batch --profile` prints them: UNet, encode and decode should
-have nearly all, and waiting, which is for the publishing, nearly nothing. On a GPU each part is waited for
-while it is measured. `--trace FILE` paints a second batch under torch.profiler, where nothing is waited for:
-which operators and kernels take time, which share of it the GPU works, and a timeline for
-https://ui.perfetto.dev.
+Prints the shares of the time after loading, like `sdapp batch --profile`. UNet, encode and decode should have
+nearly all of it; waiting for images to be saved nearly nothing. On a GPU, the program waits for each part
+while it is measured. `--trace FILE` paints a second batch with torch.profiler, without these waits: which
+operators and kernels take the time, how long the GPU works, and a timeline for https://ui.perfetto.dev.
 """
 
 import argparse

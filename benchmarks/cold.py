@@ -1,7 +1,7 @@
-"""Whole commands from nothing, beside what diffusers brings along: python benchmarks/cold.py words, or image
+"""Time whole commands, and the same with diffusers alone: python benchmarks/cold.py words, or image
 
-Words: help, schedulers and the check of a config beside `diffusers-cli --help`. Image: one, beside the
-shortest script.
+words: help, schedulers and the check of a config, compared with `diffusers-cli --help`. image: one image,
+compared with the shortest diffusers script.
 """
 
 import argparse

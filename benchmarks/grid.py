@@ -1,9 +1,7 @@
-"""Schedulers x steps x seeds as `sdapp compare` paints them, beside a loop over the pipeline: python
-benchmarks/grid.py
+"""Time a comparison of schedulers, and a loop over the pipeline for the same: python benchmarks/grid.py
 
-Both sides paint the cells alone, on warm models; sdapp keeps the latents of each, too. `--whole` is
-`sdapp.compare` as it is, with the loading of the model, the images to hold the cells against, report and
-sheets, beside the same loop.
+Both sides paint only the cells, with loaded models; sdapp also keeps their latents. `--whole` times all of
+`sdapp.compare` instead: it loads the model, and makes the references, the report and the sheets.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Kill a batch again and again, at every point of publishing: python benchmarks/kills.py [--kills 500]
 [--together 2]
 
-Each run is a fork that goes through the real command line and is killed by SIGKILL at a point drawn by lot;
-the next goes on. What is left in the end is compared with the folder of a run that nobody disturbed.
+Each run is a fork that runs the real command and is killed by SIGKILL at a random point; the next run
+continues. At the end the folder is compared with that of a run without kills.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """How the memory of a process grows over many jobs, and its peak: python benchmarks/memory.py [--jobs 10000]
 [--batch-size 8]
 
-In hundreds, one step an image: what is looked for stays behind once a job, not once a step.
-Growth counts from the first hundred on.
+Paints 100 images at a time, with one step each, because a leak would be per job, not per step. Growth is
+counted after the first 100.
 """
 
 import argparse

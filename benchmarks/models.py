@@ -1,5 +1,5 @@
-"""What the benchmarks paint with: postcards, or random weights in the shape of Stable Diffusion 1.5 or a
-quarter as wide.
+"""The models of the benchmarks: postcards, and random weights in the shape of Stable Diffusion 1.5, or with a
+quarter of its width.
 """
 
 import math

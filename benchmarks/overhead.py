@@ -1,7 +1,6 @@
-"""What sdapp adds to one image of a warm model, beside the bare pipeline call: python benchmarks/overhead.py
-[--rounds 20]
+"""Measure the time that sdapp adds to the plain pipeline call: python benchmarks/overhead.py [--rounds 20]
 
-Both sides paint the same job from the same weights and save a PNG; each round has a prompt of its own.
+Both sides paint the same job with the same loaded weights and save a PNG; each round has another prompt.
 """
 
 import argparse

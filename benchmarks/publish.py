@@ -1,7 +1,6 @@
-"""Images a second that are published (encoded, on the disk, renamed), beside a bare save: python
-benchmarks/publish.py
+"""Measure how many images a second are saved, with a plain `image.save` too: python benchmarks/publish.py
 
-Noise over a gradient stands in for an image, so that a PNG of it is about as large as one of a photograph.
+The image is noise over a gradient, so that its PNG is about as large as that of a photograph.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""What each shortcut saves and how far from the exact image it leads: python benchmarks/shortcuts.py [--out
-FOLDER]
+"""Measure what each shortcut saves, and how far its images are from the exact ones: python
+benchmarks/shortcuts.py [--out FOLDER]
 
-Every prompt and seed is painted exactly and with each shortcut, in turns, from one load of the model. Work is
-the UNet's floating-point operations, counted; time is that of a whole image. `--model`, `--device`, `--vae`
-as in sdapp; `--out` keeps the images.
+Paints each prompt and seed exactly and with each shortcut, in turns, with one loaded model. Work is the
+number of floating-point operations of the UNet; time is that of a whole image. `--model`, `--device` and
+`--vae` are those of sdapp; `--out` keeps the images.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-"""What the benchmarks share: flags, the pipeline called by hand, sides measured in turns, and the line about
-the machine.
+"""What the benchmarks share: options, the plain pipeline call, timing several sides in turns, and the line
+about the machine.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The front doors for Python: generate, batch, compare and replay.
+"""The Python functions: generate, batch, compare and replay.
 
 They print nothing and change nothing process-wide.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdapp.batches.executors import Executor, LocalExecutor
-from sdapp.batches.items import Shard
+from sdapp.batches.items import Item, Shard
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import Batch
 from sdapp.config import RunConfig, validate
@@ -18,7 +18,7 @@ from sdapp.errors import gathered
 from sdapp.jobs import LoadKey, Work, plan
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
-from sdapp.notes import Notes, OnNote, notes_before_painting
+from sdapp.notes import LineNotes, Notes, OnNote, notes_before_painting, notes_on_settings
 from sdapp.prompts.seeds import Seeds
 from sdapp.records import OnStep, Result
 from sdapp.replays import paint_replays, plan_replays
@@ -39,8 +39,8 @@ def generate(
     """Paint images: `for result in generate(prompt="a red house", seed=7, count=2): result.image.show()`.
 
     `settings` are the keys of a config, paths as text. They are checked when this is called; the model is
-    loaded at the first turn of the loop. `on_step` is given the index of the first image in the batch, the
-    images in the batch, the step, and the number of steps. Raises SdappError.
+    loaded when the loop begins. `on_step(first, images, step, steps)` is called after each step of a batch
+    of `images` images, of which `first` is the index of the first one. Raises SdappError.
     """
     planned = plan_images([Layer(settings)])
     Notes(on_note).tell(planned.notes)
@@ -61,17 +61,21 @@ def batch(
     """Paint the images of a prompt file that its folder lacks: `for result in batch("prompts.txt"):
     print(result.path)`.
 
-    `settings` are laid under the lines of the file. The file is checked when this is called; the model is
-    loaded at the first turn of the loop. An image that fails is a result with its error. Raises SdappError.
+    `settings` are for all lines that do not set them. The file is checked when this is called; the model is
+    loaded when the loop begins. An image that fails is a result with its error. Raises SdappError.
     """
     prompts = PromptFile.open(Path(file), [Layer(settings)], seeds)
     run = Batch.of(prompts, Shard.parse(shard), retry_failed)
-    found = run.survey()
+    notes, line_notes = Notes(on_note), LineNotes()
+
+    def look(item: Item) -> None:
+        line_notes.add(item.line, notes_on_settings(run.config, prompts.model, item.job))
+
+    found = run.survey(look)
     run.begin()
     if prompts.keep_seeds():
         found = run.survey()
-    notes = Notes(on_note)
-    notes.tell(prompts.notes)
+    notes.tell([*prompts.notes, *line_notes.texts()])
     executor = executor or LocalExecutor({run.load: prompts.model})
     return run.paint(executor, found, on_step, notes.wait)
 
@@ -87,8 +91,8 @@ def compare(
     """Compare schedulers and return the results: `compare("a castle", schedulers=["ddim", "dpm++2m"],
     steps=[10, 20])`.
 
-    `settings` are the keys of a config and of its `compare:`. The folder `out` gets report, sheets and
-    tables; images that are in it are not painted again. Raises SdappError.
+    `settings` are the keys of a config and of its `compare:`. The folder `out` gets the report, contact
+    sheets and tables; images that are in it already are not painted again. Raises SdappError.
     """
     from sdapp.comparisons.plan import ComparisonPlan
     from sdapp.comparisons.run import finish, paint_comparison
@@ -113,7 +117,7 @@ def replay(
 ) -> Iterator[Result]:
     """Paint images again from the settings inside them: `for result in replay("a.png"): result.image.show()`.
 
-    `settings` are laid over those of all images. `result.source` is the path of the image. Images are checked
+    `settings` replace those of all images. `result.source` is the path of the image. Images are checked
     when this is called; each model is loaded when its turn comes. An image that fails is a result with its
     error. Raises SdappError.
     """
@@ -124,7 +128,7 @@ def replay(
     return paint_replays(replays, executor or LocalExecutor(models), on_step)
 
 
-# --- what the doors share -----------------------------------------------------------------------------------
+# --- planning ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ class PlannedImages:
 
 
 def plan_images(layers: Sequence[Layer]) -> PlannedImages:
-    """Check layers of settings and plan the images; imports nothing heavy. Raises SdappError."""
+    """Check layers of settings and plan the images, without torch. Raises SdappError."""
     merged = merge([*layers])
     config = validate(merged)
     model = locate_model(config.model, config.revision, config.vae)

@@ -19,7 +19,7 @@ from sdapp.config import (
     Task,
 )
 from sdapp.errors import ConfigError
-from sdapp.models.locate import Model, check_task
+from sdapp.models.locate import Model, check_clip_skip, check_task
 
 # The record of a JPEG has room for 65,504 bytes. A byte of a prompt takes up to 12.1 of them: up to 6 in the
 # job (a control character in JSON) and 6 in the note about truncated text, or 3 and 9. A quarter is left.
@@ -160,13 +160,14 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     """Plan the jobs of a run: one for each of `seeds`; by default image i has seed + i.
 
     Checks the input files. Raises ConfigError if there is no prompt, if a JPEG has no room for the prompts,
-    or if the model cannot do the task; InputError for files that cannot be used.
+    or if the model cannot do the task or the clip_skip; InputError for files that cannot be used.
     """
     if config.compare is not None:
         raise ConfigError("compare: this config is for `sdapp compare`, which paints all images of its grid")
     if config.prompt is None:
         raise ConfigError("prompt: there is none; give one on the command line or as `prompt:` in the config")
     check_task(model, config.task.kind)
+    check_clip_skip(model, config.clip_skip)
     size = len((config.prompt + config.negative_prompt).encode())
     if config.output.format == "jpeg" and size > MAX_JPEG_PROMPTS:
         room = f"a JPEG has room for {MAX_JPEG_PROMPTS:,} bytes of prompts, these have {size:,}"

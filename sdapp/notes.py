@@ -3,6 +3,9 @@
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
 
 from sdapp.config import RunConfig, Txt2Img
 from sdapp.images import inputs
@@ -11,6 +14,7 @@ from sdapp.models.files import BUILT_IN, read_json
 from sdapp.models.locate import Model
 from sdapp.schedulers import few_steps
 
+MAX_LINE_NOTES = 20
 OnNote = Callable[[str], object]  # is given a note for the user
 
 
@@ -33,6 +37,11 @@ class Notes:
         time.sleep(0.5)
 
 
+@lru_cache(maxsize=1)
+def _vocabulary(folder: Path) -> Mapping[str, int]:
+    return read_json(folder / "tokenizer" / "tokenizer.json")["model"]["vocab"]  # type: ignore[no-any-return]
+
+
 def unknown_words(model: Model, prompt: str) -> list[str]:
     """The words of a prompt that the built-in model was not trained on: those that are not one token.
 
@@ -40,12 +49,20 @@ def unknown_words(model: Model, prompt: str) -> list[str]:
     """
     if model.name != BUILT_IN:
         return []
-    vocabulary: Mapping[str, int] = read_json(model.path / "tokenizer" / "tokenizer.json")["model"]["vocab"]
+    vocabulary = _vocabulary(model.path)
     words = re.findall(r"[^\W\d_]+", prompt.lower())
     return list(dict.fromkeys(word for word in words if f"{word}</w>" not in vocabulary))
 
 
 def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
+    """What the user should know about the images of a run; `job` is the first one."""
+    yield from filter(None, (choose_scheduler(config, model)[1],))
+    yield from notes_on_settings(config, model, job)
+    if not isinstance(job.task, Txt2Img) and job.steps_to_run != job.steps:
+        yield f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}"
+
+
+def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     """Notes on settings that have no effect, take long, or are beyond what the model was trained on."""
     if words := unknown_words(model, f"{job.prompt} {job.negative_prompt}"):
         yield (
@@ -54,27 +71,58 @@ def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator
             "--model stable-diffusion-v1-5/stable-diffusion-v1-5"
         )
     resolved = job.scheduler.resolve()
-    yield from filter(None, (choose_scheduler(config, model)[1], few_steps(resolved, job.steps)))
-    yield from resolved.notes
-    if job.negative_prompt and job.guidance_scale <= 1:
-        yield "the negative prompt has no effect at a guidance_scale of 1 or below"
-    if job.guidance_scale <= 1 and "guidance_interval" in job.shortcuts:
-        yield "guidance_interval has no effect at a guidance_scale of 1 or below"
+    yield from filter(None, (few_steps(resolved, job.steps), *resolved.notes))
+    yield from _without_effect(config, model, job)
     if job.width * job.height > 4 * model.size**2:
         yield (
             f"{job.width}x{job.height} is far more than the {model.size}x{model.size} that {model.name} "
             "was trained on: it takes long, and things repeat; --size makes it smaller"
         )
-    if not isinstance(job.task, Txt2Img) and job.steps_to_run != job.steps:
-        yield f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}"
     if (
         job.task.kind == "img2img"
         and inputs.image(job.task.image, None, True, keep_alpha=True).mode == "RGBA"
     ):
         yield f"{job.task.image}: img2img paints the whole image opaque; what is transparent begins as white"
-    if config.compile == "on" and "cache_interval" in job.shortcuts:
-        yield "compile has no effect with a cache_interval above 1"
-    elif config.compile == "on":
+    if config.compile == "on" and "cache_interval" not in job.shortcuts:
         yield "the UNet is compiled at the first step of each size, which can take minutes"
-    if config.output.format == "png" and "quality" in config.output.model_fields_set:
-        yield "output.quality has no effect on PNG, which is lossless"
+
+
+def _without_effect(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
+    """Notes on settings that have no effect beside others."""
+    calls, (begin, end) = job.unet_calls, job.guidance_interval
+    is_guided, is_cached = job.guidance_scale > 1, "cache_interval" in job.shortcuts
+    is_ever_guided = any(begin <= call / calls < end for call in range(calls))
+    quality_is_given = "quality" in config.output.model_fields_set
+    rules = (
+        ("negative_prompt", "at a guidance_scale of 1 or below", not is_guided and job.negative_prompt),
+        ("guidance_interval", "at a guidance_scale of 1 or below",
+         not is_guided and "guidance_interval" in job.shortcuts),
+        ("guidance_scale", "if no UNet call is in the guidance_interval", is_guided and not is_ever_guided),
+        ("cache_interval", "with a single UNet call", is_cached and calls == 1),
+        ("compile", "with a cache_interval above 1", is_cached and config.compile == "on"),
+        ("clip_skip", "if it is 1: this model always skips the last layer",
+         job.clip_skip == 1 and len(model.family.text_encoders) > 1),
+        ("output.quality", "on PNG, which is lossless", quality_is_given and config.output.format == "png"),
+    )  # fmt: skip
+    return (f"{key} has no effect {case}" for key, case, applies in rules if applies)
+
+
+class LineNotes:
+    """Collects notes on the lines of a prompt file, each text once."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[int]] = {}
+
+    def add(self, line: int, notes: Iterable[str]) -> None:
+        """Add the notes on one image of a line."""
+        for note in notes:
+            lines = self._lines.setdefault(note, [])
+            if line not in lines[-1:]:
+                lines.append(line)
+
+    def texts(self) -> Iterator[str]:
+        """At most MAX_LINE_NOTES notes, each with its first line; then how many more there are."""
+        for note, (first, *others) in islice(self._lines.items(), MAX_LINE_NOTES):
+            yield f"line {first}{f' (and {len(others)} more)' if others else ''}: {note}"
+        if (more := len(self._lines) - MAX_LINE_NOTES) > 0:
+            yield f"and {more} more notes on lines"

@@ -91,6 +91,21 @@ def read_by_others(path: Path) -> None:
 
 
 @pytest.fixture
+def zero_snr(tmp_path: Path) -> Path:
+    """The built-in model with a noise schedule that, for example, lms refuses when it is built."""
+    folder = tmp_path / "zero-snr"
+    for part in ("text_encoder", "tokenizer", "unet", "vae", "model_index.json"):
+        folder.mkdir(exist_ok=True)
+        (folder / part).symlink_to(POSTCARDS / part)
+    config = json.loads((POSTCARDS / "scheduler" / "scheduler_config.json").read_bytes())
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps(config | {"rescale_betas_zero_snr": True})
+    )
+    return folder
+
+
+@pytest.fixture
 def house(tmp_path: Path) -> Path:
     """A 64 × 64 image of a house on sand."""
     image = Image.new("RGB", (64, 64), (120, 180, 240))

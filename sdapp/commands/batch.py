@@ -1,7 +1,6 @@
 """The command `sdapp batch`: prompt files that can be stopped and continued."""
 
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,10 +18,11 @@ from sdapp.commands.options import DryRun, all_layers, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import count, print_note, print_result
 from sdapp.errors import ConfigError, JobsFailedError, MissingInputError, OutputError
+from sdapp.models.locate import Model
+from sdapp.notes import LineNotes, notes_on_settings
 from sdapp.prompts.seeds import Seeds
 from sdapp.prompts.tokens import cut
 
-MAX_NOTES = 20  # on prompts that are too long
 File = Annotated[
     Path, typer.Argument(help="Prompts: .txt, .csv, .tsv, .jsonl or .yaml; - for stdin.", show_default=False)
 ]
@@ -80,27 +80,17 @@ def batch(  # noqa: PLR0913 - an option is an argument
 
 
 def _dry_run(run: Batch, prompts: PromptFile) -> None:
-    """List what is left, with notes on prompts that are too long, and estimate what it takes."""
-    long: list[str] = []
-
-    def show(item: Item) -> None:
-        typer.echo(f"line {item.line}\tseed {item.job.seed}\t{item.job.prompt}")
-        long.extend(f"line {item.line}: {note}" for note in cut(item.job, prompts.model))
-
-    found = _survey(run, show)
-    for note in long[:MAX_NOTES]:
-        print_note(note)
-    if len(long) > MAX_NOTES:
-        print_note(f"and {len(long) - MAX_NOTES} more prompts that are too long")
+    """List what is left, with notes on its lines, and estimate what it takes."""
+    found = _survey(run, prompts.model, is_listed=True)
     if found.left and not prompts.is_begun():
         print_note("the seeds and choices are examples: the run draws others; --seed fixes them")
 
 
 def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
-    found = _survey(run)
+    found = _survey(run, prompts.model)
     run.begin()
     if prompts.keep_seeds():  # another run has just begun the folder with another base seed
-        found = _survey(run)
+        found = _survey(run, prompts.model)
 
     def stopped() -> str:
         return (
@@ -120,15 +110,23 @@ def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
         )
 
 
-def _survey(run: Batch, show: Callable[[Item], None] = lambda _: None) -> Survey:
-    """Count the images, and print how many there are and what they take; `show` gets each that is left."""
-    estimate = Estimate(History(run.load))
+def _survey(run: Batch, model: Model, is_listed: bool = False) -> Survey:
+    """Count the images; print notes on the lines, how many images there are, and what they take.
+
+    `is_listed` prints each image that is left too, and which prompts are too long for the text encoder.
+    """
+    estimate, notes = Estimate(History(run.load)), LineNotes()
 
     def add(item: Item) -> None:
         estimate.add(item.job)
-        show(item)
+        notes.add(item.line, notes_on_settings(run.config, model, item.job))
+        if is_listed:
+            typer.echo(f"line {item.line}\tseed {item.job.seed}\t{item.job.prompt}")
+            notes.add(item.line, cut(item.job, model))
 
     found = run.survey(add)
+    for note in notes.texts():
+        print_note(note)
     parts = [
         f"{count(found.images, 'image')}: {found.done} done, {found.failed} failed before, "
         f"{found.left} to paint with {found.unet_calls} UNet calls"

@@ -15,7 +15,6 @@ from sdapp.commands.running import Session
 from sdapp.commands.terminal import count, print_note, say
 from sdapp.config import validate
 from sdapp.errors import ConfigError, JobsFailedError
-from sdapp.notes import notes_before_painting
 from sdapp.schedulers import resolve
 from sdapp.settings.files import parse_override
 from sdapp.settings.grid import Match
@@ -59,6 +58,9 @@ AsJson = Annotated[
 Folder = Annotated[
     Path, typer.Argument(help="The folder of a comparison, finished or not.", show_default=False)
 ]
+
+
+TRUTH_KEYS = {"schedulers", "steps", "match"}  # of the grid; --truth uses no other setting
 
 
 @with_options("steps", "scheduler", "seed", "count", own=GRID_OPTIONS)
@@ -107,7 +109,7 @@ def _compare(layers: list[Layer], dry_run: bool, options: dict[str, Any]) -> Non
 
     plan = ComparisonPlan(layers, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     session = Session(options["verbose"])
-    session.notes.tell([*plan.notes, *notes_before_painting(plan.config, plan.model, plan.items()[0].job)])
+    session.notes.tell(plan.notes)
     images = _tell_size(plan)
     if dry_run:
         return
@@ -151,6 +153,9 @@ def _truth(layers: list[Layer]) -> str:
 
     merged = merge(layers)
     asked = merged.values.get("compare") or {}
+    unused = [*(merged.values.keys() - {"compare"}), *(f"compare.{key}" for key in asked.keys() - TRUTH_KEYS)]
+    if unused:
+        print_note(f"no effect with --truth: {', '.join(sorted(unused))}")
     asked.setdefault("schedulers", list(analytic.deterministic()))
     grid = validate(merge([Layer({"compare": asked}, merged.origins)])).compare
     if grid is None or grid.match == "seconds":
@@ -172,10 +177,7 @@ def _truth(layers: list[Layer]) -> str:
 
 
 def _tell_size(plan: "ComparisonPlan") -> int:
-    """Print what a comparison takes: images, UNet calls, time, disk, sheets.
-
-    Gives how many images are left to paint.
-    """
+    """Print what a comparison needs: images, UNet calls, time, disk. Return how many images are left."""
     from sdapp.comparisons.report import sheets
 
     comparison, items, times = plan.comparison, plan.items(), plan.grid.timings
@@ -190,19 +192,16 @@ def _tell_size(plan: "ComparisonPlan") -> int:
         f"with {times * found.unet_calls} UNet calls; {estimate.in_words(plan.folder)}"
     )
     if plan.unpaced:
-        work = (
-            "how many steps fit into the seconds, and what that takes, is known when each scheduler was timed"
-        )
-    cells, references = count(len(comparison.cells), "cell"), count(len(comparison.references), "reference")
+        work = "the steps and the time they need will be known when each scheduler was timed"
+    cells = count(len(comparison.cells), "cell")
+    references = count(2 * len(comparison.references), "reference image")
     sizes = ", ".join(f"{width}x{height}" for width, height in planned)
     print_note(f"{cells} and {references}: {work}; contact sheet{'s' if len(planned) > 1 else ''} of {sizes}")
     return found.left
 
 
 def _print_comparison(comparison: "Comparison", files: list[Path], as_json: bool) -> None:
-    """Print the paths of report, sheets and table, or each cell as JSON; and on stderr which scheduler came
-    nearest.
-    """
+    """Print the paths of report, sheets and table, or each cell as JSON; and the ranking on stderr."""
     from sdapp.comparisons.cells import to_json
 
     for line in map(to_json, comparison.cells) if as_json else files:
@@ -211,17 +210,17 @@ def _print_comparison(comparison: "Comparison", files: list[Path], as_json: bool
 
 
 def _ranking(comparison: "Comparison") -> str:
-    """The schedulers at the last budget, nearest to the reference first."""
+    """List the schedulers in the last column, the smallest error first."""
     from sdapp.comparisons.report.format import budget
     from sdapp.comparisons.statistics import band, rank, summarise
 
     column, below = comparison.columns[-1], band(comparison)
     summaries = {summary.scheduler: summary for summary in summarise(comparison) if summary.column == column}
-    meaningless = f" (errors below {below:.3g} say nothing)" if below else ""
+    meaningless = f" (do not rank errors below {below:.3g})" if below else ""
     lines = [f"at {budget(column, comparison.match)}{meaningless}:"]
     for place, name in enumerate(rank(comparison, column), 1):
         summary = summaries[name]
-        error = f"error {summary.solver_error.median:.4f}" if summary.solver_error else "nothing measured"
+        error = f"error {summary.solver_error.median:.4f}" if summary.solver_error else "not measured"
         seconds = f"{summary.seconds.median:.2f} s" if summary.seconds else ""
         lines.append(f"{place:3} {name:<22}{'stochastic' if summary.stochastic else error:<18}{seconds}")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from io import StringIO
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -20,14 +21,29 @@ Key = tuple[str, int, frozenset[tuple[str, Value]]]
 STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")  # JSON has no NaN and no infinity
 
 
-def combination_key(prompt: str, seed: int, varied: Mapping[str, Value]) -> Key:
-    """A key for one combination of prompt, seed and varied values, to find the cells and reference of it."""
-    return prompt, seed, frozenset(varied.items())
+class _WithKey:
+    prompt: str
+    seed: int
+    varied: Mapping[str, Value]
+
+    @property
+    def key(self) -> Key:
+        """Equal for cells and references of the same prompt, seed and varied values."""
+        return self.prompt, self.seed, frozenset(self.varied.items())
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One image of the grid: a line of results.jsonl, a row of results.csv."""
+class Combination(_WithKey):
+    """A prompt, a seed and varied values: its cells differ only in scheduler and steps."""
+
+    prompt: str
+    seed: int
+    varied: Mapping[str, Value]  # values of other settings, such as {"guidance_scale": 5.0}
+
+
+@dataclass(frozen=True)
+class Cell(_WithKey):
+    """One image of the grid: a line of results.jsonl and a row of results.csv."""
 
     __pydantic_config__ = STRICT
 
@@ -37,51 +53,47 @@ class Cell:
     steps: int
     seed: int
     prompt: str
-    varied: Mapping[str, Value]  # the other keys of the grid, such as {"guidance_scale": 5.0}
-    status: Literal["done", "failed", "missing"]  # missing: not painted yet
-    file: str | None  # the image, relative to the folder
-    unet_calls: int | None  # counted
-    seconds: float | None  # the median of `timings`
-    timings: tuple[float, ...]  # in seconds, without the warm-up
-    peak_memory: int | None  # bytes
-    stochastic: bool
-    solver_error: float | None  # RMS distance of latents to the reference; None if stochastic or failed
-    psnr: float | None  # dB; a distance to the reference image, not a quality
-    ssim: float | None
-    reason: str | None  # why it failed
-
-    @property
-    def key(self) -> Key:
-        return combination_key(self.prompt, self.seed, self.varied)
+    varied: Mapping[str, Value]  # as in Combination
+    status: Literal["done", "failed", "missing"] = "missing"  # missing: not painted yet
+    file: str | None = None  # the image, relative to the folder
+    unet_calls: int | None = None  # counted
+    seconds: float | None = None  # the median of `timings`
+    timings: tuple[float, ...] = ()  # in seconds, without the warm-up
+    peak_memory: int | None = None  # bytes
+    stochastic: bool = False
+    solver_error: float | None = (
+        None  # RMS distance of latents to the reference; None if stochastic or failed
+    )
+    psnr: float | None = None  # dB; a distance to the reference image, not a quality
+    ssim: float | None = None
+    reason: str | None = None  # why it failed
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The many-step solution of one prompt, seed and set of varied values: a line of references.jsonl."""
+class Reference(_WithKey):
+    """Two results of very many steps for one combination: a line of references.jsonl. Errors are distances to
+    the first.
+    """
 
     __pydantic_config__ = STRICT
 
-    id: str  # of its job
-    other_id: str  # of the job of a second, independent solution
+    id: str  # of the job of the first
+    other_id: str  # of the job of the second
     seed: int
     prompt: str
     varied: Mapping[str, Value]
-    label: str  # such as "DDIM, 999 steps"
-    file: str | None
-    unet_calls: int | None
-    distance: float | None  # RMS distance of latents to the second solution: smaller errors mean nothing
-    other: str  # the label of the second solution
-
-    @property
-    def key(self) -> Key:
-        return combination_key(self.prompt, self.seed, self.varied)
+    label: str  # of the first, such as "ddim, 999 steps"
+    file: str | None = None  # of the first
+    unet_calls: int | None = None
+    distance: float | None = None  # RMS distance between the latents of both: smaller errors mean nothing
+    other: str = ""  # the label of the second
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A grid of schedulers × columns × seeds × prompts × other keys, with its results.
+    """A grid of schedulers, columns, seeds, prompts and varied values, with its results.
 
-    comparison.json holds all fields but the last two.
+    comparison.json has all fields except the last two.
     """
 
     __pydantic_config__ = STRICT
@@ -102,10 +114,20 @@ class Comparison:
     cells: tuple[Cell, ...] = ()
     references: tuple[Reference, ...] = ()
 
-    def combinations(self) -> Iterator[tuple[str, int, dict[str, Value]]]:
-        """Yield each prompt, seed and set of varied values; within one, only scheduler and steps differ."""
+    @cached_property
+    def cell_at(self) -> Mapping[tuple[Key, str, float], Cell]:
+        """The cells by the key of their combination, their scheduler and their column."""
+        return {(cell.key, cell.scheduler, cell.column): cell for cell in self.cells}
+
+    @cached_property
+    def reference_of(self) -> Mapping[Key, Reference]:
+        """The references by the key of their combination."""
+        return {reference.key: reference for reference in self.references}
+
+    def combinations(self) -> Iterator[Combination]:
+        """Yield each combination of prompt, seed and varied values."""
         for prompt, seed, values in product(self.prompts, self.seeds, product(*self.varied.values())):
-            yield prompt, seed, dict(zip(self.varied, values, strict=True))
+            yield Combination(prompt, seed, dict(zip(self.varied, values, strict=True)))
 
 
 CODECS: Mapping[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Comparison, Cell, Reference)}

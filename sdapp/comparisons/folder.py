@@ -35,7 +35,6 @@ def keep_latents(folder: Path, result: Result, timings: Iterable[float] = ()) ->
     Raises OutputError.
     """
     if result.latents is not None and result.image is not None:
-        (folder / LATENTS).mkdir(parents=True, exist_ok=True)
         latents = save({"latents": result.latents.numpy()}, {"timings": json.dumps(list(timings))})
         overwrite(folder / LATENTS / f"{result.job.id}.safetensors", [latents])
 

@@ -1,8 +1,8 @@
-"""Measure a comparison: read the images, records and latents of its folder, compute distances."""
+"""Measure a comparison: read the images, records and latents in its folder, and compute distances."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
@@ -18,10 +18,12 @@ from sdapp.comparisons.metrics import WINDOW, psnr, rms, ssim
 from sdapp.errors import InputError
 from sdapp.metadata.record import read_header
 
+# The fields of a cell that are measured, as they are before that.
 UNMEASURED: Mapping[str, Any] = {
-    "status": "missing", "file": None, "unet_calls": None, "seconds": None, "timings": (),
-    "peak_memory": None, "solver_error": None, "psnr": None, "ssim": None, "reason": None,
-}  # fmt: skip
+    each.name: each.default
+    for each in fields(Cell)
+    if each.default is not MISSING and each.name != "stochastic"
+}
 
 
 def measure_folder(folder: Path) -> Comparison:
@@ -35,8 +37,8 @@ def measure_folder(folder: Path) -> Comparison:
     reasons = {job: line.error for job, line in last.items() if line.status == "failed"}
     _solution.cache_clear()  # images may have changed since the last call
     references = [_measure_reference(folder, reference) for reference in comparison.references]
-    by_key = {reference.key: reference for reference in references}
-    cells = [_measure_cell(folder, cell, by_key.get(cell.key), reasons) for cell in comparison.cells]
+    reference_of = comparison.reference_of
+    cells = [_measure_cell(folder, cell, reference_of.get(cell.key), reasons) for cell in comparison.cells]
     records = [_record_of(folder, cell.id) for cell in cells if cell.file]
     comparison = replace(
         comparison,
@@ -51,7 +53,7 @@ def measure_folder(folder: Path) -> Comparison:
 
 
 def _joined(records: Iterable[Mapping[str, Any]], key: str) -> str:
-    """The value in the records; all values if they differ, because then the timings differ too."""
+    """The value of a key in the records. If there are several, all: timings of different machines differ."""
     return " and ".join(dict.fromkeys(str(record[key]) for record in records))
 
 
@@ -66,7 +68,7 @@ def _record_of(folder: Path, job: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _solution(folder: Path, reference: str) -> tuple[Image.Image | None, np.ndarray[Any, Any] | None]:
-    """The image and latents of a reference; None for what cannot be read, which the report then shows."""
+    """The image and latents of a reference; None for what cannot be read."""
     image = latents = None
     with suppress(InputError):
         image = open_image(folder, image_file(reference))

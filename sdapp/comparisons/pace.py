@@ -1,4 +1,4 @@
-"""How many steps a scheduler does in a second."""
+"""How long a step of each scheduler takes, for columns of seconds."""
 
 import json
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ FEW, MANY = 4, 12  # steps of the two images by which a pace is measured
 
 @dataclass(frozen=True)
 class Pace:
-    """How many seconds a scheduler takes for an image: `fixed`, and `step` for each step."""
+    """The seconds that a scheduler takes: `fixed` for an image, and `step` for each of its steps."""
 
     fixed: float
     step: float
 
     @classmethod
     def measured(cls, few: float, many: float) -> Self:
-        """From the seconds that images of FEW and of MANY steps took."""
-        shortest = many / MANY / 4  # a slow moment of the machine must not make steps free
+        """Compute a pace from the seconds that images with FEW and with MANY steps took."""
+        shortest = many / MANY / 4  # if the machine was slow during FEW, a step still takes time
         step = max(1e-6, shortest, (many - few) / (MANY - FEW))
         return cls(max(0.0, few - FEW * step), step)
 
@@ -32,7 +32,7 @@ class Pace:
 
 
 def read_paces(folder: Path) -> dict[str, Pace]:
-    """The paces by scheduler that were measured when the folder was begun, if there are any."""
+    """Read the paces that an earlier run saved in a folder, by scheduler; empty if there are none."""
     try:
         return {name: Pace(**pace) for name, pace in json.loads((folder / PACES_FILE).read_bytes()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
@@ -40,7 +40,7 @@ def read_paces(folder: Path) -> dict[str, Pace]:
 
 
 def write_paces(folder: Path, paces: Mapping[str, Pace]) -> None:
-    """Keep paces in the folder, so that its columns of seconds stay the same. Raises OutputError."""
+    """Save paces in a folder, so that later runs give each scheduler the same steps. Raises OutputError."""
     overwrite(
         folder / PACES_FILE, [json.dumps({name: asdict(pace) for name, pace in paces.items()}).encode()]
     )

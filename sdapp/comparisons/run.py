@@ -1,4 +1,4 @@
-"""A comparison from its plan to the report: measure, paint, keep the latents, measure the results."""
+"""Run a comparison: paint its images, keep their latents, measure them, and write the report."""
 
 import time
 from collections.abc import Generator
@@ -52,9 +52,7 @@ def finish(folder: Path) -> tuple[Comparison, list[Path]]:
 
 
 def with_paces(plan: ComparisonPlan, executor: Executor, on_step: OnStep | None = None) -> ComparisonPlan:
-    """The plan with the pace of every scheduler, if columns are seconds; those that are missing are measured
-    and kept.
-    """
+    """Time the schedulers that have no pace yet, if columns are seconds; return the plan with all paces."""
     if not plan.unpaced:
         return plan
     check_folder(plan.folder)
@@ -74,7 +72,7 @@ def _seconds(job: Job, plan: ComparisonPlan, executor: Executor, on_step: OnStep
 
 
 def comparison_batch(plan: ComparisonPlan, executor: Executor) -> Batch:
-    """The images as a batch that keeps the latents of each and times it as often as the plan says."""
+    """Make a batch of the images; it keeps their latents, and times each as often as the plan says."""
     items = plan.items()
 
     def keep(result: Result) -> None:
@@ -86,7 +84,7 @@ def comparison_batch(plan: ComparisonPlan, executor: Executor) -> Batch:
 
 
 def warm_up(plan: ComparisonPlan, executor: Executor, on_step: OnStep | None = None) -> None:
-    """Do what is done once, such as importing a scheduler, so that it is in no image's time."""
+    """Use each scheduler and prompt once, so that no image is slower because it is the first."""
     jobs = [item.job for item in plan.items()]
     kinds = {(job.prompt, job.negative_prompt, job.clip_skip, job.width, job.height): job for job in jobs}
     names = list(dict.fromkeys(job.scheduler.name for job in jobs))

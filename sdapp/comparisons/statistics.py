@@ -1,4 +1,4 @@
-"""Statistics of a comparison: quartiles and ranks."""
+"""Statistics of a comparison: medians, quartiles, the order of schedulers, and the accuracy."""
 
 import math
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Summary:
-    """One scheduler at one column, over all seeds, prompts and varied values; None: not measured."""
+    """One scheduler in one column, over all seeds, prompts and varied values; None if not measured."""
 
     scheduler: str
     column: float
@@ -31,7 +31,7 @@ class Summary:
 
 
 def summarise(comparison: Comparison) -> tuple[Summary, ...]:
-    """A summary for each scheduler and column, in the order of the comparison; NaN counts as infinite."""
+    """Summarise each scheduler and column, in the order of the comparison; NaN counts as infinite."""
     groups: dict[tuple[str, float], list[Cell]] = {}
     for cell in comparison.cells:
         groups.setdefault((cell.scheduler, cell.column), []).append(cell)
@@ -47,7 +47,7 @@ def summarise(comparison: Comparison) -> tuple[Summary, ...]:
 
 
 def stochastic(comparison: Comparison) -> frozenset[str]:
-    """The schedulers that do not converge: all of their cells are stochastic."""
+    """The schedulers that add noise in their steps in all of their cells, so they do not converge."""
     deterministic = {cell.scheduler for cell in comparison.cells if not cell.stochastic}
     return frozenset(cell.scheduler for cell in comparison.cells) - deterministic
 
@@ -67,13 +67,13 @@ def _quantile(ordered: list[float], part: float) -> float:
 
 
 def band(comparison: Comparison) -> float | None:
-    """The median distance between the two references: smaller solver errors cannot be told apart."""
+    """The accuracy: the median distance between the two references. Do not rank smaller solver errors."""
     found = spread(reference.distance for reference in comparison.references)
     return found.median if found else None
 
 
 def rank(comparison: Comparison, column: float) -> tuple[str, ...]:
-    """Schedulers by median error at a column; then, by name, those without error, then stochastic ones."""
+    """Sort schedulers by median error in a column; those without an error follow, then stochastic ones."""
     errors = {item.scheduler: item.solver_error for item in summarise(comparison) if item.column == column}
     random = stochastic(comparison)
 

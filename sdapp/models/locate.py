@@ -64,6 +64,14 @@ class Model:
         """Pixels per latent, along one side (f)."""
         return self.family.latent_scale if self.is_file else int(2 ** (len(self.facts["widths"]) - 1))
 
+    @cached_property
+    def text_layers(self) -> int | None:
+        """The layers of the text encoder, or of the smaller of two; None for a single file."""
+        configs = [self.path / folder / "config.json" for folder in self.family.text_encoders]
+        return min(
+            (int(read_json(each)["num_hidden_layers"]) for each in configs if each.is_file()), default=None
+        )
+
     @property
     def size(self) -> int:
         """The side in pixels of the images that the model was trained on."""
@@ -258,4 +266,16 @@ def check_task(model: Model, kind: str) -> None:
         raise ConfigError(
             f"task: {model.name} is made for inpainting ({model.in_channels} channels) and cannot do {kind}; "
             "use `sdapp inpaint`"
+        )
+
+
+def check_clip_skip(model: Model, clip_skip: int) -> None:
+    """Refuse to leave out all layers of the text encoder. Raises ConfigError.
+
+    A single file is not checked: all families have more layers than `clip_skip` may leave out.
+    """
+    if clip_skip and model.text_layers and clip_skip >= model.text_layers:
+        most = model.text_layers - 1
+        raise ConfigError(
+            f"clip_skip: the text encoder of {model.name} has {model.text_layers} layers; at most {most}"
         )

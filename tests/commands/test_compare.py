@@ -306,37 +306,24 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 # --- other grids --------------------------------------------------------------------------------------------
 
 
-def test_failed_cells_keep_their_reason(sdapp: Run) -> None:
-    result = sdapp(
-        "compare",
-        PROMPT,
-        "--schedulers",
-        "ddim",
-        "--steps",
-        "2,3",
-        *TINY,
-        "--vary",
-        "clip_skip=0,9",
-        "--timings",
-        2,
-    )
+def test_failed_cells_keep_their_reason(sdapp: Run, zero_snr: Path) -> None:
+    grid = ("--schedulers", "ddim,lms", "--steps", "2,3", "--seeds", 1, "--timings", 2)
+    references = "compare.references=[dpm++2m-karras@4, euler@2]"
+    result = sdapp("compare", PROMPT, *grid, "--model", zero_snr, "--set", references)
     assert result.exit_code == 3
     assert "2 of 4 images failed; the report says why" in result.stderr
     found = results.read_comparison(Path("comparison"))
     for cell in found.cells:
-        assert cell.status == ("failed" if cell.varied["clip_skip"] == 9 else "done")
-        assert ("clip_skip: this text encoder has" in str(cell.reason)) == (cell.status == "failed")
-    assert "clip_skip: this text encoder has" in Path("comparison/report.html").read_text(encoding="utf-8")
+        assert cell.status == ("failed" if cell.scheduler == "lms" else "done")
+        assert ("zero terminal SNR" in str(cell.reason)) == (cell.status == "failed")
+    assert "zero terminal SNR" in Path("comparison/report.html").read_text(encoding="utf-8")
     assert sdapp("report", "comparison").exit_code == 0
 
 
 def test_seconds_keep_the_paces_that_were_measured(sdapp: Run) -> None:
     command = ["compare", PROMPT, "--steps", "0.6,30", "--match", "seconds", *TINY]
     first = sdapp(*command, "--schedulers", "ddim,lcm", "--dry-run")
-    assert (
-        "how many steps fit into the seconds, and what that takes, is known when each scheduler was timed"
-        in first.stderr
-    )
+    assert "the steps and the time they need will be known when each scheduler was timed" in first.stderr
     paces = {"ddim": {"fixed": 0.1, "step": 0.1}, "lcm": {"fixed": 0.1, "step": 0.1}}
     Path("comparison").mkdir()
     Path("comparison/paces.json").write_text(json.dumps(paces), encoding="utf-8")
@@ -372,7 +359,7 @@ def test_a_dry_run_paints_nothing_and_imports_no_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
     assert re.search(
-        r"36 cells and 2 references: 40 images, 0 done, 40 to paint with 1218 UNet calls; .* of \d+x\d+",
+        r"36 cells and 4 reference images: 40 images, 0 done, 40 to paint with 1218 UNet calls; .* of \d+x\d+",
         done.stderr,
     )
     assert not (tmp_path / "none").exists()
@@ -416,7 +403,7 @@ def test_what_a_foreign_image_could_not_carry_over_is_told(sdapp: Run) -> None:
         ([PROMPT, "--schedulers", "ddim", "--seeds", "1,1"], "--seeds: 1 is in the list more than once"),
         (
             [PROMPT, "--schedulers", "ddim", "--vary", "foo=1"],
-            "--vary: foo cannot vary; what can: guidance_scale",
+            "--vary: compare.vary.foo: cannot vary; what can: guidance_scale",
         ),
         ([PROMPT, "--schedulers", "ddim", "--vary", "guidance_scale"], "--vary: write it as KEY=VALUE,VALUE"),
         (

@@ -114,7 +114,8 @@ def test_a_missing_file_is_named(small: Comparison, tmp_path: Path, name: str) -
         read_comparison(tmp_path)
 
 
-def test_a_folder_that_is_not_there_is_named(small: Comparison, tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_named(small: Comparison, tmp_path: Path) -> None:
+    (tmp_path / "nowhere").touch()
     with pytest.raises(OutputError, match=r"results\.jsonl"):
         write_comparison(small, tmp_path / "nowhere")
 

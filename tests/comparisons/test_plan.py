@@ -121,10 +121,14 @@ def test_eta_makes_a_scheduler_stochastic() -> None:
         (
             {},
             {"vary": {"seed": [1, 2]}},
-            "compare.vary: seed cannot vary; what can: guidance_scale, guidance_interval, ",
+            "compare.vary.seed: cannot vary; what can: guidance_scale, guidance_interval, ",
         ),
-        ({}, {"vary": {"scheduler.options.order": [1]}}, "compare.vary: scheduler.options.order cannot vary"),
-        ({}, {"vary": {"guidance": [1]}}, "guidance cannot vary, did you mean 'guidance_scale'? what can:"),
+        ({}, {"vary": {"scheduler.options.order": [1]}}, "compare.vary.scheduler.options.order: cannot vary"),
+        (
+            {},
+            {"vary": {"guidance": [1]}},
+            "compare.vary.guidance: cannot vary, did you mean 'guidance_scale'? what can:",
+        ),
         (
             {"task": {"kind": "txt2img"}},
             {"vary": {"task.colour": ["red"]}},
@@ -151,6 +155,11 @@ def test_eta_makes_a_scheduler_stochastic() -> None:
             "eta: lms has no eta; the schedulers that have it: ddim, tcd",
         ),
         (
+            {},
+            {"vary": {"clip_skip": [0, 9]}},
+            "clip_skip: the text encoder of postcards has 2 layers; at most 1",
+        ),
+        (
             {"prompt": None},
             {},
             "prompt: there is none; give one on the command line, or as `compare.prompts:`",
@@ -163,6 +172,43 @@ def test_what_cannot_be_honoured_is_refused(
     with pytest.raises(ConfigError) as caught:
         planned(compare_plan(config, **grid))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "grid", "notes"),
+    [
+        ({}, {}, []),
+        ({"steps": 30}, {}, ["steps: has no effect in a comparison; use compare.steps"]),
+        (
+            {"scheduler": {"name": "lms", "options": {"use_karras_sigmas": True}}, "seed": 3, "count": 2},
+            {},
+            [
+                "scheduler: has no effect in a comparison; use compare.schedulers",
+                "seed: has no effect in a comparison; use compare.seeds",
+                "count: has no effect in a comparison; use compare.seeds",
+            ],
+        ),
+        ({}, {"prompts": ["a cat"]}, ["prompt: has no effect in a comparison; there are compare.prompts"]),
+        (
+            {"output": {"name": "{seed}"}},
+            {},
+            ["output.name: has no effect in a comparison; its images are named by the ids of their jobs"],
+        ),
+        (
+            {"negative_prompt": "a tree"},
+            {"vary": {"guidance_scale": [7.5, 1]}},
+            ["negative_prompt has no effect at a guidance_scale of 1 or below"],
+        ),
+    ],
+)
+def test_what_has_no_effect_is_told(config: dict[str, Any], grid: dict[str, Any], notes: list[str]) -> None:
+    told = [note.removeprefix("settings: ") for note in compare_plan(config, **grid).notes]
+    assert told == notes
+
+
+def test_a_prompt_on_the_command_line_replaces_that_of_the_config() -> None:
+    given = {"prompt": "a house", "compare": {"schedulers": ["ddim"], "prompts": ["a cat"]} | SMALL}
+    assert list(ComparisonPlan([Layer(given, {"compare.prompts": "PROMPT"})]).notes) == []
 
 
 def test_without_schedulers_there_is_nothing_to_compare() -> None:

@@ -26,7 +26,7 @@ def in_a_shell(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     ("arguments", "code"),
     [
         (["generate", "a cat", "--seed", "7", "--set", "steps=1"], 0),
-        (["generate", "a cat", "--set", "steps=1", "--set", "clip_skip=11"], 2),
+        (["generate", "a cat", "--set", "scheduler={name: unipc, options: {solver_type: other}}"], 2),
         (["generate", "a cat", "--steps", "0"], 2),
         (["--version"], 0),
     ],

@@ -1,4 +1,4 @@
-"""The convergence plot: curves, quartiles, ticks and the band, in the units of the SVG image."""
+"""The plot of solver errors: curves, quartiles, ticks and the accuracy, in units of the SVG image."""
 
 import math
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ class Plot:
     curves: tuple[Curve, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    band: float | None  # y of its upper edge; it ends at the frame
+    band: float | None  # y of the accuracy: the band from here to the frame is grey
 
 
 def styles(schedulers: Sequence[str]) -> dict[str, str]:
@@ -86,7 +86,7 @@ def styles(schedulers: Sequence[str]) -> dict[str, str]:
 
 
 def convergence(comparison: Comparison, axis: Axis) -> Plot:
-    """The plot of all schedulers with errors, over all prompts, seeds and varied values."""
+    """Plot all schedulers that have errors, over all prompts, seeds and varied values."""
     items = [item for item in summarise(comparison) if item.solver_error and getattr(item, axis)]
     x = LogScale.over((getattr(item, axis).median for item in items), margin=1.12)
     errors = [item.solver_error for item in items if item.solver_error]

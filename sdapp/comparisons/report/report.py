@@ -2,7 +2,6 @@
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +11,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from sdapp.comparisons.cells import Cell, Comparison, Reference, Value, combination_key, read_comparison
+from sdapp.comparisons.cells import Cell, Combination, Comparison, Reference, read_comparison
 from sdapp.comparisons.folder import open_image
 from sdapp.comparisons.report import format, plots
 from sdapp.comparisons.statistics import band, rank, stochastic, summarise
@@ -102,13 +101,10 @@ class _ImageSources:
     def source(self, file: str) -> str:
         """A data URI or a relative link. Raises InputError if the image is missing or cannot be read."""
         if file not in self.known:
-            self.known[file] = self._inline(file) if self.room > 0 else self._link(file)
+            if self.room <= 0 and not (self.folder / file).is_file():
+                raise InputError(f"its image {file} does not exist any more")
+            self.known[file] = self._inline(file) if self.room > 0 else quote(file)
         return self.known[file]
-
-    def _link(self, file: str) -> str:
-        if not (self.folder / file).is_file():
-            raise InputError(f"its image {file} does not exist any more")
-        return quote(file)
 
     def _inline(self, file: str) -> str:
         image = open_image(self.folder, file).convert("RGB")
@@ -124,8 +120,6 @@ class _PageData:
 
     def __init__(self, comparison: Comparison, sources: _ImageSources) -> None:
         self.comparison, self.sources = comparison, sources
-        self.cells = {(cell.key, cell.scheduler, cell.column): cell for cell in comparison.cells}
-        self.references = {item.key: item for item in comparison.references}
         self.band = band(comparison) or 0.0
         self.scale = format.LogScale.over(cell.solver_error for cell in comparison.cells)
 
@@ -141,7 +135,7 @@ class _PageData:
             "medians": self._medians(),
             "prompts": [prompt.translate(SYMBOLS) for prompt in comparison.prompts],
             "axes": [len(comparison.prompts), len(comparison.seeds), *map(len, comparison.varied.values())],
-            "views": [self._combination(*combination) for combination in comparison.combinations()],
+            "views": [*map(self._view, comparison.combinations())],
         }
 
     def _medians(self) -> list[list[str]]:
@@ -151,15 +145,18 @@ class _PageData:
         columns = self.comparison.columns
         return [[texts[name, column] for column in columns] for name in self.comparison.schedulers]
 
-    def _combination(self, prompt: str, seed: int, varied: Mapping[str, Value]) -> PageEntry:
-        key = combination_key(prompt, seed, varied)
-
+    def _view(self, where: Combination) -> PageEntry:
         def entry(name: str, column: float) -> PageEntry:
-            return self._cell(self.cells.get((key, name, column)), name, column, seed)
+            return self._cell(
+                self.comparison.cell_at.get((where.key, name, column)), name, column, where.seed
+            )
 
         columns = self.comparison.columns
         cells = [[entry(name, column) for column in columns] for name in self.comparison.schedulers]
-        return {"reference": self._reference(self.references.get(key), seed), "cells": cells}
+        return {
+            "reference": self._reference(self.comparison.reference_of.get(where.key), where.seed),
+            "cells": cells,
+        }
 
     def _reference(self, reference: Reference | None, seed: int) -> PageEntry:
         if reference is None:

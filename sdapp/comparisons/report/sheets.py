@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from io import BytesIO
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from sdapp.comparisons.cells import Cell, Comparison, Reference, Value, combination_key, read_comparison
+from sdapp.comparisons.cells import Cell, Combination, Comparison, Reference, read_comparison
 from sdapp.comparisons.folder import open_image
 from sdapp.comparisons.report.format import UNITS, LogScale, budget, number, seconds, viridis
 from sdapp.comparisons.statistics import rank, stochastic
@@ -20,7 +20,9 @@ from sdapp.images import Size
 from sdapp.outputs.files import overwrite
 
 MAX_SIDE, MAX_PIXELS = 16_384, 80_000_000  # browsers and Pillow open these without a warning
-READABLE = 128  # pixels: smaller images are enlarged by a whole factor, so that their labels fit below
+READABLE = (
+    128  # pixels; smaller images are enlarged by a whole factor, so that there is room for their labels
+)
 INK, SOFT, LINE, EMPTY, BAD, PAPER = "#1a1b1e", "#6a6d73", "#dededa", "#f1f1ed", "#a3371f", "#ffffff"
 SMALL, TITLE, PROMPT = 0.85, 2.0, 1.1  # sizes of letters, relative to the normal one
 NOT_PAINTED = "not painted yet"
@@ -44,7 +46,7 @@ class _Layout:
 
     @cached_property
     def text(self) -> int:
-        """The normal size of letters; all distances are multiples of it."""
+        """The font size; all distances are multiples of it."""
         return min(max(self.cell[0] // 10, 13), 26)
 
     @cached_property
@@ -54,12 +56,12 @@ class _Layout:
 
     @cached_property
     def names(self) -> int:
-        """From the left edge of a block to the scheduler names, which are right of the reference."""
+        """The distance from the left edge of a block to the scheduler names, right of the reference."""
         return self.cell[0] + 2 * self.text
 
     @cached_property
     def first_cell(self) -> Size:
-        """From the corner of a block to the corner of its first cell."""
+        """The distance from the corner of a block to the corner of its first cell."""
         widest = max(_font(self.text).getlength(name) for name in self.schedulers)
         return self.names + math.ceil(widest) + 2 * self.text, 5 * self.text
 
@@ -86,7 +88,10 @@ class _Layout:
 
     @cached_property
     def across(self) -> int:
-        """Blocks side by side: about as many as blocks below each other. Raises ConfigError if none fits."""
+        """How many blocks are side by side, so that the sheet is about square.
+
+        Raises ConfigError if a block is larger than a sheet.
+        """
         square = max(1, round(math.sqrt(self.blocks * self.block[1] / self.block[0])))
         for blocks in range(min(square, self.blocks), 0, -1):
             if _fits(self.size(blocks, 1)):
@@ -140,7 +145,7 @@ def build_sheets(folder: Path) -> list[Path]:
     for size in layout.sheets():
         sheet, done = _Sheet(comparison, folder, layout, size), len(paths) * layout.per_sheet
         for place, combination in enumerate(combinations[done : done + layout.per_sheet]):
-            sheet.draw_block(place, *combination)
+            sheet.draw_block(place, combination)
         buffer = BytesIO()
         sheet.canvas.save(buffer, "PNG", compress_level=1)
         paths.append(folder / _name(len(paths) + 1))
@@ -188,8 +193,6 @@ class _Sheet:
     def __init__(self, comparison: Comparison, folder: Path, layout: _Layout, size: Size) -> None:
         """Start a sheet with its title and no block."""
         self.comparison, self.folder, self.layout = comparison, folder, layout
-        self.cells = {(cell.key, cell.scheduler, cell.column): cell for cell in comparison.cells}
-        self.references = {item.key: item for item in comparison.references}
         middle = comparison.columns[len(comparison.columns) // 2]
         self.rows, self.random = rank(comparison, middle), stochastic(comparison)
         self.scale = LogScale.over(cell.solver_error for cell in comparison.cells)
@@ -201,16 +204,15 @@ class _Sheet:
         self._write((left, left), comparison.title, width, INK, TITLE)
         self._write((left, left + round(2.9 * layout.text)), facts, width)
 
-    def draw_block(self, place: int, prompt: str, seed: int, varied: Mapping[str, Value]) -> None:
+    def draw_block(self, place: int, where: Combination) -> None:
         """Draw all images of one combination; `place` counts the blocks of this sheet from 0."""
         layout, text = self.layout, self.layout.text
         down, right = divmod(place, layout.across)
         left = layout.margin + right * (layout.block[0] + layout.margin)
         top = layout.top + down * (layout.block[1] + layout.margin)
-        self._draw_heading((left, top), prompt, seed, varied)
-        key = combination_key(prompt, seed, varied)
+        self._draw_heading((left, top), where)
         first, top = left + layout.first_cell[0], top + layout.first_cell[1]
-        self._draw_reference((left, top), self.references.get(key))
+        self._draw_reference((left, top), self.comparison.reference_of.get(where.key))
         for row, name in enumerate(self.rows):
             corner = (left + layout.names, top + row * layout.step[1])
             self._write(corner, name, layout.first_cell[0], INK)
@@ -219,17 +221,17 @@ class _Sheet:
                 self._write(below, "stochastic", layout.first_cell[0], SOFT, SMALL)
             for index, column in enumerate(self.comparison.columns):
                 corner = (first + index * layout.step[0], corner[1])
-                self._draw_cell(corner, self.cells.get((key, name, column)))
+                self._draw_cell(corner, self.comparison.cell_at.get((where.key, name, column)))
 
-    def _draw_heading(self, corner: Size, prompt: str, seed: int, varied: Mapping[str, Value]) -> None:
+    def _draw_heading(self, corner: Size, where: Combination) -> None:
         """The line above a block, its prompt, its seed and varied values, and the labels of its columns."""
         layout, text, (left, top) = self.layout, self.layout.text, corner
         self.pen.line((left, top, left + layout.block[0] - 1, top), LINE)
-        values = [f"seed {seed}", *(f"{name.replace('_', ' ')} {value}" for name, value in varied.items())]
-        right = " · ".join(values)
+        varied = (f"{name.replace('_', ' ')} {value}" for name, value in where.varied.items())
+        right = " · ".join((f"seed {where.seed}", *varied))
         taken = _font(text).getlength(right)
         self._write((left + layout.block[0] - round(taken), top + text), right, taken + 1)
-        self._write((left, top + text), prompt, layout.block[0] - taken - 2 * text, INK, PROMPT)
+        self._write((left, top + text), where.prompt, layout.block[0] - taken - 2 * text, INK, PROMPT)
         below = top + round(3.3 * text)
         self._write((left + layout.names, below), UNITS[self.comparison.match], layout.first_cell[0])
         for index, column in enumerate(self.comparison.columns):
