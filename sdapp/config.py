@@ -123,6 +123,35 @@ class Output(Frozen):
     quality: Annotated[int, Field(ge=1, le=100, description="JPEG and WebP; WebP is lossless at 100.")] = 95
 
 
+class Lora(Frozen):
+    """A LoRA file and how strongly it changes the model."""
+
+    file: FilePath
+    weight: Annotated[float, Field(ge=-10, le=10)] = 1.0
+    text_encoder_weight: Annotated[
+        float | None, Field(ge=-10, le=10, description="For the text encoders; default: `weight`.")
+    ] = None
+    sha256: Annotated[
+        str | None, Field(description="Of its tensors; a file with others is refused."), Setting("name")
+    ] = None
+
+
+def _loras(value: object) -> object:
+    """Read `FILE[:WEIGHT[:TEXT_ENCODER_WEIGHT]]`, alone or in a list."""
+    return [_lora(each) for each in value] if isinstance(value, list) else [_lora(value)]
+
+
+def _lora(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    number = r"(?::([-+]?(?:\d+\.?\d*|\.\d+)))?"
+    found = re.fullmatch(rf"(.*?){number}{number}", value, re.DOTALL)
+    assert found
+    file, *weights = found.groups()
+    given = zip(("weight", "text_encoder_weight"), weights, strict=True)
+    return {"file": file} | {name: float(weight) for name, weight in given if weight}
+
+
 Switch = Literal["auto", "on", "off"]
 BatchSize = Annotated[
     Annotated[int, Field(ge=1, le=256)] | Literal["auto"], Setting(expected="a number from 1 to 256, or auto")
@@ -195,7 +224,7 @@ class ImageSettings(Frozen):
         list[float],
         BeforeValidator(ranges.interval, json_schema_input_type=str | Fractions),
         Field(description="The part of the run with guidance, as fractions; a step outside it costs half."),
-        Setting(list_is_value=True),
+        Setting(list_of=(int, float)),
     ] = [0.0, 1.0]
     prompt: Annotated[Text | None, Field(description="What to paint."), Setting("text", in_grid=True)] = None
     negative_prompt: Annotated[Text, Field(description="What guidance steers away from.")] = ""
@@ -212,6 +241,12 @@ class ImageSettings(Frozen):
         Setting(in_grid=True),
     ] = None
     task: Task = Txt2Img()
+    loras: Annotated[
+        list[Lora],
+        BeforeValidator(_loras, json_schema_input_type=str | list[str | Lora]),
+        Field(description="LoRA files: FILE[:WEIGHT[:TEXT_ENCODER_WEIGHT]], or {file, weight, …}."),
+        Setting("file", list_of=(str, dict)),
+    ] = []
     eta: Annotated[float | None, Field(ge=0, le=1, description="Fresh noise that DDIM and TCD add.")] = None
     clip_skip: Annotated[int, Field(ge=0, le=11, description="Last layers of the text encoder to skip.")] = 0
     cache_interval: Annotated[
@@ -279,5 +314,7 @@ def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "seed", f"seed + count goes past {MAX_SEED}"
     if config.dtype == "float16" and config.device == "cpu":
         yield "dtype", "float16 cannot run on a CPU; use float32, or bfloat16 if the CPU supports it"
+    if config.loras and config.memory.offload in ("group", "sequential"):
+        yield "loras", "cannot be merged into layers that are offloaded; use memory.offload: model or none"
     if config.compile == "on" and config.memory.offload != "none":
         yield "compile", "an offloaded UNet cannot be compiled; turn off compile or memory.offload"

@@ -20,6 +20,7 @@ from sdapp.config import (
 )
 from sdapp.errors import ConfigError
 from sdapp.models.locate import Model, check_clip_skip, check_task
+from sdapp.models.lora_files import check_loras
 
 # The record of a JPEG has room for 65,504 bytes. A byte of a prompt takes up to 12.1 of them: up to 6 in the
 # job (a control character in JSON) and 6 in the note about truncated text, or 3 and 9. A quarter is left.
@@ -46,6 +47,7 @@ class Job(ImageSettings, ModelSettings):
         """
         content = self.model_dump(mode="json", exclude={"memory": {"offload", "vae_slicing"}})
         content["task"] = {key: value for key, value in content["task"].items() if key not in self.inputs}
+        content["loras"] = [{key: each[key] for key in each if key != "file"} for each in content["loras"]]
         defaults = {key: field.default for key, field in type(self).model_fields.items()}
         content = {k: value for k, value in content.items() if k in ALWAYS_IN_ID or value != defaults[k]}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
@@ -186,6 +188,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         "height": height,
         "seed": seeds[0],
         "inputs": inputs,
+        "loras": check_loras(config.loras, model),
     }
     given = {name: getattr(config, name) for name in Job.model_fields if name in RunConfig.model_fields}
     return JobList(Job(**given | resolved), seeds)

@@ -23,6 +23,7 @@ from sdapp.diffusion.batch_size import BatchSizes
 from sdapp.diffusion.decode import Decoded, decode_latents
 from sdapp.diffusion.devices import choose_device, choose_dtype
 from sdapp.diffusion.loading import load_pipeline
+from sdapp.diffusion.loras import Loras
 from sdapp.diffusion.memory import Placement, is_shortage, memory_in_use, memory_taken
 from sdapp.diffusion.noise import HALVES, draw_in_float32
 from sdapp.diffusion.shortcuts import with_shortcuts
@@ -94,7 +95,7 @@ class Painter:
         self.device, self.dtype, self.family = device, pipe.unet.dtype, family
         self.scheduler_config: dict[str, Any] = dict(pipe.scheduler.config)
         self.denoiser = Denoiser(pipe.unet, device, self._settle)
-        self._vae, self._text = pipe.vae, TextEncoder(pipe)
+        self._vae, self._text, self._loras = pipe.vae, TextEncoder(pipe), Loras(pipe)
         # Built from the components: from_pipe() would cast the shared weights to float32.
         self._pipes: dict[str, Any] = {
             kind: pipe if kind == "txt2img" else getattr(diffusers, name)(**pipe.components, **family.options)
@@ -180,6 +181,9 @@ class Painter:
     ) -> list[Result]:
         """Take a batch through the stages; each returns its fields of the Record."""
         started, before = time.perf_counter(), memory_in_use(self.device)
+        with timed("LoRA"):
+            if self._loras.apply(batch[0].loras):
+                self._text.forget()
         pipe = self._pipes[batch[0].task.kind]
         pipe.scheduler = self._scheduler(batch)
         painting = Painting(batch, index, pipe, prepare_inputs(batch[0]), reporter)

@@ -30,6 +30,7 @@ MODEL_TESTS = (
     "test_threads.py",
     "test_benchmarks.py",
     "test_gpu.py",
+    "test_loras.py",
     "test_pinned.py",
     "test_pipelines.py",
     "test_postcards.py",

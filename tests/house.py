@@ -34,7 +34,7 @@ INSIDE = {
         "read", "comfyui", "infotext", "named", "carry", "samplers", "record", "containers",
     ),
     "prompts": ("variants", "files", "txt", "columns", "templates", "lines", "seeds", "tokens"),
-    "models": ("vae", "locate", "kinds", "hub", "families", "originals", "files"),
+    "models": ("lora_files", "vae", "locate", "kinds", "hub", "families", "originals", "files"),
     "settings": ("grid", "messages", "files", "layers", "ranges", "types"),
 }  # fmt: skip
 WIDTH = 110

@@ -232,4 +232,4 @@ def _packs(items: Iterable[Item]) -> Iterator[list[Item]]:
         packs: dict[str, list[Item]] = {}
         for item in window:
             packs.setdefault(item.job.pack, []).append(item)
-        yield from packs.values()
+        yield from sorted(packs.values(), key=lambda pack: str(pack[0].job.loras))  # exchanged seldom

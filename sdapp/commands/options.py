@@ -55,6 +55,7 @@ OPTIONS: dict[str, Any] = {
     "guidance_scale": option(float, "--guidance-scale", "-g", help="How strongly the prompt steers."),
     "scheduler": option(str, "--scheduler", help="Any name that `sdapp schedulers` knows."),
     "size": option(str, "--size", metavar="WxH", help="Pixels, such as 768x512."),
+    "loras": option(list[str], "--lora", metavar="FILE[:WEIGHT]", help="A LoRA file. Can be repeated."),
     "model": option(str, "--model", "-m", help=f"{BUILT_IN}, a Hub id, a folder or a .safetensors file."),
     "device": option(str, "--device", help="auto, cpu, cuda, cuda:N or mps."),
     "dtype": option(str, "--dtype", help="auto, float16, bfloat16 or float32."),
@@ -70,6 +71,7 @@ IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"II*\0", b"MM\0*
 # What gave a setting, where that is not the option of its name.
 ORIGINS = {
     "output.dir": "--out",
+    "loras": "--lora",
     "prompt": "PROMPT",
     "compare.prompts": "PROMPT",
     "task.kind": "sdapp {}",

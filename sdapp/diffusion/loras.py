@@ -8,13 +8,13 @@ read, in the layouts of kohya, diffusers and peft.
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
+from sdapp.config import Lora
 from sdapp.errors import UnavailableError
 from sdapp.models.originals import unet_name
 
@@ -47,31 +47,22 @@ COMPLETE = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class LoraFile:
-    """A LoRA that is to be merged, with its weights for the UNet and for the text encoders."""
-
-    path: Path
-    weight: float = 1.0
-    text_encoder_weight: float = 1.0
-
-
 class Loras:
     """The LoRAs that are merged into a pipeline's weights; `apply` exchanges them."""
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
-        self._merged: tuple[LoraFile, ...] = ()
+        self._merged: tuple[Lora, ...] = ()
         self._originals: dict[torch.nn.Parameter, torch.Tensor] = {}
         self._names: dict[str, dict[str, torch.nn.Module]] = {}
 
-    def apply(self, files: Sequence[LoraFile]) -> None:
-        """Let the weights be those of the model with these LoRAs, in this order, and no others.
+    def apply(self, files: Sequence[Lora]) -> bool:
+        """Let the weights be those of the model with these LoRAs, in this order; return if they changed.
 
         Raises UnavailableError for a file that does not fit the model; then no LoRA is merged.
         """
         if tuple(files) == self._merged:
-            return
+            return False
         self._restore()
         try:
             for file in files:
@@ -80,6 +71,7 @@ class Loras:
             self._restore()
             raise
         self._merged = tuple(files)
+        return True
 
     def _restore(self) -> None:
         with torch.no_grad():
@@ -87,11 +79,12 @@ class Loras:
                 parameter.copy_(original)
         self._originals, self._merged = {}, ()
 
-    def _merge(self, file: LoraFile) -> None:
-        groups = self._groups(file.path)
+    def _merge(self, file: Lora) -> None:
+        groups = self._groups(Path(file.file).expanduser())
+        text_weight = file.weight if file.text_encoder_weight is None else file.text_encoder_weight
         with torch.no_grad():
             for (part, module), tensors in groups.items():
-                weight = file.weight if part == "unet" else file.text_encoder_weight
+                weight = file.weight if part == "unet" else text_weight
                 layer = self._modules(part)[module]
                 if not weight:
                     continue
@@ -103,7 +96,7 @@ class Loras:
                         parameter.copy_(merged.to(parameter.dtype))
                 except (RuntimeError, IndexError) as exc:
                     raise UnavailableError(
-                        f"loras: {file.path} does not fit this model: its {module} has other sizes; "
+                        f"loras: {file.file} does not fit this model: its {module} has other sizes; "
                         "it was made for another family"
                     ) from exc
 

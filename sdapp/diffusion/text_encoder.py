@@ -82,6 +82,10 @@ class TextEncoder:
         pooled = [each.pooled for each in found if each.pooled is not None]
         return torch.stack([each.embeds for each in found]), torch.stack(pooled) if pooled else None
 
+    def forget(self) -> None:
+        """Encode all texts anew: the weights have changed."""
+        self._known.clear()
+
     def _encode(self, texts: list[str], clip_skip: int) -> list[_Embedding]:
         """Encode without the pipelines' own clip_skip, which crashes with transformers 5.6 and later.
 

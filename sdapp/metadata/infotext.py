@@ -47,6 +47,7 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
     field `Scheduler options` is sdapp's own. Raises ConfigError for an unknown scheduler.
     """
     task, skip, padding = values["task"], values["clip_skip"], values["task"].get("padding")
+    loras: list[Values] = values["loras"]
     sampler, schedule, options = _scheduler_words(schedulers.resolve(**values["scheduler"]))
     prompt, negative = (
         re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", values[key]).replace("Negative prompt:", "negative prompt:")
@@ -59,6 +60,7 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
         "VAE": values["vae"] and Path(values["vae"]).name.partition("@")[0].removesuffix(".safetensors"),
         "Denoising strength": task.get("strength"),
         "Clip skip": skip + 1 if skip else None, "RNG": "CPU",
+        "Lora hashes": ", ".join(f"{Path(lora['file']).stem}: {lora['sha256'][:12]}" for lora in loras),
         "Mask mode": "Inpaint masked" if task["kind"] == "inpaint" else None,
         "Emphasis": "None" if re.search(r"[()\[\]]", prompt + negative) else None,
         "Inpaint area": None if padding is None else "Only masked", "Masked area padding": padding,
@@ -66,8 +68,15 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
         "Version": f"sdapp {version}",
     }  # fmt: skip
     items = [f"{key}: {_quote(str(value))}" for key, value in fields.items() if value not in (None, "")]
+    prompt = " ".join([prompt.strip(), *map(_lora_tag, loras)])
     lines = [prompt.strip(), f"Negative prompt: {negative.strip()}" if negative.strip() else None]
     return "\n".join([*(line for line in lines if line is not None), ", ".join(items)]).strip()
+
+
+def _lora_tag(lora: Mapping[str, Any]) -> str:
+    """A LoRA as A1111 writes it into the prompt: its weight, or those of the text encoders and the UNet."""
+    weights = [each for each in (lora["text_encoder_weight"], lora["weight"]) if each is not None]
+    return f"<lora:{Path(lora['file']).stem}:{':'.join(f'{weight:g}' for weight in weights)}>"
 
 
 def _quote(text: str) -> str:

@@ -31,6 +31,7 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
 
     content = job.to_data()
     content["task"] |= {key: relative(content["task"][key]) for key in job.inputs}
+    content["loras"] = [each | {"file": relative(each["file"])} for each in content["loras"]]
     for key in MODEL_KEYS:
         if content[key] not in (None, BUILT_IN) and Path(content[key]).exists():
             content[key] = relative(content[key])
@@ -51,6 +52,12 @@ def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
         path = values["task"][key]
         if images.inputs.read(path, f"{image}: task.{key}")[1] != digest:
             raise InputError(f"{image}: task.{key}: {path} is not the file that this image was made from")
+    values["loras"] = [
+        each | {"file": str(image.parent / each["file"])}
+        if isinstance(each, dict) and "file" in each
+        else each
+        for each in values["loras"]
+    ]
     for key in MODEL_KEYS:
         if str(values.get(key, "")).startswith("."):
             values[key] = layers.anchor(values[key], image.parent)

@@ -8,7 +8,7 @@ from sdapp.models.families import FAMILIES
 ONLY = "supported: " + ", ".join(family.name for family in FAMILIES)
 WHOLE = "give the whole checkpoint, with autoencoder and text encoder"
 UNUSED = f"sdapp does not use any; {WHOLE}"
-MERGE = "it only changes another model: merge it into a checkpoint with another program, and give that"
+LORA_OPTION = "it only changes another model: give it as --lora FILE, with a whole model"
 FOLDER = "give the same model as a diffusers folder"
 SCHEDULER = "if it is a Stable Diffusion after all, give it the scheduler folder of its base model"
 
@@ -38,8 +38,9 @@ XL_BLOCK = (
     r"model\.diffusion_model\.input_blocks\.8\.1\.transformer_blocks\.9\."  # the last that small ones lack
 )
 # Files without the UNet of a checkpoint. The first row that fits counts, here and below.
+IS_LORA = r"(^|[._])lora[._]|^lycoris_|\.(hada_w|lokr_w|oft_|dora_scale|diff)"
 LOOSE_PARTS = (
-    Kind(r"(^|[._])lora[._]|^lycoris_|\.(hada_w|lokr_w|oft_|dora_scale)", "a LoRA", MERGE),
+    Kind(IS_LORA, "a LoRA", LORA_OPTION),
     Kind(r"\A([^.\n]+ [\dx]*\n)+\Z", "a textual inversion embedding", UNUSED),
     Kind(r"^(control_model\.|controlnet_|lllite_)", "a ControlNet", UNUSED),
     Kind(r"^(ip_adapter|image_proj)\.", "an IP-Adapter", UNUSED),

@@ -104,6 +104,9 @@ def _why_not(name: str, is_option: bool) -> str:
 def from_text(key: str, text: str) -> Any:
     """Return the value of a cell or option: a number if it looks like one, a list for `a|b`, else text."""
     kind = SETTINGS.get(key, PLAIN).kind
+    if key == "loras":
+        sets = [re.split(r" *, *", each.strip(SPACES)) for each in text.split("|")]
+        return sets if len(sets) > 1 else sets[0]
     if kind in ("text", "file"):
         return text
     parts = [part.strip(SPACES) for part in re.split(r"[|,]" if key == "seed" else r"\|", text)]

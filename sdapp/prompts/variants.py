@@ -48,8 +48,8 @@ def _options(key: str, value: Any) -> list[Any]:
     if key in TEMPLATES:  # what is no text is refused with the other settings
         texts = (expand_all_groups(each) if isinstance(each, str) else [each] for each in values)
         return [each for expanded in texts for each in expanded]
-    takes_list = key in SETTINGS and SETTINGS[key].list_is_value
-    return [value] if takes_list and all(isinstance(item, int | float) for item in values) else values
+    takes = SETTINGS[key].list_of if key in SETTINGS else ()
+    return [value] if takes and all(isinstance(item, takes) for item in values) else values
 
 
 def checked_entries(

@@ -36,7 +36,7 @@ class Setting:
     """
 
     kind: Literal["value", "name", "text", "file", "model"] = "value"
-    list_is_value: bool = False  # a list of numbers is one value, not variants
+    list_of: tuple[type, ...] = ()  # a list of items of these types is one value, not variants
     in_grid: bool = False  # `compare` has a list of its own for it, so `compare.vary` refuses it
     expected: str = ""  # what is allowed, for error messages
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from conftest import random_pipeline
-from sdapp.diffusion.loras import LoraFile, Loras
+from sdapp.config import Lora
+from sdapp.diffusion.loras import Loras
 from sdapp.errors import UnavailableError
 
 LINEAR = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"  # 64 → 64
@@ -117,7 +118,7 @@ def test_a_file_is_merged_as_by_hand_and_taken_out_to_the_last_bit(
 ) -> None:
     save_file({name: each.contiguous() for name, each in tensors.items()}, tmp_path / "lora.safetensors")
     before, loras = weight(pipe, layer), Loras(pipe)
-    loras.apply([LoraFile(tmp_path / "lora.safetensors", strength)])
+    loras.apply([Lora(file=str(tmp_path / "lora.safetensors"), weight=strength)])
     expected = before + strength * (merged(before) - before)
     assert torch.allclose(weight(pipe, layer), expected, atol=3e-5 * (expected - before).abs().max())
     assert not torch.equal(weight(pipe, layer), before)
@@ -131,7 +132,7 @@ def test_several_files_add_up_and_a_hundred_exchanges_leave_no_trace(pipe: Any, 
         tensors, _ = pair(kohya(LINEAR), 64, 64, i + 1, 1.0)
         text, _ = pair("lora_te_text_model_" + TEXT.replace(".", "_"), 64, 32, 2, 1.0)
         save_file(tensors | text, tmp_path / f"{i}.safetensors")
-        files.append(LoraFile(tmp_path / f"{i}.safetensors", 0.5, 0.25))
+        files.append(Lora(file=str(tmp_path / f"{i}.safetensors"), weight=0.5, text_encoder_weight=0.25))
     before = {name: each.clone() for name, each in pipe.unet.state_dict().items()}
     text_before = weight(pipe, TEXT, "text_encoder")
     loras = Loras(pipe)
@@ -157,7 +158,7 @@ def test_kohyas_names_of_sdxl_are_those_of_the_original_checkpoint(xl: Any, tmp_
     before, name = weight(xl, LINEAR), f"text_model.{TEXT}"
     text_before = weight(xl, name, "text_encoder_2")
     loras = Loras(xl)
-    loras.apply([LoraFile(tmp_path / "lora.safetensors")])
+    loras.apply([Lora(file=str(tmp_path / "lora.safetensors"))])
     assert torch.allclose(weight(xl, LINEAR), before + change, atol=1e-4)
     assert torch.allclose(weight(xl, name, "text_encoder_2"), text_before + text_change, atol=1e-4)
     loras.apply([])
@@ -184,5 +185,7 @@ def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(
     save_file(tensors, tmp_path / "bad.safetensors")
     before = weight(pipe, LINEAR)
     with pytest.raises(UnavailableError, match=message):
-        Loras(pipe).apply([LoraFile(tmp_path / "good.safetensors"), LoraFile(tmp_path / "bad.safetensors")])
+        Loras(pipe).apply(
+            [Lora(file=str(tmp_path / "good.safetensors")), Lora(file=str(tmp_path / "bad.safetensors"))]
+        )
     assert torch.equal(weight(pipe, LINEAR), before)

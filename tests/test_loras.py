@@ -1,0 +1,171 @@
+"""LoRAs in configs, options and prompt files: painted, recorded, compared and refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from typer.testing import Result
+
+from sdapp.batches.ledger import LEDGER_FILE
+from sdapp.metadata.record import read_header
+
+LAYER = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
+Run = Callable[..., Result]
+
+
+def lora(path: Path, seed: int, size: int = 64, **more: torch.Tensor) -> Path:
+    """A file that changes one layer of the tiny model a lot."""
+    generator = torch.Generator().manual_seed(seed)
+    up, down = (torch.randn(*shape, generator=generator) for shape in ((size, 4), (4, size)))
+    save_file({f"{LAYER}.lora_up.weight": up, f"{LAYER}.lora_down.weight": down, **more}, path)
+    return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "loras").mkdir()
+    lora(tmp_path / "loras" / "ink.safetensors", 1)
+    lora(tmp_path / "loras" / "oil.safetensors", 2)
+    return tmp_path / "loras"
+
+
+def pixels(path: Path | str) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def paint(sdapp: Run, model: Path, *arguments: object) -> dict[str, Any]:
+    done = sdapp("generate", "a cat", "--model", model, "--seed", 7, "--steps", 2, "--json", *arguments)
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    return {"path": found["path"], "job_id": found["record"]["job_id"]}
+
+
+def test_a_lora_changes_the_image_by_its_weight_and_is_in_id_record_and_infotext(
+    sdapp: Run, tiny: Callable[..., Path], files: Path
+) -> None:
+    without, zero, half, whole = (
+        paint(sdapp, tiny(), *more)
+        for more in (
+            (),
+            ("--lora", "loras/ink.safetensors:0"),
+            ("--lora", "loras/ink.safetensors:0.5"),
+            ("--lora", "loras/ink.safetensors"),
+        )
+    )
+    assert zero["job_id"] == without["job_id"]
+    assert len({run["job_id"] for run in (without, half, whole)}) == 3
+    assert (pixels(zero["path"]) == pixels(without["path"])).all()
+    assert (pixels(half["path"]) != pixels(whole["path"])).any()
+    [recorded] = read_header(Path(half["path"]))["job"]["loras"]
+    assert (recorded["file"], recorded["weight"]) == ("./../loras/ink.safetensors", 0.5)
+    text = Image.open(half["path"]).info["parameters"]
+    assert text.startswith("a cat <lora:ink:0.5>\n")
+    assert f'Lora hashes: "ink: {recorded["sha256"][:12]}"' in text
+
+
+def test_a_file_under_another_name_is_the_same_and_another_file_under_its_name_is_not(
+    sdapp: Run, tiny: Callable[..., Path], files: Path
+) -> None:
+    first = paint(sdapp, tiny(), "--lora", "loras/ink.safetensors")
+    (files / "ink.safetensors").rename(files / "pen.safetensors")
+    assert paint(sdapp, tiny(), "--lora", "loras/pen.safetensors")["job_id"] == first["job_id"]
+    gone = sdapp("replay", first["path"])
+    assert gone.exit_code == 66
+    assert "ink.safetensors: no such file" in gone.stderr
+    lora(files / "ink.safetensors", 3)
+    other = sdapp("replay", first["path"])
+    assert other.exit_code == 65
+    assert "is not the file that was used" in other.stderr
+
+
+def test_an_image_is_replayed_with_its_loras(sdapp: Run, tiny: Callable[..., Path], files: Path) -> None:
+    path = paint(sdapp, tiny(), "--lora", "loras/ink.safetensors:0.5:0.2", "--lora", "loras/oil.safetensors")[
+        "path"
+    ]
+    done = sdapp("replay", "--verify", path)
+    assert done.exit_code == 0, done.stderr
+    assert "largest difference 0 of 255" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("lines.txt", "a cat --loras loras/ink.safetensors:0.5\na dog\na cat --loras loras/oil.safetensors, loras/ink.safetensors:0.5\n"),
+        ("lines.csv", 'prompt,loras\na cat,loras/ink.safetensors:0.5\na dog,\na cat,"loras/oil.safetensors,loras/ink.safetensors:0.5"\n'),
+        ("lines.jsonl", '{"prompt": "a cat", "loras": "loras/ink.safetensors:0.5"}\n{"prompt": "a dog"}\n'
+         '{"prompt": "a cat", "loras": ["loras/oil.safetensors", {"file": "loras/ink.safetensors", "weight": 0.5}]}\n'),
+        ("lines.yaml", "- {prompt: a cat, loras: 'loras/ink.safetensors:0.5'}\n- prompt: a dog\n"
+         "- {prompt: a cat, loras: ['loras/oil.safetensors', {file: loras/ink.safetensors, weight: 0.5}]}\n"),
+    ],
+)  # fmt: skip
+def test_each_line_of_a_prompt_file_has_its_own_loras(
+    name: str, content: str, sdapp: Run, tiny: Callable[..., Path], files: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    common = ("--model", tiny(), "--seed", 7, "--seeds", "same", "--steps", 2)
+    done = sdapp("batch", name, *common, "--out", "images")
+    assert done.exit_code == 0, done.stderr
+    lines = map(json.loads, (tmp_path / "images" / LEDGER_FILE).read_text().splitlines())
+    images = {line["prompt_line"]: tmp_path / "images" / line["file"] for line in lines}
+    assert len(images) == 3
+    by_hand = [
+        ("--lora", "loras/ink.safetensors:0.5"),
+        (),
+        ("--lora", "loras/oil.safetensors", "--lora", "loras/ink.safetensors:0.5"),
+    ]
+    for (_, path), options, prompt in zip(
+        sorted(images.items()), by_hand, ("a cat", "a dog", "a cat"), strict=True
+    ):
+        alone = sdapp("generate", prompt, "--model", tiny(), "--seed", 7, "--steps", 2, *options)
+        assert (pixels(alone.stdout.strip()) == pixels(path)).all()
+
+
+def test_weights_are_compared(sdapp: Run, tiny: Callable[..., Path], files: Path) -> None:
+    vary = "loras=loras/ink.safetensors:0.5,loras/ink.safetensors"
+    done = sdapp("compare", "a cat", "--model", tiny(), "--schedulers", "ddim", "--steps", "2", "--seeds", "1",
+                 "--vary", vary, "--dry-run")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert "2 cells and 4 reference images" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "message"),
+    [
+        (lambda _: None, 66, "loras: bad.safetensors: no such file"),
+        (lambda path: save_file({"a.weight": torch.zeros(1)}, path), 65, "is no LoRA: none of its 1 tensors"),
+        (lambda path: path.write_bytes(b"\x80\x04pickle" * 9), 69, "loras: bad.safetensors"),
+        (
+            lambda path: lora(path, 1, **{f"{LAYER[:-10]}attn2_to_k.lora_down.weight": torch.zeros(4, 2048)}),
+            2,
+            "loras: bad.safetensors is for Stable Diffusion XL; ",
+        ),
+    ],
+)
+def test_what_cannot_be_merged_is_refused_before_the_model_is_loaded(
+    make: Callable[[Path], object],
+    code: int,
+    message: str,
+    sdapp: Run,
+    tiny: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    make(tmp_path / "bad.safetensors")
+    done = sdapp("generate", "a cat", "--model", tiny(), "--lora", "bad.safetensors")
+    assert done.exit_code == code
+    assert message in done.stderr
+
+
+def test_a_lora_with_layers_of_other_sizes_fails_by_name(
+    sdapp: Run, tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    lora(tmp_path / "wide.safetensors", 1, size=128)
+    done = sdapp("generate", "a cat", "--model", tiny(), "--lora", "wide.safetensors")
+    assert done.exit_code in (3, 69)
+    assert "wide.safetensors does not fit this model" in done.stderr
+    assert load_file(tmp_path / "wide.safetensors")
