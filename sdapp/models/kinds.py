@@ -81,7 +81,7 @@ OTHER_MODELS = (
     Kind(_file_without(rf"{TEXT}0\.{CLIP}") + "|" + _file_without(rf"{TEXT}1\.model\.positional_embedding\b"),
          "a checkpoint that lacks a text encoder", WHOLE),
     Kind(_file_without(VAE), "a checkpoint without autoencoder (VAE)", "give one: --set vae=PATH"),
-    Kind(_file_without(rf"context (?!2048$)|{XL_BLOCK}"), "a smaller SDXL (such as SSD-1B)", FOLDER),
+    Kind(r"\A(?=[\s\S]*^context 2048$)" + _file_without(XL_BLOCK), "a smaller SDXL (such as SSD-1B)", FOLDER),
 )  # fmt: skip
 
 
