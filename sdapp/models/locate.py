@@ -17,6 +17,7 @@ from sdapp.models.hub import CONFIGS, WANTED, cached_commit, download, find_unwa
 from sdapp.models.kinds import ONLY, find_kind
 
 UNET_INPUTS = "model.diffusion_model.input_blocks."  # names of the UNet's tensors in a single file
+CONFIG_FILES = ("model_index.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 SHARD = re.compile(r"-\d{5}-of-(\d{5})")
 ALLOWED = "a diffusers folder, a .safetensors file, or a Hub id such as "
 EXAMPLES = {"model": "stable-diffusion-v1-5/stable-diffusion-v1-5", "vae": "stabilityai/sd-vae-ft-mse"}
@@ -136,10 +137,10 @@ def _file_facts(shapes: dict[str, list[int]]) -> dict[str, Any]:
 
 def _folder_facts(folder: Path) -> dict[str, Any]:
     def read(path: str) -> dict[str, Any]:
-        return read_json(folder / path) if (folder / path).parent.is_dir() else {}
+        return read_json(folder / path) if (folder / path).is_file() else {}
 
-    index, unet, vae = (read(path) for path in ("model_index.json", "unet/config.json", "vae/config.json"))
-    scheduler = read("scheduler/scheduler_config.json")
+    index, unet, vae, scheduler = map(read, CONFIG_FILES)
+    has_betas = not {"beta_start", "trained_betas"}.isdisjoint(scheduler)
     code = [index[part][0] for part in ("unet", "vae", "text_encoder", "scheduler") if index.get(part)]
     return {
         "pipeline": index.get("_class_name"),
@@ -156,7 +157,7 @@ def _folder_facts(folder: Path) -> dict[str, Any]:
         "transformer": "folder" if (folder / "transformer").is_dir() else None,
         "scheduler": scheduler.get("_class_name"),
         "prediction": scheduler.get("prediction_type"),
-        "betas": None if {"beta_start", "trained_betas"} & scheduler.keys() else "none",
+        "betas": None if has_betas or not (folder / CONFIG_FILES[-1]).is_file() else "none",
     }
 
 
@@ -201,10 +202,8 @@ def find_path(name: str, key: str = "model") -> Path | None:
             hint = f", did you mean {names[near[0]]}?"
     if is_id:
         hint += f" It is not taken for a Hub id, because there is a folder {path.parent} here"
-    others = f"{BUILT_IN}, " if key == "model" else ""
-    raise UnavailableError(
-        f"{key}: no folder or file {name}{hint}; allowed: {others}{ALLOWED}{EXAMPLES[key]}"
-    )
+    allowed = (f"{BUILT_IN}, " if key == "model" else "") + ALLOWED + EXAMPLES[key]
+    raise UnavailableError(f"{key}: no folder or file {name}{hint}; allowed: {allowed}")
 
 
 def _checked(model: Model, has_weights: bool = True) -> Model:
@@ -255,7 +254,7 @@ def _missing_files(model: Model) -> Iterator[str]:
             yield f": {part} has {len(files)} of the {int(shards[1])} files of its weights; download it again"
         for file in files:
             tensor_shapes(file)
-    for needed in ("scheduler/scheduler_config.json", *model.family.text_encoders.values()):
+    for needed in (*CONFIG_FILES, *model.family.text_encoders.values()):
         if not (model.path / needed).exists():
             yield f": {needed} is missing; download the model again"
 
