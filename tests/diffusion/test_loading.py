@@ -1,5 +1,6 @@
 """Weights as people have them: variants, shards, files that lack tensors."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_each_part_is_loaded_in_the_variant_that_there_is(
     (folder / part / "LICENSE").write_text("a file without a suffix")
     result = paint(folder)
     assert result.record is not None
-    told = f"the weights of {folder} differ in precision: " in " ".join(result.record.notes)
+    told = f"the weights of {folder} are of different variants: " in " ".join(result.record.notes)
     assert told != is_also_full
     assert (f"{part} fp16" in " ".join(result.record.notes)) != is_also_full
     if is_also_full:
@@ -129,6 +130,23 @@ def test_a_folder_that_lacks_a_shard_is_refused(tiny: Tiny, tmp_path: Path) -> N
     shard(folder, "unet", None)
     sorted((folder / "unet").glob("*.safetensors"))[1].unlink()
     with pytest.raises(UnavailableError, match=r": unet has \d+ of the \d+ files of its weights"):
+        paint(folder)
+
+
+def test_a_link_to_weights_that_are_gone_is_named(tiny: Tiny, tmp_path: Path) -> None:
+    """A Hub cache of which files were deleted."""
+    folder = shutil.copytree(tiny(), tmp_path / "model")
+    (folder / f"{UNET}.safetensors").unlink()
+    (folder / f"{UNET}.safetensors").symlink_to(tmp_path / "gone")
+    with pytest.raises(UnavailableError, match=f"{UNET}.safetensors cannot be read: .* No such file"):
+        paint(folder)
+
+
+def test_a_folder_whose_index_lacks_a_part_is_not_said_to_lack_tensors(tiny: Tiny, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny(), tmp_path / "model")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"text_encoder": [None, None]}))
+    with pytest.raises(UnavailableError, match=r"model cannot be loaded: "):
         paint(folder)
 
 

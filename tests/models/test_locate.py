@@ -62,7 +62,7 @@ def pickled_only(folder: Path) -> None:
         (replace("unet/config.json", '{"sample_size": 64}'), "not those of a Stable Diffusion"),
         (
             replace("unet/config.json", '{"sample_size": -64, "in_channels": 4}'),
-            "a size in its config.json files is below 1",
+            "a size or a factor in its config.json files is not positive",
         ),
         (replace("vae/config.json", "{}"), "not those of a Stable Diffusion"),
     ],
