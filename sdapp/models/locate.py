@@ -72,7 +72,7 @@ class Model:
             (int(read_json(each)["num_hidden_layers"]) for each in configs if each.is_file()), default=None
         )
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The side in pixels of the images that the model was trained on."""
         if not self.is_file:

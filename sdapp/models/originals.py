@@ -138,13 +138,20 @@ def scheduler_config(path: Path, layout: Config) -> Config:
 def predicts_v(path: Path, layout: Config) -> bool:
     """Whether a UNet predicts v: such files of SDXL have a mark, in those of 2.x a tensor spreads wider."""
     import numpy as np
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     shapes, name = tensor_shapes(path), f"{UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias"
     if "v_pred" in shapes or layout["unet"] is not STABLE_DIFFUSION_2["unet"] or name not in shapes:
         return "v_pred" in shapes
-    with safe_open(path, framework="numpy") as file:
-        return bool(np.std(file.get_tensor(name)) > 0.09)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            values = file.get_tensor(name)
+    except (TypeError, AttributeError):  # numpy has no bfloat16 and no float8
+        with safe_open(path, framework="pt") as file:
+            values = file.get_tensor(name).float().numpy()
+    except SafetensorError as exc:
+        raise UnavailableError(f"model: {path} is damaged: {exc}; download it again") from exc
+    return bool(np.std(values) > 0.09)
 
 
 def read_vae_config(path: Path, layout: Config) -> Config:

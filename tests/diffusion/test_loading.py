@@ -12,13 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sdapp as api
-from conftest import random_pipeline
-from original_layout import save_original
 from sdapp.errors import UnavailableError
 from sdapp.records import Result
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-NAME = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 UNET, VAE, TEXT = (
     "unet/diffusion_pytorch_model",
     "vae/diffusion_pytorch_model",
@@ -165,47 +161,3 @@ def lose(file: Path, choose: Callable[[list[str]], list[str]]) -> list[str]:
         {name: value for name, value in tensors.items() if name not in lost}, file, metadata={"format": "pt"}
     )
     return lost
-
-
-@pytest.fixture
-def single(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The tiny model as a single file, with its configuration in a Hub cache."""
-    repo = tmp_path / "hub" / f"models--{NAME.replace('/', '--')}"
-    shutil.copytree(tiny(), repo / "snapshots" / COMMIT)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(COMMIT)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    save_original(random_pipeline(4, "epsilon"), tmp_path / "single.safetensors")
-    return tmp_path / "single.safetensors"
-
-
-@pytest.mark.parametrize(
-    ("prefix", "count"),
-    [
-        ("model.diffusion_model.time_embed.0.weight", 1),
-        ("model.diffusion_model.middle_block.0.in_layers", 4),
-        ("first_stage_model.quant_conv", 2),
-        ("cond_stage_model.transformer.text_model.encoder.layers.1.mlp", 4),
-    ],
-)
-def test_a_single_file_that_lacks_tensors_is_refused_with_their_number(
-    prefix: str, count: int, single: Path
-) -> None:
-    lose(single, lambda names: [name for name in names if name.startswith(prefix)])
-    with pytest.raises(UnavailableError, match=f"single.safetensors lacks {count} of its tensors: "):
-        paint(single)
-
-
-def test_a_single_file_without_autoencoder_is_mended_by_one_from_elsewhere(single: Path, tiny: Tiny) -> None:
-    whole = pixels(paint(single))
-    lose(single, lambda names: [name for name in names if name.startswith("first_stage_model.")])
-    with pytest.raises(UnavailableError, match="without autoencoder"):
-        paint(single)
-    assert (pixels(paint(single, vae=str(tiny() / "vae"))) == whole).all()
-
-
-def test_a_single_file_of_a_part_is_refused_though_its_configuration_is_in_the_cache(single: Path) -> None:
-    """The weights in the cache must not take the place of those that the file lacks."""
-    lose(single, lambda names: [name for name in names if name.startswith("cond_stage_model.")])
-    with pytest.raises(UnavailableError, match="lacks a text encoder"):
-        paint(single)

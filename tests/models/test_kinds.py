@@ -21,6 +21,7 @@ from sdapp.models.locate import locate
 
 Run = Callable[..., Any]
 LORA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
+NORM = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"  # tells what a 2.x predicts
 PARTS: dict[str, tuple[str, Shapes]] = {
     "LoRA of kohya": (
         "is a LoRA; it only changes another model",
@@ -390,7 +391,10 @@ TENSOR = st.fixed_dictionaries({"dtype": st.just("F16"), "shape": JSON, "data_of
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.dictionaries(st.sampled_from([*checkpoint(), "a", "__metadata__"]), TENSOR | JSON) | JSON)
+@given(
+    st.dictionaries(st.sampled_from([*checkpoint(width=1024), NORM, "a", "__metadata__"]), TENSOR | JSON)
+    | JSON
+)
 def test_no_header_ends_in_a_traceback(tmp_path_factory: pytest.TempPathFactory, header: object) -> None:
     file = with_header(tmp_path_factory.mktemp("header") / "model.safetensors", header)
     with pytest.raises(UnavailableError):
@@ -415,6 +419,14 @@ def test_no_config_file_ends_in_a_traceback(
     (folder / file).write_text(json.dumps(facts | changes if isinstance(changes, dict) else changes))
     with suppress(SdappError):
         api.generate(model=str(folder), prompt="a cat", vae=str(POSTCARDS / "vae"))
+
+
+def test_a_header_that_lies_about_its_tensors_is_refused(sdapp: Run, tmp_path: Path) -> None:
+    """Of a 2.x, one tensor is read to tell what it predicts."""
+    shapes = checkpoint(width=1024) | {NORM: (320,)}
+    lies = {name: {"dtype": "F16", "shape": shapes[name], "data_offsets": [0, 0]} for name in shapes}
+    with_header(tmp_path / "model.safetensors", lies)
+    refused(sdapp("generate", "a cat", "--model", "model.safetensors"), "model.safetensors is damaged: ")
 
 
 # --- paths ----------------------------------------------------------------------------------------------------
