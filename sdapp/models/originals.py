@@ -16,7 +16,7 @@ from sdapp.models.files import tensor_shapes
 Config = dict[str, Any]
 UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
 MERGES = Path(__file__).parent / "clip" / "merges.txt.gz"
-END = "<|endoftext|>"
+END_TOKEN = "<|endoftext|>"
 
 
 class Width(NamedTuple):
@@ -91,7 +91,7 @@ STABLE_DIFFUSION_1: Config = {
     "unet": _unet("xxx-", "-xxx", 8, "1.1", sample_size=64),
     "vae": _vae(512),
     "text_encoder": _clip("cond_stage_model.transformer.text_model.", 12),
-    "tokenizer": {"pad_token": END},
+    "tokenizer": {"pad_token": END_TOKEN},
     "scheduler": _PNDM,
 }
 STABLE_DIFFUSION_2: Config = {
@@ -110,7 +110,7 @@ SDXL: Config = {
     "vae": _vae(1024, scaling_factor=0.13025),
     "text_encoder": _clip("conditioner.embedders.0.transformer.text_model.", 12),
     "text_encoder_2": _clip("conditioner.embedders.1.model.", 32, "CLIPTextModelWithProjection"),
-    "tokenizer": {"pad_token": END},
+    "tokenizer": {"pad_token": END_TOKEN},
     "tokenizer_2": {"pad_token": "!"},
     "scheduler": {"_class_name": "EulerDiscreteScheduler", **_BETAS},
 }  # fmt: skip
@@ -177,7 +177,7 @@ def _fill(value: Any, shapes: Mapping[str, list[int]], problem: str) -> Any:
 
 
 @lru_cache(maxsize=2)
-def clip_tokenizer(pad_token: str = END) -> Any:
+def clip_tokenizer(pad_token: str = END_TOKEN) -> Any:
     """CLIP's tokenizer, which every family uses; they differ in the token that fills up the 77."""
     from transformers import CLIPTokenizer  # does not import torch
 
@@ -189,7 +189,7 @@ def clip_tokenizer(pad_token: str = END) -> Any:
         *(f"{letter}</w>" for letter in letters),
         *map("".join, merges),
         "<|startoftext|>",
-        END,
+        END_TOKEN,
     ]
     vocab = {token: i for i, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad_token, model_max_length=77)
