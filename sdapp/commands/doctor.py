@@ -4,11 +4,12 @@ import os
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import typer
 
-from sdapp.models.files import POSTCARDS
+from sdapp.errors import UnavailableError
+from sdapp.models.files import BUILT_IN
+from sdapp.models.locate import locate
 
 PACKAGES = {
     "torch": "", "diffusers": "", "transformers": "", "accelerate": "", "safetensors": "", "pillow": "",
@@ -38,10 +39,11 @@ def examine() -> tuple[Facts, list[str]]:
         except PackageNotFoundError:
             facts.append((package, f"not installed; {use or 'sdapp needs it'}: pip install {package}"))
             problems += [] if use else [f"{package} is not installed; fix: pip install {package}"]
-    facts += _devices(problems) + _room(problems) + _model_cache()
-    if not (POSTCARDS / "model_index.json").exists():
-        way = "pip install --force-reinstall sdapp"
-        problems.append(f"the built-in model is missing from the package; fix: {way}")
+    facts += _devices(problems) + _room(problems) + _model_cache(problems)
+    try:
+        locate(BUILT_IN)
+    except UnavailableError as exc:
+        problems.append(f"the built-in {exc}; fix: pip install --force-reinstall sdapp")
     return facts, problems
 
 
@@ -77,14 +79,14 @@ def _room(problems: list[str]) -> Facts:
     facts: Facts = []
     if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         facts.append(("memory", f"{_gib(os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))} free"))
-    free = shutil.disk_usage(Path.cwd()).free
+    free = shutil.disk_usage(".").free
     facts.append(("disk", f"{_gib(free)} free here"))
     if free < LOW_DISK:
         problems.append(f"only {_gib(free)} of disk are free here; a checkpoint takes 2 to 7 GiB")
     return facts
 
 
-def _model_cache() -> Facts:
+def _model_cache(problems: list[str]) -> Facts:
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import CacheNotFound
@@ -93,6 +95,9 @@ def _model_cache() -> Facts:
         repos = scan_cache_dir().repos
     except CacheNotFound:
         return [("model cache", f"{HF_HUB_CACHE} (empty)")]
+    except (OSError, ValueError) as exc:
+        problems.append(f"the model cache cannot be read: {exc}; set HF_HUB_CACHE to a folder")
+        return []
     total = _gib(sum(repo.size_on_disk for repo in repos))
     models = sorted(f"{repo.repo_id}, {_gib(repo.size_on_disk)}" for repo in repos)
     return [("model cache", f"{HF_HUB_CACHE}, {total}"), *(("", model) for model in models)]

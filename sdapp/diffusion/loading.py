@@ -43,7 +43,7 @@ def load_pipeline(model: Model, dtype: torch.dtype) -> Any:
         try:
             pipe = (_from_file if model.is_file else _from_folder)(model, dtype, vae)
         except BROKEN as exc:
-            _refuse_missing(model.path, _tensors_without_values(exc))
+            _refuse_missing(model.path, _tensors_without_values(exc) if model.is_file else [])
             raise UnavailableError(f"model: {model.path} cannot be loaded: {_reason(exc)}") from exc
     if pipe.tokenizer.model_max_length > NO_TOKENIZER:
         raise UnavailableError(f"model: {model.path}: its tokenizer cannot be read; download the model again")
@@ -131,7 +131,7 @@ def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
             cls = getattr(diffusers, read_json(model.vae / "config.json", "vae")["_class_name"])
             part = _load_part(cls, model.vae, dtype, key="vae")
     except BROKEN as exc:
-        _refuse_missing(model.vae, _tensors_without_values(exc), "vae")
+        _refuse_missing(model.vae, _tensors_without_values(exc) if model.vae.is_file() else [], "vae")
         raise UnavailableError(f"vae: {model.vae} cannot be loaded: {_reason(exc)}") from exc
     return {"vae": part}
 

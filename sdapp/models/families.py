@@ -31,11 +31,8 @@ class Family:
 
 
 def _pipelines(name: str) -> dict[str, str]:
-    return {
-        "txt2img": f"{name}Pipeline",
-        "img2img": f"{name}Img2ImgPipeline",
-        "inpaint": f"{name}InpaintPipeline",
-    }
+    tasks = {"txt2img": "", "img2img": "Img2Img", "inpaint": "Inpaint"}
+    return {task: f"{name}{part}Pipeline" for task, part in tasks.items()}
 
 
 _SD: Mapping[str, Any] = {

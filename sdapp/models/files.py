@@ -49,7 +49,8 @@ def tensor_shapes(path: Path, key: str = "model") -> dict[str, list[int]]:
             raise ValueError(f"{lacks:,} of {end:,} bytes are missing")
         return {name: [int(length) for length in value["shape"]] for name, value in tensors.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
-        raise UnavailableError(f"{key}: {path} is damaged: {exc}; download or copy it again") from exc
+        problem = "cannot be read" if isinstance(exc, OSError) else "is damaged"
+        raise UnavailableError(f"{key}: {path} {problem}: {exc}; download or copy it again") from exc
 
 
 def refuse_pickled(name: str, path: Path, key: str = "model") -> None:

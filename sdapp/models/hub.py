@@ -11,14 +11,10 @@ from sdapp.models.families import FAMILIES
 from sdapp.models.files import BUILT_IN
 
 CONFIGS = ("model_index.json", "*/config.json", "*/scheduler_config.json")
-FOLDERS = [{*family.weight_folders, *family.text_encoders.values()} for family in FAMILIES]
+FOLDERS = {"scheduler"}.union(*({*each.weight_folders, *each.text_encoders.values()} for each in FAMILIES))
 WANTED = (
     "model_index.json",
-    *(
-        f"{folder}/*.{kind}"
-        for folder in sorted({"scheduler"}.union(*FOLDERS))
-        for kind in ("json", "txt", "safetensors")
-    ),
+    *(f"{folder}/*.{end}" for folder in FOLDERS for end in ("json", "txt", "safetensors")),
 )
 IGNORED = ("*.non_ema.*", "*.ema.*", "*.int8.*")
 FULL_WEIGHTS = re.compile(r"(\w+)/(?:diffusion_pytorch_)?model(?:-\d{5}-of-\d{5})?\.safetensors")
@@ -60,14 +56,12 @@ def download(
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=is_offline, **chosen))
     except _hub_errors() as exc:
-        local = f"a folder or `--model {BUILT_IN}`" if key == "model" else "a folder"
+        way = f"a folder or `--model {BUILT_IN}`" if key == "model" else "a folder"
         reasons = {  # the first class that fits counts
             errors.GatedRepoError: "asks you to accept its licence on the Hub; then run `hf auth login`",
             errors.RepositoryNotFoundError: "is not on the Hub, or private; check it, or run `hf auth login`",
             errors.RevisionNotFoundError: f"has no revision {revision!r}; leave it out for the newest",
-            errors.LocalEntryNotFoundError: (
-                f"is not in the cache and the Hub cannot be reached; check the network, or give {local}"
-            ),
+            errors.LocalEntryNotFoundError: f"is not in the cache and the Hub cannot be reached; give {way}",
         }
         other = f"cannot be downloaded from the Hub: {' '.join(str(exc).split())}"
         reason = next((text for kind, text in reasons.items() if isinstance(exc, kind)), other)

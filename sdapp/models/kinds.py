@@ -17,26 +17,21 @@ SCHEDULER = "if it is a Stable Diffusion after all, give it the scheduler folder
 class Kind:
     r"""A kind of file or folder that is refused by its name.
 
-    `mark` is a regular expression on the lines of `Model.marks`. In `name`, as in "is a LoRA", `\1` is what
-    the first group of `mark` found. `fix` is the way out.
+    `mark` and `unless` are regular expressions: the first is found in `Model.marks`, the second is not. In
+    `name`, as in "is a LoRA", `\1` is what the first group of `mark` found. `fix` is the way out.
     """
 
     mark: str
     name: str
     fix: str = ONLY
+    unless: str = "(?!)"  # is never found
 
 
-def _file_without(tensors: str) -> str:
-    """The mark of checkpoint files in which no tensor's name begins like this."""
-    return rf"\A(?=[\s\S]*^model\.diffusion_model\.)(?![\s\S]*^({tensors}))"
-
-
+IN_FILE = r"^model\.diffusion_model\."
 CLIP = r"transformer\.text_model\.embeddings\.position_embedding\."
-TEXT = rf"cond_stage_model\.({CLIP}|model\.token_embedding\.)|conditioner\.embedders\."
-VAE = r"first_stage_model\.decoder\.conv_in\.|vae replaced$"
-XL_BLOCK = (
-    r"model\.diffusion_model\.input_blocks\.8\.1\.transformer_blocks\.9\."  # the last that small ones lack
-)
+TEXT = rf"^cond_stage_model\.({CLIP}|model\.token_embedding\.)|^conditioner\.embedders\."
+VAE = r"^first_stage_model\.decoder\.conv_in\.|^vae replaced$"
+LAST_OF_XL = r"\.input_blocks\.8\.1\.transformer_blocks\.9\."
 # Files without the UNet of a checkpoint. The first row that fits counts, here and below.
 IS_LORA = r"(^|[._])lora[._]|^lycoris_|\.(hada_w|lokr_w|oft_|dora_scale|diff)"
 LOOSE_PARTS = (
@@ -46,6 +41,7 @@ LOOSE_PARTS = (
     Kind(r"^(ip_adapter|image_proj)\.", "an IP-Adapter", UNUSED),
     Kind(r"^(adapter\.)?body\.\d+\.(block1|resnets)", "a T2I-Adapter", UNUSED),
     Kind(r"motion_modules\.", "a motion module for videos", UNUSED),
+    Kind(r"^unet\.", "a checkpoint in the layout of diffusers", FOLDER),
     Kind(r"^(first_stage_model\.|vae\.)?decoder\.(conv_in|layers\.\d+|\d+)\.", "an autoencoder (VAE)",
          "use it with a whole model: --set vae=FILE"),
     Kind(r"^(input_blocks\.0\.0|down_blocks\.0\.(resnets|attentions))\.", "a UNet alone", WHOLE),
@@ -63,6 +59,7 @@ OTHER_MODELS = (
     Kind(r"\.time_stack\.|^unet (UNetSpatioTemporal|UNetMotion|UNet3D)", "a model for videos"),
     Kind(r"^(model\.diffusion_model\.)?(transformer_blocks|blocks|layers)\.0\.|^transformer folder$",
          "a diffusion transformer"),
+    Kind(r"^pipeline ((Kandinsky|IF|AltDiffusion|AudioLDM|LDM|DDPM)\w*)$", r"a model of another kind (\1)"),
     Kind(r"^code (\S+)$", r"a model with code of its own (\1), which is not run"),
     Kind(r"^unet (?!UNet2DConditionModel$)(\S+)$", r"a model with a UNet of another class (\1)"),
     Kind(r"^text_encoder (?!clip)(\S+)$", r"a model with another text encoder than CLIP (\1)"),
@@ -78,11 +75,11 @@ OTHER_MODELS = (
          "quantized with scales, which would be ignored", "give the float16 or float32 checkpoint"),
     Kind(r"^cond_stage_model\.transformer\.(embeddings|encoder)\.",
          "a checkpoint whose text encoder has the old names", FOLDER),
-    Kind(_file_without(f"{TEXT}|{VAE}"), "a UNet alone", WHOLE),
-    Kind(_file_without(rf"{TEXT}0\.{CLIP}") + "|" + _file_without(rf"{TEXT}1\.model\.positional_embedding\b"),
-         "a checkpoint that lacks a text encoder", WHOLE),
-    Kind(_file_without(VAE), "a checkpoint without autoencoder (VAE)", "give one: --set vae=PATH"),
-    Kind(_file_without(rf"context (?!2048$)|{XL_BLOCK}"), "a smaller SDXL (such as SSD-1B)", FOLDER),
+    Kind(IN_FILE, "a UNet alone", WHOLE, unless=f"{TEXT}|{VAE}"),
+    Kind(IN_FILE, "a checkpoint that lacks a text encoder", WHOLE, unless=rf"{TEXT}0\.{CLIP}"),
+    Kind(IN_FILE, "a checkpoint that lacks a text encoder", WHOLE, unless=rf"{TEXT}1\.model\.positional_"),
+    Kind(IN_FILE, "a checkpoint without autoencoder (VAE)", "give one: --set vae=PATH", unless=VAE),
+    Kind(r"attn2\.to_k\.weight \d+x2048$", "a smaller SDXL (such as SSD-1B)", FOLDER, unless=LAST_OF_XL),
 )  # fmt: skip
 
 
@@ -92,6 +89,7 @@ def find_kind(marks: str, is_part: bool) -> str | None:
     `is_part` says that it is a file without the UNet of a checkpoint.
     """
     for kind in (*LOOSE_PARTS, *OTHER_MODELS) if is_part else OTHER_MODELS:
-        if match := re.search(kind.mark, marks, re.MULTILINE):
+        match = re.search(kind.mark, marks, re.MULTILINE)
+        if match and not re.search(kind.unless, marks, re.MULTILINE):
             return f"{match.expand(kind.name)}; {kind.fix}"
     return None

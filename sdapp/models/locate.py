@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sdapp.errors import ConfigError, UnavailableError
-from sdapp.models import originals
+from sdapp.models import hub, originals
 from sdapp.models.families import FAMILIES, Family
 from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, refuse_pickled, tensor_shapes
-from sdapp.models.hub import CONFIGS, WANTED, cached_commit, download, find_unwanted, is_cached, is_hub_id
 from sdapp.models.kinds import ONLY, find_kind
 
 UNET_INPUTS = "model.diffusion_model.input_blocks."  # names of the UNet's tensors in a single file
+CONFIG_FILES = ("model_index.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 SHARD = re.compile(r"-\d{5}-of-(\d{5})")
 ALLOWED = "a diffusers folder, a .safetensors file, or a Hub id such as "
 EXAMPLES = {"model": "stable-diffusion-v1-5/stable-diffusion-v1-5", "vae": "stabilityai/sd-vae-ft-mse"}
@@ -72,7 +72,7 @@ class Model:
             (int(read_json(each)["num_hidden_layers"]) for each in configs if each.is_file()), default=None
         )
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The side in pixels of the images that the model was trained on."""
         if not self.is_file:
@@ -119,7 +119,7 @@ class Model:
         variants = {part: self.weights(part)[0] or "full" for part in parts}
         listed = ", ".join(f"{part} {variant}" for part, variant in variants.items())
         is_mixed = len(set(variants.values())) > 1
-        return [f"the weights of {self.name} differ in precision: {listed}"] if is_mixed else []
+        return [f"the weights of {self.name} are of different variants: {listed}"] if is_mixed else []
 
     def has_own(self, part: str) -> bool:
         """Whether a part is loaded from the model's own files."""
@@ -136,11 +136,11 @@ def _file_facts(shapes: dict[str, list[int]]) -> dict[str, Any]:
 
 def _folder_facts(folder: Path) -> dict[str, Any]:
     def read(path: str) -> dict[str, Any]:
-        return read_json(folder / path) if (folder / path).parent.is_dir() else {}
+        return read_json(folder / path) if (folder / path).is_file() else {}
 
-    index, unet, vae = (read(path) for path in ("model_index.json", "unet/config.json", "vae/config.json"))
-    scheduler = read("scheduler/scheduler_config.json")
-    code = [index[part][0] for part in ("unet", "vae", "text_encoder", "scheduler") if index.get(part)]
+    index, unet, vae, scheduler = map(read, CONFIG_FILES)
+    has_betas = not {"beta_start", "trained_betas"}.isdisjoint(scheduler)
+    code = (entry[0] for part, entry in index.items() if part in hub.FOLDERS and entry[0])
     return {
         "pipeline": index.get("_class_name"),
         "code": next((library for library in code if library not in ("diffusers", "transformers")), None),
@@ -156,7 +156,7 @@ def _folder_facts(folder: Path) -> dict[str, Any]:
         "transformer": "folder" if (folder / "transformer").is_dir() else None,
         "scheduler": scheduler.get("_class_name"),
         "prediction": scheduler.get("prediction_type"),
-        "betas": None if {"beta_start", "trained_betas"} & scheduler.keys() else "none",
+        "betas": None if has_betas or not (folder / CONFIG_FILES[-1]).is_file() else "none",
     }
 
 
@@ -170,12 +170,12 @@ def locate(name: str, revision: str | None = None, vae: Path | None = None) -> M
         if revision is not None:
             raise ConfigError(f"revision: {revision!r} is for models from the Hub; {name} has none")
         return _checked(Model(name, path, vae=vae))
-    if cached := cached_commit(name, revision):
+    if cached := hub.cached_commit(name, revision):
         with suppress(UnavailableError):  # an incomplete download
             return _checked(Model(name, cached, cached.name, vae))
     # Refuse what is not supported before gigabytes are downloaded.
-    _checked(Model(name, download(name, revision, CONFIGS)), has_weights=False)
-    folder = download(name, revision, WANTED, find_unwanted(name, revision))
+    _checked(Model(name, hub.download(name, revision, hub.CONFIGS)), has_weights=False)
+    folder = hub.download(name, revision, hub.WANTED, hub.find_unwanted(name, revision))
     return _checked(Model(name, folder, folder.name, vae))
 
 
@@ -191,20 +191,17 @@ def find_path(name: str, key: str = "model") -> Path | None:
     refuse_pickled(name, path, key)
     if path.exists():
         return path
-    is_id, has_parent = is_hub_id(name) and path.suffix != ".safetensors", path.parent.is_dir()
-    if is_id and (not has_parent or is_cached(name)):
+    is_id, has_parent = hub.is_hub_id(name) and path.suffix != ".safetensors", path.parent.is_dir()
+    if is_id and (not has_parent or hub.is_cached(name)):
         return None
-    hint = "" if has_parent else f" (there is no folder {path.parent})"
+    hint = f" (it is taken for a path, because there is a folder {path.parent} here)" if is_id else ""
+    hint = hint if has_parent else f" (there is no folder {path.parent})"
     with suppress(OSError):
         names = {each.name.lower().removesuffix(".safetensors"): each for each in path.parent.iterdir()}
         if near := get_close_matches(path.name.lower().removesuffix(".safetensors"), names, n=1):
-            hint = f", did you mean {names[near[0]]}?"
-    if is_id:
-        hint += f" It is not taken for a Hub id, because there is a folder {path.parent} here"
-    others = f"{BUILT_IN}, " if key == "model" else ""
-    raise UnavailableError(
-        f"{key}: no folder or file {name}{hint}; allowed: {others}{ALLOWED}{EXAMPLES[key]}"
-    )
+            hint += f", did you mean {names[near[0]]}?"
+    allowed = (f"{BUILT_IN}, " if key == "model" else "") + ALLOWED + EXAMPLES[key]
+    raise UnavailableError(f"{key}: no folder or file {name}{hint}; allowed: {allowed}")
 
 
 def _checked(model: Model, has_weights: bool = True) -> Model:
@@ -229,8 +226,8 @@ def _problems(model: Model, has_weights: bool) -> Iterator[str]:
         yield f" has no UNet that sdapp knows; {ONLY}"
     if has_weights and not model.is_file:
         yield from _missing_files(model)
-    if min(model.size, model.scale, model.in_channels) < 1:
-        yield ": a size in its config.json files is below 1"
+    if min(model.size, model.scale, model.in_channels) < 1 or not model.latent_scaling > 0:
+        yield ": a size or a factor in its config.json files is not positive"
 
 
 def _what_else(folder: Path) -> str:
@@ -255,7 +252,7 @@ def _missing_files(model: Model) -> Iterator[str]:
             yield f": {part} has {len(files)} of the {int(shards[1])} files of its weights; download it again"
         for file in files:
             tensor_shapes(file)
-    for needed in ("scheduler/scheduler_config.json", *model.family.text_encoders.values()):
+    for needed in (*CONFIG_FILES, *model.family.text_encoders.values()):
         if not (model.path / needed).exists():
             yield f": {needed} is missing; download the model again"
 

@@ -16,7 +16,7 @@ from sdapp.models.files import tensor_shapes
 Config = dict[str, Any]
 UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
 MERGES = Path(__file__).parent / "clip" / "merges.txt.gz"
-END_OF_TEXT = "<|endoftext|>"
+END_TOKEN = "<|endoftext|>"
 
 
 class Width(NamedTuple):
@@ -91,7 +91,7 @@ STABLE_DIFFUSION_1: Config = {
     "unet": _unet("xxx-", "-xxx", 8, "1.1", sample_size=64),
     "vae": _vae(512),
     "text_encoder": _clip("cond_stage_model.transformer.text_model.", 12),
-    "tokenizer": {"pad_token": END_OF_TEXT},
+    "tokenizer": {"pad_token": END_TOKEN},
     "scheduler": _PNDM,
 }
 STABLE_DIFFUSION_2: Config = {
@@ -110,7 +110,7 @@ SDXL: Config = {
     "vae": _vae(1024, scaling_factor=0.13025),
     "text_encoder": _clip("conditioner.embedders.0.transformer.text_model.", 12),
     "text_encoder_2": _clip("conditioner.embedders.1.model.", 32, "CLIPTextModelWithProjection"),
-    "tokenizer": {"pad_token": END_OF_TEXT},
+    "tokenizer": {"pad_token": END_TOKEN},
     "tokenizer_2": {"pad_token": "!"},
     "scheduler": {"_class_name": "EulerDiscreteScheduler", **_BETAS},
 }  # fmt: skip
@@ -138,13 +138,20 @@ def scheduler_config(path: Path, layout: Config) -> Config:
 def predicts_v(path: Path, layout: Config) -> bool:
     """Whether a UNet predicts v: such files of SDXL have a mark, in those of 2.x a tensor spreads wider."""
     import numpy as np
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     shapes, name = tensor_shapes(path), f"{UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias"
     if "v_pred" in shapes or layout["unet"] is not STABLE_DIFFUSION_2["unet"] or name not in shapes:
         return "v_pred" in shapes
-    with safe_open(path, framework="numpy") as file:
-        return bool(np.std(file.get_tensor(name)) > 0.09)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            values = file.get_tensor(name)
+    except (TypeError, AttributeError):  # numpy has no bfloat16 and no float8
+        with safe_open(path, framework="pt") as file:
+            values = file.get_tensor(name).float().numpy()
+    except SafetensorError as exc:
+        raise UnavailableError(f"model: {path} is damaged: {exc}; download it again") from exc
+    return bool(np.std(values) > 0.09)
 
 
 def read_vae_config(path: Path, layout: Config) -> Config:
@@ -170,7 +177,7 @@ def _fill(value: Any, shapes: Mapping[str, list[int]], problem: str) -> Any:
 
 
 @lru_cache(maxsize=2)
-def clip_tokenizer(pad_token: str = END_OF_TEXT) -> Any:
+def clip_tokenizer(pad_token: str = END_TOKEN) -> Any:
     """CLIP's tokenizer, which every family uses; they differ in the token that fills up the 77."""
     from transformers import CLIPTokenizer  # does not import torch
 
@@ -182,7 +189,7 @@ def clip_tokenizer(pad_token: str = END_OF_TEXT) -> Any:
         *(f"{letter}</w>" for letter in letters),
         *map("".join, merges),
         "<|startoftext|>",
-        END_OF_TEXT,
+        END_TOKEN,
     ]
     vocab = {token: i for i, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad_token, model_max_length=77)

@@ -257,7 +257,7 @@ BAD_INPUT = {
     "a model folder without weights": (69, "unet has no .safetensors", f"{SAY} --model empty"),
     "a model folder of pickles": (69, "can run code", f"{SAY} --model pickled"),
     "a pickled checkpoint": (69, "not safetensors", f"{SAY} --model model.ckpt"),
-    "a corrupt checkpoint": (69, "cannot be loaded", f"{SAY} --model corrupt.safetensors"),
+    "a corrupt checkpoint": (69, "is no safetensors file", f"{SAY} --model corrupt.safetensors"),
     "a Hub id without a network": (69, "the Hub cannot be reached", f"{SAY} --model nobody/nothing"),
     "an output folder that is a file": (73, "cannot write to", f"{SAY} --out house.png"),
     "a missing image": (66, "cannot read nowhere.png", "img2img nowhere.png cat"),
@@ -378,6 +378,16 @@ def test_doctor_names_what_is_installed(sdapp: Run) -> None:
     for name in ("python", "torch", "diffusers", "memory", "disk", "model cache"):
         assert f"{name} " in result.stdout
     assert "nothing is wrong" in result.stdout
+
+
+def test_doctor_says_that_the_model_cache_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "file")}
+    command = [sys.executable, "-m", "sdapp.cli", "doctor"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "problem: the model cache cannot be read: " in run.stdout
+    assert run.stdout.endswith("1 to fix\n")
 
 
 def test_help_names_every_exit_code(sdapp: Run) -> None:

@@ -1,20 +1,27 @@
 """What is no whole Stable Diffusion is refused by its right name, before torch is imported."""
 
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import sdapp as api
 from conftest import POSTCARDS
 from headers import UNET, Shapes, checkpoint, save_header
+from sdapp.errors import SdappError, UnavailableError
 from sdapp.models.locate import locate
 
 Run = Callable[..., Any]
 LORA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
+NORM = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"  # tells what a 2.x predicts
 PARTS: dict[str, tuple[str, Shapes]] = {
     "LoRA of kohya": (
         "is a LoRA; it only changes another model",
@@ -53,6 +60,10 @@ PARTS: dict[str, tuple[str, Shapes]] = {
     "UNet of diffusers": (
         "is a UNet alone",
         {"conv_in.weight": (320, 4, 3, 3), "down_blocks.0.resnets.0.conv1.weight": (320, 320, 3, 3)},
+    ),
+    "layout of diffusers": (
+        "is a checkpoint in the layout of diffusers",
+        {"unet.conv_in.weight": (320, 4, 3, 3), "vae.decoder.conv_in.weight": (512, 4, 3, 3)},
     ),
     "UNet without prefix": ("is a UNet alone", {"input_blocks.0.0.weight": (320, 4, 3, 3)}),
     "ControlNet": (
@@ -218,6 +229,14 @@ FOLDERS: dict[str, tuple[str, Callable[[Path], Path]]] = {
         "is a model with code of its own (my_unet), which is not run",
         lambda folder: changed(folder, "model_index.json", unet=["my_unet", "MyUNet"]),
     ),
+    "Kandinsky": (
+        "is a model of another kind (KandinskyV22Pipeline)",
+        lambda folder: changed(folder, "model_index.json", _class_name="KandinskyV22Pipeline"),
+    ),
+    "code of its own for the tokenizer": (
+        "is a model with code of its own (my_tokenizer)",
+        lambda folder: changed(folder, "model_index.json", tokenizer=["my_tokenizer", "MyTokenizer"]),
+    ),
     "quantized": (
         "is quantized",
         lambda folder: changed(folder, UNET_CONFIG, quantization_config={"quant_method": "bitsandbytes"}),
@@ -363,6 +382,53 @@ def test_a_damaged_file_is_named(kind: str, place: str, sdapp: Run, tmp_path: Pa
     refused(sdapp("generate", "a cat", "--model", place.split("/")[0]), f"{place} {message}")
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9**20) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+TENSOR = st.fixed_dictionaries({"dtype": st.just("F16"), "shape": JSON, "data_offsets": JSON})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from([*checkpoint(width=1024), NORM, "a", "__metadata__"]), TENSOR | JSON)
+    | JSON
+)
+def test_no_header_ends_in_a_traceback(tmp_path_factory: pytest.TempPathFactory, header: object) -> None:
+    file = with_header(tmp_path_factory.mktemp("header") / "model.safetensors", header)
+    with pytest.raises(UnavailableError):
+        api.generate(model=str(file), prompt="a cat")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(
+        [UNET_CONFIG, SCHEDULER, "vae/config.json", "text_encoder/config.json", "model_index.json"]
+    ),
+    st.data(),
+)
+def test_no_config_file_ends_in_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, file: str, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("config") / "model"
+    shutil.copytree(POSTCARDS, folder, copy_function=os.symlink)
+    facts = json.loads((folder / file).read_text())
+    changes = data.draw(st.dictionaries(st.sampled_from(sorted(facts)), JSON, max_size=3) | JSON)
+    (folder / file).unlink()
+    (folder / file).write_text(json.dumps(facts | changes if isinstance(changes, dict) else changes))
+    with suppress(SdappError):
+        api.generate(model=str(folder), prompt="a cat", vae=str(POSTCARDS / "vae"))
+
+
+def test_a_header_that_lies_about_its_tensors_is_refused(sdapp: Run, tmp_path: Path) -> None:
+    """Of a 2.x, one tensor is read to tell what it predicts."""
+    shapes = checkpoint(width=1024) | {NORM: (320,)}
+    lies = {name: {"dtype": "F16", "shape": shapes[name], "data_offsets": [0, 0]} for name in shapes}
+    with_header(tmp_path / "model.safetensors", lies)
+    refused(sdapp("generate", "a cat", "--model", "model.safetensors"), "model.safetensors is damaged: ")
+
+
 # --- paths ----------------------------------------------------------------------------------------------------
 
 
@@ -372,7 +438,10 @@ def test_a_damaged_file_is_named(kind: str, place: str, sdapp: Run, tmp_path: Pa
         ("files/nothere.safetensors", "no folder or file files/nothere.safetensors; allowed: "),
         ("files/dreamr.safetensors", "did you mean files/Dreamer.safetensors?"),
         ("./files/dreamer", "did you mean files/Dreamer.safetensors?"),
-        ("files/dreamer", "It is not taken for a Hub id, because there is a folder files here"),
+        (
+            "files/dreamer",
+            "(it is taken for a path, because there is a folder files here), did you mean files/Dreamer",
+        ),
         ("nowhere/x.safetensors", "(there is no folder nowhere)"),
         ("files/old.ckpt", "a pickled checkpoint can run code"),
         ("files/OLD.CKPT", "a pickled checkpoint can run code"),

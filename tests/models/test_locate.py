@@ -48,7 +48,7 @@ def pickled_only(folder: Path) -> None:
         (replace("model_index.json"), "is not a diffusers folder: model_index.json is missing"),
         (pickled_only, "unet has only diffusion_pytorch_model.bin, which can run code and is not read"),
         (replace("text_encoder/model.safetensors"), "text_encoder has no .safetensors file"),
-        (replace("unet/config.json"), "unet/config.json cannot be read: "),
+        (replace("unet/config.json"), "unet/config.json is missing; download the model again"),
         (replace("unet/config.json", "{"), "unet/config.json cannot be read: "),
         (replace("unet/config.json", "[]"), "not those of a Stable Diffusion"),
         (
@@ -62,7 +62,7 @@ def pickled_only(folder: Path) -> None:
         (replace("unet/config.json", '{"sample_size": 64}'), "not those of a Stable Diffusion"),
         (
             replace("unet/config.json", '{"sample_size": -64, "in_channels": 4}'),
-            "a size in its config.json files is below 1",
+            "a size or a factor in its config.json files is not positive",
         ),
         (replace("vae/config.json", "{}"), "not those of a Stable Diffusion"),
     ],

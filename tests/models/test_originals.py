@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig
 
+from headers import checkpoint
 from original_layout import original_tensors, save_original, vae_tensors
 from sdapp.config import validate
+from sdapp.errors import UnavailableError
 from sdapp.jobs import LoadKey, plan
 from sdapp.models.families import FAMILIES
 from sdapp.models.locate import locate
@@ -214,3 +216,34 @@ def test_another_vae_takes_the_place_of_the_one_in_the_file_or_of_none(tmp_path:
     )
     for other in others:
         assert (other == own).all()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "count"),
+    [
+        ("model.diffusion_model.time_embed.0.weight", 1),
+        ("model.diffusion_model.middle_block.0.in_layers", 4),
+        ("first_stage_model.quant_conv", 2),
+        ("cond_stage_model.transformer.text_model.encoder.layers.1.mlp", 4),
+    ],
+)
+def test_a_file_that_lacks_tensors_is_refused_with_their_number(
+    prefix: str, count: int, both: tuple[Path, Path, int], tmp_path: Path
+) -> None:
+    tensors = load_file(both[1])
+    kept = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
+    if len(kept) == len(tensors):
+        pytest.skip("this family has no such tensors")
+    save_file(kept, tmp_path / "model.safetensors")
+    with pytest.raises(UnavailableError, match=f"model.safetensors lacks {count} of its tensors: "):
+        paint(settings(tmp_path / "model.safetensors", width=64, height=64, steps=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float32])
+def test_what_a_model_predicts_is_read_in_every_number_format(dtype: torch.dtype, tmp_path: Path) -> None:
+    tensors = {name: torch.zeros(shape).to(dtype) for name, shape in checkpoint(width=1024).items()}
+    wide = torch.tensor([0.25, -0.25] * 160).to(dtype)
+    norm = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+    save_file(tensors | {norm: wide}, tmp_path / "model.safetensors")
+    model = locate(str(tmp_path / "model.safetensors"))
+    assert (model.size, model.scheduler_config["prediction_type"]) == (768, "v_prediction")
