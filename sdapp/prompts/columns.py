@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,10 +139,9 @@ def assemble_line(
             errors.add(0, f"{origin}: {key}: given twice, as {names[key]} and as {name}; keep one")
         values[key] = values[key] * value if is_product else value
         names[key], origins[key] = name, origin
-    for key in values:
-        for other in values:
-            if key.startswith(f"{other}."):
-                errors.add(0, f"{origins[key]}: {key}: does not fit with {other}, which is given too")
+    for other, key in permutations(values, 2):
+        if key.startswith(f"{other}."):
+            errors.add(0, f"{origins[key]}: {key}: does not fit with {other}, which is given too")
     with errors.collect():
         _take_size(values, origins)
     content = seed_content(values)

@@ -216,6 +216,11 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
             "f.csv:5: 4 cells, but the header has 3; put double quotes around a cell that contains ',' or a quote",
         ],
     ),
+    "csv with a number in a column without a name behind an index": (
+        ".csv",
+        ",prompt,,steps\n0,a,7,3\n",
+        ["f.csv:2: '7' is in a column without a name; name the column in the header"],
+    ),
     "options without values": (
         ".txt",
         "a --n --steps",
