@@ -78,7 +78,7 @@ def find_key(name: str, is_option: bool = False) -> str:
 
 @lru_cache(maxsize=1024)
 def known_key(name: str, is_option: bool = False) -> str | None:
-    """Return the same key, or None for a name that is unknown or refused."""
+    """Return the dotted key of a name, or None if the name is unknown or refused; see `find_key`."""
     if is_option and name.lower() in SHORT_OPTIONS:
         return SHORT_OPTIONS[name.lower()]
     plain = re.sub("[- ]", "_", name.lower())
