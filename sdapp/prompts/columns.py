@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,7 +78,7 @@ def find_key(name: str, is_option: bool = False) -> str:
 
 @lru_cache(maxsize=1024)
 def known_key(name: str, is_option: bool = False) -> str | None:
-    """Return the same key, or None for a name that is unknown or refused."""
+    """Return the dotted key of a name, or None if the name is unknown or refused; see `find_key`."""
     if is_option and name.lower() in SHORT_OPTIONS:
         return SHORT_OPTIONS[name.lower()]
     plain = re.sub("[- ]", "_", name.lower())
@@ -138,10 +139,9 @@ def assemble_line(
             errors.add(0, f"{origin}: {key}: given twice, as {names[key]} and as {name}; keep one")
         values[key] = values[key] * value if is_product else value
         names[key], origins[key] = name, origin
-    for key in values:
-        for other in values:
-            if key.startswith(f"{other}."):
-                errors.add(0, f"{origins[key]}: {key}: does not fit with {other}, which is given too")
+    for other, key in permutations(values, 2):
+        if key.startswith(f"{other}."):
+            errors.add(0, f"{origins[key]}: {key}: does not fit with {other}, which is given too")
     with errors.collect():
         _take_size(values, origins)
     content = seed_content(values)

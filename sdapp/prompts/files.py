@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import chain, zip_longest
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -153,16 +153,16 @@ def _read_header(header: list[str], place: str) -> list[str]:
 
 def _given_in_row(row: list[str], keys: list[str], place: str, delimiter: str) -> list[Given]:
     """The settings of a row. Raises ConfigError for a cell without a name, unless it numbers the row."""
-    cells = list(zip_longest(keys, row, fillvalue=""))
-    short = any(keys[len(row) :])
-    if short or any(map(_text, row[len(keys) :])):
+    if any(keys[len(row) :]) or any(map(_text, row[len(keys) :])):
         quotes = f"put double quotes around a cell that contains {delimiter!r} or a quote"
         raise ConfigError(f"{len(row)} cells, but the header has {len(keys)}; {quotes}")
-    for number, (key, cell) in enumerate(cells):
-        is_index = cell.isdecimal() and not any(keys[:number])
-        if not key and _text(cell) and not is_index:
+    given: list[Given] = []
+    for column, (key, cell) in enumerate(zip(keys, row, strict=False)):
+        if key and _text(cell):
+            given.append(Given(key, key, from_text(key, cell), place))
+        elif _text(cell) and (any(keys[:column]) or not cell.isdecimal()):
             raise ConfigError(f"{cell!r:.80} is in a column without a name; name the column in the header")
-    return [Given(key, key, from_text(key, cell), place) for key, cell in cells if key and _text(cell)]
+    return given
 
 
 def _given_in_item(item: object, origins: Mapping[str, str], place: str) -> list[Given]:
