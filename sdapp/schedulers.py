@@ -144,9 +144,6 @@ def _check_combination(class_name: str, options: Mapping[str, Option]) -> None:
         "UniPC bh1 with final_sigmas_type zero ends in NaN; use sigma_min or solver_type bh2": (
             class_name.startswith("UniPC") and options.get("solver_type") == "bh1" and ends == "zero"
         ),
-        "algorithm_type dpmsolver with final_sigmas_type zero ends in NaN; use sigma_min": (
-            is_dpm and options.get("algorithm_type") == "dpmsolver" and ends == "zero"
-        ),
         "solver_order 3 or solver_type heun with final_sigmas_type sigma_min ends in NaN if the sigmas are "
         f"set by {' '.join(sigmas)}; leave out one of them": (
             is_dpm and needs_fall and ends == "sigma_min" and bool(sigmas)
@@ -162,10 +159,14 @@ def check_run(resolved: Resolved, steps: int, eta: float | None) -> None:
     name, needs = resolved.name, resolved.scheduler.needs
     if needs and importlib.util.find_spec(needs) is None:
         raise ConfigError(f"scheduler: {name} needs {needs}; fix: pip install {needs}")
+    options = resolved.options
+    if options.get("algorithm_type") == "dpmsolver" and options.get("final_sigmas_type", "zero") == "zero":
+        problem = "algorithm_type dpmsolver with final_sigmas_type zero ends in NaN"
+        raise ConfigError(f"scheduler: {problem}; use sigma_min, or algorithm_type dpmsolver++")
     if eta is not None and resolved.scheduler.default_eta is None:
         others = ", ".join(row.name for row in TABLE if row.default_eta is not None)
         raise ConfigError(f"eta: {name} has no eta; the schedulers that have it: {others}")
-    most = int(str(resolved.options.get("original_inference_steps", 50)))
+    most = int(str(options.get("original_inference_steps", 50)))
     if resolved.scheduler.name in ("lcm", "tcd") and steps > most:
         limit = f"at most {most} (its option original_inference_steps)"
         raise ConfigError(f"steps: {name} has {limit}, not {steps}")

@@ -178,8 +178,6 @@ def test_a_name_that_diffusers_does_not_support_is_refused_with_the_closest(name
             {"algorithm_type": "sde-dpmsolver"},
             "algorithm_type of DPMSolverMultistepScheduler is one",
         ),
-        ("dpm++2m", {"algorithm_type": "dpmsolver"}, "final_sigmas_type zero ends in NaN; use sigma_min"),
-        ("dpm++2s", {"algorithm_type": "dpmsolver"}, "final_sigmas_type zero ends in NaN; use sigma_min"),
         ("dpm-karras", {"solver_order": 3}, "ends in NaN if the sigmas are set by use_karras_sigmas"),
         ("dpm-lu", {"solver_type": "heun"}, "ends in NaN if the sigmas are set by use_lu_lambdas"),
         (
@@ -218,6 +216,10 @@ def test_unipc_bh1_with_sigma_min_stays_as_given_without_a_note() -> None:
 
 
 LEADING = {"timestep_spacing": "leading"}
+DPM_TO_ZERO = (
+    "scheduler: algorithm_type dpmsolver with final_sigmas_type zero ends in NaN; use sigma_min, "
+    "or algorithm_type dpmsolver++"
+)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +253,9 @@ LEADING = {"timestep_spacing": "leading"}
             "steps: with 143 steps ddim would take pure noise for a half-finished image: "
             "it begins at timestep 853 of 1000; use 142 or 148",
         ),
+        ("dpm++2m", {"algorithm_type": "dpmsolver"}, 20, None, DPM_TO_ZERO),
+        ("dpm++2s", {"algorithm_type": "dpmsolver"}, 20, None, DPM_TO_ZERO),
+        ("dpm", {"final_sigmas_type": "zero"}, 20, None, DPM_TO_ZERO),
         ("lcm", {}, 51, None, "steps: lcm has at most 50 (its option original_inference_steps), not 51"),
         ("ddim", {}, 20, 0.5, None),
         ("tcd", {}, 20, 0.0, None),

@@ -63,13 +63,10 @@ class PNDMScheduler(diffusers.PNDMScheduler):  # type: ignore[misc]
         if self._begin == 1:  # the first of the two equal timesteps: there is nothing to correct yet
             self._begin = 2
             return SchedulerOutput(prev_sample=sample) if return_dict else (sample,)
-        is_correction = self.counter == 1
-        far = (
-            self.timesteps[0] - timestep
-            if is_correction
-            else timestep - _next_below(self.timesteps, timestep)
-        )
-        self.num_inference_steps = _rate(far)
+        if self.counter == 1:  # the correction: from the first timestep to this one again
+            self.num_inference_steps = _rate(self.timesteps[0] - timestep)
+        else:
+            self.num_inference_steps = _rate(timestep - _next_below(self.timesteps, timestep))
         result: SchedulerOutput | tuple[Any] = super().step_plms(model_output, timestep, sample, return_dict)
         if self._begin and self.counter == 1:
             self.counter = 2
