@@ -10,7 +10,7 @@ from sdapp.schedulers import FROM_MODEL, constructor_options, resolve
 Name = Annotated[
     str | None, typer.Argument(help="Any spelling; explains what it becomes.", show_default=False)
 ]
-END = """\
+FOOTER = """\
 calls: UNet calls for 20 steps. Add -karras, -exponential, -beta or -lu for the sigmas listed, or -trailing.
 A model whose scheduler_config.json has LCM, TCD or trailing timesteps was distilled for them: without
 --scheduler it runs with its own, and names that choose no other spacing get trailing timesteps."""
@@ -29,7 +29,7 @@ def scheduler_table() -> str:
         more = "; ".join(filter(None, (row.class_name, "/".join(row.sigmas), ", ".join(row.aliases))))
         calls = resolve(row.name).unet_calls(20)
         lines.append(f"{row.name:<18}{row.order:>5}{calls:>7}  {noise:<15}{row.needs or '':<10}{more}")
-    return "\n".join([*lines, "", END])
+    return "\n".join([*lines, "", FOOTER])
 
 
 def explain_scheduler(name: str) -> str:
