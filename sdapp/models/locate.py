@@ -4,12 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sdapp.errors import ConfigError, UnavailableError
+from sdapp.errors import ConfigError, UnavailableError, nearest
 from sdapp.models import hub, originals
 from sdapp.models.families import FAMILIES, Family
 from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, refuse_pickled, tensor_shapes
@@ -198,7 +197,7 @@ def find_path(name: str, key: str = "model") -> Path | None:
     hint = hint if has_parent else f" (there is no folder {path.parent})"
     with suppress(OSError):
         names = {each.name.lower().removesuffix(".safetensors"): each for each in path.parent.iterdir()}
-        if near := get_close_matches(path.name.lower().removesuffix(".safetensors"), names, n=1):
+        if near := nearest(path.name.lower().removesuffix(".safetensors"), names):
             hint += f", did you mean {names[near[0]]}?"
     allowed = (f"{BUILT_IN}, " if key == "model" else "") + ALLOWED + EXAMPLES[key]
     raise UnavailableError(f"{key}: no folder or file {name}{hint}; allowed: {allowed}")

@@ -5,14 +5,13 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import accumulate, product, zip_longest
 from math import prod
 from pathlib import Path
 
-from sdapp.errors import ConfigError
+from sdapp.errors import ConfigError, nearest
 from sdapp.prompts.lines import PromptFileError, is_read, read_lines
 
 MAX_VARIANTS = 100_000  # of one entry
@@ -268,9 +267,7 @@ def _with_options(group: _Group, folder: Path) -> _Group:
             raise ConfigError(f"__{name}__: {path} is a link to a place outside the prompt file's folder")
         if not path.is_file():
             names = _wildcard_names(folder, path.parent)
-            near = [each for each in names if each.endswith(f"/{name}")] or get_close_matches(
-                name, names, n=1
-            )
+            near = [each for each in names if each.endswith(f"/{name}")] or nearest(name, names)
             hint = f", did you mean __{near[0]}__?" if near else r"; for plain underscores write \__"
             raise ConfigError(f"__{name}__: there is no file {path}{hint}")
         status = real.stat()
