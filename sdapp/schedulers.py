@@ -245,7 +245,8 @@ def fit_to_model(
         note = f"this model is made for {brought.name}, and {resolved.name} does not suit it"
         return resolved.name, options, "" if resolved.scheduler.name in table.DISTILLED else note
     spacing = resolved.options.get("timestep_spacing")
-    needs_last = bool(own.get("rescale_betas_zero_snr")) and spacing == "leading"
+    is_zero_snr = own.get("rescale_betas_zero_snr") and own.get("prediction_type", "epsilon") != "epsilon"
+    needs_last = bool(is_zero_snr) and spacing == "leading"
     if not (is_trailing or needs_last) or spacing in (None, "trailing"):
         return resolved.name, options, ""
     suffix = _find_row(name)[1]

@@ -282,7 +282,11 @@ def test_a_row_says_which_eta_runs_when_the_job_gives_none(name: str, eta: float
 ORDINARY = {"_class_name": "PNDMScheduler", "timestep_spacing": "leading"}
 TURBO = {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
 LCM = {"_class_name": "LCMScheduler", "timestep_spacing": "leading"}
-ZERO_SNR = {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True}
+ZERO_SNR = {
+    "_class_name": "DDIMScheduler",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+}
 
 
 @pytest.mark.parametrize(

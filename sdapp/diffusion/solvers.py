@@ -128,9 +128,6 @@ def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: 
         problem = f"this model has zero terminal SNR, which {resolved.name} does not support"
         fix = "use ddim, euler or dpm++2m with timestep_spacing trailing"
         raise ConfigError(f"scheduler: {problem}; {fix}")
-    if options.get("rescale_betas_zero_snr") and options.get("prediction_type", "epsilon") == "epsilon":
-        problem = "zero terminal SNR leaves nothing to divide by where the model predicts noise"
-        raise ConfigError(f"scheduler: {problem}; it needs a prediction_type of v_prediction or sample")
     if "noise_sampler_seed" in known:
         options["noise_sampler_seed"] = list(seeds)
     later = {key: value for key, value in options.items() if value in DEPRECATED}
@@ -142,6 +139,10 @@ def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: 
     except (ValueError, NotImplementedError, TypeError) as exc:
         raise ConfigError(f"{resolved.name}: {exc}") from exc
     scheduler.register_to_config(**later)
+    begins_last = scheduler.config.get("timestep_spacing") != "leading"
+    if scheduler.alphas_cumprod[-1] == 0 and begins_last and scheduler.config.prediction_type == "epsilon":
+        problem = f"{resolved.name} ends in NaN with zero terminal SNR if the model predicts noise"
+        raise ConfigError(f"scheduler: {problem}; it needs a prediction_type of v_prediction or sample")
     return _set_our_way(scheduler)
 
 
