@@ -82,7 +82,6 @@ def lines(text: str) -> list[str]:
         ("scheduler: dpm fast", "f:1:1: scheduler: ", "the closest is `dpm++2m`"),
         ("scheduler: 5", "f:1:1: scheduler: ", "not 5"),
         ("scheduler: {name: euler, options: {a: 1}}", "f:1:1: scheduler: ", "EulerDiscreteScheduler takes no option 'a'"),
-        ("scheduler: {name: ddim, options: {timestep_spacing: linspace}}", "f:1:1: scheduler: ", "DDIM with timestep_spacing"),
         ("scheduler: euler\neta: 0.5", "f:2:1: eta: ", "euler has no eta; the schedulers that have it: ddim, tcd"),
         ("steps: 1000\nscheduler: dpm++2m", "f:1:1: steps: ", "at most 999"),
         ("width: 100\nheight: 64", "f:1:1: width: ", "must be a multiple of 8; the nearest are 96 and 104"),

@@ -17,11 +17,11 @@ def keys(kind: str) -> set[str]:
 
 
 def test_all_else_about_settings_follows_from_their_declarations() -> None:
-    assert keys("file") == {"task.image", "task.mask", "output.dir"}
+    assert keys("file") == {"task.image", "task.mask", "output.dir", "loras", "loras.file"}
     assert set(MODEL_KEYS) == keys("model") == {"model", "vae"}
     assert keys("text") == {"prompt", "negative_prompt", "task.kind", "output.name"}
-    assert keys("name") == {"scheduler.name", "revision"}
-    assert [key for key, setting in SETTINGS.items() if setting.list_is_value] == ["guidance_interval"]
+    assert keys("name") == {"scheduler.name", "revision", "loras.sha256"}
+    assert [key for key, setting in SETTINGS.items() if setting.list_of] == ["guidance_interval", "loras"]
     assert set(RunConfig.model_fields) - set(COLUMNS) == {
         "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last", "batch_size", "output",
         "compare",
@@ -29,20 +29,20 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
     assert set(COLUMNS) - set(VARIABLE) == {"scheduler", "steps", "prompt", "seed", "count"}
 
 
-class Lora(Frozen):
+class Layered(Frozen):
     file: FilePath
     base: ModelReference | None = None
 
 
 class WithLoras(Frozen):
-    loras: Annotated[list[Lora], Setting(list_is_value=True)] = []
-    first: Lora | None = None
+    loras: Annotated[list[Layered], Setting(list_of=(dict,))] = []
+    first: Layered | None = None
 
 
 def test_files_inside_lists_and_groups_become_relative_to_the_file_that_names_them(tmp_path) -> None:  # type: ignore[no-untyped-def]
     found = declared(WithLoras)
-    assert (found["loras"].list_is_value, found["loras.file"].kind, found["first.base"].kind) == (
-        True,
+    assert (found["loras"].list_of, found["loras.file"].kind, found["first.base"].kind) == (
+        (dict,),
         "file",
         "model",
     )
