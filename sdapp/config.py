@@ -5,9 +5,9 @@ that changes pixels), `LoadSettings` (a load), or `RunConfig` (the run). `Settin
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
@@ -226,6 +226,9 @@ class ImageSettings(Frozen):
         Field(description="The part of the run with guidance, as fractions; a step outside it costs half."),
         Setting(list_of=(int, float)),
     ] = [0.0, 1.0]
+    guidance_rescale: Annotated[
+        float, Field(ge=0, le=1, description="Against too strong contrasts; 0.7 for zero terminal SNR.")
+    ] = 0.0
     prompt: Annotated[Text | None, Field(description="What to paint."), Setting("text", in_grid=True)] = None
     negative_prompt: Annotated[Text, Field(description="What guidance steers away from.")] = ""
     width: Side = None
@@ -241,6 +244,13 @@ class ImageSettings(Frozen):
         Setting(in_grid=True),
     ] = None
     task: Task = Txt2Img()
+    prediction_type: Annotated[
+        Literal["auto", "epsilon", "v_prediction"],
+        Field(description="What the UNet predicts: noise or v; auto: as the model's files say."),
+    ] = "auto"
+    zero_snr: Annotated[
+        Switch, Field(description="Zero terminal SNR, for models trained so; auto: as its files say.")
+    ] = "auto"
     loras: Annotated[
         list[Lora],
         BeforeValidator(_loras, json_schema_input_type=str | list[str | Lora]),
@@ -255,6 +265,15 @@ class ImageSettings(Frozen):
             ge=1, le=1000, description="Compute every N-th UNet call in full; others reuse its deep layers."
         ),
     ] = 1
+
+    def noise_schedule(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """The config of the model's `own` scheduler, with what these settings say instead."""
+        said: dict[str, Any] = {}
+        if self.prediction_type != "auto":
+            said["prediction_type"] = self.prediction_type
+        if self.zero_snr != "auto":
+            said["rescale_betas_zero_snr"] = self.zero_snr == "on"
+        return {**own, **said}
 
 
 class RunConfig(ImageSettings, LoadSettings):

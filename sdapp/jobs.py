@@ -197,7 +197,9 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
 def choose_scheduler(config: RunConfig, model: Model) -> tuple[SchedulerChoice, str]:
     """Return the scheduler that the model runs with, and a note if it is another than asked for, or ""."""
     asked, is_given = config.scheduler, "scheduler" in config.model_fields_set
-    name, options, note = schedulers.fit_to_model(asked.name, asked.options, model.scheduler_config, is_given)
+    name, options, note = schedulers.fit_to_model(
+        asked.name, asked.options, config.noise_schedule(model.scheduler_config), is_given
+    )
     schedulers.check_run(schedulers.resolve(name, options), config.steps, config.eta)
     return asked.model_copy(update={"name": name, "options": dict(options)}), note
 

@@ -97,6 +97,7 @@ def _without_effect(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
         ("negative_prompt", "at a guidance_scale of 1 or below", not is_guided and job.negative_prompt),
         ("guidance_interval", "at a guidance_scale of 1 or below",
          not is_guided and "guidance_interval" in job.shortcuts),
+        ("guidance_rescale", "at a guidance_scale of 1 or below", not is_guided and job.guidance_rescale),
         ("guidance_scale", "if no UNet call is in the guidance_interval", is_guided and not is_ever_guided),
         ("cache_interval", "with a single UNet call", is_cached and calls == 1),
         ("compile", "with a cache_interval above 1", is_cached and config.compile == "on"),

@@ -264,7 +264,8 @@ class Painter:
     def _scheduler(self, batch: tuple[Job, ...]) -> Any:
         """A new scheduler for these jobs. Raises ConfigError, with the reason, if it cannot do the steps."""
         resolved, steps = batch[0].scheduler.resolve(), batch[0].steps
-        scheduler = build_scheduler(resolved, self.scheduler_config, [job.seed for job in batch])
+        own = batch[0].noise_schedule(self.scheduler_config)
+        scheduler = build_scheduler(resolved, own, [job.seed for job in batch])
         try:
             scheduler.set_timesteps(steps)
         except (ValueError, IndexError, NotImplementedError) as exc:

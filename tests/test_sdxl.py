@@ -67,6 +67,20 @@ def test_an_image_is_that_of_the_pipeline(
     assert np.abs(pixels(ours) - theirs).max() <= 1
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_rescaled_guidance_is_that_of_the_pipeline(
+    batch_size: int, model: Path, painter: Painter, house: Path, mask: Path
+) -> None:
+    asked = settings(
+        model, scheduler="euler", negative_prompt="a tree", guidance_scale=100, guidance_rescale=0.7
+    )
+    [ours, *_] = paint(asked | {"count": batch_size, "batch_size": batch_size}, painter)
+    given = {"negative_prompt": "a tree", "guidance_scale": 100.0}
+    theirs = by_diffusers(model, "txt2img", house, mask, guidance_rescale=0.7, **given)
+    assert np.abs(pixels(ours) - theirs).max() <= 1
+    assert np.abs(pixels(ours) - by_diffusers(model, "txt2img", house, mask, **given)).max() > 1
+
+
 def test_img2img_is_that_of_the_pipeline(model: Path, painter: Painter, house: Path, mask: Path) -> None:
     task = tasks(house, mask)["img2img"]
     [ours] = paint(settings(model, scheduler="euler", task=task, width=128, height=128), painter)
