@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from platformdirs import user_config_path
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from sdapp import schedulers
@@ -276,6 +277,17 @@ class ImageSettings(Frozen):
         return {**own, **said}
 
 
+class Folders(Frozen):
+    """Where models and LoRAs are found by their names alone."""
+
+    models: Annotated[
+        FilePath | None, Field(description="`model: NAME` is NAME.safetensors, or a folder NAME, in it.")
+    ] = None
+    loras: Annotated[
+        FilePath | None, Field(description="`--lora NAME` and <lora:NAME:0.8> are NAME.safetensors in it.")
+    ] = None
+
+
 class RunConfig(ImageSettings, LoadSettings):
     """Every setting of a run, as it was given."""
 
@@ -285,6 +297,7 @@ class RunConfig(ImageSettings, LoadSettings):
         Field(description="Number of images to denoise together; auto finds a fast one that fits in memory."),
     ] = 1
     output: Output = Output()
+    folders: Folders = Folders()
     compare: Annotated[Grid | None, Field(description="The grid of `sdapp compare`.")] = None
 
 
@@ -297,6 +310,16 @@ VARIABLE = tuple(key for key in ImageSettings.model_fields if not SETTINGS[key].
 def read_config_file(path: Path) -> list[layers.Layer]:
     """Return the layers of a YAML file, its parents first. Raises ConfigError, MissingInputError."""
     return files.read_layers(path, SETTINGS)
+
+
+def read_user_config() -> list[layers.Layer]:
+    """Return the layers of the user's own config, which is below all others; none if there is none."""
+    return read_config_file(path) if (path := user_config()).is_file() else []
+
+
+def user_config() -> Path:
+    """The path of the user's own config, such as ~/.config/sdapp/config.yaml."""
+    return user_config_path("sdapp") / "config.yaml"
 
 
 def read_override(text: str) -> layers.Layer:
@@ -313,7 +336,19 @@ def validate(merged: layers.Layer) -> RunConfig:
         raise ConfigError("\n".join(dict.fromkeys(messages))) from None
     if found := list(_conflicts(config)):
         raise ConfigError("\n".join(place_message(key, message, merged) for key, message in found))
-    return config
+    return _with_paths(config)
+
+
+def _with_paths(config: RunConfig) -> RunConfig:
+    """Replace the names of a model and of LoRAs by the paths that they have in the user's folders."""
+    found: dict[str, Any] = {}
+    if path := files.find_named(config.folders.models, config.model):
+        found["model"] = path
+    if config.loras:
+        paths = [files.find_named(config.folders.loras, lora.file) or lora.file for lora in config.loras]
+        pairs = zip(config.loras, paths, strict=True)
+        found["loras"] = [lora.model_copy(update={"file": path}) for lora, path in pairs]
+    return config.model_copy(update=found) if found else config
 
 
 def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self, overload
 
 from sdapp import images, schedulers
@@ -13,6 +15,7 @@ from sdapp.config import (
     BatchSize,
     ImageSettings,
     LoadSettings,
+    Lora,
     ModelSettings,
     RunConfig,
     SchedulerChoice,
@@ -21,7 +24,9 @@ from sdapp.config import (
 from sdapp.errors import ConfigError
 from sdapp.models.locate import Model, check_clip_skip, check_task
 from sdapp.models.lora_files import check_loras
+from sdapp.settings.files import find_named
 
+LORA_TAG = re.compile(r"<lora:([^<>:]+)((?::[-+]?\d*\.?\d+){0,2})>")
 # The record of a JPEG has room for 65,504 bytes. A byte of a prompt takes up to 12.1 of them: up to 6 in the
 # job (a control character in JSON) and 6 in the note about truncated text, or 3 and 9. A quarter is left.
 MAX_JPEG_PROMPTS = 4_000
@@ -174,6 +179,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     if config.output.format == "jpeg" and size > MAX_JPEG_PROMPTS:
         room = f"a JPEG has room for {MAX_JPEG_PROMPTS:,} bytes of prompts, these have {size:,}"
         raise ConfigError(f"output.format: {room}; use png or webp")
+    prompt, tags = _lora_tags(config)
     if seeds is None:
         first = config.seed if config.seed is not None else secrets.randbelow(2**32)
         seeds = range(first, first + config.count)
@@ -188,10 +194,30 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         "height": height,
         "seed": seeds[0],
         "inputs": inputs,
-        "loras": check_loras(config.loras, model),
+        "loras": check_loras([*config.loras, *tags], model),
+        "prompt": prompt,
     }
     given = {name: getattr(config, name) for name in Job.model_fields if name in RunConfig.model_fields}
     return JobList(Job(**given | resolved), seeds)
+
+
+def _lora_tags(config: RunConfig) -> tuple[str, list[Lora]]:
+    """Take tags such as <lora:ink:0.8> out of the prompt; <lora:ink:0.5:0.8> has a text encoder weight first.
+
+    Raises ConfigError for a name that is not in `folders.loras`, and for tags in the negative prompt.
+    """
+    loras = []
+    for name, weights in LORA_TAG.findall(config.prompt or ""):
+        numbers = [float(number) for number in weights.split(":")[1:]]
+        file = find_named(config.folders.loras, name)
+        if file is None and not Path(name).is_file():
+            where = config.folders.loras or "your own config: sdapp config set folders.loras FOLDER"
+            raise ConfigError(f"prompt: <lora:{name}>: there is no {name}.safetensors in {where}")
+        text_weight = numbers[0] if len(numbers) > 1 else None
+        loras.append(Lora(file=file or name, weight=[1.0, *numbers][-1], text_encoder_weight=text_weight))
+    if LORA_TAG.search(config.negative_prompt):
+        raise ConfigError("negative_prompt: a LoRA belongs into the prompt; give it a negative weight there")
+    return " ".join(LORA_TAG.sub(" ", config.prompt or "").split()) if loras else config.prompt or "", loras
 
 
 def choose_scheduler(config: RunConfig, model: Model) -> tuple[SchedulerChoice, str]:

@@ -17,6 +17,7 @@ from sdapp.metadata.record import SUFFIXES, read_header
 
 # Read when torch and huggingface_hub are imported: no test may reach a model hub, nor find a GPU that it did not ask for.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["XDG_CONFIG_HOME"] = os.devnull  # whoever runs the tests may have a config
 if os.environ.get("SDAPP_TEST_GPU") != "1":  # make test-gpu
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -61,6 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def sdapp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
     """The real command line, in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
     monkeypatch.setenv(
         "XDG_CACHE_HOME", str(tmp_path / "cache")
     )  # no estimates from what this machine did before

@@ -1,4 +1,4 @@
-"""The commands of `sdapp config`: show, check, schema."""
+"""The commands of `sdapp config`: show, set, check, schema."""
 
 import json
 import re
@@ -6,12 +6,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from sdapp.commands.options import ConfigFiles, Overrides, file_layers
 from sdapp.commands.terminal import Commands, print_note
-from sdapp.config import RunConfig, read_config_file, read_override, validate
+from sdapp.config import (
+    RunConfig,
+    read_config_file,
+    read_override,
+    read_user_config,
+    user_config,
+    validate,
+)
 from sdapp.errors import SdappError, gathered
 from sdapp.models.locate import find_path, locate
+from sdapp.outputs.files import overwrite
 from sdapp.settings.layers import Layer, combine, merge
 
 # YAML readers refuse these or take them for a line break.
@@ -28,6 +37,27 @@ def config_show(config: ConfigFiles = None, overrides: Overrides = None) -> None
     for note in merged.notes:
         print_note(note)
     typer.echo(show_settings(validate(merged), merged))
+
+
+@config_app.command("set")
+def config_set(
+    key: Annotated[str, typer.Argument(help="Such as model or folders.loras.", show_default=False)],
+    value: Annotated[str, typer.Argument(help="As with --set.", show_default=False)],
+) -> None:
+    """Set a default in your own config, which all commands read; print its path.
+
+    sdapp config set model ~/models/juggernaut-xl.safetensors
+
+    sdapp config set folders.loras ~/loras
+    """
+    if (there := Path(value).expanduser()).exists():
+        value = str(there.absolute())
+    path = user_config()
+    values = merge(read_user_config()).values
+    changed = merge([Layer(values), read_override(f"{key}={value}")])
+    validate(changed)
+    overwrite(path, [yaml.safe_dump(changed.values, allow_unicode=True, sort_keys=False).encode()])
+    typer.echo(path)
 
 
 @config_app.command("check")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from sdapp.commands.terminal import print_note, say
-from sdapp.config import read_config_file, read_override
+from sdapp.config import read_config_file, read_override, read_user_config
 from sdapp.errors import ConfigError
 from sdapp.metadata.read import read_settings
 from sdapp.models.files import BUILT_IN
@@ -123,8 +123,11 @@ def _parameter(name: str) -> str:
 
 
 def file_layers(files: list[Path] | None) -> list[Layer]:
-    """The layers of --config files and images. Prints their notes, so that they come before any error."""
-    found: list[Layer] = []
+    """The layers of the user's own config, of --config files and of images.
+
+    Prints their notes, so that they come before any error.
+    """
+    found: list[Layer] = read_user_config()
     for file in files or []:
         layers = [read_settings(file)] if _is_image(file) else read_config_file(file)
         for layer in layers:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -190,6 +191,27 @@ def _read_text(path: Path, where: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{where}{path}: byte {exc.start}: not UTF-8; save the file as UTF-8") from exc
+
+
+def find_named(folder: str | None, name: str) -> str | None:
+    """Return the path of what is called `name` in a folder or below it, with or without `.safetensors`.
+
+    None without a folder, for a path that exists, and for a name that is not there.
+    """
+    if folder is None or Path(name).expanduser().exists():
+        return None
+    path = _names_in(Path(folder).expanduser()).get(Path(name).name.removesuffix(".safetensors").lower())
+    return None if path is None else str(path)
+
+
+@lru_cache(maxsize=8)
+def _names_in(folder: Path) -> dict[str, Path]:
+    """The files and models in a folder and below it; of two with one name, the one that is less deep."""
+    names = sorted(folder.rglob("*.safetensors"), key=lambda path: -len(path.parts))
+    indexes = sorted(folder.rglob("model_index.json"), key=lambda path: -len(path.parts))
+    return {path.stem.lower(): path for path in names} | {
+        path.parent.name.lower(): path.parent for path in indexes
+    }
 
 
 def anchor_paths(values: dict[str, Any], folder: Path, settings: Mapping[str, Setting]) -> None:

@@ -1,0 +1,91 @@
+"""The user's own config: defaults, and folders in which models and LoRAs are found by name."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from test_loras import lora, pixels
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def folders(sdapp: Run, tiny: Callable[..., Path], tmp_path: Path) -> Path:
+    """Folders with the model `small` and the LoRA `ink`, which the user's own config names."""
+    shutil.copytree(tiny(), tmp_path / "models" / "sd1" / "small")
+    (tmp_path / "loras" / "styles").mkdir(parents=True)
+    lora(tmp_path / "loras" / "styles" / "Ink.safetensors", 1)
+    for key in ("models", "loras"):
+        done = sdapp("config", "set", f"folders.{key}", key)
+        assert (done.exit_code, done.stdout.strip()) == (0, str(tmp_path / "own" / "sdapp" / "config.yaml"))
+    return tmp_path
+
+
+def paint(sdapp: Run, prompt: str, *arguments: object) -> dict[str, object]:
+    done = sdapp("generate", prompt, "--seed", 7, "--steps", 2, "--json", *arguments)
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def test_models_and_loras_are_found_by_their_names(sdapp: Run, folders: Path) -> None:
+    assert sdapp("config", "set", "model", "small").exit_code == 0
+    shown = sdapp("config", "show").stdout
+    assert f"model: {folders}/models/sd1/small" in shown
+    assert f"{folders}/own/sdapp/config.yaml" in shown
+    tag, option = paint(sdapp, "a <lora:ink:0.5> cat"), paint(sdapp, "a cat", "--lora", "ink:0.5")
+    assert tag["job"] == option["job"]
+    assert tag["job"]["prompt"] == "a cat"  # type: ignore[index]
+    assert (pixels(str(tag["path"])) == pixels(str(option["path"]))).all()
+    plain = paint(sdapp, "a cat")
+    assert (pixels(str(tag["path"])) != pixels(str(plain["path"]))).any()
+
+
+def test_two_weights_of_a_tag_are_those_of_text_encoder_and_unet(sdapp: Run, folders: Path) -> None:
+    job = paint(sdapp, "a cat <lora:ink:0.2:0.7>", "--model", "small")["job"]
+    [found] = job["loras"]  # type: ignore[index]
+    assert (found["text_encoder_weight"], found["weight"]) == (0.2, 0.7)
+
+
+def test_tags_in_a_prompt_file_are_chosen_with_the_rest(sdapp: Run, folders: Path) -> None:
+    (folders / "lines.txt").write_text("a {all:cat|dog <lora:ink>}\n")
+    done = sdapp("batch", "lines.txt", "--model", "small", "--seed", 7, "--steps", 2, "--json")
+    assert done.exit_code == 0, done.stderr
+    jobs = [json.loads(line)["job"] for line in done.stdout.splitlines()]
+    assert {job["prompt"]: len(job["loras"]) for job in jobs} == {"a cat": 0, "a dog": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("a cat <lora:oil:0.5>",), "prompt: <lora:oil>: there is no oil.safetensors in "),
+        (("a cat", "--negative-prompt", "<lora:ink>"), "negative_prompt: a LoRA belongs into the prompt"),
+        (("a cat", "--lora", "oil"), "loras: oil: no such file"),
+    ],
+)
+def test_a_name_that_is_not_there_is_an_error(
+    words: tuple[str, ...], message: str, sdapp: Run, folders: Path
+) -> None:
+    done = sdapp("generate", *words, "--model", "small")
+    assert done.exit_code in (2, 66)
+    assert message in done.stderr
+
+
+def test_without_a_folder_a_tag_says_how_to_set_one(sdapp: Run) -> None:
+    done = sdapp("generate", "a cat <lora:ink>")
+    assert done.exit_code == 2
+    assert "sdapp config set folders.loras FOLDER" in done.stderr
+
+
+def test_a_bad_default_is_refused_and_changes_nothing(sdapp: Run, tmp_path: Path) -> None:
+    assert sdapp("config", "set", "steps", "30").exit_code == 0
+    for key, value in (("steps", "0"), ("stepz", "3")):
+        done = sdapp("config", "set", key, value)
+        assert done.exit_code == 2
+        assert key in done.stderr
+    assert (tmp_path / "own" / "sdapp" / "config.yaml").read_text() == "steps: 30\n"
+    assert "steps: 30" in sdapp("config", "show").stdout
+    assert "steps: 9" in sdapp("config", "show", "--set", "steps=9").stdout
