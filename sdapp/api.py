@@ -18,7 +18,7 @@ from sdapp.errors import gathered
 from sdapp.jobs import LoadKey, Work, plan
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
-from sdapp.notes import LineNotes, Notes, OnNote, notes_before_painting, notes_on_settings
+from sdapp.notes import LineNotes, Notes, OnNote, notes_before_painting, notes_on_line
 from sdapp.prompts.seeds import Seeds
 from sdapp.records import OnStep, Result
 from sdapp.replays import paint_replays, plan_replays
@@ -69,7 +69,7 @@ def batch(
     notes, line_notes = Notes(on_note), LineNotes()
 
     def look(item: Item) -> None:
-        line_notes.add(item.line, notes_on_settings(run.config, prompts.model, item.job))
+        line_notes.add(item.line, notes_on_line(run.config, prompts.model, item.job))
 
     found = run.survey(look)
     run.begin()

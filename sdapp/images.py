@@ -153,7 +153,7 @@ def _without_huge_texts(data: bytes) -> bytes:
         if memory + size <= PngImagePlugin.MAX_TEXT_MEMORY:
             kept.append(data[place:end])
             memory += size
-        place = end
+        place = len(data) if data[place + 4 : place + 8] == b"IEND" else end
     return b"".join(kept)
 
 

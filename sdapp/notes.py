@@ -12,7 +12,7 @@ from sdapp.images import inputs
 from sdapp.jobs import Job, choose_scheduler
 from sdapp.models.files import BUILT_IN, read_json
 from sdapp.models.locate import Model
-from sdapp.schedulers import few_steps
+from sdapp.schedulers import few_steps, is_for_few_steps
 
 MAX_LINE_NOTES = 20
 OnNote = Callable[[str], object]  # is given a note for the user
@@ -60,6 +60,13 @@ def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator
     yield from notes_on_settings(config, model, job)
     if not isinstance(job.task, Txt2Img) and job.steps_to_run != job.steps:
         yield f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}"
+
+
+def notes_on_line(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
+    """Notes on one image of many, whose settings may differ from those of the run."""
+    if is_for_few_steps(model.scheduler_config):
+        yield f"{model.name} was made for few steps; it runs with {job.scheduler.name}"
+    yield from notes_on_settings(config, model, job)
 
 
 def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str]:

@@ -180,10 +180,11 @@ class Painter:
         self, batch: tuple[Job, ...], index: int, reporter: _StepReporter | None
     ) -> list[Result]:
         """Take a batch through the stages; each returns its fields of the Record."""
+        if not self._loras.are_merged(batch[0].loras):
+            self._text.forget()
+            with timed("LoRA"):
+                self._loras.apply(batch[0].loras)
         started, before = time.perf_counter(), memory_in_use(self.device)
-        with timed("LoRA"):
-            if self._loras.apply(batch[0].loras):
-                self._text.forget()
         pipe = self._pipes[batch[0].task.kind]
         pipe.scheduler = self._scheduler(batch)
         painting = Painting(batch, index, pipe, prepare_inputs(batch[0]), reporter)

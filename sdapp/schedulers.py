@@ -235,7 +235,7 @@ def fit_to_model(
     `linspace` mean nothing, because diffusers writes such defaults into every config. A model with zero
     terminal SNR must begin at the last timestep: it gets trailing instead of leading. Raises ConfigError.
     """
-    resolved, brought = resolve(name, options), _rows_by_key().get(_spelling_key(str(own.get("_class_name"))))
+    resolved, brought = resolve(name, options), _brought(own)
     is_trailing = own.get("timestep_spacing") == "trailing"
     is_distilled = brought is not None and brought.name in table.DISTILLED
     if brought and not is_given and (is_distilled or is_trailing):
@@ -256,6 +256,18 @@ def fit_to_model(
         return resolved.name, {**kept, **options}, note
     trailing = f"{resolved.name}-trailing"
     return trailing, options, f"this model is made for trailing timesteps, so {trailing} is used"
+
+
+def is_for_few_steps(own: Mapping[str, Any]) -> bool:
+    """Return whether a model with this scheduler_config.json was distilled for few steps."""
+    return own.get("timestep_spacing") == "trailing" or (
+        (brought := _brought(own)) is not None and brought.name in table.DISTILLED
+    )
+
+
+def _brought(own: Mapping[str, Any]) -> Scheduler | None:
+    """The row of the scheduler that a scheduler_config.json names."""
+    return _rows_by_key().get(_spelling_key(str(own.get("_class_name"))))
 
 
 def _sigma_options(options: Mapping[str, Option]) -> list[str]:

@@ -13,7 +13,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
 from sdapp.batches.ledger import LEDGER_FILE
+from sdapp.config import Lora, validate
+from sdapp.jobs import LoadKey, plan
 from sdapp.metadata.record import read_header
+from sdapp.models.locate import locate
+from sdapp.pipelines import load
+from sdapp.settings.layers import Layer
 
 LAYER = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
 Run = Callable[..., Result]
@@ -139,6 +144,11 @@ def test_weights_are_compared(sdapp: Run, tiny: Callable[..., Path], files: Path
     [
         (lambda _: None, 66, "loras: bad.safetensors: no such file"),
         (lambda path: save_file({"a.weight": torch.zeros(1)}, path), 65, "is no LoRA: none of its 1 tensors"),
+        (
+            lambda path: lora(path, 1, **{"bundle_emb.me.string_to_param.*": torch.zeros(1, 32)}),
+            65,
+            "has an embedding of its own (bundle_emb.me.",
+        ),
         (lambda path: path.write_bytes(b"\x80\x04pickle" * 9), 69, "loras: bad.safetensors"),
         (
             lambda path: lora(path, 1, **{f"{LAYER[:-10]}attn2_to_k.lora_down.weight": torch.zeros(4, 2048)}),
@@ -169,3 +179,27 @@ def test_a_lora_with_layers_of_other_sizes_fails_by_name(
     assert done.exit_code in (3, 69)
     assert "wide.safetensors does not fit this model" in done.stderr
     assert load_file(tmp_path / "wide.safetensors")
+
+
+def test_after_a_lora_that_fails_the_next_image_has_none(
+    sdapp: Run, tiny: Callable[..., Path], files: Path, tmp_path: Path
+) -> None:
+    """The first LoRA of the second line is merged, also into the text encoder, before the second one fails."""
+    words = {"lora_te_text_model_encoder_layers_1_mlp_fc1": (64, 32)}
+    strong = {}
+    for name, (outputs, inputs) in words.items():
+        strong |= {
+            f"{name}.lora_up.weight": torch.ones(outputs, 2),
+            f"{name}.lora_down.weight": torch.ones(2, inputs),
+        }
+    lora(files / "text.safetensors", 1, **strong)
+    lora(files / "wide.safetensors", 1, size=128)
+    config = validate(Layer({"model": str(tiny()), "prompt": "a cat", "seed": 7, "steps": 2}))
+    model = locate(config.model)
+    painter = load(LoadKey.of(config, model), model)
+    both = [Lora(file=str(files / "text.safetensors")), Lora(file=str(files / "wide.safetensors"))]
+    [plain] = plan(config, model)
+    [bad] = plan(config.model_copy(update={"loras": both}), model)
+    results = list(painter.paint([plain, bad, plain], keep_going=True))
+    assert "does not fit" in str(results[1].error)
+    assert (np.asarray(results[0].image) == np.asarray(results[2].image)).all()

@@ -19,7 +19,7 @@ from sdapp.commands.running import Session
 from sdapp.commands.terminal import count, print_note, print_result
 from sdapp.errors import ConfigError, JobsFailedError, MissingInputError, OutputError
 from sdapp.models.locate import Model
-from sdapp.notes import LineNotes, notes_on_settings
+from sdapp.notes import LineNotes, notes_on_line
 from sdapp.prompts.seeds import Seeds
 from sdapp.prompts.tokens import cut
 
@@ -119,7 +119,7 @@ def _survey(run: Batch, model: Model, is_listed: bool = False) -> Survey:
 
     def add(item: Item) -> None:
         estimate.add(item.job)
-        notes.add(item.line, notes_on_settings(run.config, model, item.job))
+        notes.add(item.line, notes_on_line(run.config, model, item.job))
         if is_listed:
             typer.echo(f"line {item.line}\tseed {item.job.seed}\t{item.job.prompt}")
             notes.add(item.line, cut(item.job, model))

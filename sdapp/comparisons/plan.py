@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from sdapp.config import VARIABLE, RunConfig, SchedulerChoice, Task, Txt2Img, va
 from sdapp.errors import ConfigError, SdappError, gathered, nearest
 from sdapp.jobs import Job, LoadKey, plan, steps_to_run
 from sdapp.models.vae import locate_model
-from sdapp.notes import notes_on_settings
+from sdapp.notes import notes_on_line
 from sdapp.schedulers import check_run, resolve
 from sdapp.settings.grid import MOST_STEPS, Grid
 from sdapp.settings.layers import Layer, merge, override
@@ -103,7 +103,7 @@ class ComparisonPlan:
             if given.get(key) is not None:
                 yield place_message(key, f"has no effect in a comparison; {decides}", self._base)
         for reference in self.comparison.references:
-            yield from notes_on_settings(self.config, self.model, self._jobs[reference.id])
+            yield from notes_on_line(self.config, self.model, self._jobs[reference.id])
 
     # --- the settings of a cell -----------------------------------------------------------------------------
 
@@ -221,13 +221,16 @@ def most_steps(grid: Grid, name: str, limit: int, task: Task = TXT2IMG) -> int:
     """The most steps of a scheduler within so many UNet calls (or steps that run, by `grid.match`); 0 if none
     fit.
     """
-    if grid.match == "steps":
-        return limit
+    return limit if grid.match == "steps" else _most_steps(name, limit, grid.match, task)
+
+
+@lru_cache(maxsize=4096)
+def _most_steps(name: str, limit: int, match: str, task: Task) -> int:
     resolved = resolve(name)
     runs = {n: run for n in range(1, MOST_STEPS + 1) if (run := steps_to_run(task, n))}
-    work = {n: resolved.unet_calls(run) if grid.match == "unet-calls" else run for n, run in runs.items()}
+    work = {n: resolved.unet_calls(run) if match == "unet-calls" else run for n, run in runs.items()}
     fitting = {n: done for n, done in work.items() if done <= limit}
-    if grid.match == "seconds":  # the user has not asked for this number, so it may not be refused
+    if match == "seconds":  # the user has not asked for this number, so it may not be refused
         fitting = {n: done for n, done in fitting.items() if _can_run(name, n)}
     return max(fitting, key=lambda n: (fitting[n], -n), default=0)
 

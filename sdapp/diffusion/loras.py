@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from sdapp.config import Lora
 from sdapp.errors import UnavailableError
+from sdapp.models.lora_files import ENDS, alpha_of, examine_lora
 from sdapp.models.originals import unet_name
 
 Tensors = Mapping[str, torch.Tensor]
@@ -30,16 +31,6 @@ PART_PREFIXES = {
     "text_encoder_2.": "text_encoder_2",
     "base_model.model.": "unet",
 }
-# What a tensor is: the end of its name → the name that it has here.
-ENDS = {
-    ".lora_down.weight": "down", ".lora_up.weight": "up", ".lora_mid.weight": "mid", ".alpha": "alpha",
-    ".lora_A.weight": "down", ".lora_B.weight": "up", ".lora.down.weight": "down", ".lora.up.weight": "up",
-    ".dora_scale": "dora", ".lora_magnitude_vector": "dora", ".diff": "diff", ".diff_b": "diff_b",
-    **{f".{name}": name for name in (
-        "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1", "lokr_w1_a",
-        "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
-    )},
-}  # fmt: skip
 # The kinds of ΔW, by the tensors that each must have.
 COMPLETE = (
     {"up", "down"}, {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}, {"diff"}, {"diff_b"},
@@ -56,13 +47,15 @@ class Loras:
         self._originals: dict[torch.nn.Parameter, torch.Tensor] = {}
         self._names: dict[str, dict[str, torch.nn.Module]] = {}
 
-    def apply(self, files: Sequence[Lora]) -> bool:
-        """Let the weights be those of the model with these LoRAs, in this order; return if they changed.
+    def are_merged(self, files: Sequence[Lora]) -> bool:
+        """Return whether the weights are those with these LoRAs."""
+        return tuple(files) == self._merged
+
+    def apply(self, files: Sequence[Lora]) -> None:
+        """Let the weights be those of the model with these LoRAs, in this order, and no others.
 
         Raises UnavailableError for a file that does not fit the model; then no LoRA is merged.
         """
-        if tuple(files) == self._merged:
-            return False
         self._restore()
         try:
             for file in files:
@@ -71,7 +64,6 @@ class Loras:
             self._restore()
             raise
         self._merged = tuple(files)
-        return True
 
     def _restore(self) -> None:
         with torch.no_grad():
@@ -80,23 +72,23 @@ class Loras:
         self._originals, self._merged = {}, ()
 
     def _merge(self, file: Lora) -> None:
-        groups = self._groups(Path(file.file).expanduser())
+        path = Path(file.file)
+        if file.sha256 not in (None, examine_lora(path)[0]):
+            raise UnavailableError(f"loras: {path} has changed since this run was planned")
         text_weight = file.weight if file.text_encoder_weight is None else file.text_encoder_weight
         with torch.no_grad():
-            for (part, module), tensors in groups.items():
-                weight = file.weight if part == "unet" else text_weight
-                layer = self._modules(part)[module]
-                if not weight:
+            for (part, module), tensors in self._groups(path).items():
+                if not (weight := file.weight if part == "unet" else text_weight):
                     continue
                 try:
-                    for parameter, change in _changes(layer, tensors):
+                    for parameter, change in _changes(self._modules(part)[module], tensors):
                         if parameter not in self._originals:
                             self._originals[parameter] = parameter.detach().to("cpu", copy=True)
                         merged = parameter.float() + weight * change.to(parameter.device)
                         parameter.copy_(merged.to(parameter.dtype))
-                except (RuntimeError, IndexError) as exc:
+                except (RuntimeError, LookupError, AttributeError) as exc:
                     raise UnavailableError(
-                        f"loras: {file.file} does not fit this model: its {module} has other sizes; "
+                        f"loras: {path} does not fit this model: its {module} has other sizes; "
                         "it was made for another family"
                     ) from exc
 
@@ -114,25 +106,30 @@ class Loras:
         if strangers:
             raise UnavailableError(
                 f"loras: {path} does not fit this model: {len(strangers)} of its tensors have no place in it "
-                f"({strangers[0]}); it was made for another family, or it is no LoRA"
+                f"({strangers[0]}); it was made for another family"
             )
         for (part, module), tensors in groups.items():
             if not any(needed <= tensors.keys() for needed in COMPLETE):
                 raise UnavailableError(
                     f"loras: {path} is damaged: of {part}.{module} it has only {', '.join(sorted(tensors))}"
                 )
+            if "down" in tensors and "alpha" not in tensors:
+                alpha = alpha_of(path, part, module, rank=tensors["down"].shape[0])
+                tensors |= {} if alpha is None else {"alpha": torch.tensor(alpha)}
         return groups
 
     def _place(self, name: str) -> tuple[str, str, str] | None:
         """The part, the layer and the kind of a tensor; None if the model has no such layer."""
         end = next((end for end in sorted(ENDS, key=len, reverse=True) if name.endswith(end)), None)
         prefix = next((each for each in PART_PREFIXES if name.startswith(each)), None)
-        if end is None or prefix is None or getattr(self._pipe, PART_PREFIXES[prefix], None) is None:
+        is_xl = hasattr(self._pipe, "text_encoder_2")
+        if end is None or prefix is None or (prefix == "lora_te_" and is_xl):
+            return None
+        if getattr(self._pipe, PART_PREFIXES[prefix], None) is None:
             return None
         part = PART_PREFIXES[prefix]
         module = name.removeprefix(prefix).removesuffix(end)
         module = re.sub(r"(^|_)text_model_", r"\1", module.replace(".processor", "").replace(".", "_"))
-        module = re.sub(r"_(to_[qkv]|to_out)_lora$", r"_\1", module)  # diffusers before peft
         for each in (module, f"{module}_0"):
             if each in self._modules(part):
                 return part, each, ENDS[end]
@@ -154,27 +151,31 @@ class Loras:
 def _changes(layer: Any, tensors: Tensors) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor]]:
     """The parameters of a layer that change, each with its ΔW at a weight of 1, in float32."""
     if "diff_b" in tensors:
-        yield layer.bias, tensors["diff_b"].reshape(layer.bias.shape)
-    shape, original = layer.weight.shape, layer.weight.float().cpu()
+        yield layer.bias, _shaped(tensors["diff_b"], layer.bias.shape)
+    shape = layer.weight.shape
     if "diff" in tensors:
         yield layer.weight, _shaped(tensors["diff"], shape)
-        return
-    if not tensors.keys() - {"diff_b", "alpha"}:
-        return
-    change = _shaped(_product(tensors), shape) * _scale(tensors)
-    if "dora" in tensors:  # the direction of W + ΔW with a length of its own for each output, or each input
-        whole = original + change
-        length = tensors["dora"].reshape(-1)
-        is_output = len(length) == shape[0]
-        axes = [axis for axis in range(whole.ndim) if axis != (0 if is_output else 1)]
-        length = length.reshape([-1 if axis not in axes else 1 for axis in range(whole.ndim)])
-        change = whole / whole.norm(dim=axes, keepdim=True) * length - original
-    yield layer.weight, change
+    elif tensors.keys() - {"diff_b", "alpha"}:
+        change = _shaped(_product(tensors), shape) * _scale(tensors)
+        yield layer.weight, _with_lengths(layer.weight.float().cpu(), change, tensors)
+
+
+def _with_lengths(original: torch.Tensor, change: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+    """DoRA: W + ΔW only gives the direction; each output, or each input, has a length of its own."""
+    lengths = tensors.get("magnitude", tensors.get("dora"))
+    if lengths is None:
+        return change
+    axis = 0 if "magnitude" in tensors or lengths.shape[0] == original.shape[0] else 1
+    others = [each for each in range(original.ndim) if each != axis]
+    whole = original + change
+    lengths = lengths.reshape([-1 if each == axis else 1 for each in range(original.ndim)])
+    turned: torch.Tensor = whole / whole.norm(dim=others, keepdim=True).clamp_min(1e-12) * lengths
+    return turned - original
 
 
 def _shaped(change: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """ΔW in the shape of the weights; convolutions may be flattened. Raises RuntimeError for other sizes."""
-    if change.flatten(1).shape != torch.Size([shape[0], shape[1:].numel()]):
+    if change.reshape(len(change), -1).shape != torch.Size([shape[0], shape[1:].numel()]):
         raise RuntimeError(f"{list(change.shape)} for {list(shape)}")
     return change.reshape(shape)
 

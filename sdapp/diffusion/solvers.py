@@ -35,7 +35,7 @@ class DDIMScheduler(diffusers.DDIMScheduler):  # type: ignore[misc]
 
     def step(self, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
         """Do one step."""
-        self.num_inference_steps = _rate(timestep - _next_below(self.timesteps, timestep))
+        self.num_inference_steps = _rate(self, timestep - _next_below(self, timestep))
         return super().step(model_output, timestep, sample, *args, **kwargs)
 
     step.__signature__ = inspect.signature(diffusers.DDIMScheduler.step)  # type: ignore[attr-defined]
@@ -64,9 +64,9 @@ class PNDMScheduler(diffusers.PNDMScheduler):  # type: ignore[misc]
             self._begin = 2
             return SchedulerOutput(prev_sample=sample) if return_dict else (sample,)
         if self.counter == 1:  # the correction: from the first timestep to this one again
-            self.num_inference_steps = _rate(self.timesteps[0] - timestep)
+            self.num_inference_steps = _rate(self, self.timesteps[0] - timestep)
         else:
-            self.num_inference_steps = _rate(timestep - _next_below(self.timesteps, timestep))
+            self.num_inference_steps = _rate(self, timestep - _next_below(self, timestep))
         result: SchedulerOutput | tuple[Any] = super().step_plms(model_output, timestep, sample, return_dict)
         if self._begin and self.counter == 1:
             self.counter = 2
@@ -101,15 +101,15 @@ REPAIRED = {
 }
 
 
-def _next_below(timesteps: Any, timestep: Any) -> Any:
+def _next_below(scheduler: Any, timestep: Any) -> Any:
     """The timestep that follows, or one that stands for the end."""
-    below = timesteps[timesteps < timestep]
-    return below[0] if len(below) else timestep - TIMESTEPS
+    below = scheduler.timesteps[scheduler.timesteps < timestep]
+    return below[0] if len(below) else timestep - scheduler.config.num_train_timesteps
 
 
-def _rate(gap: Any) -> Fraction:
+def _rate(scheduler: Any, gap: Any) -> Fraction:
     """The number of steps for which diffusers, dividing by it, goes as far as `gap`."""
-    return Fraction(TIMESTEPS, int(gap))
+    return Fraction(scheduler.config.num_train_timesteps, int(gap))
 
 
 def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: Sequence[int]) -> Any:

@@ -61,12 +61,13 @@ class Carried:
                 self.leave_out(f"task.{file}", "not inside the image")
 
     def prompts(self, prompt: object, negative: object, verbatim: bool = False) -> None:
-        """Carry over prompts. Unless `verbatim`, remove LoRA tags and name markup that has no effect here."""
+        """Carry over prompts without LoRA tags; name markup that has no effect here, unless `verbatim`."""
         for key, text in (("prompt", prompt), ("negative_prompt", negative)):
-            if isinstance(text, str) and not verbatim:
+            if isinstance(text, str):
                 for network in NETWORK.findall(text):
                     self.leave_out("LoRA", network)
-                text = NETWORK.sub("", text).strip()
+                text = NETWORK.sub("", text).strip() if NETWORK.search(text) else text
+            if isinstance(text, str) and not verbatim:
                 for name, pattern in MARKUP.items():
                     if found := pattern.search(text):
                         self.leave_out(name, found[0])

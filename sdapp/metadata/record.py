@@ -45,6 +45,11 @@ def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
     are_mappings = isinstance(task, dict) and isinstance(inputs, dict)
     if not are_mappings or not all(isinstance(task.get(key), str) for key in inputs):
         raise InputError(f"{image}: its record is broken: task and inputs do not match")
+    loras = content.get("loras", [])
+    if not isinstance(loras, list) or not all(
+        isinstance(lora, dict) and isinstance(lora.get("file"), str) for lora in loras
+    ):
+        raise InputError(f"{image}: its record is broken: its loras are no list of files")
     if unknown := sorted(content.keys() - Job.model_fields.keys()):
         raise InputError(f"{image}: its record is broken: a job has no {', '.join(map(repr, unknown))}")
     values["task"] = task | {key: str(image.parent / task[key]) for key in inputs}
@@ -52,12 +57,7 @@ def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
         path = values["task"][key]
         if images.inputs.read(path, f"{image}: task.{key}")[1] != digest:
             raise InputError(f"{image}: task.{key}: {path} is not the file that this image was made from")
-    values["loras"] = [
-        each | {"file": str(image.parent / each["file"])}
-        if isinstance(each, dict) and "file" in each
-        else each
-        for each in values["loras"]
-    ]
+    values["loras"] = [lora | {"file": str(image.parent / lora["file"])} for lora in loras]
     for key in MODEL_KEYS:
         if str(values.get(key, "")).startswith("."):
             values[key] = layers.anchor(values[key], image.parent)

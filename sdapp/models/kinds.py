@@ -33,7 +33,7 @@ TEXT = rf"^cond_stage_model\.({CLIP}|model\.token_embedding\.)|^conditioner\.emb
 VAE = r"^first_stage_model\.decoder\.conv_in\.|^vae replaced$"
 LAST_OF_XL = r"\.input_blocks\.8\.1\.transformer_blocks\.9\."
 # Files without the UNet of a checkpoint. The first row that fits counts, here and below.
-IS_LORA = r"(^|[._])lora[._]|^lycoris_|\.(hada_w|lokr_w|oft_|dora_scale|diff(_b)?(\s|$))"
+IS_LORA = r"(^|[._])lora[._]|^lycoris_|\.(hada_w|lokr_w|oft_|dora_scale|(diff(_b)?|[wb]_norm)(\s|$))"
 LOOSE_PARTS = (
     Kind(IS_LORA, "a LoRA", LORA_OPTION),
     Kind(r"\A([^.\n]+ [\dx]*\n)+\Z", "a textual inversion embedding", UNUSED),

@@ -1,18 +1,34 @@
 """LoRA files: whether they are there and fit a model, found from their headers without torch."""
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from sdapp.config import Lora
 from sdapp.errors import ConfigError, InputError, MissingInputError
 from sdapp.models.families import FAMILIES
-from sdapp.models.files import refuse_pickled, tensor_shapes
+from sdapp.models.files import read_json, refuse_pickled, tensor_shapes
 from sdapp.models.kinds import IS_LORA
 from sdapp.models.locate import Model
 
+# What a tensor is: the end of its name, in the files of kohya, LyCORIS, diffusers and peft → its kind.
+ENDS = {
+    ".lora_down.weight": "down", ".lora_up.weight": "up", ".lora_mid.weight": "mid", ".alpha": "alpha",
+    ".lora_A.weight": "down", ".lora_B.weight": "up", ".lora.down.weight": "down", ".lora.up.weight": "up",
+    "_lora.down.weight": "down", "_lora.up.weight": "up",
+    ".lora_linear_layer.down.weight": "down", ".lora_linear_layer.up.weight": "up",
+    ".dora_scale": "dora", ".lora_magnitude_vector": "magnitude",
+    ".lora_magnitude_vector.weight": "magnitude",
+    ".diff": "diff", ".diff_b": "diff_b", ".w_norm": "diff", ".b_norm": "diff_b",
+    **{f".{name}": name for name in (
+        "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1", "lokr_w1_a",
+        "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+    )},
+}  # fmt: skip
 # The first matrix of a layer that reads text embeddings; its width is theirs.
 READS_TEXT = re.compile(
     r"attn2[._]to_[kv]\.(lora_down|lora_A|lora\.down)\.weight|attn2[._]to_[kv]\.hada_w1_b"
@@ -31,8 +47,7 @@ def check_loras(loras: Sequence[Lora], model: Model) -> list[Lora]:
         refuse_pickled(lora.file, path, "loras")
         if not path.is_file():
             raise MissingInputError(f"loras: {lora.file}: no such file")
-        stat = path.stat()
-        digest, width = _examine(path, stat.st_size, stat.st_mtime_ns)
+        digest, width = examine_lora(path)
         if lora.sha256 not in (None, digest):
             raise InputError(f"loras: {lora.file} is not the file that was used: its SHA-256 is {digest}")
         if width not in (None, model.facts.get("context")):
@@ -40,17 +55,57 @@ def check_loras(loras: Sequence[Lora], model: Model) -> list[Lora]:
             made_for = of[0] if of else f"a model with text embeddings {width} wide"
             raise ConfigError(f"loras: {lora.file} is for {made_for}; {model.name} is {model.family.name}")
         if lora.weight or lora.text_encoder_weight:
-            found.append(lora.model_copy(update={"sha256": digest}))
+            found.append(lora.model_copy(update={"file": str(path), "sha256": digest}))
     return found
+
+
+def examine_lora(path: Path) -> tuple[str, int | None]:
+    """Return the SHA-256 of a file's tensors, by which A1111 knows LoRAs, and the width of text embeddings.
+
+    The width is None if no layer reads them. Raises InputError for what cannot be merged.
+    """
+    stat = path.stat()
+    return _examine(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)
 def _examine(path: Path, _size: int, _changed: int) -> tuple[str, int | None]:
-    """The SHA-256 of a file's tensors, which A1111 names LoRAs by, and the width of the text embeddings."""
     shapes = tensor_shapes(path, "loras")
     if not any(re.search(IS_LORA, name) for name in shapes):
         raise InputError(f"loras: {path} is no LoRA: none of its {len(shapes)} tensors belongs to one")
+    if others := [name for name in shapes if not name.endswith(tuple(ENDS))]:
+        what = "an embedding of its own" if others[0].startswith("bundle_emb.") else "tensors of another kind"
+        raise InputError(f"loras: {path} has {what} ({others[0]}), which sdapp cannot merge")
     width = next((shape[1] for name, shape in shapes.items() if READS_TEXT.search(name)), None)
     with path.open("rb") as file:
         file.seek(8 + int.from_bytes(file.read(8), "little"))
         return hashlib.file_digest(file, "sha256").hexdigest(), width
+
+
+def alpha_of(path: Path, part: str, module: str, rank: int) -> float | None:
+    """Return the alpha of a layer in a file without tensors for it; None if nothing says it.
+
+    diffusers stores it in the header; peft in adapter_config.json beside the file. Raises InputError if that
+    is missing.
+    """
+    config = _adapter_config(path)
+    values = {key.removeprefix(f"{part}."): value for key, value in config.items()}
+    pattern = values.get("alpha_pattern") or {}
+    own = [alpha for name, alpha in pattern.items() if module.endswith(name.replace(".", "_"))]
+    alpha = own[0] if own else values.get("lora_alpha")
+    return None if alpha is None else float(alpha) * (rank**0.5 if values.get("use_rslora") else 1)
+
+
+@lru_cache(maxsize=8)
+def _adapter_config(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    if any(name.startswith("base_model.model.") for name in header):
+        if not (beside := path.parent / "adapter_config.json").is_file():
+            raise InputError(
+                f"loras: {path} needs the adapter_config.json of its folder, which has its alpha"
+            )
+        found: dict[str, Any] = read_json(beside, "loras")
+    else:
+        found = json.loads((header.get("__metadata__") or {}).get("lora_adapter_metadata", "{}"))
+    return found

@@ -141,7 +141,9 @@ def predicts_v(path: Path, layout: Config) -> bool:
     from safetensors import SafetensorError, safe_open
 
     shapes, name = tensor_shapes(path), f"{UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias"
-    if "v_pred" in shapes or layout["unet"] is not STABLE_DIFFUSION_2["unet"] or name not in shapes:
+    is_plain = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", [0, 4])[1] == 4
+    is_2 = layout["unet"] is STABLE_DIFFUSION_2["unet"] and is_plain  # its inpainting predicts noise
+    if "v_pred" in shapes or not is_2 or name not in shapes:
         return "v_pred" in shapes
     try:
         with safe_open(path, framework="numpy") as file:

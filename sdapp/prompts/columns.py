@@ -19,6 +19,7 @@ ALIASES = {
     "task": "task.kind", "image": "task.image", "mask": "task.mask", "padding": "task.padding",
     "strength": "task.strength", "denoising_strength": "task.strength",
     "size": "size", "seeds": "seed", "cfg_scale": "guidance_scale", "n_iter": "count",
+    "lora": "loras",
 }  # fmt: skip
 # In .txt only: kohya's letters, and A1111's batch_size, which is a number of images.
 SHORT_OPTIONS = {
@@ -28,7 +29,7 @@ SHORT_OPTIONS = {
 REFUSED_KEYS = {
     name: reason
     for reason, names in {
-        "sdapp has no LoRA": "am",
+        "sdapp has no weight for all LoRAs; give each its own: loras FILE:WEIGHT": "am",
         "sdapp has no scale of its own for the negative prompt": "nl",
         "sdapp has no CLIP guidance": "c",
         "a line cannot name its file; use output.name": "f",
@@ -148,8 +149,11 @@ def assemble_line(
     for key, kind in (("task.mask", "inpaint"), ("task.image", "img2img")):
         if key in values:
             values.setdefault("task.kind", kind)
-    for key in values.keys() & FILE_KEYS:
-        values[key] = files.anchored(values[key], folder, "file")
+    for key in FILE_KEYS:
+        group, _, last = key.rpartition(".")
+        for name, inner in ((key, ()), (group, (last,))):
+            if name in values:
+                values[name] = files.anchored(values[name], folder, "file", inner)
     seeds = None
     with errors.collect():
         seeds = _take_seeds(values, origins)

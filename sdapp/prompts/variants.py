@@ -43,12 +43,12 @@ def expand(entry: Entry) -> Iterator[Entry]:
 def _options(key: str, value: Any) -> list[Any]:
     """Return the values that a setting of an entry stands for. Raises ConfigError without a place."""
     values = value if isinstance(value, list) else [value]
-    if not values:
+    takes = SETTINGS[key].list_of if key in SETTINGS else ()
+    if not values and dict not in takes:
         raise ConfigError("an empty list; give at least one value")
     if key in TEMPLATES:  # what is no text is refused with the other settings
         texts = (expand_all_groups(each) if isinstance(each, str) else [each] for each in values)
         return [each for expanded in texts for each in expanded]
-    takes = SETTINGS[key].list_of if key in SETTINGS else ()
     return [value] if takes and all(isinstance(item, takes) for item in values) else values
 
 

@@ -253,7 +253,10 @@ def parse_override(text: str, settings: Mapping[str, Setting] = MappingProxyType
         read = parse_yaml(f"value: {value}", origin).values
     except ConfigError:  # such as `a cat: the film`
         read = {"value": value}
-    found, kind = read["value"], settings.get(dotted, Setting()).kind
+    found, setting = read["value"], settings.get(dotted, Setting())
+    kind = setting.kind
+    if setting.list_of and len(read) == 1 and (found is None or isinstance(found, list)):
+        return override(dotted, found or [], origin)
     if isinstance(found, str) and len(read) == 1 and value[:1] in ("'", '"') and value[-1] == value[0]:
         return override(dotted, found, origin)
     takes_text = kind in ("text", "file") or (kind != "value" and found is not None)

@@ -1,5 +1,6 @@
 """LoRA files of every kind against weights that are merged by hand."""
 
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from operator import add
@@ -13,9 +14,12 @@ from safetensors.torch import save_file
 from conftest import random_pipeline
 from sdapp.config import Lora
 from sdapp.diffusion.loras import Loras
-from sdapp.errors import UnavailableError
+from sdapp.errors import InputError, UnavailableError
+from sdapp.models.lora_files import _adapter_config, examine_lora
 
 LINEAR = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"  # 64 → 64
+OLD = LINEAR.replace("attn1", "attn1.processor")
+NORM = "down_blocks.1.attentions.0.transformer_blocks.0.norm1"
 CONV = "down_blocks.0.resnets.0.conv1"  # 32 → 32, 3 × 3
 TEXT = "encoder.layers.1.mlp.fc1"  # 32 → 64
 Tensors = dict[str, torch.Tensor]
@@ -97,13 +101,22 @@ def kinds() -> Iterator[tuple[str, str, Tensors, Callable[[torch.Tensor], torch.
         tensors,
         (lambda w, c=change, m=length: (w + c) / (w + c).norm(dim=1, keepdim=True) * m),
     )
+    by_input = {f"{kohya(LINEAR)}.dora_scale": length.T}
+    yield (
+        "DoRA by inputs",
+        LINEAR,
+        tensors | by_input,
+        (lambda w, c=change, m=length.T: (w + c) / (w + c).norm(dim=0, keepdim=True) * m),
+    )
+    norm = rand(64)
+    yield "norm", NORM, {f"{kohya(NORM)}.w_norm": norm}, partial(add, norm)
     whole = rand(64, 64)
     yield "difference", LINEAR, {f"{kohya(LINEAR)}.diff": whole}, partial(add, whole)
     up, down = rand(64, 4), rand(4, 64)
     for kind, first, second in (
         ("peft", f"unet.{LINEAR}.lora_A.weight", f"unet.{LINEAR}.lora_B.weight"),
-        ("raw peft", f"base_model.model.{LINEAR}.lora_A.weight", f"base_model.model.{LINEAR}.lora_B.weight"),
         ("diffusers", f"unet.{LINEAR}.lora.down.weight", f"unet.{LINEAR}.lora.up.weight"),
+        ("diffusers 0.14", f"unet.{OLD}_lora.down.weight", f"unet.{OLD}_lora.up.weight"),
     ):
         yield kind, LINEAR, {first: down, second: up}, partial(add, up @ down)
 
@@ -174,7 +187,7 @@ def test_kohyas_names_of_sdxl_are_those_of_the_original_checkpoint(xl: Any, tmp_
         ({"lora_te2_encoder_layers_0_mlp_fc1.lora_up.weight": rand(4, 4)}, "have no place"),
         ({f"{kohya(LINEAR)}.lora_up.weight": rand(64, 4)}, "it has only up"),
         (pair(kohya(LINEAR), 128, 32, 4, 1.0)[0], "has other sizes"),
-        ({"model.diffusion_model.out.2.weight": rand(4, 4)}, "no LoRA"),
+        ({f"{kohya(CONV)}.diff_b": rand(16)}, "has other sizes"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(
@@ -189,3 +202,45 @@ def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(
             [Lora(file=str(tmp_path / "good.safetensors")), Lora(file=str(tmp_path / "bad.safetensors"))]
         )
     assert torch.equal(weight(pipe, LINEAR), before)
+
+
+def test_alphas_outside_of_the_tensors_are_found(pipe: Any, tmp_path: Path) -> None:
+    """diffusers stores them in the header, peft in a file of its own."""
+    up, down = rand(64, 4), rand(4, 64)
+    tensors = {"lora_A.weight": down, "lora_B.weight": up}
+    config = {"lora_alpha": 8, "alpha_pattern": {"attn1.to_q": 16}}
+    header = {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in config.items()})}
+    save_file(
+        {f"unet.{LINEAR}.{key}": each for key, each in tensors.items()}, tmp_path / "a.safetensors", header
+    )
+    (tmp_path / "raw").mkdir()
+    raw = tmp_path / "raw" / "adapter_model.safetensors"
+    save_file({f"base_model.model.{LINEAR}.{key}": each for key, each in tensors.items()}, raw)
+    before, loras = weight(pipe, LINEAR), Loras(pipe)
+    with pytest.raises(InputError, match=r"needs the adapter_config\.json"):
+        loras.apply([Lora(file=str(raw))])
+    (tmp_path / "raw" / "adapter_config.json").write_text(json.dumps(config | {"use_rslora": True}))
+    loras.apply([Lora(file=str(tmp_path / "a.safetensors"))])
+    assert torch.allclose(weight(pipe, LINEAR), before + up @ down * (16 / 4), atol=1e-4)
+    loras_of_raw = Loras(pipe)
+    loras.apply([])
+    _adapter_config.cache_clear()
+    loras_of_raw.apply([Lora(file=str(raw))])
+    assert torch.allclose(weight(pipe, LINEAR), before + up @ down * (16 / 2), atol=1e-4)
+    loras_of_raw.apply([])
+
+
+def test_a_file_that_changes_after_it_was_planned_is_refused(pipe: Any, tmp_path: Path) -> None:
+    file = tmp_path / "lora.safetensors"
+    save_file(pair(kohya(LINEAR), 64, 64, 4, 1.0)[0], file)
+    planned = Lora(file=str(file), sha256=examine_lora(file)[0])
+    save_file(pair(kohya(LINEAR), 64, 64, 4, 3.0)[0], file)
+    with pytest.raises(UnavailableError, match="has changed since"):
+        Loras(pipe).apply([planned])
+
+
+def test_a_text_encoder_of_stable_diffusion_1_is_not_taken_for_one_of_sdxl(xl: Any, tmp_path: Path) -> None:
+    tensors, _ = pair("lora_te_text_model_" + TEXT.replace(".", "_"), 64, 32, 2, 1.0)
+    save_file(tensors, tmp_path / "lora.safetensors")
+    with pytest.raises(UnavailableError, match="have no place"):
+        Loras(xl).apply([Lora(file=str(tmp_path / "lora.safetensors"))])
