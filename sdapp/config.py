@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from sdapp import schedulers
 from sdapp.errors import ConfigError
+from sdapp.markup import PromptSyntax
 from sdapp.scheduler_table import Option
 from sdapp.settings import files, layers, ranges
 from sdapp.settings.grid import Grid
@@ -232,6 +233,10 @@ class ImageSettings(Frozen):
     ] = 0.0
     prompt: Annotated[Text | None, Field(description="What to paint."), Setting("text", in_grid=True)] = None
     negative_prompt: Annotated[Text, Field(description="What guidance steers away from.")] = ""
+    prompt_syntax: Annotated[
+        PromptSyntax,
+        Field(description="a1111: (x:1.2), [x], BREAK, any length; plain: all is text, 75 tokens are read."),
+    ] = "a1111"
     width: Side = None
     height: Side = None
     seed: Annotated[

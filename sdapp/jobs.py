@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, overload
 
-from sdapp import images, schedulers
+from pydantic import Field
+
+from sdapp import images, markup, schedulers
 from sdapp.config import (
     BatchSize,
     ImageSettings,
@@ -43,16 +45,22 @@ class Job(ImageSettings, ModelSettings):
     seed: int
     prompt: str
     inputs: dict[str, str]  # `image`, `mask` → SHA-256 of the file
+    prompt_syntax: markup.PromptSyntax = "plain"  # of records from before there was this setting
+    chunks: int = Field(1, exclude=True)  # of 75 tokens, in the longer of the prompts that are encoded
 
     @cached_property
     def id(self) -> str:
         """The first 12 hex digits of a SHA-256 over what decides the pixels.
 
-        Input files count by their content, not their path; of `memory` only the tiling counts.
+        Input files count by their content, not their path; of `memory` only the tiling counts. The syntax
+        of prompts counts where it makes a difference.
         """
         content = self.model_dump(mode="json", exclude={"memory": {"offload", "vae_slicing"}})
         content["task"] = {key: value for key, value in content["task"].items() if key not in self.inputs}
         content["loras"] = [{key: each[key] for key in each if key != "file"} for each in content["loras"]]
+        negative = self.negative_prompt
+        if self.chunks == 1 and markup.is_plain(self.prompt) and markup.is_plain(negative, is_negative=True):
+            content["prompt_syntax"] = "plain"
         defaults = {key: field.default for key, field in type(self).model_fields.items()}
         content = {k: value for k, value in content.items() if k in ALWAYS_IN_ID or value != defaults[k]}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
@@ -64,8 +72,9 @@ class Job(ImageSettings, ModelSettings):
 
     @cached_property
     def pack(self) -> str:
-        """Equal for jobs that can share UNet calls: only their prompts and seeds differ."""
-        return _canonical(self.model_dump(mode="json", exclude={"prompt", "negative_prompt", "seed"}))
+        """Equal for jobs that can share UNet calls: only their prompts, equally long, and seeds differ."""
+        content = self.model_dump(mode="json", exclude={"prompt", "negative_prompt", "seed"})
+        return _canonical(content | {"chunks": self.chunks})
 
     def __copy__(self) -> Self:
         """Copy without `id` and `pack`: `model_copy` may change the fields that they were computed from."""
@@ -151,7 +160,11 @@ ALWAYS_IN_ID = (
     "model", "revision", "dtype", "scheduler", "steps", "guidance_scale", "negative_prompt", "width",
     "height", "seed", "task", "prompt", "eta", "clip_skip", "memory", "inputs",
 )  # fmt: skip
-LATER_DEFAULTS = {key: field.default for key, field in Job.model_fields.items() if key not in ALWAYS_IN_ID}
+LATER_DEFAULTS = {
+    key: field.default
+    for key, field in Job.model_fields.items()
+    if key not in ALWAYS_IN_ID and not field.exclude
+}
 
 
 def steps_to_run(task: Task, steps: int) -> int:
@@ -167,7 +180,8 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     """Plan the jobs of a run: one for each of `seeds`; by default image i has seed + i.
 
     Checks the input files. Raises ConfigError if there is no prompt, if a JPEG has no room for the prompts,
-    or if the model cannot do the task or the clip_skip; InputError for files that cannot be used.
+    for markup in them that is not supported, or if the model cannot do the task or the clip_skip; InputError
+    for files that cannot be used.
     """
     if config.compare is not None:
         raise ConfigError("compare: this config is for `sdapp compare`, which paints all images of its grid")
@@ -180,6 +194,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         room = f"a JPEG has room for {MAX_JPEG_PROMPTS:,} bytes of prompts, these have {size:,}"
         raise ConfigError(f"output.format: {room}; use png or webp")
     prompt, tags = _lora_tags(config)
+    config = config.model_copy(update={"prompt": prompt})
     if seeds is None:
         first = config.seed if config.seed is not None else secrets.randbelow(2**32)
         seeds = range(first, first + config.count)
@@ -195,7 +210,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         "seed": seeds[0],
         "inputs": inputs,
         "loras": check_loras([*config.loras, *tags], model),
-        "prompt": prompt,
+        "chunks": _count_chunks(config, model),
     }
     given = {name: getattr(config, name) for name in Job.model_fields if name in RunConfig.model_fields}
     return JobList(Job(**given | resolved), seeds)
@@ -206,7 +221,9 @@ def _lora_tags(config: RunConfig) -> tuple[str, list[Lora]]:
 
     Raises ConfigError for a name that is not in `folders.loras`, and for tags in the negative prompt.
     """
-    loras = []
+    loras: list[Lora] = []
+    if config.prompt_syntax == "plain":
+        return config.prompt or "", loras
     for name, weights in LORA_TAG.findall(config.prompt or ""):
         numbers = [float(number) for number in weights.split(":")[1:]]
         file = find_named(config.folders.loras, name)
@@ -218,6 +235,17 @@ def _lora_tags(config: RunConfig) -> tuple[str, list[Lora]]:
     if LORA_TAG.search(config.negative_prompt):
         raise ConfigError("negative_prompt: a LoRA belongs into the prompt; give it a negative weight there")
     return " ".join(LORA_TAG.sub(" ", config.prompt or "").split()) if loras else config.prompt or "", loras
+
+
+def _count_chunks(config: RunConfig, model: Model) -> int:
+    """Check the markup of the prompts; return the chunks of the longer of those that are encoded."""
+    if config.prompt_syntax == "plain":
+        return 1
+    prompts = {"prompt": config.prompt or "", "negative_prompt": config.negative_prompt}
+    for key, text in prompts.items():
+        markup.check(key, text)
+    encoded = prompts.values() if config.guidance_scale > 1 else (prompts["prompt"],)
+    return max(1 if markup.is_short(text) else len(markup.chunk(text, model.tokenizer)) for text in encoded)
 
 
 def choose_scheduler(config: RunConfig, model: Model) -> tuple[SchedulerChoice, str]:

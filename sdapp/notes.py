@@ -7,6 +7,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
+from sdapp import markup
 from sdapp.config import RunConfig, Txt2Img
 from sdapp.images import inputs
 from sdapp.jobs import Job, choose_scheduler
@@ -71,7 +72,9 @@ def notes_on_line(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
 
 def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     """Notes on settings that have no effect, take long, or are beyond what the model was trained on."""
-    if words := unknown_words(model, f"{job.prompt} {job.negative_prompt}"):
+    prompts = {"prompt": job.prompt, "negative_prompt": job.negative_prompt}
+    texts = map(markup.words if job.prompt_syntax == "a1111" else str, prompts.values())
+    if words := unknown_words(model, " ".join(texts)):
         yield (
             f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world "
             "(in its MODEL_CARD.md); for anything else use a real checkpoint: "
@@ -79,6 +82,8 @@ def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str
         )
     resolved = job.scheduler.resolve()
     yield from filter(None, (few_steps(resolved, job.steps), *resolved.notes))
+    for key, text in prompts.items():
+        yield from markup.notes(key, text, job.prompt_syntax)
     yield from _without_effect(config, model, job)
     if job.width * job.height > 4 * model.size**2:
         yield (

@@ -204,7 +204,9 @@ class Painter:
         jobs, job = painting.jobs, painting.jobs[0]
         negative = [each.negative_prompt for each in jobs] if job.guidance_scale > 1 else None
         with timed("encode", self._settle):
-            painting.conditioning = self._text.encode([each.prompt for each in jobs], negative, job.clip_skip)
+            painting.conditioning = self._text.encode(
+                [each.prompt for each in jobs], negative, job.clip_skip, job.prompt_syntax
+            )
         return {}
 
     def _denoise(self, painting: Painting) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 # Imports go down this list only: each name may import those after it. Folders have a list of their own below.
 TOP = (
     "cli", "commands", "api", "comparisons", "replays", "batches", "notes", "pipelines", "diffusion", "outputs", "records",
-    "metadata", "prompts", "jobs", "models", "config", "settings", "schedulers", "scheduler_table", "images", "errors",
+    "metadata", "prompts", "jobs", "models", "config", "settings", "schedulers", "scheduler_table", "images", "markup", "errors",
     "profiling",
 )  # fmt: skip
 INSIDE = {

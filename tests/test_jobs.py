@@ -201,6 +201,43 @@ def test_jobs_share_a_pack_if_only_their_words_and_seeds_differ(change: dict[str
     assert (only(config(**change), model).pack == only(config(), model).pack) == alike
 
 
+@pytest.mark.parametrize("prompt", ["a red house", "a house :)", "", "cat, " * 37])
+def test_a_prompt_without_markup_has_the_id_that_it_had_before_there_was_markup(
+    prompt: str, model: Model
+) -> None:
+    new = only(config(prompt=prompt), model)
+    assert new.id == only(config(prompt=prompt, prompt_syntax="plain"), model).id
+    assert new.to_data()["prompt_syntax"] == "a1111"
+
+
+@pytest.mark.parametrize("prompt", ["a (red) house", "a BREAK b", "a\\b", "cat, " * 38])
+@pytest.mark.parametrize("key", ["prompt", "negative_prompt"])
+def test_markup_and_length_are_in_the_id(key: str, prompt: str, model: Model) -> None:
+    new, old = (only(config(**{key: prompt}, prompt_syntax=each), model) for each in ("a1111", "plain"))
+    assert new.id != old.id
+
+
+def test_jobs_of_a_pack_have_equally_many_chunks(model: Model) -> None:
+    texts = ["a", "b", "a BREAK b", "c BREAK d"]
+    packs = [only(config(prompt=text), model).pack for text in texts]
+    assert (packs[0], packs[2]) == (packs[1], packs[3])
+    assert packs[0] != packs[2]
+    # Without guidance the negative prompt is not encoded, so its length makes no difference.
+    for scale, chunks in ((1.0, 1), (2.0, 2)):
+        asked = config(negative_prompt="a BREAK b", guidance_scale=scale)
+        assert only(asked, model).chunks == chunks
+
+
+@pytest.mark.parametrize("key", ["prompt", "negative_prompt"])
+def test_markup_that_is_not_supported_is_refused_unless_it_is_plain(key: str, model: Model) -> None:
+    asked = {key: "a [cat:dog:0.5]"}
+    with pytest.raises(
+        ConfigError, match=rf"^{key}: '\[cat:dog:0.5\]': prompts that change .*prompt_syntax: plain"
+    ):
+        plan(config(**asked), model)
+    assert plan(config(**asked, prompt_syntax="plain"), model)
+
+
 def test_a_setting_of_an_image_that_is_added_leaves_ids_alone_until_it_is_given(model: Model) -> None:
     class Newer(Job):
         hue: int = 0
@@ -255,9 +292,16 @@ def test_a_job_survives_its_image(change: dict[str, Any], model: Model, tmp_path
 
 
 def test_an_image_of_before_there_were_shortcuts_was_painted_without(model: Model, tmp_path: Path) -> None:
-    job = only(config(), model)
+    job = only(config(prompt_syntax="plain"), model)
     content = {key: value for key, value in to_portable(job, tmp_path).items() if key not in LATER_DEFAULTS}
-    below = Layer({"cache_interval": 3, "guidance_interval": [0, 0.5], "vae": "madebyollin/taesd"})
+    below = Layer(
+        {
+            "cache_interval": 3,
+            "guidance_interval": [0, 0.5],
+            "vae": "madebyollin/taesd",
+            "prompt_syntax": "a1111",
+        }
+    )
     assert list(plan(validate(merge([below, to_layer(content, tmp_path / "a.png")])), model)) == [job]
 
 

@@ -314,10 +314,14 @@ def test_skipping_no_layer_is_the_text_encoders_own_output(tiny_painter: Painter
         tiny_painter._text.embed(["a cat"], 3)
 
 
-def test_a_prompt_beyond_77_tokens_is_told(tiny: Callable[..., Path], tiny_painter: Painter) -> None:
-    [result] = paint(settings(tiny(), prompt="cat " * 80 + "castle", steps=1), tiny_painter)
+def test_a_plain_prompt_beyond_77_tokens_is_told(tiny: Callable[..., Path], tiny_painter: Painter) -> None:
+    long = settings(tiny(), prompt="cat " * 80 + "castle", steps=1)
+    [result] = paint(long | {"prompt_syntax": "plain"}, tiny_painter)
     assert "castle" in result.record.notes[0]
     assert "77 tokens" in result.record.notes[0]
+    [whole] = paint(long, tiny_painter)
+    assert whole.record.notes == ()
+    assert furthest(result, whole) > 2
 
 
 # --- tasks --------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from sdapp.errors import ConfigError, JobsFailedError, MissingInputError, Output
 from sdapp.models.locate import Model
 from sdapp.notes import LineNotes, notes_on_line
 from sdapp.prompts.seeds import Seeds
-from sdapp.prompts.tokens import cut
+from sdapp.prompts.tokens import notes_on_length
 
 File = Annotated[
     Path, typer.Argument(help="Prompts: .txt, .csv, .tsv, .jsonl or .yaml; - for stdin.", show_default=False)
@@ -113,7 +113,7 @@ def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
 def _survey(run: Batch, model: Model, is_listed: bool = False) -> Survey:
     """Count the images; print notes on the lines, how many images there are, and what they take.
 
-    `is_listed` prints each image that is left too, and which prompts are too long for the text encoder.
+    `is_listed` prints each image that is left too, and which prompts take more than one chunk of tokens.
     """
     estimate, notes = Estimate(History(run.load)), LineNotes()
 
@@ -122,7 +122,7 @@ def _survey(run: Batch, model: Model, is_listed: bool = False) -> Survey:
         notes.add(item.line, notes_on_line(run.config, model, item.job))
         if is_listed:
             typer.echo(f"line {item.line}\tseed {item.job.seed}\t{item.job.prompt}")
-            notes.add(item.line, cut(item.job, model))
+            notes.add(item.line, notes_on_length(item.job, model))
 
     found = run.survey(add)
     for note in notes.texts():

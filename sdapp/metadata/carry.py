@@ -6,18 +6,15 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from sdapp import schedulers
+from sdapp import markup, schedulers
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError
 from sdapp.metadata.samplers import SAMPLERS, SCHEDULE_WORDS, Values, plain_word, split_schedule
 
 MAX_TEXT = 4_000_000  # characters; a workflow of a thousand nodes has a tenth of it
-NETWORK = re.compile(r"<(?:lora|lyco|hypernet):([^<>]+)>")
+EMPHASIS = re.compile(r"(?<!\\)[(\[][^\n]{0,30}")
 MARKUP = {
-    "emphasis brackets": re.compile(r"(?<!\\)[(\[][^\n]{0,30}"),
     "emphasis signs": re.compile(r"[\w)](\+\+|--)(?=[\s,.]|$)"),
-    "BREAK": re.compile(r"\bBREAK\b"),
-    "AND": re.compile(r"\bAND\b"),
     "embedding": re.compile(r"\bembedding:\S{1,60}"),
     "emphasis braces": re.compile(r"\{[^{}|\n]{1,30}\}"),
     "tag": re.compile(r"<\w+[:\[][^<>\n]{1,60}>"),
@@ -60,20 +57,37 @@ class Carried:
                 self.values["task"].pop(file)
                 self.leave_out(f"task.{file}", "not inside the image")
 
-    def prompts(self, prompt: object, negative: object, verbatim: bool = False) -> None:
-        """Carry over prompts without LoRA tags; name markup that has no effect here, unless `verbatim`."""
-        for key, text in (("prompt", prompt), ("negative_prompt", negative)):
+    def prompts(
+        self, prompt: object, negative: object, syntax: markup.PromptSyntax = "a1111", is_theirs: bool = False
+    ) -> None:
+        """Carry over prompts; remove LoRA tags, and name markup that has no effect or another one here.
+
+        `is_theirs`: the tool is not A1111 nor made like it.
+        """
+        texts: list[object] = []
+        for text in (prompt, negative):
             if isinstance(text, str):
-                for network in NETWORK.findall(text):
+                for network in markup.NETWORK.findall(text):
                     self.leave_out("LoRA", network)
-                text = NETWORK.sub("", text).strip() if NETWORK.search(text) else text
-            if isinstance(text, str) and not verbatim:
+                text = markup.NETWORK.sub("", text).strip()
                 for name, pattern in MARKUP.items():
                     if found := pattern.search(text):
                         self.leave_out(name, found[0])
-                text = re.sub(r"\\([()\[\]])", r"\1", text)
+                if is_theirs and (found := EMPHASIS.search(text)):
+                    self.leave_out("emphasis brackets", found[0], "words are weighed as A1111 does it")
+                if is_theirs:  # to these tools they are words
+                    text = re.sub(r"\b(AND|BREAK)\b", lambda word: word[0].lower(), text)
+            texts.append(text)
+        self.verbatim(texts[0], texts[1], syntax)
+
+    def verbatim(self, prompt: object, negative: object, syntax: markup.PromptSyntax) -> None:
+        """Carry over prompts as they are, and their syntax if it makes a difference."""
+        texts = {"prompt": prompt, "negative_prompt": negative}
+        for key, text in texts.items():
             if text or (text is not None and key == "prompt"):
                 self.carry(key, text, **{key: text})
+        if not all(markup.is_plain(text) for text in texts.values() if isinstance(text, str)):
+            self.values["prompt_syntax"] = syntax
 
     def scheduler(self, sampler: object, schedule: object = "", options_json: str = "{}") -> None:
         """Carry over a scheduler by a tool's names for sampler and schedule; the JSON has more options."""

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from sdapp.markup import DECIMAL
 from sdapp.metadata.carry import Carried, json_object
 from sdapp.metadata.samplers import Values
 
@@ -59,7 +60,7 @@ class _Graph:
         if sampler := next(from_empty, samplers[0] if samplers else ""):
             self.used.add(sampler)
             positive, negative = (self._prompt(sampler, side, carried) for side in ("positive", "negative"))
-            carried.prompts(positive, negative)
+            carried.prompts(positive, negative, is_theirs=True)
             carried.scheduler(self._value(sampler, "sampler_name"), self._value(sampler, "scheduler"))
             for name, key in SAMPLER_INPUTS.items():
                 value = self._value(sampler, name)
@@ -131,7 +132,8 @@ class _Graph:
             kind, inputs = self.nodes[name]
             if kind == "CLIPSetLastLayer" and isinstance(layer := inputs.get("stop_at_clip_layer"), int):
                 carried.carry(kind, layer, clip_skip=-layer - 1)
-        return text
+        text = re.sub(r"\\?([\[\]])", r"\\\1", text)  # ComfyUI reads square brackets as text
+        return re.sub(rf":\s*({DECIMAL})\s*\)", r":\1)", text)
 
     def _latent(self, sampler: str) -> tuple[str, str]:
         """Return the kind and the name of the node that a sampler starts from, "" if it is unknown."""

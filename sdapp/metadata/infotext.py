@@ -7,9 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdapp import schedulers
+from sdapp import markup, schedulers
 from sdapp.errors import InputError
-from sdapp.metadata.carry import NETWORK, Carried, check_length, json_object
+from sdapp.metadata.carry import Carried, check_length, json_object
 from sdapp.metadata.named import Fields, carry_numbers
 from sdapp.metadata.samplers import SCHEDULES, Values, plain_word
 from sdapp.models.files import BUILT_IN
@@ -53,6 +53,7 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
         re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", values[key]).replace("Negative prompt:", "negative prompt:")
         for key in ("prompt", "negative_prompt")
     )
+    is_plain = values["prompt_syntax"] == "plain"
     fields = {
         "Steps": values["steps"], "Sampler": sampler, "Schedule type": schedule,
         "CFG scale": str(values["guidance_scale"]).removesuffix(".0"), "Seed": values["seed"],
@@ -62,7 +63,7 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
         "Clip skip": skip + 1 if skip else None, "RNG": "CPU",
         "Lora hashes": ", ".join(f"{Path(lora['file']).stem}: {lora['sha256'][:12]}" for lora in loras),
         "Mask mode": "Inpaint masked" if task["kind"] == "inpaint" else None,
-        "Emphasis": "None" if re.search(r"[()\[\]]", prompt + negative) else None,
+        "Emphasis": "None" if is_plain and not all(map(markup.is_plain, (prompt, negative))) else None,
         "Inpaint area": None if padding is None else "Only masked", "Masked area padding": padding,
         "Eta DDIM": values["eta"], "Scheduler options": json.dumps(options) if options else None,
         "Version": f"sdapp {version}",
@@ -222,7 +223,8 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
     """Carry over what `split_infotext` returned; of model names only sdapp's built-in one."""
     carried, fields, is_ours = Carried(), Fields(all_fields), _tool(all_fields) == "sdapp"
     carried.notes += [note] if note else []
-    carried.prompts(prompt, negative, verbatim=is_ours or all_fields.get("Emphasis") == "None")
+    carry = carried.verbatim if is_ours and "Lora hashes" not in all_fields else carried.prompts
+    carry(prompt, negative, "plain" if all_fields.get("Emphasis") == "None" else "a1111")
     sampler, schedule = fields.sampler()
     if sampler:
         since_1_9 = re.search(r"v1\.(9|\d\d)", all_fields.get("Version", ""))
@@ -237,7 +239,7 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
     if rng.lower() != "cpu" and "seed" in carried.values:
         carried.leave_out("RNG", rng, "the same seed gives other noise")
     known = {"modelhash": ()} if "Model" in all_fields else {}
-    known |= {"lorahashes": ()} if NETWORK.search(prompt) else {}
+    known |= {"lorahashes": ()} if markup.NETWORK.search(prompt) else {}
     fields.name_rest(carried, DEFAULTS | known)
     return carried
 

@@ -142,7 +142,7 @@ def _png_texts(texts: Mapping[str, str]) -> Values:
 
 def _carry_named(data: Values, tool: Tool) -> Carried:
     carried, fields = Carried(), Fields(data)
-    carried.prompts(fields.take("prompt")[1], fields.take("negative_prompt")[1])
+    carried.prompts(fields.take("prompt")[1], fields.take("negative_prompt")[1], is_theirs=True)
     sampler, schedule = fields.sampler()
     if sampler is not None:
         carried.scheduler(sampler, "" if schedule is None else schedule)

@@ -72,6 +72,16 @@ class Model:
         )
 
     @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the (first) text encoder; CLIP's if it has no files of its own."""
+        folder = self.path / "tokenizer"
+        if not folder.is_dir():
+            return originals.clip_tokenizer()
+        from transformers import CLIPTokenizer  # does not import torch
+
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+    @cached_property
     def size(self) -> int:
         """The side in pixels of the images that the model was trained on."""
         if not self.is_file:

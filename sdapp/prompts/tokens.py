@@ -1,43 +1,36 @@
-"""Find the part of a prompt that the text encoder does not read, without loading the encoder."""
+"""Say how long prompts are in tokens, and what of them is not read, without loading the text encoder."""
 
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
+from sdapp import markup
 from sdapp.jobs import Job
 from sdapp.models.locate import Model
-from sdapp.models.originals import clip_tokenizer
 
-MAX_REST = 300  # characters of it in a note
-
-
-@lru_cache(maxsize=1)
-def _tokenizer(folder: Path) -> Any:
-    from transformers import CLIPTokenizer  # does not import torch
-
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+MAX_REST = 300  # characters of what is not read, in a note
 
 
-def cut(job: Job, model: Model) -> tuple[str, ...]:
-    """Notes on the text of a job's prompts beyond the 77 tokens of the text encoder."""
-    if not _may_be_long(job):
-        return ()
-    return cut_by(clip_tokenizer() if model.is_file else _tokenizer(model.path / "tokenizer"), job)
+def notes_on_length(job: Job, model: Model) -> Iterator[str]:
+    """Notes on prompts of more than one chunk of tokens, or on what of plain ones is not read."""
+    prompts = {"prompt": job.prompt, "negative_prompt": job.negative_prompt}
+    if all(map(markup.is_short, prompts.values())):
+        return
+    yield from cut_by(model.tokenizer, job)
+    for name, text in prompts.items() if job.prompt_syntax == "a1111" else ():
+        chunks = markup.chunk(text, model.tokenizer)
+        if len(chunks) > 1:
+            sizes = " + ".join(str(len(each)) for each in chunks)
+            yield f"{name}: {len(chunks)} chunks of up to 75 tokens: {sizes}"
 
 
-def cut_by(tokenizer: Any, job: Job) -> tuple[str, ...]:
-    """The same notes, with a tokenizer that is loaded already."""
-    notes = []
+def cut_by(tokenizer: Any, job: Job) -> Iterator[str]:
+    """Notes on the text of plain prompts beyond the 77 tokens of the text encoder."""
+    if job.prompt_syntax != "plain":
+        return
     for name, text in (("prompt", job.prompt), ("negative_prompt", job.negative_prompt)):
         limit = tokenizer.model_max_length
         ids = tokenizer(text, truncation=False, verbose=False).input_ids
         if len(ids) > limit:
             rest = tokenizer.decode(ids[limit - 1 : -1])
             shown = rest if len(rest) <= MAX_REST else f"{rest[:MAX_REST]} …"
-            notes.append(f"{name}: the text encoder reads {limit} tokens; not read: {shown!r}")
-    return tuple(notes)
-
-
-def _may_be_long(job: Job) -> bool:
-    """Whether there may be more than 77 tokens: each has at least one byte, and two mark the ends."""
-    return max(len(job.prompt.encode()), len(job.negative_prompt.encode())) > 75
+            yield f"{name}: the text encoder reads {limit} tokens; not read: {shown!r}"

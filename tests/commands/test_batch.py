@@ -651,7 +651,7 @@ def test_what_a_foreign_image_could_not_carry_over_is_told(sdapp: Run) -> None:
 
 def test_a_note_on_an_image_is_told_once_for_all_of_them(sdapp: Run) -> None:
     long = "a red cat " + "and a blue ship " * 30
-    result = sdapp("batch", write([f"{long} --count 3"]), *FAST)
+    result = sdapp("batch", write([f"{long} --count 3"]), *FAST, "--set", "prompt_syntax=plain")
     assert result.stderr.count("the text encoder reads 77 tokens") == 1
 
 
@@ -696,7 +696,9 @@ def test_an_estimate_rests_on_what_this_machine_did_before(sdapp: Run) -> None:
 def test_a_dry_run_says_what_of_a_prompt_is_not_read_and_what_is_asked_for_twice(sdapp: Run) -> None:
     long = "a red cat " + "and a blue ship " * 30
     told = sdapp("batch", write(["a cat", long, "a cat"]), *FAST, "--dry-run").stderr
-    assert "line 2: prompt: the text encoder reads 77 tokens; not read: " in told
+    assert "line 2: prompt: 2 chunks of up to 75 tokens: 75 + 48" in told
+    plain = sdapp("batch", write([long]), *FAST, "--dry-run", "--set", "prompt_syntax=plain").stderr
+    assert "line 1: prompt: the text encoder reads 77 tokens; not read: " in plain
     assert "1 asked for more than once" in told
 
 
@@ -711,7 +713,7 @@ finally:
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert "not read" in run.stderr
+    assert "3 chunks" in run.stderr
     assert run.stdout.splitlines()[-1] == "False"
 
 

@@ -11,7 +11,7 @@ from sdapp.metadata import carry, comfyui, infotext, named
 from sdapp.metadata.read import read_foreign
 
 PAGE = Path(__file__).parents[2] / "docs" / "metadata.md"
-KEYS = ["prompt", "negative_prompt", "scheduler", "steps", "guidance_scale", "seed", "width", "height", "clip_skip",
+KEYS = ["prompt", "negative_prompt", "prompt_syntax", "scheduler", "steps", "guidance_scale", "seed", "width", "height", "clip_skip",
         "task (img2img)", "task (inpaint)"]  # fmt: skip
 SIZE = {"width": 512, "height": 768}
 PROMPTS = {"prompt": "a (red:1.2) house <lora:snow:1>", "negative_prompt": "tree"}
@@ -165,6 +165,8 @@ def page() -> str:
         "Any other node may change a text: the prompt is then \"not found\", and the node is named. Numbers come from nodes that",
         "hold one value.", "",
         "## Markup in prompts", "",
+        "Weights, BREAK and escapes are read as A1111 does it (`prompt_syntax: a1111`), after `Emphasis: None` as text. Other",
+        "tools than those of infotext weigh words in another way, so the first emphasis brackets are named.", "",
         "LoRA tags are removed from the prompt and named. This markup has no effect here, stays, and is named: "
         + ", ".join(carry.MARKUP) + ".", "",
     ])  # fmt: skip

@@ -525,7 +525,7 @@ def test_words_come_back_from_every_shape(
     )
 
 
-TEXTS = st.text(st.characters(exclude_characters="<\\", exclude_categories=["Cs", "Cc"]), max_size=60).map(
+TEXTS = st.text(st.characters(exclude_characters="<\\[]", exclude_categories=["Cs", "Cc"]), max_size=60).map(
     str.strip
 )
 
@@ -552,6 +552,17 @@ def test_the_plain_graph_of_comfyui_is_read_back_whole(
         "width": 64,
         "height": 64,
     }
-    assert found[1].values == expected | ({"negative_prompt": negative} if negative else {}) | scheduler(
-        "euler-a"
-    )
+    expected |= {"negative_prompt": negative} if negative else {}
+    syntax = {"prompt_syntax": "a1111"}  # is there if it makes a difference
+    assert found[1].values | syntax == expected | scheduler("euler-a") | syntax
+
+
+def test_what_comfyui_reads_as_text_stays_text(tmp_path: Path) -> None:
+    """It has weights in round brackets only, neither BREAK nor AND, and allows spaces around numbers."""
+    nodes = json.loads(graph("a [red] (house: 1.2 ) BREAK cats AND dogs"))
+    found = read_foreign({"prompt": json.dumps(nodes)})
+    assert found
+    assert found[1].values["prompt"] == r"a \[red\] (house:1.2) break cats and dogs"
+    assert found[1].values["prompt_syntax"] == "a1111"
+    weighed = "emphasis brackets: (house:1.2) BREAK cats AND dogs (words are weighed as A1111 does it)"
+    assert weighed in found[1].left_out

@@ -200,6 +200,7 @@ def test_infotext_survives_a_round_trip(
         "scheduler": {"name": "dpm++2m-karras", "options": {}}, "model": "postcards",
     }  # fmt: skip
     expected |= {"negative_prompt": as_kept(negative)} if as_kept(negative) else {}
+    expected |= {"prompt_syntax": "plain"} if "Emphasis: None" in text.rpartition("\n")[2] else {}
     assert found == expected | ({"clip_skip": skip} if skip else {})
     assert left == []
 
@@ -237,11 +238,10 @@ def test_infotext_of_a1111_is_carried_over_and_the_rest_is_named() -> None:
     assert found == {
         "prompt": "a lighthouse,  (stormy sea:1.3),\noil on canvas", "negative_prompt": "lowres, text,\nwatermark",
         "scheduler": {"name": "dpm++2m-karras", "options": {}}, "steps": 28, "guidance_scale": 6.5, "seed": 2718281828,
-        "width": 512, "height": 640, "clip_skip": 1,
+        "width": 512, "height": 640, "clip_skip": 1, "prompt_syntax": "a1111",
     }  # fmt: skip
     assert left == [
         "LoRA: add_detail:0.8",
-        "emphasis brackets: (stormy sea:1.3),",
         "RNG: GPU (the same seed gives other noise)",
         "Model: v1-5-pruned-emaonly",
         "Denoising strength: 0.6",
@@ -384,7 +384,7 @@ def test_defaults_are_not_named(field: str) -> None:
         ("Steps: 2, Seed: 1, Size: 8x8", "", None),
         ("say Negative prompt: b\nSteps: 2, Seed: 1, Size: 8x8", "say Negative prompt: b", None),
         ("a\nNegative prompt: b\nNegative prompt: c", "a", "b\nNegative prompt: c"),
-        (r"a \(small\) cat", "a (small) cat", None),
+        (r"a \(small\) cat", r"a \(small\) cat", None),
         ("", "", None),
     ],
 )
@@ -396,9 +396,7 @@ def test_prompts_and_fields_are_separated(text: str, prompt: str, negative: str 
 @pytest.mark.parametrize(
     ("prompt", "left"),
     [
-        ("[cat|dog]", ["emphasis brackets: [cat|dog]"]),
-        ("cat BREAK dog", ["BREAK: BREAK"]),
-        ("cat AND dog", ["AND: AND"]),
+        ("(cat:1.2) BREAK [dog]", []),
         ("embedding:easy.pt cat", ["embedding: embedding:easy.pt"]),
         ("cat++ dog", ["emphasis signs: t++"]),
         (r"\(cat\) BREAKFAST, and C++x", []),
@@ -407,6 +405,23 @@ def test_prompts_and_fields_are_separated(text: str, prompt: str, negative: str 
 )
 def test_markup_of_other_tools_is_named(prompt: str, left: list[str]) -> None:
     assert carried_over(f"{prompt}\nSteps: 2, Seed: 1, RNG: CPU")[1] == left
+
+
+@pytest.mark.parametrize(("syntax", "emphasis"), [("a1111", None), ("plain", "None")])
+def test_the_field_emphasis_says_which_syntax_a_prompt_with_markup_has(
+    syntax: str, emphasis: str | None
+) -> None:
+    text = written(prompt="a (red) house", prompt_syntax=syntax)
+    assert fields(text).get("Emphasis") == emphasis
+    assert carried_over(text)[0]["prompt_syntax"] == syntax
+    assert "Emphasis" not in written(prompt="a house :)", prompt_syntax=syntax)
+
+
+def test_the_tags_of_loras_are_taken_out_again() -> None:
+    found, left = carried_over(
+        'a cat <lora:ink:0.5>\nSteps: 2, Seed: 1, RNG: CPU, Lora hashes: "ink: 0123", Version: sdapp 0.2.0'
+    )
+    assert (found["prompt"], left) == ("a cat", ["LoRA: ink:0.5"])
 
 
 def test_a_very_long_text_is_refused() -> None:

@@ -565,7 +565,7 @@ def test_options_of_every_dialect_are_settings(line: str, said: dict[str, Any]) 
         ("a --guidence-scale 3", "--guidence-scale: unknown option, did you mean --guidance-scale?"),
         ("a --zz 3", "--zz: unknown option; allowed: --scheduler, --steps, --guidance-scale, "),
         ("a --steps:3", "--steps:3: "),
-        ("a --am 0.8,0.5", "--am: sdapp has no LoRA"),
+        ("a --am 0.8,0.5", "--am: sdapp has no weight for all LoRAs"),
         ("a --f house.png", "--f: a line cannot name its file; use output.name"),
         ("a --sd_model x", "--sd_model: the same for the whole file"),
         ("a --batch-size 4", "--batch-size: the same for the whole file"),
@@ -731,8 +731,8 @@ def test_lists_numbers_and_seeds_of_tables(
         ),
         (
             ".jsonl",
-            '"a"\n{"promt": "b", "Sampler": "x", "lora": 1}',
-            ["f.jsonl:2: promt: unknown key, did you mean prompt?", "f.jsonl:2: lora: unknown key"],
+            '"a"\n{"promt": "b", "Sampler": "x", "extra": 1}',
+            ["f.jsonl:2: promt: unknown key, did you mean prompt?", "f.jsonl:2: extra: unknown key"],
         ),
         (
             ".jsonl",

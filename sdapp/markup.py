@@ -1,0 +1,150 @@
+"""A1111's prompt syntax: weights, BREAK, and chunks of 75 tokens, as A1111 1.10 reads them, without torch."""
+
+import re
+from collections.abc import Iterator
+from itertools import groupby, pairwise
+from typing import Any, Literal, NamedTuple
+
+from sdapp.errors import ConfigError
+
+PromptSyntax = Literal["a1111", "plain"]
+BACKTRACK = 20  # a full chunk ends behind its last comma, if at most so many tokens move to the next chunk
+DECIMAL = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+MARK = re.compile(rf"\\[\\()\[\]]|\\|[()\[\]]|:(?P<weight>{DECIMAL})\)|[^\\()\[\]:]+|:")
+BREAK = re.compile(r"\s*\bBREAK\b\s*")
+NETWORK = re.compile(r"<(?:lora|lyco|hypernet):([^<>]+)>")
+SCHEDULE = re.compile(rf"\||:\s*{DECIMAL}\s*$")  # inside square brackets
+AS_TEXT = r"`prompt_syntax: plain` reads it as text"
+REFUSED_MARKUP = (  # in a prompt, and if marked so in a negative prompt too
+    (NETWORK, True, "write <lora:NAME:WEIGHT>, or --lora FILE:WEIGHT"),
+    (re.compile(rf"(?<=:)(?!{DECIMAL}\))[+-]?[.\d]+\)"), True, "this is no number for a weight"),
+    (re.compile(r"\bAND\b"), False, f"joining prompts is not supported; write `and` for the word; {AS_TEXT}"),
+)  # fmt: skip
+UNUSUAL = (  # looks like a weight, but is text in A1111
+    (re.compile(r"[\w)]{1,30}(?:\+\+|--)(?=[\s,.]|$)"), "InvokeAI's signs are text here"),
+    (re.compile(rf"\){DECIMAL}(?![\w.])"), "InvokeAI's number behind a bracket is text here"),
+    (re.compile(rf":(?:\s+{DECIMAL}\s*|{DECIMAL}\s+)\)"), "a number with spaces around it is text"),
+)
+
+
+class Piece(NamedTuple):
+    """A part of a prompt with one weight."""
+
+    text: str
+    weight: float = 1.0
+
+
+class Token(NamedTuple):
+    """A token of a text encoder, and its weight."""
+
+    id: int
+    weight: float = 1.0
+
+
+def parse_prompt(text: str) -> list[list[Piece]]:
+    """Split a prompt at each BREAK into lists of pieces; equal neighbours are joined, empty ones left out."""
+    pieces: list[Piece] = []
+    breaks: list[int] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+
+    def close(bracket: str, factor: float) -> None:
+        start = opened[bracket].pop()
+        pieces[start:] = [Piece(piece.text, piece.weight * factor) for piece in pieces[start:]]
+
+    for found in MARK.finditer(text):
+        mark = found[0]
+        if mark in opened:
+            opened[mark].append(len(pieces))
+        elif mark[0] == "\\":
+            pieces.append(Piece(mark[1:]))
+        elif opened["("] and (found["weight"] or mark == ")"):
+            close("(", float(found["weight"] or 1.1))
+        elif opened["["] and mark == "]":
+            close("[", 1 / 1.1)
+        else:
+            first, *others = BREAK.split(mark)
+            pieces.append(Piece(first))
+            for other in others:
+                breaks.append(len(pieces))
+                pieces.append(Piece(other))
+    for bracket, factor in (("(", 1.1), ("[", 1 / 1.1)):
+        while opened[bracket]:
+            close(bracket, factor)
+    sections = (pieces[begin:end] for begin, end in pairwise([0, *breaks, len(pieces)]))
+    return [list(_merge(section)) for section in sections]
+
+
+def _merge(section: list[Piece]) -> Iterator[Piece]:
+    for weight, group in groupby(section, lambda piece: piece.weight):
+        if text := "".join(piece.text for piece in group):
+            yield Piece(text, weight)
+
+
+def words(text: str) -> str:
+    """The text of a prompt without its markup."""
+    return " ".join(piece.text for section in parse_prompt(text) for piece in section)
+
+
+def is_plain(text: str, is_negative: bool = False) -> bool:
+    """Whether a prompt has no markup: then both syntaxes mean the same, if it fits in one chunk."""
+    return not any(_refused(text, is_negative)) and parse_prompt(text) == [[Piece(text)] if text else []]
+
+
+def is_short(text: str) -> bool:
+    """Whether a prompt surely fits in one chunk, without counting tokens: each has at least one letter."""
+    return len(text) <= 75 and text.isascii() and "BREAK" not in text
+
+
+def check(key: str, text: str) -> None:
+    """Raise ConfigError for markup of A1111 that is not supported; `key` is the setting."""
+    for part, reason in _refused(text, is_negative=key == "negative_prompt"):
+        raise ConfigError(f"{key}: {part!r}: {reason}")
+
+
+def _refused(text: str, is_negative: bool) -> Iterator[tuple[str, str]]:
+    for pattern, is_for_both, reason in REFUSED_MARKUP:
+        if (found := pattern.search(text)) and (is_for_both or not is_negative):
+            yield found[0], reason
+    opened: list[int] = []
+    for mark in MARK.finditer(text):
+        if mark[0] == "[":
+            opened.append(mark.end())
+        elif mark[0] == "]" and opened:
+            inside = text[opened.pop() : mark.start()]
+            if SCHEDULE.search(re.sub(r"\\.", "", inside)):
+                yield (
+                    f"[{inside}]",
+                    f"prompts that change during a run are not supported; write \\[ for brackets; {AS_TEXT}",
+                )
+
+
+def notes(key: str, text: str, syntax: PromptSyntax) -> Iterator[str]:
+    """What looks like a weight in a prompt, but is read as text."""
+    if syntax == "plain" and not is_plain(text):
+        yield f"{key}: `prompt_syntax: plain` reads brackets and BREAK as text; a1111 reads weights"
+    for pattern, reason in UNUSUAL if syntax == "a1111" else ():
+        if found := pattern.search(text):
+            yield f"{key}: {found[0]!r}: {reason}; write (word:1.2)"
+
+
+def chunk(text: str, tokenizer: Any, syntax: PromptSyntax = "a1111") -> list[list[Token]]:
+    """Split a prompt into chunks of at most 75 tokens, at least one; plain text is cut after the first."""
+    limit = tokenizer.model_max_length - 2  # the marks of start and end
+
+    def ids(part: str) -> Any:
+        return tokenizer(part, add_special_tokens=False, verbose=False).input_ids
+
+    if syntax == "plain":
+        return [[Token(each) for each in ids(text)[:limit]]]
+    comma, chunks = ids(",")[-1], list[list[Token]]()
+    for section in parse_prompt(text):
+        chunks.append([])
+        for token in (Token(each, piece.weight) for piece in section for each in ids(piece.text)):
+            if len(chunks[-1]) == limit:
+                end = limit
+                if token.id != comma:
+                    recent = range(limit - BACKTRACK, limit)
+                    end = 1 + max((i for i in recent if chunks[-1][i].id == comma), default=limit - 1)
+                chunks[-1:] = [chunks[-1][:end], chunks[-1][end:]]
+            chunks[-1].append(token)
+    return chunks if chunks[-1] or len(chunks) == 1 else chunks[:-1]
