@@ -75,7 +75,7 @@ def batch(
     run.begin()
     if prompts.keep_seeds():
         found = run.survey()
-    notes.tell([*prompts.notes, *line_notes.texts()])
+    notes.tell(line_notes.texts())
     executor = executor or LocalExecutor({run.load: prompts.model})
     return run.paint(executor, found, on_step, notes.wait)
 
@@ -152,7 +152,7 @@ def plan_images(layers: Sequence[Layer]) -> PlannedImages:
     model = locate_model(config.model, config.revision, config.vae)
     jobs = plan(config, model)
     work = Work(LoadKey.of(config, model), jobs, config.batch_size, unet_calls=jobs.unet_calls)
-    return PlannedImages(config, model, work, (*merged.notes, *notes_before_painting(config, model, jobs[0])))
+    return PlannedImages(config, model, work, tuple(notes_before_painting(config, model, jobs[0])))
 
 
 # --- deprecated names ---------------------------------------------------------------------------------------

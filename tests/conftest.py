@@ -43,6 +43,7 @@ MODEL_TESTS = (
     "commands/test_compare.py",
     "commands/test_generate.py",
     "commands/test_replay.py",
+    "commands/test_screen.py",
     "comparisons/test_browser.py",
     "diffusion/",
     "models/test_checkpoints.py",

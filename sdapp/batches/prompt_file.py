@@ -35,7 +35,6 @@ class PromptFile:
     config: RunConfig  # of `base`
     model: Model
     begun: SeedState
-    notes: tuple[str, ...] = ()  # what could not be used of images given as --config
 
     @classmethod
     def open(cls, path: Path | bytes, layers: Sequence[Layer], seeds: Seeds | None = None) -> Self:
@@ -44,11 +43,10 @@ class PromptFile:
         The file itself is read by `items`. Raises SdappError.
         """
         base = [*(override(key, value, "sdapp batch") for key, value in BATCH_DEFAULTS.items()), *layers]
-        merged = merge(base)
-        config = validate(merged)
+        config = validate(merge(base))
         begun = begin_seeds(Path(config.output.dir), config.seed, seeds)
         model = locate_model(config.model, config.revision, config.vae)
-        return cls(path, base, config, model, begun, merged.notes)
+        return cls(path, base, config, model, begun)
 
     @property
     def folder(self) -> Path:

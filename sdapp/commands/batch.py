@@ -1,6 +1,9 @@
 """The command `sdapp batch`: prompt files that can be stopped and continued."""
 
+import json
 import sys
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,15 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from sdapp.batches.items import Item, Shard
-from sdapp.batches.ledger import LEDGER_FILE
+from sdapp.batches.ledger import LEDGER_FILE, Line
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.prune import find_strays
 from sdapp.batches.run import Batch, Survey
 from sdapp.batches.seed_state import STATE_FILE
-from sdapp.commands.estimates import Estimate, History
+from sdapp.commands.estimates import Estimate, History, duration
 from sdapp.commands.options import DryRun, all_layers, with_options
-from sdapp.commands.running import Session
-from sdapp.commands.terminal import count, print_note, print_result
+from sdapp.commands.running import CONTINUE, Session
+from sdapp.commands.terminal import count, print_line, print_note, print_result
 from sdapp.errors import ConfigError, JobsFailedError, MissingInputError, OutputError
 from sdapp.models.locate import Model
 from sdapp.notes import LineNotes, notes_on_line
@@ -66,22 +69,22 @@ def batch(  # noqa: PLR0913 - an option is an argument
         raise ConfigError("--yes: it goes with --prune; leave it out, or add --prune")
     if file == Path("-") and sys.stdin is None:
         raise MissingInputError("-: standard input is closed; pipe the prompts into it, or give a file")
+    if file == Path("-") and sys.stdin.isatty():
+        print_note("reading prompts from the terminal; Ctrl-D ends them")
     content = sys.stdin.buffer.read() if file == Path("-") else file
     prompts = PromptFile.open(content, all_layers(options), seeds)
     run = Batch.of(prompts, Shard.parse(shard), retry_failed)
-    for note in prompts.notes:
-        print_note(note)
     if prune:
-        _prune(run, prompts, remove=yes and not dry_run)
+        _prune(run, prompts, remove=yes and not dry_run, as_json=options["json"])
     elif dry_run:
-        _dry_run(run, prompts)
+        _dry_run(run, prompts, as_json=options["json"])
     else:
         _paint(run, prompts, options)
 
 
-def _dry_run(run: Batch, prompts: PromptFile) -> None:
+def _dry_run(run: Batch, prompts: PromptFile, as_json: bool) -> None:
     """List what is left, with notes on its lines, and estimate what it takes."""
-    found = _survey(run, prompts.model, is_listed=True)
+    found = _survey(run, prompts.model, _item_as_json if as_json else _item_as_text)
     if found.left and not prompts.is_begun():
         print_note("the seeds and choices are examples: the run draws others; --seed fixes them")
 
@@ -91,18 +94,18 @@ def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
     run.begin()
     if prompts.keep_seeds():  # another run has just begun the folder with another base seed
         found = _survey(run, prompts.model)
-
-    def stopped() -> str:
-        return (
-            f"{run.progress} done, {found.left - run.progress} left; run the same command again to continue"
-        )
-
-    session = Session(options["verbose"], stopped)
-    session.begin({run.load: prompts.model}, found.left, History(run.load))
+    session = Session(options["verbose"], CONTINUE)
+    session.begin({run.load: prompts.model}, found.left, History(run.load), lambda: run.progress)
+    lines, begun = [], time.monotonic()
     with session, closing(run.paint(session.executor, found, session.on_step, session.wait)) as results:
         for result in results:
             session.tell_result(result)
             print_result(result, options["json"])
+            lines.append(Line.of(result, result.path))
+    if lines:
+        print_note(
+            f"{_outcome(lines, time.monotonic() - begun)}; images and {LEDGER_FILE} are in {run.folder}"
+        )
     if failed := run.failures():
         raise JobsFailedError(
             f"{failed} of {found.images} images failed; {run.folder / LEDGER_FILE} says why; "
@@ -110,18 +113,40 @@ def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
         )
 
 
-def _survey(run: Batch, model: Model, is_listed: bool = False) -> Survey:
+def _outcome(lines: list[Line], seconds: float) -> str:
+    """What became of the images of a run, the time that each took, and the line that took the longest."""
+    done = [line for line in lines if line.status == "done"]
+    failed = f", {len(lines) - len(done)} failed" if len(done) < len(lines) else ""
+    text = f"{len(done)} done{failed} in {duration(seconds)}"
+    if times := [(line.seconds, line.prompt_line) for line in done if line.seconds is not None]:
+        slowest, number = max(times)
+        pace = sum(taken for taken, _ in times) / len(times)
+        text += f", {duration(pace)} an image; the slowest, of line {number}, took {duration(slowest)}"
+    return text
+
+
+def _item_as_text(item: Item) -> str:
+    return f"line {item.line}\tseed {item.job.seed}\t{' '.join(item.job.prompt.split())}"
+
+
+def _item_as_json(item: Item) -> str:
+    facts = {"line": item.line, "seed": item.job.seed, "job": item.job.to_data()}
+    return json.dumps(facts, ensure_ascii=False)
+
+
+def _survey(run: Batch, model: Model, listed: Callable[[Item], str] | None = None) -> Survey:
     """Count the images; print notes on the lines, how many images there are, and what they take.
 
-    `is_listed` prints each image that is left too, and which prompts take more than one chunk of tokens.
+    `listed` gives the text by which each image that is left is listed; then prompts that take more than one
+    chunk of tokens are noted as well.
     """
     estimate, notes = Estimate(History(run.load)), LineNotes()
 
     def add(item: Item) -> None:
         estimate.add(item.job)
         notes.add(item.line, notes_on_line(run.config, model, item.job))
-        if is_listed:
-            typer.echo(f"line {item.line}\tseed {item.job.seed}\t{item.job.prompt}")
+        if listed:
+            print_line(listed(item))
             notes.add(item.line, notes_on_length(item.job, model))
 
     found = run.survey(add)
@@ -137,7 +162,7 @@ def _survey(run: Batch, model: Model, is_listed: bool = False) -> Survey:
     return found
 
 
-def _prune(run: Batch, prompts: PromptFile, remove: bool) -> None:
+def _prune(run: Batch, prompts: PromptFile, remove: bool, as_json: bool) -> None:
     """List or remove the images that no line asks for; images of other prompt files are left alone."""
     if not prompts.is_begun():
         raise OutputError(
@@ -148,7 +173,7 @@ def _prune(run: Batch, prompts: PromptFile, remove: bool) -> None:
     if remove:
         strays.remove()
     for path in strays.paths:
-        typer.echo(path)
+        print_line(json.dumps({"path": str(path)}, ensure_ascii=False) if as_json else path)
     if remove and strays.paths:
         run.tidy()
     for name, images in strays.others.items():

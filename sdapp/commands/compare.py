@@ -11,8 +11,8 @@ import typer
 from sdapp.batches.run import Batch
 from sdapp.commands.estimates import Estimate, History
 from sdapp.commands.options import DryRun, all_layers, option, with_options
-from sdapp.commands.running import Session
-from sdapp.commands.terminal import count, print_note, say
+from sdapp.commands.running import CONTINUE, Session
+from sdapp.commands.terminal import count, print_line, print_note, say
 from sdapp.config import validate
 from sdapp.errors import ConfigError, JobsFailedError
 from sdapp.schedulers import resolve
@@ -85,8 +85,10 @@ def compare(
     """
     own = {"compare.prompts": prompts or None, "compare.vary": _varied(vary) if vary else None}
     layers = all_layers(options, own)
+    if truth and options["json"]:
+        raise ConfigError("--json: --truth prints a table; leave out one of the two")
     if truth:
-        typer.echo(_truth(layers))
+        print_line(_truth(layers))
     else:
         _compare(layers, dry_run, options)
 
@@ -104,14 +106,17 @@ def report(folder: Folder, as_json: AsJson = False) -> None:
 
 
 def _compare(layers: list[Layer], dry_run: bool, options: dict[str, Any]) -> None:
+    from sdapp.comparisons.cells import to_json
     from sdapp.comparisons.plan import ComparisonPlan
     from sdapp.comparisons.run import finish, paint_comparison, with_paces
 
     plan = ComparisonPlan(layers, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
-    session = Session(options["verbose"])
+    session = Session(options["verbose"], CONTINUE)
     session.notes.tell(plan.notes)
     images = _tell_size(plan)
     if dry_run:
+        for cell in plan.comparison.cells if options["json"] else ():
+            print_line(to_json(cell))
         return
     with session.begin({plan.load: plan.model}, images, History(plan.load)):
         if plan.unpaced:
@@ -205,7 +210,7 @@ def _print_comparison(comparison: "Comparison", files: list[Path], as_json: bool
     from sdapp.comparisons.cells import to_json
 
     for line in map(to_json, comparison.cells) if as_json else files:
-        typer.echo(line)
+        print_line(line)
     say(_ranking(comparison))
 
 
@@ -218,9 +223,10 @@ def _ranking(comparison: "Comparison") -> str:
     summaries = {summary.scheduler: summary for summary in summarise(comparison) if summary.column == column}
     meaningless = f" (do not rank errors below {below:.3g})" if below else ""
     lines = [f"at {budget(column, comparison.match)}{meaningless}:"]
+    width = max(map(len, summaries)) + 2
     for place, name in enumerate(rank(comparison, column), 1):
         summary = summaries[name]
         error = f"error {summary.solver_error.median:.4f}" if summary.solver_error else "not measured"
         seconds = f"{summary.seconds.median:.2f} s" if summary.seconds else ""
-        lines.append(f"{place:3} {name:<22}{'stochastic' if summary.stochastic else error:<18}{seconds}")
+        lines.append(f"{place:3} {name:<{width}}{'stochastic' if summary.stochastic else error:<18}{seconds}")
     return "\n".join(lines)

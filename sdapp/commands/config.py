@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from sdapp.commands.options import ConfigFiles, Overrides, file_layers
-from sdapp.commands.terminal import Commands, print_note
+from sdapp.commands.terminal import Commands
 from sdapp.config import (
     RunConfig,
     read_config_file,
@@ -34,8 +34,6 @@ config_app = typer.Typer(cls=Commands, help="Show, check and describe configs.",
 def config_show(config: ConfigFiles = None, overrides: Overrides = None) -> None:
     """Print the settings that a run would have, and where each comes from."""
     merged = merge([*file_layers(config), combine([read_override(text) for text in overrides or []])])
-    for note in merged.notes:
-        print_note(note)
     typer.echo(show_settings(validate(merged), merged))
 
 

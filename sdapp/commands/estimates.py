@@ -4,7 +4,7 @@ import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from statistics import median
+from statistics import mean
 from typing import Any
 
 from platformdirs import user_cache_path
@@ -14,16 +14,18 @@ from sdapp.jobs import Job, LoadKey
 from sdapp.outputs.files import overwrite
 from sdapp.records import Result
 
-MAX_FIGURES = 64  # figures of a kind
+RUNS = 6  # how many of the last runs count: the machine may have been busy in one of them
+NEAR = 1.3  # ends of a range that are nearer than this are one figure
+FEW_SECONDS = 10
 
 
 class History:
-    """What UNet calls and files took on this machine, by load of the model, size and shortcuts."""
+    """What UNet calls and files took in the last runs on this machine, by model, size and shortcuts."""
 
     def __init__(self, load: LoadKey, path: Path | None = None) -> None:
         self._load, self._path = load, path
         self._known: dict[str, Any] = {}
-        self._is_changed = False
+        self._new: dict[str, list[tuple[int, float, int]]] = {}  # UNet calls, seconds, bytes
         with suppress(OSError, RuntimeError, ValueError):  # no home, no file yet, or a broken one
             self._path = path or user_cache_path("sdapp") / "history.json"
             known = json.loads(self._path.read_bytes())
@@ -38,24 +40,32 @@ class History:
         """Take in an image that was published."""
         if result.record is None or result.path is None:
             return
-        kind = self._known.setdefault(self._kind(result.job), {"seconds": [], "bytes": []})
-        self._is_changed = True
-        pace = result.record.seconds / max(1, result.record.unet_calls)
-        with suppress(OSError, KeyError, TypeError, AttributeError):  # moved away; of another version
-            for name, figure in (("seconds", pace), ("bytes", result.path.stat().st_size)):
-                kind[name] = [*kind[name], figure][-MAX_FIGURES:]
+        with suppress(OSError):  # moved away
+            figures = result.record.unet_calls, result.record.seconds, result.path.stat().st_size
+            self._new.setdefault(self._kind(result.job), []).append(figures)
 
     def save(self) -> None:
-        """Keep new figures for later runs; drop them where they cannot be written."""
-        if self._is_changed and self._path is not None and self._path.is_absolute():
+        """Keep the means of this run for later ones; drop them where they cannot be written."""
+        for kind, images in self._new.items():
+            calls, seconds, sizes = map(sum, zip(*images, strict=True))
+            before = self._known.get(kind)
+            known = self._known[kind] = before if isinstance(before, dict) else {}
+            for name, figure in (("seconds", seconds / max(1, calls)), ("bytes", sizes / len(images))):
+                old = known.get(name)
+                known[name] = [*(old if isinstance(old, list) else []), figure][-RUNS:]
+        if self._new and self._path is not None and self._path.is_absolute():
             with suppress(OutputError):
                 overwrite(self._path, [json.dumps(self._known).encode()])
 
-    def expect(self, job: Job) -> tuple[float, float] | None:
-        """Return the seconds and bytes of an image by the medians of its kind; None if there are none."""
+    def expect(self, job: Job) -> tuple[float, float, float] | None:
+        """Return an image's seconds in the fastest and in the slowest of the last runs, and its bytes.
+
+        None if nothing like it was painted.
+        """
         try:
             known = self._known[self._kind(job)]
-            return float(median(known["seconds"])) * job.unet_calls, float(median(known["bytes"]))
+            paces = [float(pace) for pace in known["seconds"][-RUNS:]]
+            return min(paces) * job.unet_calls, max(paces) * job.unet_calls, mean(known["bytes"][-RUNS:])
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -65,22 +75,21 @@ class Estimate:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._total: tuple[float, float] | None = (0.0, 0.0)
+        self._total: tuple[float, float, float] | None = (0.0, 0.0, 0.0)
 
     def add(self, job: Job, times: int = 1) -> None:
         """Add an image that is painted so many times and kept once."""
-        image = self._history.expect(job)
-        if self._total and image:
-            self._total = (self._total[0] + times * image[0], self._total[1] + image[1])
-        else:
-            self._total = None
+        total, image = self._total, self._history.expect(job)
+        self._total = None
+        if total and image:
+            self._total = total[0] + times * image[0], total[1] + times * image[1], total[2] + image[2]
 
     def in_words(self, folder: Path) -> str:
         """Return the estimate as text, with the free space of the folder's disk."""
         if self._total is None:
             return "time and disk unknown: nothing like it was painted on this machine before"
-        seconds, size = self._total
-        text = f"about {duration(seconds)}, {_bytes_text(size)}"
+        fast, slow, size = self._total
+        text = f"{_span(fast, slow)}, {_bytes_text(size)}"
         with suppress(OSError):  # a folder that cannot be looked into
             places = (folder.resolve(), *folder.resolve().parents)
             free = shutil.disk_usage(next(place for place in places if place.exists())).free
@@ -89,10 +98,18 @@ class Estimate:
         return text
 
 
+def _span(fast: float, slow: float) -> str:
+    """`a few seconds`, `about 2 min`, `40 s to 12 min`."""
+    if slow < FEW_SECONDS:
+        return "a few seconds"
+    ends = dict.fromkeys((duration(fast), duration(slow)))
+    return f"about {duration(slow)}" if slow < NEAR * fast or len(ends) == 1 else " to ".join(ends)
+
+
 def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3 h 20 min`."""
+    """`0.3 s`, `40 s`, `12 min`, `3 h 20 min`."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 

@@ -4,7 +4,6 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -133,7 +132,7 @@ def file_layers(files: list[Path] | None) -> list[Layer]:
         for layer in layers:
             for note in layer.notes:
                 print_note(note)
-            found.append(replace(layer, notes=()))
+            found.append(layer)
     return found
 
 

@@ -10,7 +10,7 @@ import typer
 
 from sdapp.commands.options import all_layers, with_options
 from sdapp.commands.running import Session
-from sdapp.commands.terminal import print_result
+from sdapp.commands.terminal import print_line, print_result
 from sdapp.errors import ConfigError, JobsFailedError, gathered
 from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import save_result
@@ -43,9 +43,7 @@ def replay(options: dict[str, Any], images: Images, verify: Verify = False) -> N
     """
     if verify and options["output.dir"] is not None:
         raise ConfigError("--out: --verify writes no image; leave out one of the two")
-    session = Session(
-        options["verbose"], lambda: "no image was changed" if verify else "finished images are kept"
-    )
+    session = Session(options["verbose"])
     replays, errors = plan_replays(images, all_layers(options), session.notes)
     if not replays:
         raise gathered(errors)
@@ -80,5 +78,5 @@ def _verify(result: Result, source: Path, session: Session, as_json: bool) -> li
     text = check.error or f"largest difference {check.largest_difference} of 255"
     line = f"{source}: {text}{' (lossy)' if check.lossy else ''}"
     facts = asdict(check) | {"path": str(source)}
-    typer.echo(json.dumps(facts, ensure_ascii=False) if as_json else line)
+    print_line(json.dumps(facts, ensure_ascii=False) if as_json else line)
     return [] if check.good else [line]

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sdapp.batches.executors import LocalExecutor, load_painter
 from sdapp.commands.estimates import History
-from sdapp.commands.terminal import print_note, say
+from sdapp.commands.terminal import bar, print_note, say_at_once
 from sdapp.errors import InterruptedRunError
 from sdapp.jobs import LoadKey, Work
 from sdapp.models.locate import Model
@@ -20,70 +19,68 @@ from sdapp.notes import Notes
 from sdapp.records import Result
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from sdapp.pipelines import Painter
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CONTINUE = "; run the same command again to continue"  # where finished images are not painted again
 
 
 class Session:
     """A `with` around the painting of a command. `executor` and `on_step` are for the functions that paint.
 
     It shows a bar on stderr if that is a terminal, and keeps the timings of `history` at the end. The first
-    SIGINT or SIGTERM ends the run at the next step, with InterruptedRunError and the text of `stopped`; a
-    second one, or one while the model is loaded, ends it at once.
+    SIGINT or SIGTERM ends the run at the next step, with InterruptedRunError; a second one, or one while the
+    model is loaded, ends it at once. Both say how many images are done, and what `hint` says.
     """
 
-    def __init__(
-        self, verbose: bool, stopped: Callable[[], str] = lambda: "finished images are kept"
-    ) -> None:
-        self.images = 0  # how many there are to paint, for the bar
+    def __init__(self, verbose: bool, hint: str = "") -> None:
+        self.images = 0  # how many there are to paint
         self.executor = LocalExecutor(loader=self._load)
         self.notes = Notes(print_note)
         self._history: History | None = None
-        self._verbose, self._stopped = verbose, stopped
-        self._caught, self._begun = 0, False
+        self._verbose, self._hint = verbose, hint
+        self._caught, self._begun, self._told = 0, False, 0
+        self._done: Callable[[], int] = lambda: self._told
         self._before: dict[int, Any] = {}
-        self._bar: Progress = _new_bar()
+        self._model = ""
 
-    def begin(self, models: dict[LoadKey, Model], images: int, history: History | None = None) -> Self:
-        """Say what will be painted, before the `with`."""
-        self.images, self._history = images, history
+    def begin(
+        self,
+        models: dict[LoadKey, Model],
+        images: int,
+        history: History | None = None,
+        done: Callable[[], int] | None = None,
+    ) -> Self:
+        """Say what will be painted, before the `with`. `done` counts images that other runs paint as well."""
+        self.images, self._history, self._done = images, history, done or self._done
         self.executor = LocalExecutor(models, self._load)
-        self._bar.add_task(f"loading {next(iter(models.values())).name}", total=None, steps="")
+        self._model = next(iter(models.values())).name
         return self
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._catch) for number in SIGNALS}
-        with suppress(OSError):  # the terminal is gone
-            self._bar.start()
+        bar.show(f"loading {self._model}")
         return self
 
-    def __exit__(self, *raised: object) -> None:
-        with suppress(OSError):
-            self._bar.stop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        bar.hide()
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._history:
             self._history.save()
-        if raised[0] is None:
-            self._check()
+        if self._caught and kind in (None, InterruptedRunError):
+            raise InterruptedRunError(self._stopped(), self._caught)
 
     def on_step(self, first: int, together: int, step: int, of: int) -> None:
         """Move the bar. Raises InterruptedRunError after a signal."""
         self._check()
         which = f"image {first + 1}" if together == 1 else f"images {first + 1} to {first + together}"
-        self._bar.update(
-            self._bar.task_ids[0],
-            total=self.images,
-            completed=first + together * step / of,
-            description=f"{which} of {self.images}",
-            steps=f"step {step}/{of}",
-        )
+        done = first + together * step / of
+        bar.show(f"{which} of {self.images}", done, self.images, f"step {step}/{of}")
 
     def tell_result(self, result: Result) -> None:
         """Print the notes of a result and remember its time. Call it before its path is printed."""
+        self._told += 1
         self.notes.tell(result.record.notes if result.record else ())
         if self._history:
             self._history.add(result)
@@ -94,8 +91,10 @@ class Session:
         Raises InterruptedRunError after a signal.
         """
         self._check()
-        self.notes.tell([who])
-        time.sleep(0.5)
+        self.notes.wait(who)
+
+    def _stopped(self) -> str:
+        return f"{self._done()} done, {self.images - self._done()} left{self._hint}"
 
     def _check(self) -> None:
         self._begun = True
@@ -103,15 +102,13 @@ class Session:
             raise InterruptedRunError(self._stopped(), self._caught)
 
     def _catch(self, number: int, _frame: FrameType | None) -> None:
-        again, self._caught = bool(self._caught), self._caught or number
-        if self._begun and not again:
+        is_first, self._caught = not self._caught, self._caught or number
+        if self._begun and is_first:
+            say_at_once("note: stopping after this step; press Ctrl-C again to stop now")
             return
-        if not self._begun:
-            say(f"stopped: {self._stopped()}")
+        say_at_once(f"stopped: {self._stopped()}")
         with suppress(OSError):
             sys.stdout.flush()
-            if sys.stderr.isatty():
-                os.write(2, b"\x1b[?25h")  # the bar has hidden the cursor
         os._exit(128 + number)
 
     def _load(self, work: Work, model: Model) -> "Painter":
@@ -124,7 +121,7 @@ class Session:
         from sdapp.diffusion.devices import lacks_bfloat16
 
         if painter.device.type == "cpu" and work.load.dtype == "bfloat16" and lacks_bfloat16():
-            print_note("this CPU has no bfloat16 instructions: --dtype float32 is many times as fast")
+            self.notes.tell(["this CPU has no bfloat16 instructions: --dtype float32 is many times as fast"])
         self._check()
         return painter
 
@@ -132,18 +129,3 @@ class Session:
         from sdapp.diffusion.loading import quiet
 
         quiet(self._verbose)
-
-
-def _new_bar() -> "Progress":
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[steps]}"),
-        TimeRemainingColumn(),
-    )
-    is_shown, redirect = console.is_terminal, sys.stdout.isatty()
-    return Progress(*columns, console=console, transient=True, disable=not is_shown, redirect_stdout=redirect)

@@ -1,12 +1,14 @@
-"""What is printed: paths and JSON lines on stdout, notes and errors on stderr."""
+"""What is printed: paths and JSON lines on stdout; notes, errors and the progress bar on stderr."""
 
 import codecs
 import errno
 import json
 import os
 import sys
+import time
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
@@ -15,6 +17,11 @@ from sdapp.errors import DiskFullError, InterruptedRunError, SdappError
 from sdapp.outputs.files import FULL
 from sdapp.records import Result
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+MARGIN = 4  # columns that the bar leaves free, so that the ^C of a terminal does not begin a line
+
 
 class Commands(TyperGroup):
     """A group of commands; turns the errors of sdapp into `error:` lines and an exit code."""
@@ -22,11 +29,78 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as exc:  # while nothing is painted
+            say_at_once("stopped: finished images are kept")
+            raise typer.Exit(130) from exc
         except SdappError as exc:
             word = "stopped" if isinstance(exc, InterruptedRunError) else "error"
             for line in str(exc).splitlines():
                 say(f"{word}: {line}")
             raise typer.Exit(exc.exit_code) from exc
+
+
+class Bar:
+    """The progress bar below all lines, if stderr is a terminal. The process has one, `bar`."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def show(self, text: str, done: float = 0, total: float | None = None, steps: str = "") -> None:
+        """Show the bar, or change what it shows."""
+        if self._progress is None and sys.stderr.isatty():
+            self._progress = _new_progress()
+        if self._progress:
+            [task] = self._progress.task_ids
+            self._progress.update(
+                task, description=text, completed=done, total=total, steps=steps, visible=True
+            )
+            with suppress(OSError):  # the terminal is gone
+                self._progress.start()
+
+    def hide(self) -> None:
+        """Remove the bar from the terminal until it is shown again. Its line and the cursor are free."""
+        if self._progress:
+            with suppress(OSError):
+                self._progress.stop()
+
+    def blank(self) -> None:
+        """Let the bar be drawn as nothing; from a signal handler, where it may be half drawn."""
+        if self._progress:
+            self._progress.update(self._progress.task_ids[0], visible=False)
+
+
+bar = Bar()
+
+
+def _new_progress() -> "Progress | None":
+    """A bar of rich with one task; None on a terminal that cannot move its cursor."""
+    from rich.console import Console, RenderableType
+    from rich.constrain import Constrain
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_interactive:
+        return None
+
+    class Narrow(Progress):
+        def get_renderable(self) -> RenderableType:
+            return Constrain(super().get_renderable(), console.width - MARGIN)
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[steps]}"),
+        TimeRemainingColumn(),
+    )
+    progress = Narrow(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty())
+    progress.add_task("", steps="")
+    return progress
+
+
+def print_line(text: object) -> None:
+    """Print a line on stdout, above the bar."""
+    bar.hide()
+    typer.echo(text)
 
 
 def print_result(result: Result, as_json: bool) -> None:
@@ -39,9 +113,9 @@ def print_result(result: Result, as_json: bool) -> None:
             "job": result.job.to_data(),
             "record": result.record and asdict(result.record),
         }
-        typer.echo(json.dumps(facts, ensure_ascii=False))
+        print_line(json.dumps(facts, ensure_ascii=False))
     elif result.path:
-        typer.echo(result.path)
+        print_line(result.path)
 
 
 def print_note(message: str) -> None:
@@ -50,11 +124,23 @@ def print_note(message: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print on stderr; where that fails, the text is lost and the command goes on."""
+    """Print on stderr, above the bar; where that fails, the text is lost and the command goes on."""
+    bar.hide()
     try:
         typer.echo(text, err=True)
     except OSError:
         _discard(2)
+
+
+def say_at_once(text: str) -> None:
+    """Print a line on stderr from a signal handler, in place of the bar and of the ^C of a terminal."""
+    begin = b""
+    with suppress(OSError):
+        if sys.stderr.isatty():
+            bar.blank()
+            time.sleep(0.02)  # a terminal shows ^C after the signal, and drops what is written until then
+            begin = b"\r\x1b[2K\x1b[?25h"  # remove the line, show the cursor
+        os.write(2, begin + f"{text}\n".encode())
 
 
 def open_streams() -> None:

@@ -95,7 +95,6 @@ class ComparisonPlan:
     @property
     def notes(self) -> Iterator[str]:
         """What the user should know before painting; first what has no effect in a comparison."""
-        yield from self._base.notes
         given = self._base.values | {"output.name": self._base.values["output"].get("name")}
         if not self.grid.prompts or self._base.origins.get("compare.prompts") == "PROMPT":
             given.pop("prompt", None)  # it is used, or a prompt on the command line replaces it

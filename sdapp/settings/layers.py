@@ -8,14 +8,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Layer:
-    """Nested values, with notes for the user.
-
-    `origins` has the place of each dotted key: `file:line:column`, or the option that gave it.
-    """
+    """Nested values, and the place of each dotted key: `file:line:column`, or the option that gave it."""
 
     values: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # on what was read, for the user; merged layers have none
 
 
 def anchor(model: str, folder: Path) -> str:
@@ -41,7 +38,7 @@ def merge(layers: list[Layer]) -> Layer:
         dropped = set(_superseded(merged.values, layer.values))
         values = {key: value for key, value in merged.values.items() if key not in dropped}
         origins = {key: value for key, value in merged.origins.items() if key.split(".")[0] not in dropped}
-        merged = combine([Layer(values, origins, merged.notes), layer])
+        merged = combine([Layer(values, origins), layer])
     return merged
 
 
@@ -52,7 +49,7 @@ def combine(layers: list[Layer]) -> Layer:
     for layer in layers:
         _lay_over(values, layer.values)
         origins |= layer.origins
-    return Layer(values, origins, tuple(note for layer in layers for note in layer.notes))
+    return Layer(values, origins)
 
 
 def _superseded(values: Mapping[str, Any], over: Mapping[str, Any]) -> Iterator[str]:

@@ -264,6 +264,7 @@ def test_times_with_a_shortcut_say_nothing_of_those_without(
     [result] = paint(painter, settings(tiny(), cache_interval=2))
     exact = result.job.model_copy(update={"cache_interval": 1})
     history.add(replace(result, path=tiny() / "model_index.json"))
+    history.save()
     sizes.learn(result.job, 1, 0.1, 0)
     assert history.expect(result.job)
     assert history.expect(exact) is None

@@ -17,7 +17,15 @@ def keys(kind: str) -> set[str]:
 
 
 def test_all_else_about_settings_follows_from_their_declarations() -> None:
-    assert keys("file") == {"task.image", "task.mask", "output.dir", "loras", "loras.file", "folders.models", "folders.loras"}
+    assert keys("file") == {
+        "task.image",
+        "task.mask",
+        "output.dir",
+        "loras",
+        "loras.file",
+        "folders.models",
+        "folders.loras",
+    }
     assert set(MODEL_KEYS) == keys("model") == {"model", "vae"}
     assert keys("text") == {"prompt", "negative_prompt", "task.kind", "output.name"}
     assert keys("name") == {"scheduler.name", "revision", "loras.sha256"}

@@ -1,0 +1,200 @@
+"""What a terminal shows at the end, with stdout and stderr on it, as pyte renders it."""
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pyte
+import pytest
+
+ROWS = 12  # so that the screen scrolls
+# One process for several commands: most of the time of each goes into the import of torch.
+ALL = """
+import sys
+from sdapp.cli import app
+for line in sys.argv[1:]:
+    try:
+        app(line.split("|"))
+    except SystemExit as end:
+        print("exit code", end.code)
+"""
+KNOWS = (
+    "It knows the words of its small world (in its MODEL_CARD.md); for anything else use a real checkpoint"
+)
+FOUND = "* an image; the slowest, of line 2, took * s; images and ledger.jsonl are in night"
+SIZE = "time and disk unknown: nothing like it was painted on this machine before"
+STOPPING = "note: stopping after this step; press Ctrl-C again to stop now"
+AGAIN = "run the same command again to continue"
+COMPARED = """\
+comparison/report.html
+comparison/grid.png
+comparison/results.csv
+at 1 UNet calls (do not rank errors below *):
+  1 ddim                     error *      * s
+  2 dpm++3m-sde-exponential  stochastic        * s
+exit code 0
+"""
+NAME = "a-cyberpunk-cat-on-a-red-beach-at-sunset-by-a-tree-in-the-snow"
+# Each command, and the lines that it prints.
+COMMANDS = {
+    f"generate|{NAME.replace('-', ' ')}|--seed|7|--count|2|--steps|2": f"""\
+note: postcards does not know: cyberpunk. {KNOWS}: --model stable-diffusion-v1-5/stable-diffusion-v1-5
+outputs/{NAME}-7.png
+outputs/{NAME}-8.png
+exit code 0
+""",
+    "img2img|house.png|a cat|--seed|7|--steps|4|--strength|0.5": """\
+note: 2 of 4 steps run at strength 0.5
+outputs/a-cat-7.png
+exit code 0
+""",
+    "inpaint|house.png|mask.png|a cat|--seed|8|--steps|2": """\
+outputs/a-cat-8.png
+exit code 0
+""",
+    "batch|prompts.txt|--seed|7|--steps|2|--out|night|--set|output.name={prompt}": f"""\
+note: 3 images: 0 done, 0 failed before, 3 to paint with 7 UNet calls; a few seconds, * free
+night/a-cat.png
+night/a-red-ship.png
+note: 2 done, 1 failed in * s, {FOUND}
+error: 1 of 3 images failed; night/ledger.jsonl says why; --retry-failed tries them again
+exit code 3
+""",
+    "replay|outputs/a-cat-8.png|none.png|--out|again": """\
+note: left out: image: cannot read none.png: No such file or directory
+again/a-cat-8.png
+error: 1 of 2 images failed:
+error: image: cannot read none.png: No such file or directory
+exit code 3
+""",
+    "replay|--verify|outputs/a-cat-8.png": """\
+outputs/a-cat-8.png: largest difference 0 of 255
+exit code 0
+""",
+    "compare|{LONG}|--schedulers|ddim,dpm++3m-sde-exponential|--steps|1|--seeds|1|--set|"
+    "compare.references=[dpm++2m@4,heun@2]": f"""\
+note: 2 cells and 2 reference images: 4 images, 0 done, 4 to paint with 9 UNet calls; {SIZE}; contact sheet of ???x???
+note: prompt: the text encoder reads 77 tokens; not read: '*'
+{COMPARED}""",
+    "report|comparison": COMPARED,
+    "generate|a cat|--steps|0": """\
+error: --steps: input should be greater than or equal to 1, not 0
+exit code 2
+""",
+}
+
+
+class Terminal(pyte.HistoryScreen):
+    """A screen with the rows that have scrolled off it."""
+
+    def rows(self) -> list[str]:
+        """All rows, as wide as the screen, without the empty ones at the end."""
+        gone = ["".join(row[i].data for i in range(self.columns)) for row in self.history.top]
+        return [row + "\n" for row in "\n".join([*gone, *self.display]).rstrip().split("\n")]
+
+
+def assert_lines(screen: Terminal, lines: list[str]) -> None:
+    """Each line begins a row, and goes on in the rows below it if it is wider; `*` is any text."""
+    rows = [row[:-1] for row in screen.rows()]
+    for line in lines:
+        taken = next(
+            (k for k in range(1, 9) if fnmatchcase("".join(rows[:k]).rstrip(), line.replace("[", "[[]"))),
+            None,
+        )
+        assert taken, "\n".join([f"expected: {line}", "shown:", *rows])
+        del rows[:taken]
+    assert not rows
+
+
+def show(folder: Path, *command: str, columns: int, typed: tuple[str, ...] = ()) -> tuple[Terminal, str, int]:
+    """Run a command on a terminal; press Ctrl-C when each text of `typed` is on it.
+
+    Returns the screen, all that was written to it, and the exit code.
+    """
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "TERM": "xterm-256color",
+    }
+    screen, written, waiting = Terminal(columns, ROWS, history=1000), b"", list(typed)
+    stream = pyte.ByteStream(screen)
+    run = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=folder,
+        env=environment,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that ^C is a signal to it
+    )
+    os.close(theirs)
+    with suppress(OSError):  # a terminal ends so when its last writer is gone
+        while chunk := os.read(ours, 4096):
+            written += chunk
+            stream.feed(chunk)
+            if waiting and waiting[0] in "\n".join(screen.display):
+                waiting.pop(0)
+                os.write(ours, b"\x03")
+    os.close(ours)
+    code = run.wait()
+    assert (waiting, screen.cursor.hidden, screen.cursor.x) == ([], False, 0)
+    return screen, written.decode(), code
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_each_path_note_and_error_is_a_line_of_its_own(columns: int, house: Path, mask: Path) -> None:
+    (house.parent / "prompts.txt").write_text(
+        "a cat\na red ship --steps 3\na cat --scheduler unipc --set scheduler.options.solver_type=other\n"
+    )
+    commands = [line.replace("{LONG}", "a red cat " + "and a blue ship " * 30) for line in COMMANDS]
+    screen, written, _ = show(house.parent, "-c", ALL, *commands, columns=columns)
+    assert_lines(screen, "".join(COMMANDS.values()).splitlines())
+    for text in ("loading postcards", "image 1 of 1", "step 2/2"):
+        assert text in written
+
+
+@pytest.mark.parametrize(
+    ("command", "columns", "typed", "lines"),
+    [
+        ("generate|a cat|--steps|900", 80, ("step",), [STOPPING, "stopped: 0 done, 1 left"]),
+        (
+            "batch|cats.txt|--steps|900|--size|320x320|--out|night",
+            40,
+            ("step 1/", "to stop"),
+            [
+                "note: line 1: 320x320 * smaller",
+                f"note: 1 image: * {SIZE}",
+                STOPPING,
+                f"stopped: 0 done, 1 left; {AGAIN}",
+            ],
+        ),
+        ("generate|a cat|--count|2", 40, ("loading",), ["stopped: 0 done, 2 left"]),
+        (
+            "batch|-",
+            80,
+            ("Ctrl-D",),
+            [
+                "note: reading prompts from the terminal; Ctrl-D ends them",
+                "stopped: finished images are kept",
+            ],
+        ),
+    ],
+    ids=["once", "twice", "loading", "before"],
+)
+def test_ctrl_c_leaves_a_clean_screen(
+    command: str, columns: int, typed: tuple[str, ...], lines: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "cats.txt").write_text("a cat\n")
+    screen, _, code = show(tmp_path, "-m", "sdapp.cli", *command.split("|"), columns=columns, typed=typed)
+    assert_lines(screen, lines)
+    assert code == 130
