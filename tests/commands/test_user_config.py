@@ -34,7 +34,7 @@ def paint(sdapp: Run, prompt: str, *arguments: object) -> dict[str, object]:
 def test_models_and_loras_are_found_by_their_names(sdapp: Run, folders: Path) -> None:
     assert sdapp("config", "set", "model", "small").exit_code == 0
     shown = sdapp("config", "show").stdout
-    assert f"model: {folders}/models/sd1/small" in shown
+    assert f"{folders}/models/sd1/small" in shown
     assert f"{folders}/own/sdapp/config.yaml" in shown
     tag, option = paint(sdapp, "a <lora:ink:0.5> cat"), paint(sdapp, "a cat", "--lora", "ink:0.5")
     assert tag["job"] == option["job"]
