@@ -155,7 +155,7 @@ def setup_differences(path: Path, here: Record) -> str | None:
     differ = [
         f"{name} {then[name]} (here {now[name]})" for name in now if then.get(name, now[name]) != now[name]
     ]
-    return f"{path} was painted with {', '.join(differ)}" if differ else None
+    return ", ".join(differ) or None
 
 
 def _setup(record: object) -> dict[str, str]:

@@ -10,7 +10,7 @@ import typer
 
 from sdapp.commands.options import all_layers, with_options
 from sdapp.commands.running import Session
-from sdapp.commands.terminal import print_line, print_result
+from sdapp.commands.terminal import count, print_line, print_result
 from sdapp.errors import ConfigError, JobsFailedError, gathered
 from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import save_result
@@ -54,26 +54,29 @@ def replay(options: dict[str, Any], images: Images, verify: Verify = False) -> N
     session.notes.tell(f"left out: {line}" for error in errors for line in str(error).splitlines())
     session.begin({each.load: each.model for each in replays}, sum(len(each.jobs) for each in replays))
     configs = {each.path: each.config for each in replays}
-    wrong = [str(error) for error in errors]
+    wrong, setups = [str(error) for error in errors], dict[str, list[Path]]()
     with session, closing(paint_replays(replays, session.executor, session.on_step)) as results:
         for result in results:
             assert result.source
             session.tell_result(result)
             if verify:
-                wrong += _verify(result, result.source, session, options["json"])
+                wrong += _verify(result, result.source, options["json"])
+                other = result.record and setup_differences(result.source, result.record)
+                setups.setdefault(other or "", []).append(result.source)
             else:
                 print_result(save_result(result, configs[result.source].output), options["json"])
                 wrong += [f"{result.source}: {result.error}"] if result.error else []
+    for setup, (first, *more) in setups.items():
+        which = f"{first} and {count(len(more), 'more image')} were" if more else f"{first} was"
+        session.notes.tell([f"{which} painted with {setup}"] if setup else [])
     if wrong:
         what = f"images differ by more than {TOLERANCE} of 255, or failed" if verify else "images failed"
         of = session.images + len(errors)
         raise JobsFailedError(f"{len(wrong)} of {of} {what}:\n" + "\n".join(wrong))
 
 
-def _verify(result: Result, source: Path, session: Session, as_json: bool) -> list[str]:
+def _verify(result: Result, source: Path, as_json: bool) -> list[str]:
     """Print how far the pixels are from those in the file; return that line if they differ, or failed."""
-    if result.record and (note := setup_differences(source, result.record)):
-        session.notes.tell([note])
     check = compare_pixels(source, result)
     text = check.error or f"largest difference {check.largest_difference} of 255"
     line = f"{source}: {text}{' (lossy)' if check.lossy else ''}"

@@ -74,7 +74,7 @@ class Session:
     def on_step(self, first: int, together: int, step: int, of: int) -> None:
         """Move the bar. Raises InterruptedRunError after a signal."""
         self._check()
-        which = f"image {first + 1}" if together == 1 else f"images {first + 1} to {first + together}"
+        which = f"image {first + 1}" if together == 1 else f"images {first + 1}-{first + together}"
         done = first + together * step / of
         bar.show(f"{which} of {self.images}", done, self.images, f"step {step}/{of}")
 

@@ -90,7 +90,7 @@ def _new_progress() -> "Progress | None":
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[steps]}"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
     )
     progress = Narrow(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty())
     progress.add_task("", steps="")

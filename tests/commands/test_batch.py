@@ -660,6 +660,8 @@ def test_a_dry_run_or_an_empty_prompt_file_prunes_nothing(sdapp: Run) -> None:
     told = sdapp("batch", write(PROMPTS[:1]), *FAST, "--prune", "--yes", "--dry-run")
     assert len(told.stdout.splitlines()) == 1
     assert "images in the folder: 1 asked for, 1 not; --prune --yes removes these" in told.stderr
+    listed = sdapp("batch", write(PROMPTS[:1]), *FAST, "--prune", "--json")
+    assert json.loads(listed.stdout) == {"path": told.stdout.strip()}
     assert len(images()) == 2
     empty = sdapp("batch", write(["# all of them are comments"]), *FAST, "--prune", "--yes")
     assert empty.exit_code == 2
@@ -700,6 +702,19 @@ def test_a_dry_run_says_what_of_a_prompt_is_not_read_and_what_is_asked_for_twice
     plain = sdapp("batch", write([long]), *FAST, "--dry-run", "--set", "prompt_syntax=plain").stderr
     assert "line 1: prompt: the text encoder reads 77 tokens; not read: " in plain
     assert "1 asked for more than once" in told
+
+
+def test_a_dry_run_lists_a_line_an_image_or_json(sdapp: Run) -> None:
+    lines = write(['{"prompt": "a cat\\nand a\\tship", "seed": 3}', '{"prompt": "a tree"}'], "two.jsonl")
+    first, _ = sdapp("batch", lines, *FAST, "--dry-run").stdout.splitlines()
+    assert first == "line 1\tseed 3\ta cat and a ship"
+    rows = [
+        json.loads(row) for row in sdapp("batch", lines, *FAST, "--dry-run", "--json").stdout.splitlines()
+    ]
+    assert [(row["line"], row["seed"], row["job"]["prompt"]) for row in rows] == [
+        (1, 3, "a cat\nand a\tship"),
+        (2, rows[1]["job"]["seed"], "a tree"),
+    ]
 
 
 def test_a_dry_run_imports_no_torch(tmp_path: Path) -> None:
@@ -753,6 +768,14 @@ def test_a_script_gets_each_image_as_it_lands(tmp_path: Path, monkeypatch: pytes
     assert list(sdapp.batch("prompts.txt", **settings)) == []
     with pytest.raises(ConfigError, match="--shard"):
         sdapp.batch("prompts.txt", shard="3/2", **settings)
+
+
+def test_the_end_of_a_batch_says_what_became_of_it(sdapp: Run) -> None:
+    result = sdapp("batch", write(["a cat", f"a tree {FAILS}", "a ship"]), *FAST)
+    time = r"[\d.]+ s"
+    said = f"2 done, 1 failed in {time}, {time} an image; the slowest, of line [13], took {time}"
+    assert re.search(f"^note: {said}; images and ledger.jsonl are in night$", result.stderr, re.MULTILINE)
+    assert "the slowest" not in sdapp("batch", "prompts.txt", *FAST).stderr  # nothing was left
 
 
 def test_choices_are_recorded_in_the_image(sdapp: Run) -> None:

@@ -365,6 +365,15 @@ def test_a_dry_run_paints_nothing_and_imports_no_torch(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_a_dry_run_lists_its_cells_as_json(sdapp: Run) -> None:
+    result = sdapp("compare", "a cat", "--schedulers", "ddim", "--steps", "4,8", *TINY, "--dry-run", "--json")
+    rows = [json.loads(row) for row in result.stdout.splitlines()]
+    assert [(row["scheduler"], row["steps"], row["status"]) for row in rows] == [
+        ("ddim", 4, "missing"),
+        ("ddim", 8, "missing"),
+    ]
+
+
 def test_the_truth_bench_needs_no_model(sdapp: Run) -> None:
     result = sdapp("compare", "--truth", "--schedulers", "ddim,heun", "--steps", "5,20")
     assert result.stdout.splitlines() == [
@@ -372,6 +381,8 @@ def test_the_truth_bench_needs_no_model(sdapp: Run) -> None:
         "heun       0.6716  0.0393 (19)",
         "ddim       0.1472  0.0484",
     ]
+    refused = sdapp("compare", "--truth", "--json")
+    assert (refused.exit_code, refused.stdout) == (2, "")
     refused = sdapp("compare", "--truth", "--schedulers", "ddim,euler-a")
     assert refused.exit_code == 2
     assert (

@@ -219,6 +219,8 @@ def test_verify_names_what_is_other_than_in_the_record(sdapp: Run) -> None:
     )
     said = r"device cuda:0 \(H200\) \(here cpu \(.*\)\), sdapp 3 \(here \S+\), torch 1\.0 \(here \S+\)"
     assert re.search(f"^note: changed.png was painted with {said}$", result.stderr, re.MULTILINE)
+    result = sdapp("replay", moved, moved, moved, "--verify")
+    assert re.fullmatch(f"note: changed.png and 2 more images were painted with {said}\n", result.stderr)
 
 
 @pytest.mark.parametrize("versions", [None, [], {"torch": "\x1b[31m"}, {"torch": ["x" * 9000]}])
