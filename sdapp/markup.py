@@ -16,7 +16,7 @@ NETWORK = re.compile(r"<(?:lora|lyco|hypernet):([^<>]+)>")
 SCHEDULE = re.compile(rf"\||:\s*{DECIMAL}\s*$")  # inside square brackets
 AS_TEXT = r"`prompt_syntax: plain` reads it as text"
 REFUSED_MARKUP = (  # in a prompt, and if marked so in a negative prompt too
-    (NETWORK, True, "give LoRA files with --lora FILE[:DECIMAL], or as `loras:` in a config or prompt file"),
+    (NETWORK, True, "give LoRA files with --lora FILE[:WEIGHT], or as `loras:` in a config or prompt file"),
     (re.compile(rf"(?<=:)(?!{DECIMAL}\))[+-]?[.\d]+\)"), True, "this is no number for a weight"),
     (re.compile(r"\bAND\b"), False, f"joining prompts is not supported; write `and` for the word; {AS_TEXT}"),
 )  # fmt: skip
