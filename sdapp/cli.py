@@ -16,6 +16,7 @@ from sdapp.commands.replay import replay
 from sdapp.commands.schedulers import schedulers
 from sdapp.commands.show import show
 from sdapp.commands.terminal import Commands, end_without_stdout, open_streams
+from sdapp.commands.tokens import tokens
 from sdapp.diffusion.startup import leave
 from sdapp.errors import MissingInputError
 
@@ -25,7 +26,7 @@ EXIT_CODES = (
     "69 model, device or package unavailable · 73 cannot write · 74 disk full · 130, 141, 143 interrupted"
 )
 HELP = "Stable Diffusion from the shell."
-COMMANDS = (generate, img2img, inpaint, batch, replay, compare, report, schedulers, show, doctor)
+COMMANDS = (generate, img2img, inpaint, batch, replay, compare, report, schedulers, tokens, show, doctor)
 
 app = typer.Typer(cls=Commands, help=HELP, epilog=EXIT_CODES, no_args_is_help=True)
 app.add_typer(config_app, name="config")

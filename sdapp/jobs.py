@@ -179,9 +179,9 @@ def _canonical(content: Mapping[str, Any]) -> str:
 def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) -> JobList:
     """Plan the jobs of a run: one for each of `seeds`; by default image i has seed + i.
 
-    Checks the input files. Raises ConfigError if there is no prompt, if a JPEG has no room for the prompts,
-    for markup in them that is not supported, or if the model cannot do the task or the clip_skip; InputError
-    for files that cannot be used.
+    Checks the input files. Raises ConfigError if there is no prompt, if it has markup that is not supported,
+    if a JPEG has no room for the prompts, or if the model cannot do the task or the clip_skip; InputError for
+    files that cannot be used.
     """
     if config.compare is not None:
         raise ConfigError("compare: this config is for `sdapp compare`, which paints all images of its grid")

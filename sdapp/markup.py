@@ -9,11 +9,13 @@ from sdapp.errors import ConfigError
 
 PromptSyntax = Literal["a1111", "plain"]
 BACKTRACK = 20  # a full chunk ends behind its last comma, if at most so many tokens move to the next chunk
-DECIMAL = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+DECIMAL = r"[+-]?(?:\d++\.?\d*+|\.\d++)"
 MARK = re.compile(rf"\\[\\()\[\]]|\\|[()\[\]]|:(?P<weight>{DECIMAL})\)|[^\\()\[\]:]+|:")
-BREAK = re.compile(r"\s*\bBREAK\b\s*")
+BREAK = re.compile(r"\s{0,9}\bBREAK\b\s{0,9}")
+MARKED = re.compile(r"[(\[\\]|\bBREAK\b")
 NETWORK = re.compile(r"<(?:lora|lyco|hypernet):([^<>]+)>")
-SCHEDULE = re.compile(rf"\||:\s*{DECIMAL}\s*$")  # inside square brackets
+SCHEDULE = re.compile(rf"(?<!\\):\s*{DECIMAL}\s*$")  # at the end of square brackets
+MAX_BRACKETS = 1_000  # the time that they take grows with their square
 AS_TEXT = r"`prompt_syntax: plain` reads it as text"
 REFUSED_MARKUP = (  # in a prompt, and if marked so in a negative prompt too
     (NETWORK, True, "write <lora:NAME:WEIGHT>, or --lora FILE:WEIGHT"),
@@ -87,7 +89,7 @@ def words(text: str) -> str:
 
 def is_plain(text: str, is_negative: bool = False) -> bool:
     """Whether a prompt has no markup: then both syntaxes mean the same, if it fits in one chunk."""
-    return not any(_refused(text, is_negative)) and parse_prompt(text) == [[Piece(text)] if text else []]
+    return not MARKED.search(text) and not any(_refused(text, is_negative))
 
 
 def is_short(text: str) -> bool:
@@ -98,24 +100,26 @@ def is_short(text: str) -> bool:
 def check(key: str, text: str) -> None:
     """Raise ConfigError for markup of A1111 that is not supported; `key` is the setting."""
     for part, reason in _refused(text, is_negative=key == "negative_prompt"):
-        raise ConfigError(f"{key}: {part!r}: {reason}")
+        raise ConfigError(f"{key}: {part[:80]!r}: {reason}")
 
 
 def _refused(text: str, is_negative: bool) -> Iterator[tuple[str, str]]:
     for pattern, is_for_both, reason in REFUSED_MARKUP:
         if (found := pattern.search(text)) and (is_for_both or not is_negative):
             yield found[0], reason
-    opened: list[int] = []
-    for mark in MARK.finditer(text):
+    if text.count("(") + text.count("[") > MAX_BRACKETS:
+        yield text[:20], f"there are more than {MAX_BRACKETS:,} brackets; {AS_TEXT}"
+    opened, bar = list[int](), -1
+    for mark in re.finditer(r"\\.|[\[\]|]", text):
         if mark[0] == "[":
-            opened.append(mark.end())
+            opened.append(mark.start())
+        elif mark[0] == "|":
+            bar = mark.start()
         elif mark[0] == "]" and opened:
-            inside = text[opened.pop() : mark.start()]
-            if SCHEDULE.search(re.sub(r"\\.", "", inside)):
-                yield (
-                    f"[{inside}]",
-                    f"prompts that change during a run are not supported; write \\[ for brackets; {AS_TEXT}",
-                )
+            start, end = opened.pop(), mark.start()
+            if bar > start or SCHEDULE.search(text[max(start, end - 40) : end]):
+                reason = "prompts that change during a run are not supported; write \\[ for a bracket"
+                yield text[start : end + 1], f"{reason}; {AS_TEXT}"
 
 
 def notes(key: str, text: str, syntax: PromptSyntax) -> Iterator[str]:

@@ -18,7 +18,7 @@ TOP = (
 )  # fmt: skip
 INSIDE = {
     "commands": (
-        "generate", "batch", "compare", "replay", "show", "config", "schedulers", "doctor", "running", "options",
+        "generate", "batch", "compare", "replay", "show", "tokens", "config", "schedulers", "doctor", "running", "options",
         "estimates", "terminal",
     ),
     "comparisons": ("run", "report", "measure", "plan", "pace", "folder", "statistics", "cells", "metrics", "analytic"),

@@ -79,7 +79,7 @@ outputs/a-cat-8.png: largest difference 0 of 255
 exit code 0
 """,
     "compare|{LONG}|--schedulers|ddim,dpm++3m-sde-exponential|--steps|1|--seeds|1|--set|"
-    "compare.references=[dpm++2m@4,heun@2]": f"""\
+    "compare.references=[dpm++2m@4,heun@2]|--set|prompt_syntax=plain": f"""\
 note: 2 cells and 2 reference images: 4 images, 0 done, 4 to paint with 9 UNet calls; {SIZE}; contact sheet of ???x???
 note: prompt: the text encoder reads 77 tokens; not read: '*'
 {COMPARED}""",
@@ -120,7 +120,8 @@ def show(folder: Path, *command: str, columns: int, typed: tuple[str, ...] = ())
     """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
-    environment = os.environ | {
+    without_size = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    environment = without_size | {
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "XDG_CACHE_HOME": str(folder / "cache"),
         "TERM": "xterm-256color",
