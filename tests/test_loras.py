@@ -169,3 +169,9 @@ def test_a_lora_with_layers_of_other_sizes_fails_by_name(
     assert done.exit_code in (3, 69)
     assert "wide.safetensors does not fit this model" in done.stderr
     assert load_file(tmp_path / "wide.safetensors")
+
+
+def test_a_weight_that_is_no_number_is_named(sdapp: Run, files: Path) -> None:
+    done = sdapp("generate", "a cat", "--lora", "loras/ink.safetensors:high")
+    assert done.exit_code == 66
+    assert "the weight 'high' is not a number, such as 0.8" in done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 from sdapp.config import Lora
 from sdapp.errors import ConfigError, InputError, MissingInputError
 from sdapp.models.families import FAMILIES
-from sdapp.models.files import refuse_pickled, tensor_shapes
+from sdapp.models.files import refuse_others, tensor_shapes
 from sdapp.models.kinds import IS_LORA
 from sdapp.models.locate import Model
 
@@ -28,9 +28,12 @@ def check_loras(loras: Sequence[Lora], model: Model) -> list[Lora]:
     found = []
     for lora in loras:
         path = Path(lora.file).expanduser()
-        refuse_pickled(lora.file, path, "loras")
+        refuse_others(lora.file, path, "loras")
         if not path.is_file():
-            raise MissingInputError(f"loras: {lora.file}: no such file")
+            file, _, weight = lora.file.partition(":")
+            wrong = f"the weight {weight!r} is not a number, such as 0.8"
+            is_there = weight and Path(file).expanduser().is_file()
+            raise MissingInputError(f"loras: {lora.file}: {wrong if is_there else 'no such file'}")
         stat = path.stat()
         digest, width = _examine(path, stat.st_size, stat.st_mtime_ns)
         if lora.sha256 not in (None, digest):
