@@ -12,6 +12,7 @@ from sdapp.commands.compare import compare, report
 from sdapp.commands.config import config_app
 from sdapp.commands.doctor import doctor
 from sdapp.commands.generate import generate, img2img, inpaint
+from sdapp.commands.options import Command
 from sdapp.commands.replay import replay
 from sdapp.commands.schedulers import schedulers
 from sdapp.commands.show import show
@@ -31,7 +32,7 @@ COMMANDS = (generate, img2img, inpaint, batch, replay, compare, report, schedule
 app = typer.Typer(cls=Commands, help=HELP, epilog=EXIT_CODES, no_args_is_help=True)
 app.add_typer(config_app, name="config")
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 def _print_version(asked: bool) -> None:

@@ -65,7 +65,10 @@ class DiskFullError(OutputError):
 
 
 def gathered(errors: Sequence[SdappError]) -> SdappError:
-    """Join errors into one: of their class, or if they differ an InputError or a ConfigError."""
+    """Return one error with all messages, one a line.
+
+    Its class is theirs. If they differ, it is InputError if all of them are InputErrors, else ConfigError.
+    """
     kinds = {type(error) for error in errors}
     mixed = InputError if all(issubclass(kind, InputError) for kind in kinds) else ConfigError
     return (kinds.pop() if len(kinds) == 1 else mixed)("\n".join(dict.fromkeys(map(str, errors))))
@@ -78,3 +81,9 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
     """
     close = get_close_matches(word, list(known), n=5)
     return sorted(close, key=lambda each: sorted(each) != sorted(word))[:1]
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return `, did you mean 'ddim'?`, or `otherwise` if none of the known words is close."""
+    near = nearest(word, known)
+    return f", did you mean {near[0]!r}?" if near else otherwise

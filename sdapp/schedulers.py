@@ -2,14 +2,14 @@
 
 import ast
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from sdapp import scheduler_table as table
-from sdapp.errors import ConfigError, UnavailableError, nearest
+from sdapp.errors import ConfigError, UnavailableError, did_you_mean
 from sdapp.scheduler_table import SIGMAS, TABLE, TIMESTEPS, Option, Scheduler
 
 # Constructor arguments that the model decides; sdapp sets all others itself.
@@ -89,8 +89,8 @@ def _find_row(name: str) -> tuple[Scheduler, str]:
             if candidate in rows:
                 return rows[candidate], suffix
     names = [row.name for row in TABLE] + [f"{row.name}-{sigmas}" for row in TABLE for sigmas in row.sigmas]
-    hint = _did_you_mean(name.lower(), names)
-    raise ConfigError(f"no scheduler {name!r}{hint}; `sdapp schedulers` lists them")
+    hint = did_you_mean(name.lower(), names, ";")
+    raise ConfigError(f"no scheduler {name!r}{hint} `sdapp schedulers` lists all")
 
 
 def _spelling_key(name: str) -> str:
@@ -107,15 +107,10 @@ def _rows_by_key() -> dict[str, Scheduler]:
     return {_spelling_key(name): row for name, row in names.items()}
 
 
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = nearest(word, known)
-    return f", did you mean {near[0]!r}?" if near else ""
-
-
 def _check_option(class_name: str, option: str, value: Option) -> None:
     known = constructor_options(class_name)
     if option not in known:
-        hint = f"{_did_you_mean(option, known)}; it takes: {', '.join(known)}"
+        hint = did_you_mean(option, known, f"; it takes: {', '.join(known)}")
         raise ConfigError(f"{class_name} takes no option {option!r}{hint}")
     if option in table.REFUSED_OPTIONS:
         raise ConfigError(f"{option} of {class_name} cannot be set: {table.REFUSED_OPTIONS[option]}")

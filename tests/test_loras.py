@@ -203,3 +203,9 @@ def test_after_a_lora_that_fails_the_next_image_has_none(
     results = list(painter.paint([plain, bad, plain], keep_going=True))
     assert "does not fit" in str(results[1].error)
     assert (np.asarray(results[0].image) == np.asarray(results[2].image)).all()
+
+
+def test_a_weight_that_is_no_number_is_named(sdapp: Run, files: Path) -> None:
+    done = sdapp("generate", "a cat", "--lora", "loras/ink.safetensors:high")
+    assert done.exit_code == 66
+    assert "the weight 'high' is not a number, such as 0.8" in done.stderr

@@ -141,7 +141,7 @@ def test_an_option_that_is_given_wins() -> None:
         ("unipcc", "did you mean 'unipc'?"),
         ("ddimm", "did you mean 'ddim'?"),
         ("heun-karas", "did you mean 'heun-karras'?"),
-        ("zzzzzz", "no scheduler 'zzzzzz'; `sdapp schedulers` lists them"),
+        ("zzzzzz", "no scheduler 'zzzzzz'; `sdapp schedulers` lists all"),
         ("", "no scheduler ''"),
         (" -_.", "no scheduler"),
         ("karras", "no scheduler 'karras'"),
@@ -165,7 +165,7 @@ def test_a_name_that_diffusers_does_not_support_is_refused_with_the_closest(name
         (
             "euler",
             {"use_karas_sigmas": True},
-            "takes no option 'use_karas_sigmas', did you mean 'use_karras_sigmas'?; it",
+            "takes no option 'use_karas_sigmas', did you mean 'use_karras_sigmas'?",
         ),
         ("ddim", {"use_karras_sigmas": True}, "DDIMScheduler takes no option 'use_karras_sigmas'"),
         ("lcm-trailing", {"algorithm_type": "dpmsolver"}, "LCMScheduler takes no option 'algorithm_type'"),

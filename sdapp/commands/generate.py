@@ -11,7 +11,7 @@ from sdapp.commands.estimates import History
 from sdapp.commands.options import all_layers, to_number, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import print_result
-from sdapp.errors import JobsFailedError
+from sdapp.errors import JobsFailedError, MissingInputError
 from sdapp.outputs.encode import encode
 from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import save_result, write_results
@@ -65,6 +65,8 @@ def inpaint(
 
     sdapp inpaint house.png mask.png "a black cat"
     """
+    if prompt is None and not mask.exists():
+        raise MissingInputError(f"MASK: there is no file {mask}; write: sdapp inpaint IMAGE MASK PROMPT")
     task = {"task.kind": "inpaint", "task.image": image, "task.mask": mask, "task.strength": strength}
     _generate(options, task | {"prompt": prompt})
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from sdapp.commands.terminal import print_note, say
 from sdapp.config import read_config_file, read_override, read_user_config
@@ -79,12 +80,39 @@ ORIGINS = {
 }
 NOT_SETTINGS = ("config", "set", "size", *SWITCHES)
 Options = dict[str, Any]  # the values by the keys of OPTIONS, None for what was not given
-Command = Callable[..., None]
+Function = Callable[..., None]
+OTHER_OPTIONS = {  # names that other programs have → what sdapp has instead
+    **dict.fromkeys(("--width", "--height", "--resolution"), "--size WIDTHxHEIGHT"),
+    **dict.fromkeys(("--cfg", "--cfg-scale", "--cfg_scale", "--guidance"), "--guidance-scale N"),
+    **dict.fromkeys(("--sampler", "--sampler-name"), "--scheduler NAME"),
+    **dict.fromkeys(("--num-images", "--n-iter", "--n_iter", "--n-samples"), "--count N"),
+    **dict.fromkeys(("--negative", "--neg"), "--negative-prompt TEXT"),
+    **dict.fromkeys(("--output", "--outdir"), "--out FOLDER"),
+    "--precision": "--dtype NAME",
+}
+
+
+class Command(TyperCommand):
+    """A command that says what to write for options of other programs and for text without quotes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {name for parameter in self.params for name in parameter.opts}
+        for name in (arg.partition("=")[0] for arg in args if not ctx.resilient_parsing):
+            way = OTHER_OPTIONS.get(name, "")
+            if name not in known and way.partition(" ")[0] in known:
+                raise ConfigError(f"{name}: no such option; use {way}")
+        ctx.allow_extra_args = True
+        rest = super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            raise ConfigError(
+                f"too many words: {' '.join(rest)}; put a prompt, or a name with spaces, in quotes"
+            )
+        return rest
 
 
 def with_options(
     *without: str, own: Mapping[str, Any] = MappingProxyType({})
-) -> Callable[[Command], Command]:
+) -> Callable[[Function], Function]:
     """Add the shared options, except those `without`, and its `own` to a command.
 
     Its first argument gets their values, as `Options`.
@@ -92,7 +120,7 @@ def with_options(
     shared = {name: hint for name, hint in OPTIONS.items() if name not in without}
     table = {**own, **shared}
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: Function) -> Function:
         parameters = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
         parameters += [
             inspect.Parameter(

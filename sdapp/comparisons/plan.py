@@ -12,7 +12,7 @@ from sdapp.comparisons.cells import Cell, Combination, Comparison, Reference, Va
 from sdapp.comparisons.folder import PICTURES
 from sdapp.comparisons.pace import FEW, MANY, read_paces
 from sdapp.config import VARIABLE, RunConfig, SchedulerChoice, Task, Txt2Img, validate
-from sdapp.errors import ConfigError, SdappError, gathered, nearest
+from sdapp.errors import ConfigError, SdappError, did_you_mean, gathered
 from sdapp.jobs import Job, LoadKey, plan, steps_to_run
 from sdapp.models.vae import locate_model
 from sdapp.notes import notes_on_line
@@ -84,8 +84,8 @@ class ComparisonPlan:
             raise ConfigError(f"prompt: {message}")
         for key in self.grid.vary:
             if (first := key.split(".")[0]) not in VARIABLE:
-                hint = f", did you mean {near[0]!r}?" if (near := nearest(first, VARIABLE)) else ";"
-                message = f"cannot vary{hint} what can: {', '.join(VARIABLE)}"
+                hint = did_you_mean(first, VARIABLE, f"; allowed here: {', '.join(VARIABLE)}")
+                message = f"cannot vary{hint}"
                 raise ConfigError(place_message(f"compare.vary.{key}", message, self._base))
 
     @property

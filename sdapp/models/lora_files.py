@@ -11,7 +11,7 @@ from typing import Any
 from sdapp.config import Lora
 from sdapp.errors import ConfigError, InputError, MissingInputError
 from sdapp.models.families import FAMILIES
-from sdapp.models.files import read_json, refuse_pickled, tensor_shapes
+from sdapp.models.files import read_json, refuse_others, tensor_shapes
 from sdapp.models.kinds import IS_LORA
 from sdapp.models.locate import Model
 
@@ -44,9 +44,12 @@ def check_loras(loras: Sequence[Lora], model: Model) -> list[Lora]:
     found = []
     for lora in loras:
         path = Path(lora.file).expanduser()
-        refuse_pickled(lora.file, path, "loras")
+        refuse_others(lora.file, path, "loras")
         if not path.is_file():
-            raise MissingInputError(f"loras: {lora.file}: no such file")
+            file, _, weight = lora.file.partition(":")
+            wrong = f"the weight {weight!r} is not a number, such as 0.8"
+            is_there = weight and Path(file).expanduser().is_file()
+            raise MissingInputError(f"loras: {lora.file}: {wrong if is_there else 'no such file'}")
         digest, width = examine_lora(path)
         if lora.sha256 not in (None, digest):
             raise InputError(f"loras: {lora.file} is not the file that was used: its SHA-256 is {digest}")

@@ -97,9 +97,9 @@ def _why_not(name: str, is_option: bool) -> str:
     words = tuple(dict.fromkeys((*COLUMNS, *ALIASES)))
     near = nearest(plain, words)
     known = [f"--{word.replace('_', '-')}" if is_option else word for word in near or words]
-    mean = f", did you mean {known[0]}?" if near else f"; allowed: {', '.join(known)}"
-    hint = '; if it belongs to the prompt, give that as --prompt "…"' if is_option else ""
-    hint = "; if it is part of a prompt: in YAML, put the prompt in quotes" if " " in name else hint
+    mean = f", did you mean {known[0]}?" if near else f"; allowed: {', '.join(known)}."
+    hint = ' If it belongs to the prompt, give that as --prompt "…"' if is_option else ""
+    hint = " If it is part of a prompt: in YAML, put the prompt in quotes" if " " in name else hint
     return f"{shown}: unknown {'option' if is_option else 'key'}{mean}{hint}"
 
 

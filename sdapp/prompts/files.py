@@ -128,7 +128,7 @@ def _read_table(usual: str, lines: Lines, name: str, errors: PromptFileError) ->
     except (csv.Error, PromptFileError) as exc:  # the rows that follow would make no sense
         line = feed.first or line
         place = "" if isinstance(exc, PromptFileError) else f"{name}:{line}: "
-        errors.add(line, f"{place}{exc}; the rest was not read")
+        errors.add(line, f"{place}{exc}; the lines below it were not checked")
         for _ in lines:  # except to find lines that are not text
             pass
 
@@ -155,7 +155,10 @@ def _given_in_row(row: list[str], keys: list[str], place: str, delimiter: str) -
     """The settings of a row. Raises ConfigError for a cell without a name, unless it numbers the row."""
     if any(keys[len(row) :]) or any(map(_text, row[len(keys) :])):
         quotes = f"put double quotes around a cell that contains {delimiter!r} or a quote"
-        raise ConfigError(f"{len(row)} cells, but the header has {len(keys)}; {quotes}")
+        fix = (
+            quotes if len(row) > len(keys) else f"a cell is missing; an empty one needs its {delimiter!r} too"
+        )
+        raise ConfigError(f"{len(row)} cells, but the header has {len(keys)}; {fix}")
     given: list[Given] = []
     for column, (key, cell) in enumerate(zip(keys, row, strict=False)):
         if key and _text(cell):

@@ -1,15 +1,44 @@
 """Error messages for settings: the place, the key, and what is allowed."""
 
 import json
+import re
 import reprlib
 from collections.abc import Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from sdapp.errors import nearest
+from sdapp.errors import did_you_mean
 from sdapp.settings.layers import Layer
-from sdapp.settings.types import Setting, alternatives
+from sdapp.settings.types import Setting, alternatives, to_whole
+
+WORDS = {  # pydantic's types of errors → what is allowed, with the values that it gives
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
+    "finite_number": "must be a finite number",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+    "list_type": "must be a list",
+    "too_short": "must have {min_length} or more values",
+    "too_long": "must have {max_length} or fewer values",
+    "literal_error": "must be {expected}",
+}
+OTHER_NAMES = {
+    "fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32",
+    "full": "float32", "v": "v_prediction", "eps": "epsilon", "noise": "epsilon",
+}  # fmt: skip
+
+
+def what_is_wrong(error: Any) -> str:
+    """Return what one of pydantic's errors says is wrong with a value, without the value."""
+    if error["type"] in WORDS:
+        return WORDS[error["type"]].format(
+            **{key: to_whole(value) for key, value in error.get("ctx", {}).items()}
+        )
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def explain(error: Any, merged: Layer, model: type[BaseModel]) -> str:
@@ -22,34 +51,41 @@ def explain(error: Any, merged: Layer, model: type[BaseModel]) -> str:
     match error["type"]:
         case "extra_forbidden":
             key, fields = str(error["loc"][-1]), [*([] if path else ["extends"]), *groups[0].model_fields]
-            near = nearest(key, fields)
             path.append(key if key.isprintable() else repr(key))
-            hint = f", did you mean {near[0]!r}?" if near else ""
-            message = f"unknown key{hint}; allowed here: {', '.join(fields)}"
+            allowed_here = f"; allowed here: {', '.join(fields)}"
+            message = f"unknown key{did_you_mean(key, fields, allowed_here)}"
         case "missing":
             message = "is required here"
         case "union_tag_not_found" | "union_tag_invalid":
             path.append("kind")
             kinds = ", ".join(_kind_of(each) for each in groups)
             tag = error["ctx"].get("tag")
-            message = f"should be one of {kinds}, not {tag!r}" if tag else f"is required here: one of {kinds}"
+            message = f"must be one of {kinds}, not {tag!r}" if tag else f"is required here: one of {kinds}"
         case "value_error":
-            message = error["msg"].removeprefix("Value error, ")
+            message = what_is_wrong(error)
         case _ if expected:
-            message = f"should be {expected}, not {given}"
-        case "int_type" | "float_type" as kind:
-            message = f"should be a {'whole ' if kind == 'int_type' else ''}number, not {given}"
+            message = f"must be {expected}, not {given}"
         case "string_type" if error["input"] is None:
-            message = 'should be text, not null; write "" for none'
+            message = 'must be text, not null; write "" for none'
         case "string_type":
             written = json.dumps(error["input"], ensure_ascii=False, default=str).replace('"', "")
-            message = f'should be text, not {given}; put it in quotes: {path[-1]}: "{written}"'
+            message = f'must be text, not {given}; put it in quotes: {path[-1]}: "{written}"'
         case "model_type" | "model_attributes_type":
-            allowed = dict.fromkeys(name for each in groups for name in each.model_fields)
-            message = f"should be a group of keys ({', '.join(allowed)}), not {given}"
+            keys = dict.fromkeys(name for each in groups for name in each.model_fields)
+            message = f"must be a group of keys ({', '.join(keys)}), not {given}"
         case _:
-            message = f"{error['msg'][0].lower()}{error['msg'][1:]}, not {given}"
+            message = f"{what_is_wrong(error)}, not {given}{_right_spelling(error)}"
     return place_message(".".join(path) or "config", message, merged)
+
+
+def _right_spelling(error: Any) -> str:
+    """What is nearest to a value that is one of a few words, or to a number with a decimal comma."""
+    word = str(error["input"])
+    if error["type"] == "literal_error":
+        allowed = re.findall("'(.*?)'", error["ctx"]["expected"])
+        return did_you_mean(OTHER_NAMES.get(word.lower(), word), allowed)
+    is_decimal_comma = error["type"] == "float_type" and re.fullmatch(r"-?\d+,\d+", word)
+    return f"; write {word.replace(',', '.')}" if is_decimal_comma else ""
 
 
 def place_message(dotted: str, message: str, merged: Layer) -> str:

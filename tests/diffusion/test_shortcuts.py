@@ -288,8 +288,8 @@ def test_times_with_a_shortcut_say_nothing_of_those_without(
         ("guidance_interval=[0,0.5,1]", "two fractions of the run"),
         ("guidance_interval=0.5", "two fractions of the run"),
         ("guidance_interval=half", "not 'half'"),
-        ("cache_interval=0", "greater than or equal to 1, not 0"),
-        ("cache_interval=1.5", "should be a whole number"),
+        ("cache_interval=0", "must be 1 or more, not 0"),
+        ("cache_interval=1.5", "must be a whole number"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(said: str, message: str, sdapp: Callable[..., Any]) -> None:

@@ -421,7 +421,7 @@ def test_weighted_prompts_of_invokeai_2_are_named() -> None:
     found = read_foreign({"sd-metadata": json.dumps(data)})
     assert found
     assert "prompt" not in found[1].values
-    assert found[1].left_out == ["prompt: 1, 2 (Input should be a valid string)"]
+    assert found[1].left_out == ["prompt: 1, 2 (must be text)"]
 
 
 @pytest.mark.parametrize(

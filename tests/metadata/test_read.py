@@ -196,7 +196,7 @@ def test_the_sampler_with_an_empty_latent_is_used_and_the_second_pass_is_named()
         ({"20": node("Seed", value=["20", 0])}, "seed: not found"),
         (
             {"20": node("Seed", value=2**64 - 1)},
-            "seed: 18446744073709551615 (Input should be less than or equal to 922337",
+            "seed: 18446744073709551615 (must be 922337",
         ),
         ({"5": node("EmptyLatentImage", width=512, height=768, batch_size=4)}, "batch_size: 4 (the seed is"),
         ({"10": node("LoraLoader", model=["10", 0], clip=["10", 1])}, "LoraLoader: "),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import sdapp as api
 from conftest import POSTCARDS
@@ -445,6 +446,8 @@ def test_a_header_that_lies_about_its_tensors_is_refused(sdapp: Run, tmp_path: P
         ("nowhere/x.safetensors", "(there is no folder nowhere)"),
         ("files/old.ckpt", "a pickled checkpoint can run code"),
         ("files/OLD.CKPT", "a pickled checkpoint can run code"),
+        ("files/none.ckpt", "no folder or file files/none.ckpt"),
+        ("files/cat", "files/cat is an image; give a .safetensors file"),
     ],
 )
 @pytest.mark.parametrize("key", ["model", "vae"])
@@ -453,6 +456,9 @@ def test_a_path_with_a_typo_is_no_hub_id(
 ) -> None:
     (tmp_path / "files").mkdir()
     save_header(tmp_path / "files" / "Dreamer.safetensors", checkpoint())
+    for name_of_pickle in ("old.ckpt", "OLD.CKPT"):
+        (tmp_path / "files" / name_of_pickle).touch()
+    Image.new("RGB", (8, 8)).save(tmp_path / "files" / "cat", "png")
     refused(sdapp("generate", "a cat", "--set", f"{key}={name}"), message)
 
 

@@ -185,7 +185,10 @@ def file_of(path: Path, **shapes: tuple[int, ...]) -> Path:
         (lambda place: with_file(place / "small", WEIGHTS, None), f"{WEIGHTS} is missing"),
         (lambda place: with_file(place / "small", WEIGHTS, "damaged"), f"{WEIGHTS} is no safetensors file"),
         (lambda place: place / "model", "give the autoencoder inside: "),
-        (lambda place: place / "vae.ckpt", "a pickled checkpoint can run code"),
+        (
+            lambda place: with_file(place, "vae.ckpt", "pickle") / "vae.ckpt",
+            "a pickled checkpoint can run code",
+        ),
         (
             lambda place: file_of(place / "flat.safetensors", **HEADER),
             "it has 1 pixels per latent along one side",

@@ -211,7 +211,7 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
         "prompt,,steps\na,,3\nb,7,3\nc,3\nd,,3,x",
         [
             "f.csv:3: '7' is in a column without a name; name the column in the header",
-            "f.csv:4: 2 cells, but the header has 3; put double quotes around a cell that contains ',' or a quote",
+            "f.csv:4: 2 cells, but the header has 3; a cell is missing; an empty one needs its ',' too",
             "f.csv:5: 4 cells, but the header has 3; put double quotes around a cell that contains ',' or a quote",
         ],
     ),
@@ -231,12 +231,12 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
     "csv with a broken quote": (
         ".csv",
         'prompt,steps\na,1\n"b" c,2\nd,3',
-        ["f.csv:3: ',' expected after '\"'; the rest was not read"],
+        ["f.csv:3: ',' expected after '\"'; the lines below it were not checked"],
     ),
     "csv with a quote that is never closed": (
         ".csv",
         'prompt\na\n"b\nc\n',
-        ["f.csv:3: unexpected end of data; the rest was not read"],
+        ["f.csv:3: unexpected end of data; the lines below it were not checked"],
     ),
     "csv with too many cells": (
         ".csv",
@@ -250,25 +250,26 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
         ".csv",
         'prompt,steps\n"x\ny",1\na\n',
         [
-            "f.csv:4: 1 cells, but the header has 2; "
-            "put double quotes around a cell that contains ',' or a quote"
+            "f.csv:4: 1 cells, but the header has 2; a cell is missing; an empty one needs its ',' too",
         ],
     ),
     "csv with a column twice": (
         ".csv",
         "prompt,steps,Steps\na,1,2",
-        ["f.csv:1: Steps: is a second column for steps; keep one; the rest was not read"],
+        ["f.csv:1: Steps: is a second column for steps; keep one; the lines below it were not checked"],
     ),
     "csv with a column twice by an alias": (
         ".csv",
         "cfg_scale,guidance_scale\n1,2",
-        ["f.csv:1: guidance_scale: is a second column for guidance_scale; keep one; the rest was not read"],
+        [
+            "f.csv:1: guidance_scale: is a second column for guidance_scale; keep one; the lines below it were not checked"
+        ],
     ),
     "csv with bytes that are no text below an error": (
         ".csv",
         b'prompt\n"a"b\n\xff\n',
         [
-            "f.csv:2: ',' expected after '\"'; the rest was not read",
+            "f.csv:2: ',' expected after '\"'; the lines below it were not checked",
             "f.csv:3: byte 12: not UTF-8 (0xff); save the file as UTF-8",
         ],
     ),
@@ -559,8 +560,8 @@ def test_options_of_every_dialect_are_settings(line: str, said: dict[str, Any]) 
     [
         (
             "a --stesp 3",
-            "--stesp: unknown option, did you mean --steps?; "
-            'if it belongs to the prompt, give that as --prompt "…"',
+            "--stesp: unknown option, did you mean --steps? "
+            'If it belongs to the prompt, give that as --prompt "…"',
         ),
         ("a --guidence-scale 3", "--guidence-scale: unknown option, did you mean --guidance-scale?"),
         ("a --zz 3", "--zz: unknown option; allowed: --scheduler, --steps, --guidance-scale, "),
@@ -719,14 +720,14 @@ def test_lists_numbers_and_seeds_of_tables(
         (
             ".csv",
             "prompt,stepz\na,3",
-            ["f.csv:1: stepz: unknown key, did you mean steps?; the rest was not read"],
+            ["f.csv:1: stepz: unknown key, did you mean steps?; the lines below it were not checked"],
         ),
         (
             ".csv",
             "prompt,model,stepz\na,b,",
             [
                 "f.csv:1: model: the same for the whole file; give it as an option or in the config",
-                "f.csv:1: stepz: unknown key, did you mean steps?; the rest was not read",
+                "f.csv:1: stepz: unknown key, did you mean steps?; the lines below it were not checked",
             ],
         ),
         (

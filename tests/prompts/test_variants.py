@@ -402,7 +402,7 @@ def test_good_entries_come_before_the_errors_are_raised() -> None:
 
 def test_an_error_of_every_variant_or_of_the_settings_below_is_shown_once() -> None:
     assert len(faults('{"steps": 0, "prompt": "{all:a|b|c}"}', suffix=".jsonl")) == 1
-    assert faults("a\nb\nc", parse_override("steps=0"))[0].startswith("--set steps=0: input should be ")
+    assert faults("a\nb\nc", parse_override("steps=0"))[0].startswith("--set steps=0: must be ")
     assert len(faults("a\nb\nc", parse_override("steps=0"))) == 1
 
 

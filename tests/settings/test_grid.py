@@ -38,7 +38,7 @@ def test_seconds_may_have_fractions() -> None:
     [
         ("schedulers: [ddin]", "a.yaml:2:3: compare.schedulers: no scheduler 'ddin', did you mean 'ddim'"),
         ("schedulers: [pndm, PLMS]", "a.yaml:2:3: compare.schedulers: pndm is in the list more than once"),
-        ("schedulers: []", "a.yaml:2:3: compare.schedulers: value should have at least 1 item"),
+        ("schedulers: []", "a.yaml:2:3: compare.schedulers: must have 1 or more values, not []"),
         ("scheduler: [ddim]", "a.yaml:2:3: compare.scheduler: unknown key, did you mean 'schedulers'?"),
         ("steps: [5]", "compare.schedulers: is required here"),
         ("schedulers: ddim\n  steps: [0]", "a.yaml:3:3: compare.steps: budgets must be above 0, not 0"),
@@ -52,23 +52,26 @@ def test_seconds_may_have_fractions() -> None:
         ("schedulers: ddim\n  seeds: [1, 1]", "a.yaml:3:3: compare.seeds: 1 is in the list more than once"),
         (
             "schedulers: ddim\n  seeds: [-1]",
-            "compare.seeds.0: input should be greater than or equal to 0, not -1",
+            "compare.seeds.0: must be 0 or more, not -1",
         ),
         (
             "schedulers: ddim\n  prompts: [a cat, a cat]",
             "compare.prompts: a cat is in the list more than once",
         ),
-        ("schedulers: ddim\n  vary: {eta: []}", "compare.vary.eta: list should have at least 1"),
+        ("schedulers: ddim\n  vary: {eta: []}", "compare.vary.eta: must have 1 or more values, not []"),
         ("schedulers: ddim\n  vary: {eta: [1, 1]}", "compare.vary.eta: 1 is in the list more than once"),
         (
             "schedulers: ddim\n  match: second",
-            "a.yaml:3:3: compare.match: input should be 'unet-calls', 'steps' or 'seconds'",
+            "a.yaml:3:3: compare.match: must be 'unet-calls', 'steps' or 'seconds'",
         ),
         (
             "schedulers: ddim\n  timings: 0",
-            "a.yaml:3:3: compare.timings: input should be greater than or equal to 1",
+            "a.yaml:3:3: compare.timings: must be 1 or more",
         ),
-        ("schedulers: ddim\n  references: [heun@20]", "compare.references: list should have at least 2"),
+        (
+            "schedulers: ddim\n  references: [heun@20]",
+            "compare.references: must have 2 or more values, not ['heun@20']",
+        ),
         (
             "schedulers: ddim\n  references: [heun@20, heun@30]",
             "compare.references: two references of one scheduler",

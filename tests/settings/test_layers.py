@@ -283,11 +283,11 @@ def test_what_is_plain_stays_plain(line: str, value: str | None) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("prompt: 7", 'should be text, not 7; put it in quotes: prompt: "7"'),
-        ("prompt: true", 'should be text, not True; put it in quotes: prompt: "true"'),
-        ("prompt: {a: b}", "should be text, not {'a': 'b'}; put it in quotes: prompt: \"{a: b}\""),
-        ("prompt: [a: 1]", "should be text, not [{'a': 1}]; put it in quotes: prompt: \"[{a: 1}]\""),
-        ("negative_prompt:", 'should be text, not null; write "" for none'),
+        ("prompt: 7", 'must be text, not 7; put it in quotes: prompt: "7"'),
+        ("prompt: true", 'must be text, not True; put it in quotes: prompt: "true"'),
+        ("prompt: {a: b}", "must be text, not {'a': 'b'}; put it in quotes: prompt: \"{a: b}\""),
+        ("prompt: [a: 1]", "must be text, not [{'a': 1}]; put it in quotes: prompt: \"[{a: 1}]\""),
+        ("negative_prompt:", 'must be text, not null; write "" for none'),
     ],
 )
 def test_what_is_no_text_is_refused_with_the_way_out(line: str, message: str) -> None:

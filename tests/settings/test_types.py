@@ -68,15 +68,15 @@ def test_files_inside_lists_and_groups_become_relative_to_the_file_that_names_th
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("task=5", "--set task=5: should be a group of keys (kind, image, strength, mask, padding), not 5"),
+        ("task=5", "--set task=5: must be a group of keys (kind, image, strength, mask, padding), not 5"),
         ("task={kind: img2img, image: a, img2img: 1}", "task.img2img: unknown key; allowed here: kind, image, strength"),
-        ("scheduler=[1]", "--set scheduler=[1]: should be a group of keys (name, options), not [1]"),
-        ("output.dir.x=1", "output.dir: should be text, not {'x': 1}; put it in quotes"),
-        ("compare.vary.a.b=1", "compare.vary.a: input should be a valid list, not {'b': 1}"),
-        ("memory.offload.x=1", "memory.offload: input should be 'none', 'model', "),
-        ("compare={schedulers: ddim, vary: {eta: [{}]}}", "compare.vary.eta.0: should be text, a number, true or false, not {}"),
-        ("batch_size=[1]", "--set batch_size=[1]: should be a number from 1 to 256, or auto, not [1]"),
-        ("device=5", "--set device=5: should be auto, cpu, cuda, cuda:N or mps, not 5"),
+        ("scheduler=[1]", "--set scheduler=[1]: must be a group of keys (name, options), not [1]"),
+        ("output.dir.x=1", "output.dir: must be text, not {'x': 1}; put it in quotes"),
+        ("compare.vary.a.b=1", "compare.vary.a: must be a list, not {'b': 1}"),
+        ("memory.offload.x=1", "memory.offload: must be 'none', 'model', "),
+        ("compare={schedulers: ddim, vary: {eta: [{}]}}", "compare.vary.eta.0: must be text, a number, true or false, not {}"),
+        ("batch_size=[1]", "--set batch_size=[1]: must be a number from 1 to 256, or auto, not [1]"),
+        ("device=5", "--set device=5: must be auto, cpu, cuda, cuda:N or mps, not 5"),
     ],
 )  # fmt: skip
 def test_a_wrong_nested_setting_is_refused_once_and_by_its_name(text: str, message: str) -> None:
