@@ -85,7 +85,7 @@ note: prompt: the text encoder reads 77 tokens; not read: '*'
 {COMPARED}""",
     "report|comparison": COMPARED,
     "generate|a cat|--steps|0": """\
-error: --steps: input should be greater than or equal to 1, not 0
+error: --steps: must be 1 or more, not 0
 exit code 2
 """,
 }
