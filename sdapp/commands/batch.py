@@ -178,6 +178,6 @@ def _prune(run: Batch, prompts: PromptFile, remove: bool, as_json: bool) -> None
         run.tidy()
     for name, images in strays.others.items():
         print_note(f"{count(images, 'image')} of another prompt file ({name}) in {run.folder}: left alone")
-    way = "these were removed" if remove else "--prune --yes removes these"
+    way = "these were removed" if remove else "with the same options, --prune --yes removes these"
     found = f"images in the folder: {strays.asked} asked for, {len(strays.paths)} not"
     print_note(f"{found}; {way}" if strays.paths else found)

@@ -231,7 +231,7 @@ def test_other_formats_and_qualities_are_refused(value: str, sdapp: Sdapp) -> No
     result = sdapp("generate", "a cat", "--set", f"output.{value}")
     assert result.exit_code == 2
     assert f"--set output.{value}: " in result.stderr
-    assert "should be" in result.stderr
+    assert "must be " in result.stderr
 
 
 def test_a_job_is_done_in_the_format_that_is_asked_for(tmp_path: Path) -> None:
