@@ -69,7 +69,12 @@ EXAMPLES: dict[str, Any] = {
                                   **SIZE, "foo": 5},
     "ComfyUI": GRAPH,
 }  # fmt: skip
-MARKUP = {"emphasis signs": "red++", "embedding": "embedding:name", "emphasis braces": "{red}", "tag": "<wildcard:name>"}
+MARKUP = {
+    "emphasis signs": "red++",
+    "embedding": "embedding:name",
+    "emphasis braces": "{red}",
+    "tag": "<wildcard:name>",
+}
 VERSIONS = {"sdapp ": "sdapp 0.1", "comfyui": "ComfyUI", "": "v1.10.1", "fooocus": "Fooocus v2.5",
             r"stable-diffusion\.cpp": "stable-diffusion.cpp", r"f\d|.*forge": "f2.0.1v1.10.1", r"sd\.?next": "x, App: SD.Next"}  # fmt: skip
 
