@@ -179,6 +179,7 @@ def _canonical(content: Mapping[str, Any]) -> str:
 def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) -> JobList:
     """Plan the jobs of a run: one for each of `seeds`; by default image i has seed + i.
 
+    If the config has no seed, the first one is random.
     Checks the input files. Raises ConfigError if there is no prompt, if it has markup that is not supported,
     if a JPEG has no room for the prompts, or if the model cannot do the task or the clip_skip; InputError for
     files that cannot be used.

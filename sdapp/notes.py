@@ -16,6 +16,7 @@ from sdapp.models.locate import Model
 from sdapp.schedulers import few_steps, is_for_few_steps
 
 MAX_LINE_NOTES = 20
+CHOICE = re.compile(r"\{[^{}]*\|[^{}]*\}|__[\w/-]*[A-Za-z][\w/-]*?__")
 OnNote = Callable[[str], object]  # is given a note for the user
 
 
@@ -57,6 +58,8 @@ def unknown_words(model: Model, prompt: str) -> list[str]:
 
 def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     """What the user should know about the images of a run; `job` is the first one."""
+    if choice := CHOICE.search(f"{job.prompt} {job.negative_prompt}"):
+        yield f"prompt: {choice[0]!r} is plain text here; it chooses only in prompt files (sdapp batch)"
     yield from filter(None, (choose_scheduler(config, model)[1],))
     yield from notes_on_settings(config, model, job)
     if not isinstance(job.task, Txt2Img) and job.steps_to_run != job.steps:

@@ -150,11 +150,14 @@ def setup_differences(path: Path, here: Record) -> str | None:
         then, now = _setup(read_header(path).get("record")), _setup(asdict(here))
     except InputError:  # an image of another tool
         return None
-    if now["device"].startswith(f"{then.get('device')} ("):
-        then["device"] += ", unnamed in its record"
+    is_unnamed = now["device"].startswith(f"{then.get('device')} (")
     differ = [
-        f"{name} {then[name]} (here {now[name]})" for name in now if then.get(name, now[name]) != now[name]
+        f"{name} {then[name]} (here {now[name]})"
+        for name in now
+        if then.get(name, now[name]) != now[name] and not (is_unnamed and name == "device")
     ]
+    if is_unnamed:
+        differ.append(f"a {then['device']} that its record does not name (small differences are normal)")
     return ", ".join(differ) or None
 
 

@@ -222,13 +222,17 @@ def few_steps(resolved: Resolved, steps: int) -> str:
 def fit_to_model(
     name: str, options: Mapping[str, Option], own: Mapping[str, Any], is_given: bool
 ) -> tuple[str, Mapping[str, Option], str]:
-    """Return the canonical name and the options of the scheduler that a model runs with, and a note or "".
+    """Choose the scheduler that a model runs with.
 
-    `own` is the model's scheduler_config.json. Trailing timesteps and the classes LCM and TCD are nobody's
-    default, so a model that brings them was distilled for them: if no scheduler `is_given`, its own is
-    used; one that is given gets trailing timesteps, unless its name or options choose others. `leading` and
-    `linspace` mean nothing, because diffusers writes such defaults into every config. A model with zero
-    terminal SNR must begin at the last timestep: it gets trailing instead of leading. Raises ConfigError.
+    `name` and `options` are those of the settings; `is_given` says whether a user chose them, or they are
+    the default. `own` is the model's scheduler_config.json. Returns the canonical name and the options to
+    run with, and a note for the user ("" for none). Raises ConfigError for an unknown name or wrong options.
+
+    Trailing timesteps and the classes LCM and TCD are nobody's default, so a model that brings them was
+    distilled for them: if no scheduler is given, its own is used; one that is given gets trailing timesteps,
+    unless its name or options choose others. `leading` and `linspace` mean nothing, because diffusers writes
+    such defaults into every config. A model with zero terminal SNR must begin at the last timestep: it gets
+    trailing instead of leading.
     """
     resolved, brought = resolve(name, options), _brought(own)
     is_trailing = own.get("timestep_spacing") == "trailing"

@@ -43,7 +43,14 @@ def load_painter(work: Work, model: Model, set_up: Callable[[], None] | None = N
 
 
 class LocalExecutor:
-    """Paints in this process; keeps a model until work needs another one."""
+    """Paints in this process; keeps a model until work needs another one.
+
+    To load a model once for several calls:
+
+        executor = LocalExecutor()
+        for prompt in ("a cat", "a dog"):
+            for result in sdapp.generate(prompt=prompt, executor=executor): ...
+    """
 
     def __init__(self, models: Mapping[LoadKey, Model] | None = None, loader: Loader = load_painter) -> None:
         """`models` are already located; others are located when they are needed."""

@@ -17,7 +17,7 @@ from sdapp.batches.prune import find_strays
 from sdapp.batches.run import Batch, Survey
 from sdapp.batches.seed_state import STATE_FILE
 from sdapp.commands.estimates import Estimate, History, duration
-from sdapp.commands.options import DryRun, all_layers, with_options
+from sdapp.commands.options import DryRun, all_layers, option, with_options
 from sdapp.commands.running import CONTINUE, Session
 from sdapp.commands.terminal import count, print_line, print_note, print_result
 from sdapp.errors import ConfigError, JobsFailedError, MissingInputError, OutputError
@@ -42,8 +42,14 @@ Prune = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="With --prune: remove them.")]
 
+SEED = "Base that the seeds of lines without one are made from; random if not given."
+LINE_OPTIONS = {
+    "seed": option(int, "--seed", "-s", help=SEED),
+    "count": option(int, "--count", help="Number of images of each line, each with another seed."),
+}
 
-@with_options()
+
+@with_options("seed", "count", own=LINE_OPTIONS)
 def batch(  # noqa: PLR0913 - an option is an argument
     options: dict[str, Any],
     file: File,
@@ -178,6 +184,6 @@ def _prune(run: Batch, prompts: PromptFile, remove: bool, as_json: bool) -> None
         run.tidy()
     for name, images in strays.others.items():
         print_note(f"{count(images, 'image')} of another prompt file ({name}) in {run.folder}: left alone")
-    way = "these were removed" if remove else "--prune --yes removes these"
+    way = "these were removed" if remove else "with the same options, --prune --yes removes these"
     found = f"images in the folder: {strays.asked} asked for, {len(strays.paths)} not"
     print_note(f"{found}; {way}" if strays.paths else found)

@@ -48,9 +48,9 @@ OPTIONS: dict[str, Any] = {
     "config": ConfigFiles,
     "negative_prompt": option(str, "--negative-prompt", "-n", help="What to steer away from."),
     "seed": option(
-        int, "--seed", "-s", help="Of the first image (batch: base of all seeds); random if not given."
+        int, "--seed", "-s", help="Seed of the first image; each next one adds 1. Random if not given."
     ),
-    "count": option(int, "--count", help="Number of images (batch: of each line), each with another seed."),
+    "count": option(int, "--count", help="Number of images, each with another seed."),
     "steps": option(int, "--steps", help="Denoising steps."),
     "guidance_scale": option(float, "--guidance-scale", "-g", help="How strongly the prompt steers."),
     "scheduler": option(str, "--scheduler", help="Any name that `sdapp schedulers` knows."),

@@ -71,8 +71,10 @@ def replay(options: dict[str, Any], images: Images, verify: Verify = False) -> N
         session.notes.tell([f"{which} painted with {setup}"] if setup else [])
     if wrong:
         what = f"images differ by more than {TOLERANCE} of 255, or failed" if verify else "images failed"
-        of = session.images + len(errors)
-        raise JobsFailedError(f"{len(wrong)} of {of} {what}:\n" + "\n".join(wrong))
+        unread, bad = wrong[: len(errors)], wrong[len(errors) :]
+        parts = ((unread, len(images), "images could not be read"), (bad, session.images, what))
+        told = ("\n".join([f"{len(lines)} of {of} {what}:", *lines]) for lines, of, what in parts if lines)
+        raise JobsFailedError("\n".join(told))
 
 
 def _verify(result: Result, source: Path, as_json: bool) -> list[str]:

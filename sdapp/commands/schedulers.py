@@ -11,9 +11,14 @@ Name = Annotated[
     str | None, typer.Argument(help="Any spelling; explains what it becomes.", show_default=False)
 ]
 LEGEND = """\
-calls: UNet calls for 20 steps. Add -karras, -exponential, -beta or -lu for the sigmas listed, or -trailing.
-A model whose scheduler_config.json has LCM, TCD or trailing timesteps was distilled for them: without
---scheduler it runs with its own, and names that choose no other spacing get trailing timesteps."""
+order: how fast the error falls with more steps; a higher one needs fewer steps on smooth tasks
+calls: UNet calls for 20 steps, which take nearly all of the time
+noise: stochastic ones add new noise in each step, so their images keep changing with more steps
+needs: a Python package that must be installed
+sigmas: noise levels that you can choose by adding -karras, -exponential, -beta or -lu to the name
+A name can also end with -trailing: the run then begins at the last timestep. Some models of few steps (LCM,
+Turbo, Lightning) are made for that. Without --scheduler, such a model uses the scheduler that its files name;
+with --scheduler, sdapp adds -trailing, unless the name chooses something else."""
 
 
 def schedulers(name: Name = None) -> None:

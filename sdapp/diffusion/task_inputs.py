@@ -17,7 +17,11 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """An input image and its mask (255 is painted): what the model sees, what the result is pasted into."""
+    """The input image and mask of img2img or inpainting, as the model gets them, and as they were given.
+
+    For inpainting with padding, the model gets only a part of the image: `image` and `mask` are that part,
+    scaled to the size that is painted. The result is pasted into `whole`. In masks, 255 is painted.
+    """
 
     image: Image.Image  # RGB
     mask: Image.Image | None = None

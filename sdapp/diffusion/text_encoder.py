@@ -38,7 +38,10 @@ class Conditioning:
 
 
 class TextEncoder:
-    """The text encoders of a loaded pipeline: one, or the two of SDXL; their weights may be offloaded."""
+    """Turns prompts into embeddings, with the text encoder of a loaded pipeline, or the two of SDXL.
+
+    The weights may be offloaded.
+    """
 
     def __init__(self, pipe: Any) -> None:
         self.tokenizer, self._pipe = pipe.tokenizer, pipe

@@ -85,8 +85,9 @@ def _decode_comment(raw: object) -> str:
 
 
 def xmp(kind: str, record: str = "") -> str:
-    """Return an XMP packet that labels an image as made by AI, or as edited by AI unless `kind` is txt2img.
+    """Return an XMP packet that labels an image as made by AI, or as edited by AI.
 
+    `kind` is that of the task: `txt2img` (made), `img2img` or `inpaint` (edited).
     The label is IPTC's DigitalSourceType. The packet can contain sdapp's record, a text without control
     characters, because JPEG and WebP have no other place for it.
     """

@@ -193,7 +193,7 @@ def _take_seeds(values: dict[str, Any], origins: Mapping[str, str]) -> tuple[int
 
 
 def nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values by dotted key as nested ones; `size`, if it is one pair, becomes width and height."""
+    """Turn `{"a.b": 1}` into `{"a": {"b": 1}}`; `size`, if it is one pair, becomes width and height."""
     nested: dict[str, Any] = {}
     for key, value in values.items():
         *groups, last = key.split(".")

@@ -32,7 +32,7 @@ def interval(value: object) -> list[float]:
         case [int() | float() as begin, int() | float() as end] if 0 <= begin < end <= 1:
             if bool not in (type(begin), type(end)):
                 return [float(begin), float(end)]
-    allowed = "two fractions of the run from 0 to 1, the first below the second, such as [0.0, 0.5]"
+    allowed = "two fractions of the run from 0 to 1, the first below the second, such as 0..0.5 or [0, 0.5]"
     raise ValueError(f"{allowed}, not {reprlib.repr(value)}")
 
 

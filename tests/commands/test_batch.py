@@ -659,7 +659,10 @@ def test_a_dry_run_or_an_empty_prompt_file_prunes_nothing(sdapp: Run) -> None:
     sdapp("batch", write(PROMPTS[:2]), *FAST)
     told = sdapp("batch", write(PROMPTS[:1]), *FAST, "--prune", "--yes", "--dry-run")
     assert len(told.stdout.splitlines()) == 1
-    assert "images in the folder: 1 asked for, 1 not; --prune --yes removes these" in told.stderr
+    assert (
+        "images in the folder: 1 asked for, 1 not; with the same options, --prune --yes removes these"
+        in told.stderr
+    )
     listed = sdapp("batch", write(PROMPTS[:1]), *FAST, "--prune", "--json")
     assert json.loads(listed.stdout) == {"path": told.stdout.strip()}
     assert len(images()) == 2

@@ -414,7 +414,7 @@ def test_what_a_foreign_image_could_not_carry_over_is_told(sdapp: Run) -> None:
         ([PROMPT, "--schedulers", "ddim", "--seeds", "1,1"], "--seeds: 1 is in the list more than once"),
         (
             [PROMPT, "--schedulers", "ddim", "--vary", "foo=1"],
-            "--vary: compare.vary.foo: cannot vary; what can: guidance_scale",
+            "--vary: compare.vary.foo: cannot vary; allowed here: guidance_scale",
         ),
         ([PROMPT, "--schedulers", "ddim", "--vary", "guidance_scale"], "--vary: write it as KEY=VALUE,VALUE"),
         (

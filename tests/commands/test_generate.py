@@ -181,11 +181,20 @@ def test_json_prints_one_object_an_image(sdapp: Run) -> None:
 
 def test_show_prints_the_job_and_what_ran(sdapp: Run) -> None:
     [path] = painted(sdapp("generate", "a cat", *FAST, "--scheduler", "PLMS"))
-    content = yaml.safe_load(sdapp("show", path).stdout)
+    summary = yaml.safe_load(sdapp("show", path).stdout)
+    assert list(summary) == ["prompt", "settings", "model", "versions"]
+    assert summary["settings"].startswith("scheduler pndm, steps 2, guidance_scale 7.5, ")
+    content = yaml.safe_load(sdapp("show", path, "--full").stdout)
     assert content["job"]["scheduler"] == {"name": "pndm", "options": {}}
     assert content["record"]["scheduler_class"] == "PNDMScheduler"
     assert content["record"]["unet_calls"] == 3
     assert content["record"]["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("prompt", ["a {red|blue} house", "a __colour__ house"])
+def test_choices_outside_of_prompt_files_are_told(prompt: str, sdapp: Run) -> None:
+    result = sdapp("generate", prompt, *FAST)
+    assert f"prompt: {prompt.split()[1]!r} is plain text here" in result.stderr
 
 
 def test_words_that_postcards_does_not_know_are_named(sdapp: Run) -> None:

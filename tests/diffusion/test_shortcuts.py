@@ -279,7 +279,7 @@ def test_times_with_a_shortcut_say_nothing_of_those_without(
     [
         (
             "guidance_interval=[0.5,0.5]",
-            "two fractions of the run from 0 to 1, the first below the second, such as [0.0, 0.5]",
+            "two fractions of the run from 0 to 1, the first below the second, such as 0..0.5 or [0, 0.5]",
         ),
         ("guidance_interval=[0.5,0.2]", "two fractions of the run"),
         ("guidance_interval=[-0.1,0.2]", "two fractions of the run"),
@@ -305,7 +305,7 @@ def test_an_image_says_them_and_is_painted_again_with_them(
     flags = ("--model", tiny(), "--steps", 4, "--seed", 7, "--out", ".", "--device", "cpu")
     said = ("--set", "guidance_interval=[0, 0.5]", "--set", "cache_interval=2")
     assert sdapp("generate", "a red house", *flags, *said).exit_code == 0
-    shown = sdapp("show", "a-red-house-7.png").stdout
+    shown = sdapp("show", "a-red-house-7.png", "--full").stdout
     assert "guidance_interval: [0.0, 0.5]" in " ".join(shown.split()).replace("- 0.0 - 0.5", "[0.0, 0.5]")
     assert "cached_calls: 2" in shown
     assert sdapp("replay", "a-red-house-7.png", "--verify").exit_code == 0

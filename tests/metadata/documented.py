@@ -69,6 +69,12 @@ EXAMPLES: dict[str, Any] = {
                                   **SIZE, "foo": 5},
     "ComfyUI": GRAPH,
 }  # fmt: skip
+MARKUP = {
+    "emphasis signs": "red++",
+    "embedding": "embedding:name",
+    "emphasis braces": "{red}",
+    "tag": "<wildcard:name>",
+}
 VERSIONS = {"sdapp ": "sdapp 0.1", "comfyui": "ComfyUI", "": "v1.10.1", "fooocus": "Fooocus v2.5",
             r"stable-diffusion\.cpp": "stable-diffusion.cpp", r"f\d|.*forge": "f2.0.1v1.10.1", r"sd\.?next": "x, App: SD.Next"}  # fmt: skip
 
@@ -142,15 +148,16 @@ def page() -> str:
     return "\n".join([
         "# Settings of other tools", "",
         "`sdapp replay`, and `--config` of every command, read the settings inside images of other tools. What is read becomes",
-        "settings. What is not read is named in a note, before the first error or image. This page is written by",
+        "settings. What is not used is named in a note, before the first error or image. This page is written by",
         "`tests/metadata/documented.py`: it runs the readers on an example of each tool in each place. Fields that are not in an",
-        "example are named as left out, unless they change no pixel.", "",
-        "| tool | where it stores settings | read | named as left out (in the example) |", "|---|---|---|---|",
+        "example are not used either, and a note says so, unless they change no pixel.", "",
+        "| tool | where it stores settings | read | not used in the example (a note says so) |", "|---|---|---|---|",
         *tool_rows(), "",
         "Input images and masks, models, LoRA and VAE are not inside an image: sdapp names them, and you give them as options.",
         "sdapp's own images contain their whole record. Only their infotext is read as in the first row.", "",
         "## Not read", "",
-        "These are refused by name:", "", *(f"- {name}: {place}" for name, place in refused.items()), "",
+        "These are refused by name. Of a tool that sdapp does not know, JSON with the field names below is read; JSON without",
+        "them is refused.", "", *(f"- {name}: {place}" for name, place in refused.items()), "",
         "## Names of fields", "",
         "Capitals, spaces and signs in names make no difference. The first of these that is there counts:", "",
         "| setting | names |", "|---|---|",
@@ -165,10 +172,12 @@ def page() -> str:
         "Any other node may change a text: the prompt is then \"not found\", and the node is named. Numbers come from nodes that",
         "hold one value.", "",
         "## Markup in prompts", "",
-        "Weights, BREAK and escapes are read as A1111 does it (`prompt_syntax: a1111`), after `Emphasis: None` as text. Other",
-        "tools than those of infotext weigh words in another way, so the first emphasis brackets are named.", "",
-        "LoRA tags are removed from the prompt and named. This markup has no effect here, stays, and is named: "
-        + ", ".join(carry.MARKUP) + ".", "",
+        "Weights, `BREAK` and escapes such as `\\(` are read as in A1111 (`prompt_syntax: a1111`). After `Emphasis: None`, they are",
+        "text. Tools other than those of infotext weigh words in another way, so a note names the first brackets, such as",
+        "`(red:1.2)`.", "",
+        "LoRA tags are removed from the prompt, and a note names them. This markup has no effect here: it stays in the prompt,",
+        "and a note names it.", "",
+        "| markup | example |", "|---|---|", *(f"| {name} | `{MARKUP[name]}` |" for name in carry.MARKUP), "",
     ])  # fmt: skip
 
 
