@@ -11,6 +11,7 @@ import yaml
 from sdapp.commands.options import ConfigFiles, Overrides, file_layers
 from sdapp.commands.terminal import Commands
 from sdapp.config import (
+    SETTINGS,
     RunConfig,
     read_config_file,
     read_override,
@@ -48,8 +49,9 @@ def config_set(
 
     sdapp config set folders.loras ~/loras
     """
-    if (there := Path(value).expanduser()).exists():
-        value = str(there.absolute())
+    is_file = key in SETTINGS and SETTINGS[key].kind == "file"
+    if is_file or Path(value).expanduser().exists():
+        value = str(Path(value).expanduser().absolute())
     path = user_config()
     values = merge(read_user_config()).values
     changed = merge([Layer(values), read_override(f"{key}={value}")])
