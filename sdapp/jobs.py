@@ -229,8 +229,9 @@ def _lora_tags(config: RunConfig) -> tuple[str, list[Lora]]:
         numbers = [float(number) for number in weights.split(":")[1:]]
         file = find_named(config.folders.loras, name)
         if file is None and not Path(name).is_file():
-            where = config.folders.loras or "your own config: sdapp config set folders.loras FOLDER"
-            raise ConfigError(f"prompt: <lora:{name}>: there is no {name}.safetensors in {where}")
+            unset = "here; say where your LoRAs are: sdapp config set folders.loras FOLDER"
+            where = f"in {config.folders.loras}" if config.folders.loras else unset
+            raise ConfigError(f"prompt: <lora:{name}>: there is no {name}.safetensors {where}")
         text_weight = numbers[0] if len(numbers) > 1 else None
         loras.append(Lora(file=file or name, weight=[1.0, *numbers][-1], text_encoder_weight=text_weight))
     if LORA_TAG.search(config.negative_prompt):
