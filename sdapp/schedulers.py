@@ -139,6 +139,12 @@ def _check_combination(class_name: str, options: Mapping[str, Option]) -> None:
         "UniPC bh1 with final_sigmas_type zero ends in NaN; use sigma_min or solver_type bh2": (
             class_name.startswith("UniPC") and options.get("solver_type") == "bh1" and ends == "zero"
         ),
+        "UniPC with final_sigmas_type zero ends in NaN without lower_order_final; use sigma_min": (
+            class_name.startswith("UniPC") and options.get("lower_order_final") is False and ends == "zero"
+        ),
+        "UniPC with final_sigmas_type zero ends in NaN without predict_x0; use sigma_min": (
+            class_name.startswith("UniPC") and options.get("predict_x0") is False and ends == "zero"
+        ),
         "solver_order 3 or solver_type heun with final_sigmas_type sigma_min ends in NaN if the sigmas are "
         f"set by {' '.join(sigmas)}; leave out one of them": (
             is_dpm and needs_fall and ends == "sigma_min" and bool(sigmas)

@@ -144,3 +144,14 @@ def test_uneven_timesteps_are_walked_to_the_next_one(name: str) -> None:
     assert end(name, 600, options={"timestep_spacing": "trailing"})[1:] == pytest.approx(
         [WIDE, NARROW], abs=0.02
     )
+
+
+@pytest.mark.parametrize(
+    "option", [{"lower_order_final": False}, {"predict_x0": False}, {"solver_type": "bh1"}]
+)
+def test_options_of_unipc_that_end_in_nan_are_refused_and_run_with_another_last_sigma(
+    option: dict[str, Option],
+) -> None:
+    with pytest.raises(ConfigError, match="ends in NaN"):
+        schedulers.resolve("unipc", option | {"final_sigmas_type": "zero"})
+    check("unipc", 20, 1.0, option | {"final_sigmas_type": "sigma_min"})
