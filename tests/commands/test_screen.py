@@ -70,7 +70,7 @@ exit code 3
     "replay|outputs/a-cat-8.png|none.png|--out|again": """\
 note: left out: image: cannot read none.png: No such file or directory
 again/a-cat-8.png
-error: 1 of 2 images failed:
+error: 1 of 2 images could not be read:
 error: image: cannot read none.png: No such file or directory
 exit code 3
 """,
