@@ -15,7 +15,7 @@ RUNS = {
     "overhead.py": "--rounds 2 --steps 1",
     "batch.py": "--rounds 1 --steps 1 --prompts 3 --batch-size 2 auto",
     "cold.py": "image --rounds 0 --steps 1",
-    "grid.py": "--rounds 0 --schedulers ddim euler --steps 1 --seeds 1 2 --batch-size 2",
+    "grid.py": "--rounds 0 --schedulers ddim euler --steps 2 --seeds 1 2 --batch-size 2",
     "busy.py": "--model postcards --steps 1 --prompts 2",
     "memory.py": "--jobs 100 --size 16",
     "shortcuts.py": "--prompts 1 --steps 4",

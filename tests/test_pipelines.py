@@ -647,7 +647,10 @@ class BrokenTokenizer:
     """The tokenizer of a model, which raises an error for one prompt."""
 
     def __init__(self, plain: Any, error: Exception) -> None:
-        self._plain, self._error, self.model_max_length = plain, error, plain.model_max_length
+        self._plain, self._error = plain, error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
 
     def __call__(self, text: Any, **options: Any) -> Any:
         if "bad" in text:
@@ -668,7 +671,8 @@ def test_an_error_of_upstream_fails_its_job_by_name_and_the_others_are_painted(
     ]
     jobs = [plan(config, model)[0] for config in configs]
     painter = load(LoadKey.of(configs[0], model))
-    painter._text.tokenizer = BrokenTokenizer(painter._text.tokenizer, error)
+    [(tokenizer, encoder)] = painter._text.parts
+    painter._text.parts = [(BrokenTokenizer(tokenizer, error), encoder)]
     results = list(painter.paint(jobs, batch_size, keep_going=True))
     assert [result.index for result in results] == [0, 1, 2]
     assert [result.error is None for result in results] == [True, False, True]
