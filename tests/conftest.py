@@ -25,7 +25,7 @@ POSTCARDS = Path(__file__).parents[1] / "sdapp" / "postcards"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # whose models of random weights are tested, and tested with
 
-# These load a model (or start processes that do) in most of their tests; elsewhere a test that uses `tiny` does.
+# These load a model (or start processes that do, or take as long) in most of their tests; elsewhere a test that uses `tiny` does.
 MODEL_TESTS = (
     "test_api.py",
     "test_threads.py",
@@ -44,9 +44,11 @@ MODEL_TESTS = (
     "commands/test_generate.py",
     "commands/test_replay.py",
     "commands/test_screen.py",
+    "comparisons/test_analytic_ends.py",
     "comparisons/test_browser.py",
     "diffusion/",
     "models/test_checkpoints.py",
+    "models/test_originals.py",
     "models/test_vae.py",
 )
 
