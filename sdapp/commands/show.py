@@ -6,27 +6,53 @@ from typing import Annotated, Any
 
 import typer
 
+from sdapp.commands.terminal import print_line, print_note
 from sdapp.config import RunConfig
-from sdapp.metadata.record import read_image
+from sdapp.errors import SdappError, gathered
+from sdapp.images import decode_file
+from sdapp.metadata.read import read_settings
+from sdapp.metadata.record import read_image, record_text
 
 ALWAYS = ("scheduler", "steps", "guidance_scale", "seed", "width", "height")
 APART = ("prompt", "negative_prompt", "model", "revision", "inputs")
 
 
 def show(
-    image: Annotated[Path, typer.Argument(help="An image painted by sdapp.", show_default=False)],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE", help="Images of sdapp or others.", show_default=False)
+    ],
     full: Annotated[bool, typer.Option("--full", help="Everything: the job, and what happened.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, one JSON object a line.")] = False,
 ) -> None:
-    """Print the settings inside an image."""
+    """Print the settings inside images, also of other programs."""
     import yaml
 
-    content = read_image(image)
-    if as_json:
-        typer.echo(json.dumps(content, ensure_ascii=False))
-    else:
+    errors: list[SdappError] = []
+    for image in images:
+        try:
+            content = _read(image)
+        except SdappError as exc:
+            errors.append(exc)
+            continue
+        if as_json:
+            print_line(json.dumps({"path": str(image)} | content, ensure_ascii=False))
+            continue
         shown = content if full else _in_short(content["job"], content.get("record"))
-        typer.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=1000).rstrip())
+        if len(images) > 1:
+            shown = {str(image): shown}
+        print_line(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=1000).rstrip())
+    if errors:
+        raise gathered(errors)
+
+
+def _read(image: Path) -> dict[str, Any]:
+    """The job and the record inside an image, or the settings of another program; tells their notes."""
+    if record_text(decode_file(str(image))) is not None:
+        return read_image(image)
+    found = read_settings(image)
+    for note in found.notes:
+        print_note(note)
+    return {"job": dict(found.values)}
 
 
 def _in_short(job: dict[str, Any], record: Any) -> dict[str, str]:

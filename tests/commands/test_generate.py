@@ -191,6 +191,20 @@ def test_show_prints_the_job_and_what_ran(sdapp: Run) -> None:
     assert content["record"]["dtype"] == "float32"
 
 
+def test_show_takes_many_images_and_those_of_other_programs(sdapp: Run) -> None:
+    paths = painted(sdapp("generate", "a cat", *FAST, "--count", "2"))
+    theirs = Path(__file__).parents[1] / "cases" / "28-joined-sampler-names" / "a.png"
+    done = sdapp("show", *paths, "nothere.png", theirs)
+    assert done.exit_code == 66
+    assert "nothere.png" in done.stderr
+    assert "not carried over" in done.stderr
+    shown = yaml.safe_load(done.stdout)
+    assert list(shown) == [*map(str, paths), str(theirs)]
+    assert "scheduler euler-a" in shown[str(theirs)]["settings"]
+    lines = sdapp("show", *paths, "--json").stdout.splitlines()
+    assert [json.loads(line)["path"] for line in lines] == list(map(str, paths))
+
+
 @pytest.mark.parametrize("prompt", ["a {red|blue} house", "a __colour__ house"])
 def test_choices_outside_of_prompt_files_are_told(prompt: str, sdapp: Run) -> None:
     result = sdapp("generate", prompt, *FAST)
