@@ -30,7 +30,7 @@ def show(
     errors: list[SdappError] = []
     for image in images:
         try:
-            content = _read(image)
+            content = _content_of(image)
         except SdappError as exc:
             errors.append(exc)
             continue
@@ -45,7 +45,7 @@ def show(
         raise gathered(errors)
 
 
-def _read(image: Path) -> dict[str, Any]:
+def _content_of(image: Path) -> dict[str, Any]:
     """The job and the record inside an image, or the settings of another program; tells their notes."""
     if record_text(decode_file(str(image))) is not None:
         return read_image(image)
