@@ -125,13 +125,19 @@ class Output(Frozen):
     quality: Annotated[int, Field(ge=1, le=100, description="JPEG and WebP; WebP is lossless at 100.")] = 95
 
 
+MAX_LORA_WEIGHT = 10
+
+
 class Lora(Frozen):
     """A LoRA file and how strongly it changes the model."""
 
     file: FilePath
-    weight: Annotated[float, Field(ge=-10, le=10)] = 1.0
+    weight: Annotated[float, Field(ge=-MAX_LORA_WEIGHT, le=MAX_LORA_WEIGHT)] = 1.0
     text_encoder_weight: Annotated[
-        float | None, Field(ge=-10, le=10, description="For the text encoders; default: `weight`.")
+        float | None,
+        Field(
+            ge=-MAX_LORA_WEIGHT, le=MAX_LORA_WEIGHT, description="For the text encoders; default: `weight`."
+        ),
     ] = None
     sha256: Annotated[
         str | None, Field(description="Of its tensors; a file with others is refused."), Setting("name")

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from sdapp import images, markup, schedulers
 from sdapp.config import (
+    MAX_LORA_WEIGHT,
     BatchSize,
     ImageSettings,
     LoadSettings,
@@ -232,6 +233,9 @@ def _lora_tags(config: RunConfig) -> tuple[str, list[Lora]]:
             unset = "here; say where your LoRAs are: sdapp config set folders.loras FOLDER"
             where = f"in {config.folders.loras}" if config.folders.loras else unset
             raise ConfigError(f"prompt: <lora:{name}>: there is no {name}.safetensors {where}")
+        if any(abs(number) > MAX_LORA_WEIGHT for number in numbers):
+            limits = f"weights are from -{MAX_LORA_WEIGHT} to {MAX_LORA_WEIGHT}"
+            raise ConfigError(f"prompt: <lora:{name}{weights}>: {limits}")
         text_weight = numbers[0] if len(numbers) > 1 else None
         loras.append(Lora(file=file or name, weight=[1.0, *numbers][-1], text_encoder_weight=text_weight))
     if LORA_TAG.search(config.negative_prompt):

@@ -38,9 +38,9 @@ class Replay:
 
 
 def plan_replays(
-    paths: Sequence[Path], layers: Sequence[Layer], notes: Notes
+    paths: Sequence[Path], layers: Sequence[Layer], notes: Notes, below: Sequence[Layer] = ()
 ) -> tuple[list[Replay], list[SdappError]]:
-    """Plan the jobs of all images, with `layers` laid over the settings inside each. Imports nothing heavy.
+    """Plan the jobs of all images, with `layers` over the settings inside each and `below` under them.
 
     Tells the notes of each image; returns the errors of those that cannot be painted, which name the image.
     """
@@ -49,7 +49,7 @@ def plan_replays(
     models: dict[tuple[str | None, ...], Model] = {}
     for path in paths:
         try:
-            replays.append(_plan_replay(path, layers, models, notes))
+            replays.append(_plan_replay(path, below, layers, models, notes))
         except SdappError as exc:
             lines = [line if str(path) in line else f"{path}: {line}" for line in str(exc).splitlines()]
             errors.append(type(exc)("\n".join(lines)))
@@ -57,13 +57,17 @@ def plan_replays(
 
 
 def _plan_replay(
-    path: Path, layers: Sequence[Layer], models: dict[tuple[str | None, ...], Model], notes: Notes
+    path: Path,
+    below: Sequence[Layer],
+    layers: Sequence[Layer],
+    models: dict[tuple[str | None, ...], Model],
+    notes: Notes,
 ) -> Replay:
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give the images in it: {path}/*.png")
     inside = read_settings(path)
     notes.tell(inside.notes)
-    config = validate(merge([inside, *layers]))
+    config = validate(merge([*below, inside, *layers]))
     key = config.model, config.revision, config.vae
     if key not in models:
         models[key] = locate_model(*key)

@@ -23,6 +23,7 @@ from sdapp.errors import SdappError, gathered
 from sdapp.models.locate import find_path, locate
 from sdapp.outputs.files import overwrite
 from sdapp.settings.layers import Layer, combine, merge
+from sdapp.settings.types import Setting
 
 # YAML readers refuse these or take them for a line break.
 UNPRINTABLE = re.compile(
@@ -34,7 +35,13 @@ config_app = typer.Typer(cls=Commands, help="Show, check and describe configs.",
 @config_app.command("show")
 def config_show(config: ConfigFiles = None, overrides: Overrides = None) -> None:
     """Print the settings that a run would have, and where each comes from."""
-    merged = merge([*file_layers(config), combine([read_override(text) for text in overrides or []])])
+    merged = merge(
+        [
+            *read_user_config(),
+            *file_layers(config),
+            combine([read_override(text) for text in overrides or []]),
+        ]
+    )
     typer.echo(show_settings(validate(merged), merged))
 
 
@@ -49,9 +56,9 @@ def config_set(
 
     sdapp config set folders.loras ~/loras
     """
-    is_file = key in SETTINGS and SETTINGS[key].kind == "file"
-    if is_file or Path(value).expanduser().exists():
-        value = str(Path(value).expanduser().absolute())
+    kind, there = SETTINGS.get(key, Setting()).kind, Path(value).expanduser()
+    if kind == "file" or (kind == "model" and there.exists()):
+        value = str(there.absolute())  # or it would be relative to the folder of the config
     path = user_config()
     values = merge(read_user_config()).values
     changed = merge([Layer(values), read_override(f"{key}={value}")])

@@ -150,11 +150,8 @@ def _parameter(name: str) -> str:
 
 
 def file_layers(files: list[Path] | None) -> list[Layer]:
-    """The layers of the user's own config, of --config files and of images.
-
-    Prints their notes, so that they come before any error.
-    """
-    found: list[Layer] = read_user_config()
+    """The layers of --config files and images. Prints their notes, so that they come before any error."""
+    found: list[Layer] = []
     for file in files or []:
         layers = [read_settings(file)] if _is_image(file) else read_config_file(file)
         for layer in layers:
@@ -174,6 +171,11 @@ def _is_image(file: Path) -> bool:
 
 
 def all_layers(options: Options, own: Options | None = None) -> list[Layer]:
+    """Return the layers of the user's own config, and over them those of `given_layers`."""
+    return [*read_user_config(), *given_layers(options, own)]
+
+
+def given_layers(options: Options, own: Options | None = None) -> list[Layer]:
     """Return the layers of the --config files, and over them one of everything else on the command line.
 
     `own` has the command's own settings by their dotted keys. Raises ConfigError for a --size that is none.

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sdapp.commands.options import all_layers, with_options
+from sdapp.commands.options import given_layers, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import count, print_line, print_result
+from sdapp.config import read_user_config
 from sdapp.errors import ConfigError, JobsFailedError, gathered
 from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import save_result
@@ -44,7 +45,7 @@ def replay(options: dict[str, Any], images: Images, verify: Verify = False) -> N
     if verify and options["output.dir"] is not None:
         raise ConfigError("--out: --verify writes no image; leave out one of the two")
     session = Session(options["verbose"])
-    replays, errors = plan_replays(images, all_layers(options), session.notes)
+    replays, errors = plan_replays(images, given_layers(options), session.notes, read_user_config())
     if not replays:
         raise gathered(errors)
     if verify and any(len(each.jobs) > 1 for each in replays):

@@ -61,6 +61,7 @@ def test_tags_in_a_prompt_file_are_chosen_with_the_rest(sdapp: Run, folders: Pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("a cat <lora:ink:99>",), "prompt: <lora:ink:99>: weights are from -10 to 10"),
         (("a cat <lora:oil:0.5>",), "prompt: <lora:oil>: there is no oil.safetensors in "),
         (("a cat", "--negative-prompt", "<lora:ink>"), "negative_prompt: a LoRA belongs into the prompt"),
         (("a cat", "--lora", "oil"), "loras: oil: no such file"),
@@ -89,3 +90,22 @@ def test_a_bad_default_is_refused_and_changes_nothing(sdapp: Run, tmp_path: Path
     assert (tmp_path / "own" / "sdapp" / "config.yaml").read_text() == "steps: 30\n"
     assert "steps: 30" in sdapp("config", "show").stdout
     assert "steps: 9" in sdapp("config", "show", "--set", "steps=9").stdout
+
+
+def test_an_image_is_replayed_with_its_own_settings_and_not_with_the_defaults(
+    sdapp: Run, folders: Path
+) -> None:
+    path = paint(sdapp, "a cat", "--model", "small")["path"]
+    for key, value in (("steps", "5"), ("scheduler", "ddim"), ("guidance_scale", "2")):
+        assert sdapp("config", "set", key, value).exit_code == 0
+    done = sdapp("replay", "--verify", path)
+    assert done.exit_code == 0, done.stderr
+    assert "largest difference 0 of 255" in done.stdout
+
+
+def test_only_a_path_is_made_absolute(sdapp: Run, folders: Path) -> None:
+    for key, value in (("output.name", "models"), ("output.dir", "models")):
+        assert sdapp("config", "set", key, value).exit_code == 0
+    shown = sdapp("config", "show").stdout
+    assert "name: models " in shown
+    assert f'dir: "{folders}/models"' in shown
