@@ -12,7 +12,7 @@ from pathlib import Path
 
 # Imports go down this list only: each name may import those after it. Folders have a list of their own below.
 TOP = (
-    "cli", "commands", "api", "comparisons", "replays", "batches", "notes", "pipelines", "diffusion", "outputs", "records",
+    "cli", "commands", "api", "comparisons", "replays", "batches", "notes", "pipelines", "diffusion", "outputs", "pages", "records",
     "metadata", "prompts", "jobs", "models", "config", "settings", "schedulers", "scheduler_table", "images", "markup", "errors",
     "profiling",
 )  # fmt: skip
@@ -29,6 +29,7 @@ INSIDE = {
         "task_inputs", "text_encoder", "noise",
         "devices",
     ),
+    "pages": ("page",),
     "outputs": ("writer", "encode", "naming", "files"),
     "metadata": (
         "read", "comfyui", "infotext", "named", "carry", "samplers", "record", "containers",

@@ -16,6 +16,7 @@ from made_comparisons import HOSTILE, make
 from sdapp.comparisons import statistics
 from sdapp.comparisons.cells import read_comparison, write_comparison
 from sdapp.comparisons.report import format, report
+from sdapp.pages.page import SYMBOLS
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -371,9 +372,7 @@ def test_hostile_texts_are_shown_as_they_are(visit: Open, tmp_path: Path) -> Non
     assert page.locator("[onerror], [onmouseover]").count() == 0
     for number, prompt in enumerate(HOSTILE):
         page.locator("#prompt").select_option(str(number))
-        assert page.locator("#words").evaluate("(words) => words.textContent") == prompt.translate(
-            report.SYMBOLS
-        )
+        assert page.locator("#words").evaluate("(words) => words.textContent") == prompt.translate(SYMBOLS)
     assert page.evaluate("document.querySelectorAll('script').length") == 2
 
 

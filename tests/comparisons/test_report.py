@@ -14,6 +14,7 @@ from sdapp.comparisons import statistics
 from sdapp.comparisons.cells import read_comparison, write_comparison
 from sdapp.comparisons.report import format, plots, report
 from sdapp.errors import MissingInputError
+from sdapp.pages.page import SYMBOLS
 
 
 class Page(HTMLParser):
@@ -107,7 +108,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
         if "onerror" in attributes or "onmouseover" in attributes
     ]
     assert len(page.all("script")) == 2
-    assert page.data["prompts"] == [prompt.translate(report.SYMBOLS) for prompt in HOSTILE]
+    assert page.data["prompts"] == [prompt.translate(SYMBOLS) for prompt in HOSTILE]
     assert page.texts.count(nasty) >= 5
     assert "null␀byte␛escape␡" in page.texts
 

@@ -1,12 +1,7 @@
-"use strict";
 // The page works without this script. It shows other combinations, sorts, links plot and grid, and compares two images.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const $ = (selector, root = document) => root.querySelector(selector);
-  const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
-  const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-  const root = document.documentElement, grid = $("#grid"), viewer = $("#viewer");
-  root.classList.add("js");
+  const root = document.documentElement, grid = $("#grid"), viewer = makeViewer();
 
   // --- the chosen combination ------------------------------------------------------------------------------------------
   const chosen = data.axes.map(() => 0); // an index into each axis: prompt, seed, other keys
@@ -56,7 +51,7 @@
       $(".error", button).textContent = entry.error ?? "";
       $(".note", button).textContent = entry.note ?? "";
     }
-    if (viewer.open) show();
+    if (viewer.dialog.open) show();
   }
 
   function sort(by) {
@@ -148,16 +143,15 @@
   addEventListener("load", fit);
 
   // --- comparing two images ---------------------------------------------------------------------------------------
-  const stage = $(".stage"), panes = $$(".pane"), cut = $("#cut"), other = $("#other");
+  const other = $("#other");
   let a = home, b = null; // spots; null is the reference
-  let front = "a", zoom = 1, centre = [0.5, 0.5];
 
   function open(spot) {
-    [a, front, zoom, centre] = [spot, "a", 1, [0.5, 0.5]];
-    if (!viewer.open) viewer.showModal();
+    a = spot;
+    viewer.open();
     show();
   }
-  viewer.addEventListener("close", () => { stay(a); buttonAt(a.scheduler, a.column).focus(); });
+  viewer.dialog.addEventListener("close", () => { stay(a); buttonAt(a.scheduler, a.column).focus(); });
 
   function show() {
     const first = entryAt(a), second = entryAt(b);
@@ -171,129 +165,17 @@
     );
     other.value = b ? `${b.scheduler} ${b.column}` : "";
     $("#where").textContent = data.prompts[chosen[0]];
-    for (const layer of $$(".layer", stage)) load(layer, layer.classList.contains("a") ? first : second);
-    lay();
+    viewer.show(first, second);
   }
 
-  // Show the image inside the page first, then the lossless file next to it, if there is one.
-  function load(layer, entry) {
-    const image = $("img", layer);
-    layer.dataset.status = entry.status;
-    $(".message", layer).textContent = entry.message ?? "";
-    image.hidden = !entry.src;
-    image.alt = entry.alt;
-    if (!entry.src || image.dataset.file === entry.file) return;
-    image.dataset.file = entry.file;
-    image.dataset.lossless = "no";
-    image.onload = lay;
-    image.src = entry.src;
-    const whole = new Image();
-    whole.onload = () => {
-      if (image.dataset.file !== entry.file) return;
-      image.src = whole.src;
-      image.dataset.lossless = "yes";
-    };
-    whole.src = entry.file;
-  }
-
-  const naturalSize = () => {
-    const image = $$("img", stage).find((one) => !one.hidden && one.naturalWidth);
-    return image ? [image.naturalWidth, image.naturalHeight] : null;
-  };
-  function scaleOf(size) {
-    const whole = Math.min(panes[0].clientWidth / size[0], panes[0].clientHeight / size[1]);
-    return (whole >= 2 ? Math.floor(whole) : whole) * zoom;
-  }
-
-  function lay() {
-    viewer.style.setProperty("--cut", `${cut.value / 10}%`);
-    for (const layer of $$(".layer", panes[0])) layer.classList.toggle("front", layer.classList.contains(front));
-    $(".now", panes[0]).textContent = viewer.dataset.mode === "abreast" ? "A" : front.toUpperCase();
-    for (const button of $$("#viewer .switch button")) button.setAttribute("aria-pressed", button.dataset.mode === viewer.dataset.mode);
-    const size = naturalSize();
-    if (!size) { $("#percent").textContent = ""; return; }
-    const scale = scaleOf(size);
-    $("#percent").textContent = `${Math.round(scale * 100)} %`;
-    for (const image of $$("img", stage)) {
-      const room = image.closest(".pane");
-      image.width = size[0];
-      image.height = size[1];
-      image.classList.toggle("coarse", scale >= 2);
-      const [x, y] = [room.clientWidth / 2 - centre[0] * size[0] * scale, room.clientHeight / 2 - centre[1] * size[1] * scale];
-      image.style.transform = `translate(${Math.round(x)}px, ${Math.round(y)}px) scale(${scale})`;
-    }
-  }
-
-  // Zoom by a factor and keep the point at (x, y) of the pane in its place.
-  function magnify(factor, x = panes[0].clientWidth / 2, y = panes[0].clientHeight / 2) {
-    const size = naturalSize();
-    if (!size) return;
-    const before = scaleOf(size);
-    zoom = clamp(zoom * factor, 1, 64);
-    const after = scaleOf(size);
-    const from = [x - panes[0].clientWidth / 2, y - panes[0].clientHeight / 2];
-    centre = zoom === 1 ? [0.5, 0.5] : centre.map((at, i) => clamp(at + (from[i] / before - from[i] / after) / size[i], 0, 1));
-    lay();
-  }
-
-  function compare(mode) { viewer.dataset.mode = mode; front = "a"; lay(); }
-  function blink() {
-    if (viewer.dataset.mode !== "blink") viewer.dataset.mode = "blink";
-    front = front === "a" ? "b" : "a";
-    lay();
-  }
-  $("#viewer .switch").addEventListener("click", (event) => { if (event.target.dataset.mode) compare(event.target.dataset.mode); });
-  $("#close").addEventListener("click", () => viewer.close());
-  $(".zoom").addEventListener("click", (event) => { if (event.target.dataset.zoom) magnify(2 ** event.target.dataset.zoom); });
-  cut.addEventListener("input", lay);
   other.addEventListener("change", () => {
     const [scheduler, at] = other.value.split(" ").map(Number);
     b = other.value ? { scheduler, column: at } : null;
     show();
   });
-  new ResizeObserver(lay).observe(stage);
-  stage.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    const place = (event.target.closest(".pane") ?? panes[0]).getBoundingClientRect();
-    magnify(2 ** (-event.deltaY / 300), event.clientX - place.left, event.clientY - place.top);
-  }, { passive: false });
-
-  // One finger or the mouse moves the images, two fingers zoom, a tap blinks.
-  const fingers = new Map();
-  let dragged = false;
-  stage.addEventListener("pointerdown", (event) => {
-    if (event.target === cut) return;
-    if (!fingers.size) dragged = false;
-    fingers.set(event.pointerId, [event.clientX, event.clientY]);
-    stage.setPointerCapture(event.pointerId);
-  });
-  stage.addEventListener("pointermove", (event) => {
-    const was = fingers.get(event.pointerId), size = naturalSize();
-    if (!was || !size) return;
-    const now = [event.clientX, event.clientY];
-    if (!dragged && Math.hypot(now[0] - was[0], now[1] - was[1]) < 4) return;
-    dragged = true;
-    const still = [...fingers].find(([id]) => id !== event.pointerId)?.[1];
-    fingers.set(event.pointerId, now);
-    if (still) {
-      const apart = (one) => Math.hypot(one[0] - still[0], one[1] - still[1]) || 1;
-      const place = panes[0].getBoundingClientRect();
-      magnify(apart(now) / apart(was), (now[0] + still[0]) / 2 - place.left, (now[1] + still[1]) / 2 - place.top);
-    } else if (zoom > 1) {
-      centre = centre.map((at, i) => clamp(at - (now[i] - was[i]) / (size[i] * scaleOf(size)), 0, 1));
-      lay();
-    }
-  });
-  for (const kind of ["pointerup", "pointercancel"]) stage.addEventListener(kind, (event) => {
-    if (fingers.delete(event.pointerId) && !dragged && kind === "pointerup" && viewer.dataset.mode === "blink") blink();
-  });
 
   // --- keys ---------------------------------------------------------------------------------------------------------
-  const inViewer = {
-    " ": blink, s: () => compare("slider"), d: () => compare("difference"), x: () => compare("abreast"),
-    r: () => { b = null; show(); }, b: () => { b = a; show(); },
-    "+": () => magnify(2), "=": () => magnify(2), "-": () => magnify(0.5), "0": () => magnify(0),
-  };
+  const inViewer = { ...viewer.keys, r: () => { b = null; show(); }, b: () => { b = a; show(); } };
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select") || $("#keys").open) return;
     const { key } = event;
@@ -302,24 +184,13 @@
     if (/^[1-9]$/.test(key)) choose(1, Number(key) - 1);
     else if (key === "[" || key === "]") choose(0, chosen[0] + (key === "]" ? 1 : -1));
     else if (key === "?") $("#keys").showModal();
-    else if (viewer.open && inViewer[key]) inViewer[key]();
-    else if (viewer.open && STEPS[key] && !typing) { a = moved(a, key); front = "a"; show(); }
+    else if (viewer.dialog.open && inViewer[key]) inViewer[key]();
+    else if (viewer.dialog.open && STEPS[key] && !typing) { a = moved(a, key); viewer.front(); show(); }
     else if (STEPS[key] && event.target.matches("#grid .cell, body, main")) {
       const spot = event.target.matches(".cell") ? moved(home, key) : home;
       buttonAt(spot.scheduler, spot.column).focus();
     } else done = false;
     if (done) event.preventDefault();
-  });
-  $("#ask").addEventListener("click", () => $("#keys").showModal());
-
-  // --- dark and light -------------------------------------------------------------------------------------------------
-  const kept = { get: () => { try { return localStorage.getItem("sdapp-theme"); } catch { return null; } },
-    set: (value) => { try { localStorage.setItem("sdapp-theme", value); } catch { /* storage is not allowed */ } } };
-  if (kept.get()) root.dataset.theme = kept.get();
-  $("#theme").addEventListener("click", () => {
-    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = dark ? "light" : "dark";
-    kept.set(root.dataset.theme);
   });
 
   // The images of the first combination are in the page; the data does not repeat them.

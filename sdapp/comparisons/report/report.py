@@ -1,15 +1,12 @@
 """The report of a comparison: one HTML file that works offline."""
 
-import hashlib
 from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-
-from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
 
 from sdapp.comparisons.cells import Cell, Combination, Comparison, Reference, read_comparison
 from sdapp.comparisons.folder import open_image
@@ -17,13 +14,12 @@ from sdapp.comparisons.report import format, plots
 from sdapp.comparisons.statistics import band, rank, stochastic, summarise
 from sdapp.errors import InputError
 from sdapp.outputs.files import overwrite
+from sdapp.pages.page import SYMBOLS, render_page
 
 NAME = "report.html"
 MAX_INLINE = 20_000_000  # bytes of images inside the file; all others are links
 SMALL = 128  # pixels; images up to this side are kept lossless, because they are looked at enlarged
 HERE = Path(__file__).parent
-# Control characters are invisible; these symbols stand for them.
-SYMBOLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 MISSING = {"status": "missing", "message": "not painted yet"}
 PageEntry = dict[str, Any]  # what the page shows of one cell or reference, as text
 
@@ -35,17 +31,16 @@ def build_report(folder: Path, max_inline: int = MAX_INLINE) -> Path:
     Raises MissingInputError and InputError if the results cannot be read, OutputError.
     """
     comparison = read_comparison(folder)
-    page = _render(comparison, _PageData(comparison, _ImageSources(folder, max_inline)).collect())
-    overwrite(folder / NAME, [page.encode()])
+    overwrite(
+        folder / NAME, _render(comparison, _PageData(comparison, _ImageSources(folder, max_inline)).collect())
+    )
     return folder / NAME
 
 
-def _render(comparison: Comparison, data: PageEntry) -> str:
-    loader = FileSystemLoader(HERE)
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["visible"] = lambda text: str(text).translate(SYMBOLS)
-    style, script = ((HERE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    return environment.get_template("report.html.jinja").render(
+def _render(comparison: Comparison, data: PageEntry) -> Iterator[bytes]:
+    return render_page(
+        HERE,
+        "report",
         comparison=comparison,
         data=data,
         script_data=data | {"views": [_without_images(data["views"][0]), *data["views"][1:]]},
@@ -57,10 +52,6 @@ def _render(comparison: Comparison, data: PageEntry) -> str:
         band=band(comparison),
         number=format.number,
         sample=_describe_sample(comparison),
-        style=Markup(style),  # from this package, without any text of the user
-        script=Markup(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
     )
 
 
@@ -79,10 +70,6 @@ def _describe_sample(comparison: Comparison) -> str:
     varied = {key: len(values) for key, values in comparison.varied.items() if len(values) > 1}
     axes |= {f"{key} value".replace("_", " "): size for key, size in varied.items()}
     return " × ".join(format.counted(size, name) for name, size in axes.items())
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _join(*parts: str, separator: str = " · ") -> str:
