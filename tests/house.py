@@ -23,7 +23,7 @@ INSIDE = {
     ),
     "comparisons": ("run", "report", "measure", "plan", "pace", "folder", "statistics", "cells", "metrics", "analytic"),
     "comparisons/report": ("report", "plots", "sheets", "format"),
-    "batches": ("prune", "run", "prompt_file", "items", "executors", "finished", "ledger", "seed_state", "leases"),
+    "batches": ("prune", "run", "prompt_file", "executors", "items", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (
         "loading", "startup", "batch_size", "memory", "loras", "unet", "solvers", "shortcuts", "decode",
         "task_inputs", "text_encoder", "noise",

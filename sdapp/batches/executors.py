@@ -1,9 +1,11 @@
 """Where work is painted: in this process, or wherever another Executor sends it."""
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from sdapp.batches.items import Item
 from sdapp.diffusion.startup import importing
 from sdapp.jobs import LoadKey, Work
 from sdapp.models.locate import Model
@@ -18,14 +20,29 @@ if TYPE_CHECKING:
 Loader = Callable[[Work, Model], "Painter"]
 
 
+@dataclass(frozen=True)
+class Pack:
+    """Work whose jobs are those of `items`, in the same order: one piece for an executor."""
+
+    work: Work
+    items: tuple[Item, ...]
+
+
 class Executor(Protocol):
-    """Paints work and yields a result for each of its jobs, in their order."""
+    """Paints work, in this process or elsewhere."""
 
     def together(self, work: Work) -> int:
-        """How many jobs at the beginning of the work can be painted in one batch."""
+        """How many jobs at the beginning of the work should be in one pack."""
 
     def paint(self, work: Work, on_step: OnStep | None = None) -> Iterator[Result]:
-        """Paint jobs in order. Raises SdappError if one cannot be painted, except with `work.keep_going`."""
+        """Paint jobs in order; yield a result for each. Raises SdappError if one cannot be painted, except
+        with `work.keep_going`.
+        """
+
+    def paint_packs(
+        self, packs: Iterable[Pack], on_step: OnStep | None = None
+    ) -> Iterator[tuple[Item, Result]]:
+        """Paint packs, each taken when it can begin soon; yield results as they finish, in any order."""
 
 
 def load_painter(work: Work, model: Model, set_up: Callable[[], None] | None = None) -> "Painter":
@@ -63,6 +80,13 @@ class LocalExecutor:
 
     def paint(self, work: Work, on_step: OnStep | None = None) -> Iterator[Result]:
         return self.painter(work).paint(work.jobs, work.batch_size, on_step, work.keep_going)
+
+    def paint_packs(
+        self, packs: Iterable[Pack], on_step: OnStep | None = None
+    ) -> Iterator[tuple[Item, Result]]:
+        for pack in packs:
+            for result in self.paint(pack.work, on_step):
+                yield pack.items[result.index], result
 
     def painter(self, work: Work) -> "Painter":
         """The painter with the model of the work; frees another model before it loads this one."""

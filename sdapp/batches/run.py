@@ -7,7 +7,7 @@ from dataclasses import InitVar, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-from sdapp.batches.executors import Executor
+from sdapp.batches.executors import Executor, Pack
 from sdapp.batches.finished import Finished
 from sdapp.batches.items import WHOLE_FILE, Item, Shard, is_new, unique_items
 from sdapp.batches.leases import Leases, in_use, sweep
@@ -187,15 +187,26 @@ class _Painting:
             yield from self._paint(waiting)
 
     def _paint(self, items: Iterable[Item]) -> Iterator[Result]:
+        for item, result in self.executor.paint_packs(self._packs(items), self.on_step):
+            # After this machine was suspended, another run may have taken the lease and painted the image.
+            if self.leases.holds(item.job.id) or (self.leases.claim(item.job.id) and not self._is_done(item)):
+                yield self.batch.take(result, item)
+            else:
+                self.elsewhere.append(item)
+                self.leases.release(item.job.id)
+
+    def _packs(self, items: Iterable[Item]) -> Iterator[Pack]:
+        """Yield leased images that can share UNet calls, as many together as the executor paints at once."""
         finished = self.batch.finished
-        for pack in _packs(item for item in items if item.job.id not in finished):
-            queue = iter(pack)
-            while leased := list(islice(self._lease(queue), self.executor.together(self._work(pack[:1])))):
+        for alike in _alike(item for item in items if item.job.id not in finished):
+            queue = iter(alike)
+            while leased := list(islice(self._lease(queue), self.executor.together(self._work(alike[:1])))):
                 finished.refresh()  # a run that held one of these has published it before releasing it
                 for item in leased:
                     if item.job.id in finished:
                         self.leases.release(item.job.id)
-                yield from self._paint_together([item for item in leased if item.job.id not in finished])
+                if left := tuple(item for item in leased if item.job.id not in finished):
+                    yield Pack(self._work(left), left)
 
     def _lease(self, queue: Iterator[Item]) -> Iterator[Item]:
         for item in queue:
@@ -206,16 +217,6 @@ class _Painting:
             else:
                 self.elsewhere.append(item)
 
-    def _paint_together(self, items: Sequence[Item]) -> Iterator[Result]:
-        for result in self.executor.paint(self._work(items), self.on_step) if items else ():
-            item = items[result.index]
-            # After this machine was suspended, another run may have taken the lease and painted the image.
-            if self.leases.holds(item.job.id) or (self.leases.claim(item.job.id) and not self._is_done(item)):
-                yield self.batch.take(result, item)
-            else:
-                self.elsewhere.append(item)
-                self.leases.release(item.job.id)
-
     def _work(self, items: Sequence[Item]) -> Work:
         config, jobs = self.batch.config, [item.job for item in items]
         return Work(self.batch.load, jobs, config.batch_size, keep_going=True, unet_calls=self.unet_calls)
@@ -225,7 +226,7 @@ class _Painting:
         return item.job.id in self.batch.finished.done
 
 
-def _packs(items: Iterable[Item]) -> Iterator[list[Item]]:
+def _alike(items: Iterable[Item]) -> Iterator[list[Item]]:
     """Put jobs that can share UNet calls together, within a window of the file."""
     items = iter(items)
     while window := list(islice(items, WINDOW)):
