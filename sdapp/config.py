@@ -61,6 +61,10 @@ class SchedulerChoice(Frozen):
 
     name: Annotated[str, Field(min_length=1), Setting("name")] = "dpm++2m-karras"
     options: dict[str, Annotated[Option, Setting(expected="text, a number, true, false or null")]] = {}
+    exact: Annotated[
+        bool,
+        Field(exclude=True, description="Keep its timesteps, even if the model was made for others."),
+    ] = False
 
     def resolve(self) -> schedulers.Resolved:
         """Find the scheduler and every option that it is built with. Raises ConfigError."""

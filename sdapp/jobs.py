@@ -256,12 +256,14 @@ def _count_chunks(config: RunConfig, model: Model) -> int:
 
 def choose_scheduler(config: RunConfig, model: Model) -> tuple[SchedulerChoice, str]:
     """Return the scheduler that the model runs with, and a note if it is another than asked for, or ""."""
-    asked, is_given = config.scheduler, "scheduler" in config.model_fields_set
-    name, options, note = schedulers.fit_to_model(
-        asked.name, asked.options, config.noise_schedule(model.scheduler_config), is_given
-    )
-    schedulers.check_run(schedulers.resolve(name, options), config.steps, config.eta)
-    return asked.model_copy(update={"name": name, "options": dict(options)}), note
+    asked, own = config.scheduler, config.noise_schedule(model.scheduler_config)
+    is_given = "scheduler" in config.model_fields_set
+    fitted = schedulers.fit_to_model(asked.name, asked.options, own, is_given)
+    name, options, note = (asked.resolve().name, asked.options, "") if asked.exact else fitted
+    resolved = schedulers.resolve(name, options)
+    schedulers.check_run(resolved, config.steps, config.eta)
+    schedulers.check_noise_schedule(resolved, own)
+    return SchedulerChoice(name=name, options=dict(options)), note
 
 
 def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict[str, str]]:

@@ -106,13 +106,16 @@ def _without_effect(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     """Notes on settings that have no effect beside others."""
     calls, (begin, end) = job.unet_calls, job.guidance_interval
     is_guided, is_cached = job.guidance_scale > 1, "cache_interval" in job.shortcuts
+    unguided = "at a guidance_scale of 1 or below"
+    if model.embeds_guidance:
+        is_guided, unguided = False, "on this model, whose UNet reads the guidance scale (LCM)"
     is_ever_guided = any(begin <= call / calls < end for call in range(calls))
     quality_is_given = "quality" in config.output.model_fields_set
     rules = (
-        ("negative_prompt", "at a guidance_scale of 1 or below", not is_guided and job.negative_prompt),
-        ("guidance_interval", "at a guidance_scale of 1 or below",
+        ("negative_prompt", unguided, not is_guided and job.negative_prompt),
+        ("guidance_interval", unguided,
          not is_guided and "guidance_interval" in job.shortcuts),
-        ("guidance_rescale", "at a guidance_scale of 1 or below", not is_guided and job.guidance_rescale),
+        ("guidance_rescale", unguided, not is_guided and job.guidance_rescale),
         ("guidance_scale", "if no UNet call is in the guidance_interval", is_guided and not is_ever_guided),
         ("cache_interval", "with a single UNet call", is_cached and calls == 1),
         ("compile", "with a cache_interval above 1", is_cached and config.compile == "on"),

@@ -121,6 +121,8 @@ TABLE: tuple[Scheduler, ...] = (
 # sigmas they ignore the spacing; other classes spread sigmas from its first timestep to its last.
 ONE_MORE = (_MULTISTEP, "UniPCMultistepScheduler", "DEISMultistepScheduler", "SASolverScheduler")
 DISTILLED = ("lcm", "tcd")  # rows for models that were distilled for them
+# Classes that divide by the signal of the last timestep: zero with zero terminal SNR. Others keep a little.
+DIVIDE_BY_SIGNAL = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
 # The fewest steps, besides 1, that remove the noise: the result deviates at most twice as much as the data
 # (Gaussian, 0.5; tests/comparisons/test_analytic.py). A second evaluation across a long step amplifies noise.
 LEAST_STEPS = {

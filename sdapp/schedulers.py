@@ -174,6 +174,24 @@ def check_run(resolved: Resolved, steps: int, eta: float | None) -> None:
     _check_timesteps(resolved, steps)
 
 
+def check_noise_schedule(resolved: Resolved, own: Mapping[str, Any]) -> None:
+    """Refuse a scheduler that cannot run with zero terminal SNR. Raises ConfigError.
+
+    `own` is the model's scheduler_config.json.
+    """
+    schedule = {**own, **resolved.options}
+    if not schedule.get("rescale_betas_zero_snr"):
+        return
+    if "rescale_betas_zero_snr" not in constructor_options(resolved.scheduler.class_name):
+        problem = f"this model has zero terminal SNR, which {resolved.name} does not support"
+        raise ConfigError(f"scheduler: {problem}; use ddim, euler, euler-a, dpm++2m or unipc")
+    is_last = resolved.options.get("timestep_spacing", "leading") != "leading"
+    is_noise = schedule.get("prediction_type", "epsilon") == "epsilon"
+    if is_noise and is_last and resolved.scheduler.class_name in table.DIVIDE_BY_SIGNAL:
+        problem = f"{resolved.name} ends in NaN with zero terminal SNR if the model predicts noise"
+        raise ConfigError(f"scheduler: {problem}; it needs prediction_type: v_prediction, or zero_snr: off")
+
+
 def _check_timesteps(resolved: Resolved, steps: int) -> None:
     """Refuse steps that end in NaN, because timesteps repeat, or do not begin at pure noise."""
 

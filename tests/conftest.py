@@ -97,16 +97,16 @@ def read_by_others(path: Path) -> None:
 
 
 @pytest.fixture
-def zero_snr(tmp_path: Path) -> Path:
-    """The built-in model with a noise schedule that, for example, lms refuses when it is built."""
-    folder = tmp_path / "zero-snr"
+def predicts_image(tmp_path: Path) -> Path:
+    """The built-in model as one that predicts the image, which for example euler-a cannot step with."""
+    folder = tmp_path / "predicts-image"
     for part in ("text_encoder", "tokenizer", "unet", "vae", "model_index.json"):
         folder.mkdir(exist_ok=True)
         (folder / part).symlink_to(POSTCARDS / part)
     config = json.loads((POSTCARDS / "scheduler" / "scheduler_config.json").read_bytes())
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(
-        json.dumps(config | {"rescale_betas_zero_snr": True})
+        json.dumps(config | {"prediction_type": "sample"})
     )
     return folder
 

@@ -117,6 +117,33 @@ def test_a_model_for_inpainting_paints_nothing_else(tmp_path: Path, files: dict[
         plan(config(), nine)
 
 
+def with_scheduler(model: Model, **own: Any) -> Model:
+    """The model with this in its scheduler_config.json."""
+    (model.path / "scheduler").mkdir()
+    (model.path / "scheduler" / "scheduler_config.json").write_text(json.dumps(own))
+    return model
+
+
+def test_zero_snr_needs_a_scheduler_that_can_do_it(model: Model) -> None:
+    asked = config(scheduler="lms", prediction_type="v_prediction", zero_snr="on")
+    with pytest.raises(ConfigError, match="zero terminal SNR, which lms does not support"):
+        plan(asked, model)
+
+
+def test_a_scheduler_is_fitted_to_the_model_unless_it_is_exact_or_from_a_record(
+    model: Model, tmp_path: Path
+) -> None:
+    model = with_scheduler(model, _class_name="EulerDiscreteScheduler", timestep_spacing="trailing")
+    assert only(config(scheduler="euler"), model).scheduler.name == "euler-trailing"
+    exact = only(config(scheduler={"name": "euler", "exact": True}), model)
+    assert exact.scheduler.name == "euler"
+    assert "exact" not in exact.to_data()["scheduler"]
+    record = to_layer(to_portable(exact, tmp_path), tmp_path / "image.png")
+    assert only(validate(record), model).id == exact.id
+    other = validate(merge([record, override("scheduler", "ddim", "--scheduler")]))
+    assert only(other, model).scheduler.name == "ddim-trailing"
+
+
 def test_a_missing_input_is_named(model: Model) -> None:
     with pytest.raises(MissingInputError, match=r"none\.png: No such file"):
         plan(img2img("none.png"), model)

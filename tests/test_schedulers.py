@@ -6,7 +6,14 @@ import pytest
 
 from sdapp.errors import ConfigError
 from sdapp.scheduler_table import TABLE
-from sdapp.schedulers import check_run, constructor_options, few_steps, fit_to_model, resolve
+from sdapp.schedulers import (
+    check_noise_schedule,
+    check_run,
+    constructor_options,
+    few_steps,
+    fit_to_model,
+    resolve,
+)
 
 SPELLINGS = {
     "pndm": ["PLMS", "PNDM", "pndm", "PNDMScheduler"],
@@ -320,6 +327,35 @@ def test_what_a_model_was_distilled_for_is_used_and_defaults_of_diffusers_are_no
         own in (TURBO, LCM, ZERO_SNR)
         and (name, own) not in (("tcd", LCM), ("dpm++2s", TURBO), ("euler", ZERO_SNR))
     )
+
+
+EPSILON = ZERO_SNR | {"prediction_type": "epsilon"}
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "message"),
+    [
+        ("lms", ZERO_SNR, "zero terminal SNR, which lms does not support; use ddim, euler, euler-a, dpm"),
+        ("heun", EPSILON, "which heun does not support"),
+        ("lms", ORDINARY, ""),
+        ("euler", ZERO_SNR, ""),
+        ("euler", EPSILON, ""),
+        ("ddim-trailing", ZERO_SNR, ""),
+        ("ddim-trailing", EPSILON, "ddim-trailing ends in NaN with zero terminal SNR if the model predicts"),
+        ("tcd-trailing", EPSILON, "it needs prediction_type: v_prediction, or zero_snr: off"),
+        ("ddim", EPSILON, ""),
+    ],
+)
+def test_what_cannot_run_with_zero_terminal_snr_is_refused(
+    name: str, own: dict[str, Any], message: str
+) -> None:
+    try:
+        check_noise_schedule(resolve(name), own)
+        found = ""
+    except ConfigError as exc:
+        found = str(exc)
+    assert bool(found) == bool(message)
+    assert message in found
 
 
 @pytest.mark.parametrize(

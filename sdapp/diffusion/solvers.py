@@ -12,7 +12,7 @@ from torch import empty
 
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.scheduler_table import SIGMAS, TIMESTEPS
-from sdapp.schedulers import FROM_MODEL, Resolved
+from sdapp.schedulers import FROM_MODEL, Resolved, check_noise_schedule
 
 # Building with one of these warns that they are deprecated; setting them afterwards does not.
 DEPRECATED = ("dpmsolver", "sde-dpmsolver")
@@ -119,15 +119,12 @@ def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: 
     DPM++ SDE. Not with `from_config`, which keeps other options of the model. Raises ConfigError for a value
     that the class refuses, UnavailableError for a missing package.
     """
+    check_noise_schedule(resolved, model_config)
     class_name = resolved.scheduler.class_name
     cls = REPAIRED.get(class_name) or getattr(diffusers, class_name)
     known = inspect.signature(cls).parameters
     options = {key: model_config[key] for key in FROM_MODEL if key in model_config and key in known}
     options |= resolved.options
-    if model_config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in known:
-        problem = f"this model has zero terminal SNR, which {resolved.name} does not support"
-        fix = "use ddim, euler or dpm++2m with timestep_spacing trailing"
-        raise ConfigError(f"scheduler: {problem}; {fix}")
     if "noise_sampler_seed" in known:
         options["noise_sampler_seed"] = list(seeds)
     later = {key: value for key, value in options.items() if value in DEPRECATED}
@@ -139,10 +136,6 @@ def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: 
     except (ValueError, NotImplementedError, TypeError) as exc:
         raise ConfigError(f"{resolved.name}: {exc}") from exc
     scheduler.register_to_config(**later)
-    begins_last = scheduler.config.get("timestep_spacing") != "leading"
-    if scheduler.alphas_cumprod[-1] == 0 and begins_last and scheduler.config.prediction_type == "epsilon":
-        problem = f"{resolved.name} ends in NaN with zero terminal SNR if the model predicts noise"
-        raise ConfigError(f"scheduler: {problem}; it needs a prediction_type of v_prediction or sample")
     return _set_our_way(scheduler)
 
 

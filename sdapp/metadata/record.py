@@ -57,6 +57,8 @@ def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
         path = values["task"][key]
         if images.inputs.read(path, f"{image}: task.{key}")[1] != digest:
             raise InputError(f"{image}: task.{key}: {path} is not the file that this image was made from")
+    if isinstance(values.get("scheduler"), dict):
+        values["scheduler"] = values["scheduler"] | {"exact": True}  # it ran as it is
     values["loras"] = [lora | {"file": str(image.parent / lora["file"])} for lora in loras]
     for key in MODEL_KEYS:
         if str(values.get(key, "")).startswith("."):

@@ -117,6 +117,11 @@ class Model:
         """Input channels of the UNet: those of the latents, or more in a model made for inpainting."""
         return int(self.facts["channels"])
 
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the UNet reads the guidance scale, as LCMs do; then no negative prompt is used."""
+        return not {"time_cond", originals.TIME_COND}.isdisjoint(self.facts)
+
     def weights(self, part: str) -> tuple[str | None, list[Path]]:
         """Which variant of a part's weights is loaded (None: the full ones), and its files.
 
@@ -166,6 +171,7 @@ def _folder_facts(folder: Path) -> dict[str, Any]:
         "channels": unet.get("in_channels"),
         "context": unet.get("cross_attention_dim"),
         "added": unet.get("addition_embed_type"),
+        "time_cond": unet.get("time_cond_proj_dim"),
         "quantized": unet.get("quantization_config"),
         "sample_size": unet.get("sample_size"),
         "widths": vae.get("block_out_channels"),

@@ -15,6 +15,7 @@ from sdapp.models.files import tensor_shapes
 
 Config = dict[str, Any]
 UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
+TIME_COND = f"{UNET_PREFIX}time_embed.cond_proj.weight"  # in LCMs: the UNet reads the guidance scale
 MERGES = Path(__file__).parent / "clip" / "merges.txt.gz"
 END_TOKEN = "<|endoftext|>"
 
@@ -123,12 +124,16 @@ def read_configs(path: Path, layout: Config) -> dict[str, Config]:
     """
     shapes = tensor_shapes(path)
     configs = {part: _fill(config, shapes, f"model: {path} has no {part}") for part, config in layout.items()}
+    if TIME_COND in shapes:
+        configs["unet"]["time_cond_proj_dim"] = shapes[TIME_COND][1]
     return configs | {"scheduler": scheduler_config(path, layout)}
 
 
 def scheduler_config(path: Path, layout: Config) -> Config:
     """The config of a file's scheduler: that of its family, with what its UNet predicts."""
     config: Config = dict(layout["scheduler"])
+    if TIME_COND in tensor_shapes(path):
+        config = {"_class_name": "LCMScheduler", **_BETAS}
     if predicts_v(path, layout):
         config["prediction_type"] = "v_prediction"
         config["rescale_betas_zero_snr"] = "ztsnr" in tensor_shapes(path)

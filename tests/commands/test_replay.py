@@ -141,21 +141,23 @@ def test_images_of_two_models_load_each_of_them_once(sdapp: Run, tiny: Callable[
     assert len(verified.stdout.splitlines()) == 4
 
 
-def test_an_image_that_fails_is_told_and_the_others_are_painted(sdapp: Run, zero_snr: Path) -> None:
-    [path] = paint(sdapp, "a cat", "--model", zero_snr)
-    bad = theirs(text="x\nSteps: 2, Sampler: LMS, Seed: 3, Size: 64x64, RNG: CPU")
-    result = sdapp("replay", bad, path, "--model", zero_snr)
+def test_an_image_that_fails_is_told_and_the_others_are_painted(sdapp: Run, predicts_image: Path) -> None:
+    [path] = paint(sdapp, "a cat", "--model", predicts_image)
+    bad = theirs(text="x\nSteps: 2, Sampler: Euler a, Seed: 3, Size: 64x64, RNG: CPU")
+    result = sdapp("replay", bad, path, "--model", predicts_image)
     assert result.exit_code == 3
-    assert "error: theirs.png: scheduler: this model has zero terminal SNR" in result.stderr
+    assert (
+        "error: theirs.png: NotImplementedError: prediction_type not implemented yet: sample" in result.stderr
+    )
     assert len(result.stdout.splitlines()) == 1
-    verified = sdapp("replay", bad, path, "--model", zero_snr, "--verify", "--json")
+    verified = sdapp("replay", bad, path, "--model", predicts_image, "--verify", "--json")
     assert verified.exit_code == 3
     rows = [json.loads(line) for line in verified.stdout.splitlines()]
     assert [(row["path"], row["seed"], row["largest_difference"]) for row in rows] == [
         ("theirs.png", 3, None),
         (str(path), 7, 0),
     ]
-    assert (rows[0]["error"][:10], rows[1]["error"]) == ("scheduler:", None)
+    assert (rows[0]["error"][:14], rows[1]["error"]) == ("NotImplemented", None)
 
 
 # --- verifying ----------------------------------------------------------------------------------------------

@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from typer.testing import Result
 
 from sdapp import schedulers
 from sdapp.comparisons import analytic
 from sdapp.diffusion import solvers
-from sdapp.errors import ConfigError
 from sdapp.metadata.record import read_header
 
 Tiny = Callable[..., Path]
@@ -68,11 +66,3 @@ def test_the_deprecated_algorithm_is_built_without_a_warning() -> None:
     with warnings.catch_warnings(action="error"):
         built = solvers.build_scheduler(schedulers.resolve("dpm"), analytic.MODEL, ())
     assert built.config.algorithm_type == "dpmsolver"
-
-
-def test_zero_terminal_snr_is_refused_where_the_model_predicts_noise() -> None:
-    resolved = schedulers.resolve("ddim-trailing")
-    zero = analytic.MODEL | {"rescale_betas_zero_snr": True}
-    with pytest.raises(ConfigError, match="it needs a prediction_type of v_prediction"):
-        solvers.build_scheduler(resolved, zero, ())
-    solvers.build_scheduler(resolved, zero | {"prediction_type": "v_prediction"}, ())
