@@ -1,10 +1,10 @@
 # make demo: install and paint the README's pictures · make test · make quick: checks without a model, under a minute
-# make check: what a change must pass · make fix · make train
+# make check: what a change must pass · make fix · make docs: the site, in build/docs · make train
 # On a GPU, with PYTHON=… a Python that has torch for CUDA and what pyproject.toml asks for: make test-gpu · make bench-gpu · make train-128
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-gpu bench-gpu lint quick check fix train train-128
+.PHONY: demo test test-gpu bench-gpu lint quick check fix docs train train-128
 .DEFAULT_GOAL := demo
 
 .venv/installed: pyproject.toml constraints.txt
@@ -53,6 +53,10 @@ check: lint test
 fix: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 train: .venv/installed
 	$(BIN)/python training/train.py training/postcards-64.yaml

@@ -1,4 +1,4 @@
-"""Make the images of docs/comparing.md from its comparison: python docs/screenshots.py comparison docs"""
+"""Make the images of docs/compare.md from its comparison: python docs/screenshots.py comparison docs"""
 
 import shutil
 import sys

@@ -37,7 +37,7 @@ MODEL_TESTS = (
     "test_postcards.py",
     "test_profiling.py",
     "test_sdxl.py",
-    "test_readme.py",
+    "test_docs.py",
     "test_training.py",
     "commands/test_batch.py",
     "commands/test_compare.py",

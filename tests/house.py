@@ -12,6 +12,7 @@ from pathlib import Path
 
 # Imports go down this list only: each name may import those after it. Folders have a list of their own below.
 TOP = (
+    "__main__",
     "cli", "commands", "api", "comparisons", "replays", "batches", "notes", "pipelines", "diffusion", "outputs", "pages", "records",
     "metadata", "prompts", "jobs", "models", "config", "settings", "schedulers", "scheduler_table", "images", "markup", "errors",
     "profiling",

@@ -3,7 +3,7 @@
 The data are Gaussian in each of D dimensions. For them, the noise that a perfect model predicts has a closed
 form, and so has the end of the probability-flow ODE (Song et al. 2021, equation 13; Karras et al. 2022,
 appendix B). The difference is the error of the scheduler: its solver, its timesteps, its first and last noise
-level, and how sdapp builds it. docs/comparing.md has the table and says what it proves.
+level, and how sdapp builds it. docs/compare.md has the table and says what it proves.
 
 Schedulers are linear in the noise and in the means. So two runs give the exact root of the mean square over
 all noises and means, without random numbers: noise 1 with means 0, and noise 0 with the standard deviation

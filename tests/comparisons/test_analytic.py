@@ -22,7 +22,7 @@ from sdapp.errors import ConfigError
 from sdapp.scheduler_table import TABLE, Option
 
 GOLDEN = Path(__file__).with_name("analytic.json")
-PAGE = Path(__file__).parents[2] / "docs" / "comparing.md"
+PAGE = Path(__file__).parents[2] / "docs" / "compare.md"
 NAMES = analytic.deterministic()
 # RMS error at 5, 10, 20 and 40 steps, measured independently: D = 4096, one sample, data of unpublished means and spreads.
 PUBLISHED = {

@@ -1,0 +1,5 @@
+"""`python -m sdapp`."""
+
+from sdapp.cli import run
+
+run()
