@@ -15,9 +15,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 import sdapp
@@ -30,6 +30,7 @@ from sdapp.diffusion.noise import Float32Noise
 from sdapp.diffusion.solvers import build_scheduler
 from sdapp.jobs import Job, Work
 from sdapp.models.files import BUILT_IN
+from sdapp.models.locate import locate
 from sdapp.records import Result
 from sdapp.settings.layers import Layer
 
@@ -89,8 +90,9 @@ def by_hand(settings: Settings) -> Callable[[Sequence[Job], Path], None]:
 
     An image is saved under the id of its job.
     """
-    pipe = StableDiffusionPipeline.from_pretrained(
-        settings["model"], dtype=DTYPES[settings["dtype"]], safety_checker=None
+    family = locate(settings["model"]).family
+    pipe = getattr(diffusers, family.pipelines["txt2img"]).from_pretrained(
+        settings["model"], dtype=DTYPES[settings["dtype"]], **family.components, **family.options
     )
     pipe.to(settings["device"]).set_progress_bar_config(disable=True)
     config, current = dict(pipe.scheduler.config), None

@@ -182,6 +182,12 @@ Side = Annotated[
     Field(description="Pixels, a multiple of 8; default: of the input image, else of the model."),
 ]
 
+Pixels = Annotated[list[Annotated[int, Field(ge=0, le=16384)]], Field(min_length=2, max_length=2)]
+Pair = Annotated[
+    Pixels | None,
+    BeforeValidator(ranges.pair, json_schema_input_type=str | Pixels | None),
+    Setting(list_of=(int,)),
+]
 Fractions = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)]
 
 
@@ -249,6 +255,12 @@ class ImageSettings(Frozen):
     ] = "a1111"
     width: Side = None
     height: Side = None
+    original_size: Annotated[
+        Pair, Field(description="SDXL: WIDTHxHEIGHT that the model is told the image had; default: its size.")
+    ] = None
+    crop: Annotated[
+        Pair, Field(description="SDXL: LEFT,TOP where the model is told it was cropped; default: 0,0.")
+    ] = None
     seed: Annotated[
         int | None,
         Field(

@@ -67,9 +67,10 @@ class Job(ImageSettings, ModelSettings):
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
 
     def to_data(self) -> dict[str, Any]:
-        """Return the job as plain data for JSON, in the order of older records."""
+        """Return the job as plain data for JSON, in the order of older records; without sizes not given."""
         content = self.model_dump(mode="json")
-        return {key: content[key] for key in (*ALWAYS_IN_ID, *LATER_DEFAULTS)}
+        keys = (*ALWAYS_IN_ID, *LATER_DEFAULTS)
+        return {key: content[key] for key in keys if key not in ONLY_IF_GIVEN or content[key] is not None}
 
     @cached_property
     def pack(self) -> str:
@@ -161,6 +162,7 @@ ALWAYS_IN_ID = (
     "model", "revision", "dtype", "scheduler", "steps", "guidance_scale", "negative_prompt", "width",
     "height", "seed", "task", "prompt", "eta", "clip_skip", "memory", "inputs",
 )  # fmt: skip
+ONLY_IF_GIVEN = ("original_size", "crop")  # in the record
 LATER_DEFAULTS = {
     key: field.default
     for key, field in Job.model_fields.items()

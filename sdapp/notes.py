@@ -105,6 +105,7 @@ def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str
 def _without_effect(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     """Notes on settings that have no effect beside others."""
     calls, (begin, end) = job.unet_calls, job.guidance_interval
+    is_xl = model.family.reads_sizes
     is_guided, is_cached = job.guidance_scale > 1, "cache_interval" in job.shortcuts
     unguided = "at a guidance_scale of 1 or below"
     if model.embeds_guidance:
@@ -119,8 +120,10 @@ def _without_effect(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
         ("guidance_scale", "if no UNet call is in the guidance_interval", is_guided and not is_ever_guided),
         ("cache_interval", "with a single UNet call", is_cached and calls == 1),
         ("compile", "with a cache_interval above 1", is_cached and config.compile == "on"),
+        ("original_size", "on this model: only SDXL reads it", not is_xl and job.original_size),
+        ("crop", "on this model: only SDXL reads it", not is_xl and job.crop),
         ("clip_skip", "if it is 1: this model always skips the last layer",
-         job.clip_skip == 1 and len(model.family.text_encoders) > 1),
+         job.clip_skip == 1 and is_xl),
         ("output.quality", "on PNG, which is lossless", quality_is_given and config.output.format == "png"),
     )  # fmt: skip
     return (f"{key} has no effect {case}" for key, case, applies in rules if applies)

@@ -31,10 +31,12 @@ from sdapp.diffusion.solvers import build_scheduler
 from sdapp.diffusion.startup import LOADING, without_advice
 from sdapp.diffusion.task_inputs import (
     TaskInputs,
+    keep_sizes_exact,
     paint_whole_cells,
     paste_result,
     pipeline_arguments,
     prepare_inputs,
+    told_sizes,
 )
 from sdapp.diffusion.text_encoder import Conditioning, TextEncoder
 from sdapp.diffusion.unet import Denoiser
@@ -103,6 +105,8 @@ class Painter:
         }
         for each in self._pipes.values():
             each.set_progress_bar_config(disable=True)
+            if family.reads_sizes:
+                keep_sizes_exact(each)
             if self.dtype in HALVES:
                 draw_in_float32(each, "prepare_latents", "prepare_mask_latents")
         paint_whole_cells(self._pipes["inpaint"])
@@ -219,6 +223,7 @@ class Painter:
             painting.latents = pipe(
                 **painting.conditioning.arguments(),
                 **pipeline_arguments(job, painting.inputs, len(jobs), *channels),
+                **(told_sizes(job) if self.family.reads_sizes else {}),
                 # On the CPU, one per image: the noise of an image depends on its own seed only.
                 generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
                 num_inference_steps=job.steps,

@@ -5,12 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from safetensors.torch import save_file
+from transformers import CLIPTextConfig
 
-from sdapp.models.originals import unet_name
+from sdapp.models.families import FAMILIES
+from sdapp.models.originals import Width, clip_tokenizer, unet_name
 
 Tensors = dict[str, torch.Tensor]
+SIDE = 64  # of the narrowest layer that every part can have
 OPEN_CLIP = {
     "text_model.": "",
     "text_projection.weight": "text_projection",
@@ -104,3 +109,44 @@ def _swap(key: str, names: Mapping[str, str]) -> str:
     for ours, theirs in names.items():
         key = re.sub(rf"(^|\.){re.escape(ours)}(?=\.)", rf"\g<1>{theirs}", key)
     return key
+
+
+def narrow(config: Any) -> Any:
+    """A part of a family's layout with all widths as small as can be."""
+    if isinstance(config, dict):
+        return {key: narrow(value) for key, value in config.items()}
+    if isinstance(config, list):
+        return [narrow(value) for value in config]
+    return max(1, SIDE // config.per) if isinstance(config, Width) else config
+
+
+def random_original(number: int, widths: dict[str, Any] | None = None, in_channels: int = 4) -> Any:
+    """A pipeline of a family with random weights and its real blocks and layers, each of them narrow."""
+    torch.manual_seed(number)
+    family, is_narrow = FAMILIES[number], widths is None
+    layout = narrow(family.layout)
+    if is_narrow and "text_encoder_2" in layout:  # wider than the first: loading tells the two apart by it
+        wide = {"hidden_size": 128, "num_attention_heads": 2}
+        widths = {
+            "text_encoder_2": wide,
+            "unet": {"cross_attention_dim": 192, "projection_class_embeddings_input_dim": 128 + 6 * 256},
+        }
+    for part, numbers in (widths or {}).items():
+        layout[part] |= numbers
+        if part.startswith("text_encoder"):
+            layout[part]["projection_dim"] = numbers["hidden_size"]
+    if not is_narrow:
+        layout["vae"]["block_out_channels"] = [128, 256, 512, 512]
+    layout["unet"]["in_channels"] = in_channels
+    parts = {
+        "unet": diffusers.UNet2DConditionModel.from_config(layout["unet"]),
+        "vae": diffusers.AutoencoderKL.from_config(layout["vae"]),
+    }
+    for name, tokenizer in family.text_encoders.items():
+        config = layout[name] | {"vocab_size": 49408}
+        parts[name] = getattr(transformers, config["architectures"][0])(CLIPTextConfig(**config))
+        parts[tokenizer] = clip_tokenizer(**layout[tokenizer])
+    scheduler = layout["scheduler"]
+    with torch.device("cpu"):  # schedulers compute their sigmas at once
+        parts["scheduler"] = getattr(diffusers, scheduler["_class_name"]).from_config(scheduler)
+    return getattr(diffusers, family.pipelines["txt2img"])(**parts, **family.components, **family.options)

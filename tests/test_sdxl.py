@@ -10,11 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from sdapp.config import Memory
+from original_layout import random_original, save_original
+from sdapp.config import Memory, validate
 from sdapp.diffusion.loading import load_pipeline
+from sdapp.errors import ConfigError
+from sdapp.jobs import plan
 from sdapp.models.locate import locate
+from sdapp.notes import notes_on_settings
 from sdapp.pipelines import Painter
 from sdapp.scheduler_table import TABLE
+from sdapp.settings.layers import Layer
 from test_pipelines import paint, painter_of, pixels, settings, tasks
 
 NAMES = [row.name for row in TABLE]
@@ -132,6 +137,69 @@ def test_calls_outside_of_the_guidance_interval_leave_the_pooled_rows_of_the_neg
     assert nowhere.record.unguided_calls == 3
     [first] = paint(asked | {"guidance_interval": [0, 0.26], "guidance_scale": 7}, painter)
     assert np.abs(pixels(first) - pixels(nowhere)).max() <= 1
+
+
+SIZES = {"original_size": (256, 192), "crop": (8, 24)}  # width and height, left and top
+
+
+@pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
+def test_the_model_is_told_the_original_size_and_the_crop(
+    kind: str, model: Path, painter: Painter, house: Path, mask: Path
+) -> None:
+    task = tasks(house, mask)[kind] | ({} if kind == "txt2img" else {"strength": 0.75})
+    asked = settings(model, scheduler="euler", task=task, width=128, height=128, guidance_scale=5)
+    [ours] = paint(asked | {key: list(pair) for key, pair in SIZES.items()}, painter)
+    sizes = {"original_size": (192, 256), "crops_coords_top_left": (24, 8)}
+    more = {"strength": 0.75} if kind == "inpaint" else {}
+    theirs = by_diffusers(model, kind, house, mask, guidance_scale=5.0, **sizes, **more)
+    inside = (slice(48, 112), slice(32, 96)) if kind == "inpaint" else ()
+    assert np.abs(pixels(ours) - theirs)[inside].max() <= 1
+    [plain] = paint(asked, painter)
+    assert (pixels(ours) != pixels(plain)).any()
+
+
+def test_sizes_are_in_id_and_record_only_if_they_are_given(model: Path) -> None:
+    located = locate(str(model))
+    [plain] = plan(validate(Layer(settings(model))), located)
+    [given] = plan(validate(Layer(settings(model, original_size="256x192", crop="8,24"))), located)
+    assert (given.original_size, given.crop) == ([256, 192], [8, 24])
+    assert plain.id != given.id
+    assert "crop" not in plain.to_data()
+    assert given.to_data()["crop"] == [8, 24]
+    assert "original_size" not in plain.to_data()
+
+
+def test_other_families_do_not_read_the_original_size(tiny: Callable[..., Path]) -> None:
+    config, located = validate(Layer(settings(tiny(), original_size=[256, 192]))), locate(str(tiny()))
+    notes = list(notes_on_settings(config, located, plan(config, located)[0]))
+    assert "original_size has no effect on this model: only SDXL reads it" in notes
+
+
+@pytest.mark.parametrize("given", ["256", "256x", [1, 2, 3], [True, 1], [-1, 8]])
+def test_what_is_no_size_is_refused(given: Any, model: Path) -> None:
+    with pytest.raises(ConfigError, match="original_size"):
+        validate(Layer(settings(model, original_size=given)))
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_in_float16_the_autoencoder_keeps_every_digit(is_file: bool, tmp_path: Path) -> None:
+    pipe = random_original(2)
+    path = tmp_path / ("model.safetensors" if is_file else "model")
+    _ = save_original(pipe, path) if is_file else pipe.save_pretrained(path)
+    loaded = load_pipeline(locate(str(path)), torch.float16)
+    assert loaded.unet.dtype == torch.float16
+    for name, weight in loaded.vae.state_dict().items():
+        assert torch.equal(weight, pipe.vae.state_dict()[name]), name
+
+
+def test_in_bfloat16_the_autoencoder_is_not_moved(model: Path, house: Path, mask: Path) -> None:
+    """The pipelines would cast it to float32 and back for each input image."""
+    given = settings(model, dtype="bfloat16", task=tasks(house, mask)["img2img"])
+    painter, seen = painter_of(given), list[torch.dtype]()
+    painter._vae.encoder.conv_in.register_forward_pre_hook(lambda part, _: seen.append(part.weight.dtype))
+    [result] = paint(given, painter)
+    assert result.error is None
+    assert seen == [torch.bfloat16]
 
 
 def test_in_float16_the_autoencoder_stays_in_float32(model: Path, house: Path, mask: Path) -> None:

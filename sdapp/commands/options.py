@@ -43,6 +43,10 @@ def switch(*names: str, help: str) -> Any:
 FROM_FILES = "Settings from a YAML file or from an image; of several, the last one wins."
 ConfigFiles = option(list[Path], "--config", "-c", help=FROM_FILES)
 Overrides = option(list[str], "--set", metavar="KEY=VALUE", help="Any setting, such as --set clip_skip=1.")
+SIZES = (
+    "Pixels, such as 768x512. Of the model if not given: 512x512 for SD 1.5; SDXL was trained on 1024x1024, "
+    "1152x896, 1216x832, 1344x768 and 1536x640, and these upright."
+)
 DryRun = switch("--dry-run", help="Check everything, print what would be painted, and stop.")
 OPTIONS: dict[str, Any] = {
     "config": ConfigFiles,
@@ -54,7 +58,7 @@ OPTIONS: dict[str, Any] = {
     "steps": option(int, "--steps", help="Denoising steps."),
     "guidance_scale": option(float, "--guidance-scale", "-g", help="How strongly the prompt steers."),
     "scheduler": option(str, "--scheduler", help="Any name that `sdapp schedulers` knows."),
-    "size": option(str, "--size", metavar="WxH", help="Pixels, such as 768x512."),
+    "size": option(str, "--size", metavar="WxH", help=SIZES),
     "loras": option(list[str], "--lora", metavar="FILE[:WEIGHT]", help="A LoRA file. Can be repeated."),
     "model": option(str, "--model", "-m", help=f"{BUILT_IN}, a Hub id, a folder or a .safetensors file."),
     "device": option(str, "--device", help="auto, cpu, cuda, cuda:N or mps."),

@@ -19,15 +19,16 @@ class Decoded:
     notes: tuple[tuple[str, ...], ...]
 
 
-def keep_in_float32(vae: Any) -> None:
-    """Move an autoencoder to float32 for good; it then encodes images of any dtype.
+def keep_dtype(vae: Any, dtype: torch.dtype) -> None:
+    """Let an autoencoder keep its dtype beside a UNet of this `dtype`; then it encodes images of any dtype.
 
-    Without `force_upcast` the pipelines leave it there; with it they would cast it to the UNet's dtype.
+    With `force_upcast` the pipelines would cast it to float32 and to the UNet's dtype again at each call.
     """
-    vae.to(torch.float32)
-    vae.register_to_config(force_upcast=False)
-    plain = vae.encode
-    vae.encode = lambda image, *args, **kwargs: plain(image.float(), *args, **kwargs)
+    if vae.config.force_upcast:
+        vae.register_to_config(force_upcast=False)
+    if vae.dtype != dtype:
+        plain = vae.encode
+        vae.encode = lambda image, *args, **kwargs: plain(image.to(vae.dtype), *args, **kwargs)
 
 
 def decode_latents(vae: Any, latents: torch.Tensor) -> Decoded:

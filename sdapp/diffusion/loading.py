@@ -17,7 +17,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from sdapp.diffusion.decode import keep_in_float32
+from sdapp.diffusion.decode import keep_dtype
 from sdapp.diffusion.startup import LOADING
 from sdapp.errors import UnavailableError
 from sdapp.models.files import read_json
@@ -41,22 +41,48 @@ def load_pipeline(model: Model, dtype: torch.dtype) -> Any:
     with LOADING, _without_progress_bars():
         vae = _load_vae(model, dtype)
         try:
+            vae |= {} if vae else _load_own_vae(model, dtype)
             pipe = (_from_file if model.is_file else _from_folder)(model, dtype, vae)
         except BROKEN as exc:
             _refuse_missing(model.path, _tensors_without_values(exc) if model.is_file else [])
             raise UnavailableError(f"model: {model.path} cannot be loaded: {_reason(exc)}") from exc
     if pipe.tokenizer.model_max_length > NO_TOKENIZER:
         raise UnavailableError(f"model: {model.path}: its tokenizer cannot be read; download the model again")
-    if dtype == torch.float16 and model.family.overflows_in_float16 and pipe.vae.config.force_upcast:
-        keep_in_float32(pipe.vae)
+    keep_dtype(pipe.vae, dtype)
     return pipe
+
+
+def _vae_dtype(model: Model, dtype: torch.dtype, config: Config) -> torch.dtype:
+    """The dtype of an autoencoder with this config: float32 where it would overflow in float16."""
+    overflows = model.family.overflows_in_float16 and config.get("_class_name") != "AutoencoderTiny"
+    needs_float32 = overflows and config.get("force_upcast", True)
+    return torch.float32 if dtype == torch.float16 and needs_float32 else dtype
+
+
+def _load_own_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
+    """The model's own autoencoder, if it needs another dtype than the rest, so that no digit is lost."""
+    is_file, folder = model.is_file, model.path / "vae"
+    config = model.family.layout["vae"] if is_file else read_json(folder / "config.json")
+    if (own := _vae_dtype(model, dtype, config)) == dtype:
+        return {}
+    if is_file:
+        return {"vae": _vae_of_file(model.path, own, read_vae_config(model.path, model.family.layout))}
+    cls = getattr(diffusers, config["_class_name"])
+    return {"vae": _load_part(cls, folder, own, model.weights("vae")[0])}
+
+
+def _vae_of_file(path: Path, dtype: torch.dtype, config: Config) -> Any:
+    with _configs_and_tokenizers({"vae": config}) as ours:
+        return diffusers.AutoencoderKL.from_single_file(
+            str(path), dtype=dtype, config=ours["config"], subfolder="vae", local_files_only=True
+        )
 
 
 def _from_folder(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
     """Load each part in the variant that the folder has of it."""
     family, classes = model.family, read_json(model.path / "model_index.json")
     parts = dict(vae)
-    for part in filter(model.has_own, family.weight_folders):
+    for part in [part for part in family.weight_folders if part not in parts]:
         library, name = classes[part]
         cls = getattr(LIBRARIES[library], name)
         parts[part] = _load_part(cls, model.path / part, dtype, model.weights(part)[0])
@@ -123,13 +149,11 @@ def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
             config = read_vae_config(model.vae, model.family.layout)
             if not model.is_file:
                 config |= read_json(model.path / "vae" / "config.json")
-            with _configs_and_tokenizers({"vae": config}) as ours:
-                part = diffusers.AutoencoderKL.from_single_file(
-                    str(model.vae), dtype=dtype, config=ours["config"], subfolder="vae", local_files_only=True
-                )
+            part = _vae_of_file(model.vae, _vae_dtype(model, dtype, config), config)
         else:
-            cls = getattr(diffusers, read_json(model.vae / "config.json", "vae")["_class_name"])
-            part = _load_part(cls, model.vae, dtype, key="vae")
+            config = read_json(model.vae / "config.json", "vae")
+            cls = getattr(diffusers, config["_class_name"])
+            part = _load_part(cls, model.vae, _vae_dtype(model, dtype, config), key="vae")
     except BROKEN as exc:
         _refuse_missing(model.vae, _tensors_without_values(exc) if model.vae.is_file() else [], "vae")
         raise UnavailableError(f"vae: {model.vae} cannot be loaded: {_reason(exc)}") from exc

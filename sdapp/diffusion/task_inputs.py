@@ -84,6 +84,22 @@ def paint_whole_cells(pipe: Any) -> None:
     pipe.prepare_mask_latents = prepare_mask_latents
 
 
+def keep_sizes_exact(pipe: Any) -> None:
+    """Let a pipeline of SDXL tell its UNet sizes in float32: halves round those above 2048 (or 256)."""
+    plain = pipe._get_add_time_ids
+
+    def get_add_time_ids(*args: Any, **kwargs: Any) -> Any:
+        return plain(*args, **kwargs | {"dtype": torch.float32})
+
+    pipe._get_add_time_ids = get_add_time_ids
+
+
+def told_sizes(job: Job) -> dict[str, Any]:
+    """The arguments of a pipeline of SDXL for `original_size` and `crop`, which have the height first."""
+    given = {"original_size": job.original_size, "crops_coords_top_left": job.crop}
+    return {name: (pair[1], pair[0]) for name, pair in given.items() if pair is not None}
+
+
 def pipeline_arguments(
     job: Job, canvas: TaskInputs | None, batch: int, unet_channels: int, latent_channels: int
 ) -> dict[str, Any]:

@@ -36,6 +36,11 @@ DEFAULTS: dict[str, tuple[str, ...]] = {  # fields that change no pixel with the
     "inpaintarea": ("Whole image", "Whole picture", "Only masked"), "app": (), "version": (), "user": (),
     "vaehash": (), "hashes": (), "initimagehash": (), "batchsize": (), "batchpos": (), "guidance": (),
 }  # fmt: skip
+ZERO_SNR = "Zero Terminal SNR"  # of the field `Noise Schedule` in A1111 and Forge
+OWN = {  # fields that only sdapp writes, with their settings
+    "Prediction type": "prediction_type", "Zero SNR": "zero_snr", "Original size": "original_size",
+    "Crop": "crop", "Guidance interval": "guidance_interval", "Cache interval": "cache_interval",
+}  # fmt: skip
 INPAINT = {"maskblur", "maskmode", "maskedcontent", "inpaintarea", "maskedareapadding"}
 
 
@@ -65,6 +70,9 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
         "Mask mode": "Inpaint masked" if task["kind"] == "inpaint" else None,
         "Emphasis": "None" if is_plain and not all(map(markup.is_plain, (prompt, negative))) else None,
         "Inpaint area": None if padding is None else "Only masked", "Masked area padding": padding,
+        "CFG rescale": values["guidance_rescale"] or None,
+        "Noise Schedule": ZERO_SNR if values["zero_snr"] == "on" else None,
+        **_own_fields(values),
         "Eta DDIM": values["eta"], "Scheduler options": json.dumps(options) if options else None,
         "Version": f"sdapp {version}",
     }  # fmt: skip
@@ -72,6 +80,19 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
     prompt = " ".join([prompt.strip(), *map(_lora_tag, loras)])
     lines = [prompt.strip(), f"Negative prompt: {negative.strip()}" if negative.strip() else None]
     return "\n".join([*(line for line in lines if line is not None), ", ".join(items)]).strip()
+
+
+def _own_fields(values: Mapping[str, Any]) -> dict[str, str | None]:
+    """The fields of `OWN`; without settings that are not given."""
+    prediction, (begin, end) = values["prediction_type"], values["guidance_interval"]
+    return {
+        "Prediction type": None if prediction == "auto" else prediction,
+        "Zero SNR": "off" if values["zero_snr"] == "off" else None,
+        "Original size": "x".join(map(str, values["original_size"] or ())),
+        "Crop": "x".join(map(str, values["crop"] or ())),
+        "Guidance interval": None if (begin, end) == (0, 1) else f"{begin:g}..{end:g}",
+        "Cache interval": None if values["cache_interval"] == 1 else values["cache_interval"],
+    }
 
 
 def _lora_tag(lora: Mapping[str, Any]) -> str:
@@ -225,6 +246,11 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
     carried.notes += [note] if note else []
     carry = carried.verbatim if is_ours and "Lora hashes" not in all_fields else carried.prompts
     carry(prompt, negative, "plain" if all_fields.get("Emphasis") == "None" else "a1111")
+    if fields.peek("Noise Schedule") == ZERO_SNR:
+        carried.carry(*fields.take("Noise Schedule"), zero_snr="on")
+    for name, setting in OWN.items():
+        if (value := fields.take(name)[1]) is not None:
+            carried.carry(name, value, **{setting: value})
     sampler, schedule = fields.sampler()
     if sampler:
         since_1_9 = re.search(r"v1\.(9|\d\d)", all_fields.get("Version", ""))

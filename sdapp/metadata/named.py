@@ -17,6 +17,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "schedule": ("scheduletype", "scheduler", "noiseschedule"),  # the sampler, if there is no other
     "steps": ("steps", "numinferencesteps"),
     "guidance_scale": ("cfgscale", "cfg", "scale", "guidancescale"),
+    "guidance_rescale": ("cfgrescale", "cfgrescalephi", "cfgrescalemultiplier", "guidancerescale"),
     "eta": ("etaddim",),
     "seed": ("seed", "noiseseed"),
     "size": ("size", "resolution"),
@@ -26,7 +27,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "task": ("generationmode", "requesttype", "type"),
     "strength": ("strength",),
 }
-NUMBERS = ("steps", "guidance_scale", "eta", "seed")
+NUMBERS = ("steps", "guidance_scale", "guidance_rescale", "eta", "seed")
 TASKS = {  # by a part of the tool's word
     "txt2img": "txt2img", "promptgenerate": "txt2img", "img2img": "img2img", "paint": "inpaint",
     "infill": "inpaint",
@@ -48,6 +49,10 @@ class Fields:
         """Return the tool's name of a setting and its value, None if it is missing."""
         found = next((name for name in NAMES.get(key, (plain_word(key),)) if name in self._left), "")
         return self._left.pop(found, (key, None))
+
+    def peek(self, key: str) -> Any:
+        """Return the value of a setting under its own name, and leave it there."""
+        return self._left.get(plain_word(key), (key, None))[1]
 
     def sampler(self) -> tuple[Any, Any]:
         """Return the names of sampler and schedule; InvokeAI calls the sampler `scheduler`."""
@@ -163,7 +168,8 @@ def carry_numbers(fields: Fields, carried: Carried, last_layer: int) -> None:
     """Carry over numbers, size and clip skip; `last_layer` is the clip skip that skips no layer."""
     for key in NUMBERS:
         name, value = fields.take(key)
-        if value is not None:
+        is_off = key == "guidance_rescale" and value in (0, "0", "0.0")
+        if value is not None and not is_off:
             carried.carry(name, value, **{key: value})
     (name, size), (_, width), (_, height) = map(fields.take, ("size", "width", "height"))
     if size is not None:

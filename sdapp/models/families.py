@@ -22,6 +22,7 @@ class Family:
     latent_channels: int = 4
     latent_scale: int = 8  # pixels per latent, along one side
     latent_scaling: float = 0.18215  # factor between the latents of the autoencoder and those of the UNet
+    reads_sizes: bool = False  # its UNet is told the original size of an image, and where it was cropped
     overflows_in_float16: bool = False  # its autoencoder does, unless the config says `force_upcast: false`
 
     @property
@@ -58,6 +59,7 @@ FAMILIES = (
         options={"add_watermarker": False},
         text_encoders={"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
         latent_scaling=0.13025,
+        reads_sizes=True,
         overflows_in_float16=True,
     ),
 )

@@ -36,6 +36,24 @@ def interval(value: object) -> list[float]:
     raise ValueError(f"{allowed}, not {reprlib.repr(value)}")
 
 
+def pair(value: object) -> list[int] | None:
+    """Return two whole numbers of pixels, such as a size, from `1024x768`, `1024,768` or `[1024, 768]`.
+
+    None stays None. Raises ValueError for anything else.
+    """
+    sides: object = value
+    if isinstance(value, str) and (found := re.fullmatch(r"([0-9]{1,5}) ?[xX×,] ?([0-9]{1,5})", value)):
+        sides = [int(side) for side in found.groups()]
+    match sides:
+        case None:
+            return None
+        case [int() as first, int() as second] if bool not in (type(first), type(second)):
+            return [first, second]
+    raise ValueError(
+        f"two whole numbers of pixels, such as 1024x768 or [1024, 768], not {reprlib.repr(value)}"
+    )
+
+
 def _part(text: str) -> list[int | float]:
     if re.fullmatch(NUMBER, text):
         return [_to_number(text)]

@@ -11,7 +11,7 @@ from sdapp.metadata import carry, comfyui, infotext, named
 from sdapp.metadata.read import read_foreign
 
 PAGE = Path(__file__).parents[2] / "docs" / "metadata.md"
-KEYS = ["prompt", "negative_prompt", "prompt_syntax", "scheduler", "steps", "guidance_scale", "seed", "width", "height", "clip_skip",
+KEYS = ["prompt", "negative_prompt", "prompt_syntax", "scheduler", "steps", "guidance_scale", "guidance_rescale", "seed", "width", "height", "clip_skip",
         "task (img2img)", "task (inpaint)"]  # fmt: skip
 SIZE = {"width": 512, "height": 768}
 PROMPTS = {"prompt": "a (red:1.2) house <lora:snow:1>", "negative_prompt": "tree"}

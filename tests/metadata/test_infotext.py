@@ -63,6 +63,10 @@ def test_the_infotext_is_that_of_a1111() -> None:
     [
         ({"clip_skip": 1}, "Clip skip: 2"),
         ({"guidance_scale": 7.0}, "CFG scale: 7,"),
+        ({"guidance_rescale": 0.7}, "CFG rescale: 0.7,"),
+        ({"zero_snr": "on"}, "Noise Schedule: Zero Terminal SNR,"),
+        ({"prediction_type": "v_prediction"}, "Prediction type: v_prediction,"),
+        ({"original_size": [640, 480]}, "Original size: 640x480,"),
         ({"prompt": "a (red) house"}, "Emphasis: None"),
         ({"scheduler": SchedulerChoice(name="ddim"), "eta": 0.5}, "Eta DDIM: 0.5"),
         ({"task": Img2Img(kind="img2img", image="a.png", strength=0.75)}, "Denoising strength: 0.75, RNG"),
@@ -202,6 +206,41 @@ def test_infotext_survives_a_round_trip(
     expected |= {"negative_prompt": as_kept(negative)} if as_kept(negative) else {}
     expected |= {"prompt_syntax": "plain"} if "Emphasis: None" in text.rpartition("\n")[2] else {}
     assert found == expected | ({"clip_skip": skip} if skip else {})
+    assert left == []
+
+
+RARE: dict[str, Any] = {
+    "guidance_rescale": 0.7, "zero_snr": "on", "prediction_type": "v_prediction", "original_size": [640, 480],
+    "crop": [0, 16], "guidance_interval": [0.1, 0.75], "cache_interval": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", RARE)
+def test_settings_that_few_models_need_survive_a_round_trip(key: str) -> None:
+    given = {key: RARE[key]}
+    found, left = carried_over(written(**given))
+    assert found[key] == RARE[key]
+    assert left == []
+    assert found.keys() - carried_over(written())[0].keys() == {key}
+
+
+def test_zero_snr_that_is_off_survives_a_round_trip() -> None:
+    assert carried_over(written(zero_snr="off"))[0]["zero_snr"] == "off"
+
+
+@pytest.mark.parametrize(
+    ("field", "found"),
+    [
+        ("Noise Schedule: Zero Terminal SNR", {"zero_snr": "on"}),
+        ("CFG rescale: 0.7", {"guidance_rescale": 0.7}),
+        ("CFG Rescale phi: 0.5", {"guidance_rescale": 0.5}),
+        ("CFG rescale: 0", {}),
+    ],
+)
+def test_rescaling_of_other_tools_is_carried_over(field: str, found: dict[str, Any]) -> None:
+    text = f"x\nSteps: 20, Sampler: Euler, Seed: 1, RNG: CPU, {field}, Version: v1.10.0"
+    carried, left = carried_over(text)
+    assert {key: value for key, value in carried.items() if key in RARE} == found
     assert left == []
 
 

@@ -29,7 +29,12 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
     assert set(MODEL_KEYS) == keys("model") == {"model", "vae"}
     assert keys("text") == {"prompt", "negative_prompt", "task.kind", "output.name"}
     assert keys("name") == {"scheduler.name", "revision", "loras.sha256"}
-    assert [key for key, setting in SETTINGS.items() if setting.list_of] == ["guidance_interval", "loras"]
+    assert [key for key, setting in SETTINGS.items() if setting.list_of] == [
+        "guidance_interval",
+        "original_size",
+        "crop",
+        "loras",
+    ]
     assert set(RunConfig.model_fields) - set(COLUMNS) == {
         "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last", "batch_size", "output",
         "compare", "folders",
