@@ -221,6 +221,13 @@ class LoadSettings(ModelSettings):
     compile: Annotated[
         Switch, Field(description="torch.compile of the UNet; auto: on CUDA, if it saves time in this run.")
     ] = "auto"
+    safety_checker: Annotated[
+        ModelReference, Field(description="off; on: as the model ships it; or a folder or Hub id with one.")
+    ] = "off"
+    flagged: Annotated[
+        Literal["skip", "write"],
+        Field(description="Images that the safety checker flags: skip writes no file, write does."),
+    ] = "skip"
     channels_last: Annotated[Switch, Field(description="Memory layout of weights; auto: on CUDA.")] = "auto"
 
 
@@ -329,7 +336,7 @@ class RunConfig(ImageSettings, LoadSettings):
 
 
 SETTINGS = declared(RunConfig)
-MODEL_KEYS = tuple(key for key, setting in SETTINGS.items() if setting.kind == "model")
+MODEL_KEYS = {key for key, setting in SETTINGS.items() if setting.kind == "model"}
 COLUMNS = (*ImageSettings.model_fields, "count")  # what a line of a prompt file can set
 VARIABLE = tuple(key for key in ImageSettings.model_fields if not SETTINGS[key].in_grid)  # by compare.vary
 

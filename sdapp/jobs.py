@@ -27,6 +27,7 @@ from sdapp.config import (
 from sdapp.errors import ConfigError
 from sdapp.models.locate import Model, check_clip_skip, check_task
 from sdapp.models.lora_files import check_loras
+from sdapp.models.safety import check_ships
 from sdapp.settings.files import find_named
 
 LORA_TAG = re.compile(r"<lora:([^<>:]+)((?::[-+]?\d*\.?\d+){0,2})>")
@@ -193,6 +194,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         raise ConfigError("prompt: there is none; give one on the command line or as `prompt:` in the config")
     check_task(model, config.task.kind)
     check_clip_skip(model, config.clip_skip)
+    check_ships(config.safety_checker, model)
     size = len((config.prompt + config.negative_prompt).encode())
     if config.output.format == "jpeg" and size > MAX_JPEG_PROMPTS:
         room = f"a JPEG has room for {MAX_JPEG_PROMPTS:,} bytes of prompts, these have {size:,}"

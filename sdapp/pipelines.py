@@ -26,6 +26,7 @@ from sdapp.diffusion.loading import load_pipeline
 from sdapp.diffusion.loras import Loras
 from sdapp.diffusion.memory import Placement, is_shortage, memory_in_use, memory_taken
 from sdapp.diffusion.noise import HALVES, draw_in_float32
+from sdapp.diffusion.safety import SKIPPED, SafetyChecker
 from sdapp.diffusion.shortcuts import with_shortcuts
 from sdapp.diffusion.solvers import build_scheduler
 from sdapp.diffusion.startup import LOADING, without_advice
@@ -44,6 +45,7 @@ from sdapp.errors import ConfigError, SdappError, UpstreamError
 from sdapp.jobs import Job, LoadKey
 from sdapp.models.families import Family
 from sdapp.models.locate import Model
+from sdapp.models.safety import find_checker
 from sdapp.models.vae import locate_model
 from sdapp.profiling import timed
 from sdapp.prompts.tokens import cut_by
@@ -93,7 +95,15 @@ class Painter:
     for result in painter.paint(jobs): result.image.show()
     """
 
-    def __init__(self, pipe: Any, family: Family, device: torch.device, memory: Memory) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        family: Family,
+        device: torch.device,
+        memory: Memory,
+        safety: SafetyChecker | None = None,
+    ) -> None:
+        self._safety = safety
         self.device, self.dtype, self.family = device, pipe.unet.dtype, family
         self.scheduler_config: dict[str, Any] = dict(pipe.scheduler.config)
         self.denoiser = Denoiser(pipe.unet, device, self._settle)
@@ -261,12 +271,14 @@ class Painter:
             "versions": {"sdapp": __version__} | {package: version(package) for package in VERSIONED},
         }
         for i, job in enumerate(painting.jobs):
-            notes, error = (
-                (*cut_by(self._text.tokenizer, job), *run_notes, *decoded.notes[i]),
-                decoded.errors[i],
-            )
-            record = Record(job_id=job.id, notes=notes, **painting.entry)
-            image = None if error else paste_result(painting.inputs, Image.fromarray(decoded.levels[i]))
+            notes = (*cut_by(self._text.tokenizer, job), *run_notes, *decoded.notes[i])
+            error, image, flagged = decoded.errors[i], None, None
+            if not error:
+                image = paste_result(painting.inputs, Image.fromarray(decoded.levels[i]))
+                flagged = self._safety.look(image) if self._safety else None
+            if self._safety and flagged and self._safety.skips:
+                error, image = SKIPPED, None
+            record = Record(job_id=job.id, notes=notes, flagged=flagged, **painting.entry)
             yield Result(job, painting.index + i, record, image, error, latents=decoded.latents[i])
 
     def _scheduler(self, batch: tuple[Job, ...]) -> Any:
@@ -322,12 +334,14 @@ def load(
     dtype = choose_dtype(key.dtype, device)
     if key.memory.offload != "none" and device.type == "cpu":
         raise ConfigError("memory.offload: on a CPU there is nothing to offload from; use none")
+    checker = find_checker(key.safety_checker, model)
     with LOADING, without_advice():
+        safety = SafetyChecker(checker, skips=key.flagged == "skip") if checker else None
         pipe = load_pipeline(model, dtype)
     if key.channels_last == "on" or (key.channels_last == "auto" and device.type == "cuda"):
         for part in (pipe.unet, pipe.vae):
             part.to(memory_format=torch.channels_last)
-    painter = Painter(pipe, model.family, device, key.memory)
+    painter = Painter(pipe, model.family, device, key.memory, safety)
     painter._placement.notes += model.notes
     if key.compile == "on" or (key.compile == "auto" and _repays(key, device, unet_calls, batch_size)):
         # `batch_size: auto` measures times, which must not include compiling.

@@ -34,6 +34,7 @@ class Record:
     cached_calls: int = 0  # those that reuse the deep part of an earlier one (cache_interval)
     notes: tuple[str, ...] = ()  # what the user should know, such as a decode repeated in float32
     eta: float | None = None  # the eta that ran; None if the scheduler takes none, and in older images
+    flagged: bool | None = None  # by the safety checker; None if there was none
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Result:
     latents: Any = None  # the result of the denoising, float32 on the CPU, [4, h, w]
     file: bytes | None = None  # the encoded image file, with job and record inside
     source: Path | None = None  # the image that it is a replay of
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the safety checker flagged the image; with `flagged: skip` there is none then."""
+        return bool(self.record and self.record.flagged)
 
     @property
     def picture(self) -> Image.Image | None:

@@ -36,6 +36,7 @@ MODEL_TESTS = (
     "test_pipelines.py",
     "test_postcards.py",
     "test_profiling.py",
+    "test_safety.py",
     "test_sdxl.py",
     "test_docs.py",
     "test_training.py",

@@ -26,7 +26,7 @@ INSIDE = {
     "comparisons/report": ("report", "plots", "sheets", "format"),
     "batches": ("prune", "run", "prompt_file", "executors", "items", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (
-        "loading", "startup", "batch_size", "memory", "loras", "unet", "solvers", "shortcuts", "decode",
+        "safety", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "shortcuts", "decode",
         "task_inputs", "text_encoder", "noise",
         "devices",
     ),
@@ -36,7 +36,7 @@ INSIDE = {
         "read", "comfyui", "infotext", "named", "carry", "samplers", "record", "containers",
     ),
     "prompts": ("variants", "files", "txt", "columns", "templates", "lines", "seeds", "tokens"),
-    "models": ("lora_files", "vae", "locate", "kinds", "hub", "families", "originals", "files"),
+    "models": ("lora_files", "safety", "vae", "locate", "kinds", "hub", "families", "originals", "files"),
     "settings": ("grid", "messages", "files", "layers", "ranges", "types"),
 }  # fmt: skip
 WIDTH = 110

@@ -12,15 +12,20 @@ from sdapp.metadata.record import read_header
 class Finished:
     """The jobs of a folder that need no painting: `done`, by its images, or `failed`, by its ledger.
 
+    Flagged images count as failed, unless they are wanted.
+
     `done` maps job ids to images of one format. The ledger can be lost; other runs add to both.
     """
 
-    def __init__(self, folder: Path, suffix: str, retry_failed: bool = False) -> None:
+    def __init__(
+        self, folder: Path, suffix: str, retry_failed: bool = False, wants_flagged: bool = False
+    ) -> None:
         """Look at the folder; `retry_failed` ignores earlier failures. Raises OutputError."""
         self.folder, self.suffix = folder, suffix
         self.done: dict[str, Path] = {}
         self.failed: set[str] = set()
         self._seen: set[str] = set()
+        self._failures = {"failed"} if wants_flagged else {"failed", "flagged"}
         self._read_to = read_ledger(folder)[1] if retry_failed else 0
         self.refresh()
 
@@ -48,4 +53,4 @@ class Finished:
                     self.done.setdefault(job_id, self.folder / name)
         lines, self._read_to = read_ledger(self.folder, self._read_to)
         for line in lines:
-            (self.failed.add if line.status == "failed" else self.failed.discard)(line.id)
+            (self.failed.add if line.status in self._failures else self.failed.discard)(line.id)

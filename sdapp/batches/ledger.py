@@ -21,7 +21,7 @@ class Line:
     """What became of one job."""
 
     id: str
-    status: str  # done, failed
+    status: str  # done, failed, or flagged: kept out because of the safety checker
     file: str | None = None
     prompt_line: int = 0
     seed: int | None = None
@@ -36,7 +36,8 @@ class Line:
         """The line of a result; `path` is its image file, None if it failed."""
         job, record, error = result.job, result.record, result.error
         seconds, calls = (record.seconds, record.unet_calls) if record else (None, None)
-        status, file = ("done", path.name) if path else ("failed", None)
+        missing = "flagged" if result.flagged else "failed"
+        status, file = ("done", path.name) if path else (missing, None)
         return cls(job.id, status, file, result.line, job.seed, seconds, calls, error, prompt_files)
 
     @classmethod

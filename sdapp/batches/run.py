@@ -55,7 +55,9 @@ class Batch:
 
     def __post_init__(self, retry_failed: bool) -> None:
         self.folder = Path(self.config.output.dir)
-        self.finished = Finished(self.folder, SUFFIXES[self.config.output.format], retry_failed)
+        wants_flagged = self.config.safety_checker == "off" or self.config.flagged == "write"
+        suffix = SUFFIXES[self.config.output.format]
+        self.finished = Finished(self.folder, suffix, retry_failed, wants_flagged)
         self._finished_before, self._painted = len(self.finished.done), 0
 
     @classmethod
@@ -152,12 +154,12 @@ class Batch:
             path, line = images.pop(item.job.id, None), lines.pop(item.job.id, None)
             if path is not None and (line is None or line.file != path.name):
                 line = replace(Line.from_image(path), prompt_files=line.prompt_files if line else ())
-            if line is not None and (path is not None or line.status == "failed"):
+            if line is not None and (path is not None or line.status != "done"):
                 files = tuple(dict.fromkeys((*line.prompt_files, *self.prompt_files)))
                 kept.append(replace(line, prompt_line=item.line, prompt_files=files))
         for line in lines.values():
             is_other = set(line.prompt_files) - set(self.prompt_files)
-            kept += [line] if line.id in images or (line.status == "failed" and is_other) else []
+            kept += [line] if line.id in images or (line.status != "done" and is_other) else []
         if not in_use(self.folder) and read_ledger(self.folder, end)[1] == end:
             overwrite(self.folder / LEDGER_FILE, (line.encode() for line in kept))
 

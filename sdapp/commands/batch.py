@@ -112,9 +112,10 @@ def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
         print_note(
             f"{_outcome(lines, time.monotonic() - begun)}; images and {LEDGER_FILE} are in {run.folder}"
         )
+    or_flagged = "" if run.config.safety_checker == "off" else " or were flagged"
     if failed := run.failures():
         raise JobsFailedError(
-            f"{failed} of {found.images} images failed; {run.folder / LEDGER_FILE} says why; "
+            f"{failed} of {found.images} images failed{or_flagged}; {run.folder / LEDGER_FILE} says why; "
             "--retry-failed tries them again"
         )
 
@@ -122,8 +123,9 @@ def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
 def _outcome(lines: list[Line], seconds: float) -> str:
     """What became of the images of a run, the time that each took, and the line that took the longest."""
     done = [line for line in lines if line.status == "done"]
-    failed = f", {len(lines) - len(done)} failed" if len(done) < len(lines) else ""
-    text = f"{len(done)} done{failed} in {duration(seconds)}"
+    counts = {kind: sum(line.status == kind for line in lines) for kind in ("failed", "flagged")}
+    others = "".join(f", {number} {kind}" for kind, number in counts.items() if number)
+    text = f"{len(done)} done{others} in {duration(seconds)}"
     if times := [(line.seconds, line.prompt_line) for line in done if line.seconds is not None]:
         slowest, number = max(times)
         pace = sum(taken for taken, _ in times) / len(times)

@@ -34,7 +34,7 @@ def measure_folder(folder: Path) -> Comparison:
     """
     comparison = read_comparison(folder)
     last = {line.id: line for line in ledger.read_ledger(folder / PICTURES)[0]}
-    reasons = {job: line.error for job, line in last.items() if line.status == "failed"}
+    reasons = {job: line.error for job, line in last.items() if line.status != "done"}
     _solution.cache_clear()  # images may have changed since the last call
     references = [_measure_reference(folder, reference) for reference in comparison.references]
     reference_of = comparison.reference_of

@@ -38,7 +38,7 @@ def load_pipeline(model: Model, dtype: torch.dtype) -> Any:
 
     Raises UnavailableError for files that cannot be loaded, or that lack tensors.
     """
-    with LOADING, _without_progress_bars():
+    with LOADING, without_progress_bars():
         vae = _load_vae(model, dtype)
         try:
             vae |= {} if vae else _load_own_vae(model, dtype)
@@ -68,7 +68,7 @@ def _load_own_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
     if is_file:
         return {"vae": _vae_of_file(model.path, own, read_vae_config(model.path, model.family.layout))}
     cls = getattr(diffusers, config["_class_name"])
-    return {"vae": _load_part(cls, folder, own, model.weights("vae")[0])}
+    return {"vae": load_part(cls, folder, own, model.weights("vae")[0])}
 
 
 def _vae_of_file(path: Path, dtype: torch.dtype, config: Config) -> Any:
@@ -85,14 +85,14 @@ def _from_folder(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
     for part in [part for part in family.weight_folders if part not in parts]:
         library, name = classes[part]
         cls = getattr(LIBRARIES[library], name)
-        parts[part] = _load_part(cls, model.path / part, dtype, model.weights(part)[0])
+        parts[part] = load_part(cls, model.path / part, dtype, model.weights(part)[0])
     cls = getattr(diffusers, family.pipelines["txt2img"])
     return cls.from_pretrained(
         model.path, local_files_only=True, **family.components, **family.options, **parts
     )
 
 
-def _load_part(
+def load_part(
     cls: Any, folder: Path, dtype: torch.dtype, variant: str | None = None, key: str = "model"
 ) -> Any:
     """Load one part of a model from its folder. Raises UnavailableError if tensors are missing."""
@@ -153,7 +153,7 @@ def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
         else:
             config = read_json(model.vae / "config.json", "vae")
             cls = getattr(diffusers, config["_class_name"])
-            part = _load_part(cls, model.vae, _vae_dtype(model, dtype, config), key="vae")
+            part = load_part(cls, model.vae, _vae_dtype(model, dtype, config), key="vae")
     except BROKEN as exc:
         _refuse_missing(model.vae, _tensors_without_values(exc) if model.vae.is_file() else [], "vae")
         raise UnavailableError(f"vae: {model.vae} cannot be loaded: {_reason(exc)}") from exc
@@ -185,7 +185,7 @@ def _reason(exc: Exception) -> str:
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Switch off the loading bars of diffusers and transformers; afterwards they are as they were."""
     shown = [each for each in (diffusers_logging, transformers_logging) if each.is_progress_bar_enabled()]
     are_downloads_quiet = are_progress_bars_disabled()  # transformers' switch changes this one too

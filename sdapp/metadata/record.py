@@ -32,7 +32,7 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
     content = job.to_data()
     content["task"] |= {key: relative(content["task"][key]) for key in job.inputs}
     content["loras"] = [each | {"file": relative(each["file"])} for each in content["loras"]]
-    for key in MODEL_KEYS:
+    for key in MODEL_KEYS & content.keys():
         if content[key] not in (None, BUILT_IN) and Path(content[key]).exists():
             content[key] = relative(content[key])
     return content

@@ -27,7 +27,11 @@ SHORT_NAMES = {  # without capitals and signs
     **dict.fromkeys(("sdxl", "xl", "sdxlbase", "sdxl10"), "stabilityai/stable-diffusion-xl-base-1.0"),
     "sdxlturbo": "stabilityai/sdxl-turbo",
 }  # fmt: skip
-EXAMPLES = {"model": "stable-diffusion-v1-5/stable-diffusion-v1-5", "vae": "stabilityai/sd-vae-ft-mse"}
+EXAMPLES = {
+    "model": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "vae": "stabilityai/sd-vae-ft-mse",
+    "safety_checker": "CompVis/stable-diffusion-safety-checker",
+}
 
 
 @dataclass(frozen=True)

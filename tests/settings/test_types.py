@@ -26,7 +26,7 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
         "folders.models",
         "folders.loras",
     }
-    assert set(MODEL_KEYS) == keys("model") == {"model", "vae"}
+    assert set(MODEL_KEYS) == keys("model") == {"model", "vae", "safety_checker"}
     assert keys("text") == {"prompt", "negative_prompt", "task.kind", "output.name"}
     assert keys("name") == {"scheduler.name", "revision", "loras.sha256"}
     assert [key for key, setting in SETTINGS.items() if setting.list_of] == [
