@@ -27,6 +27,7 @@ test-gpu:
 
 # The CUDA rows of benchmarks/README.md; what they print is in build/bench-gpu too.
 SD15 := --model sd15 --device cuda
+SDXL := --model sdxl --device cuda
 bench-gpu: export PYTHONPATH := $(CURDIR):$(PYTHONPATH)
 bench-gpu: SHELL := bash
 bench-gpu: .SHELLFLAGS := -o pipefail -c
@@ -39,6 +40,9 @@ bench-gpu:
 	$(PYTHON) benchmarks/grid.py $(SD15) --rounds 1 | tee build/bench-gpu/grid
 	$(PYTHON) benchmarks/cold.py image $(SD15) --rounds 2 | tee build/bench-gpu/cold
 	$(PYTHON) benchmarks/memory.py $(SD15) --jobs 1000 --size 64 | tee build/bench-gpu/memory
+	$(PYTHON) benchmarks/batch.py $(SDXL) --steps 30 --prompts 8 --rounds 1 --batch-size 1 4 --compile off | tee build/bench-gpu/sdxl-batch
+	$(PYTHON) benchmarks/memory.py $(SDXL) --jobs 4 --steps 30 --batch-size 1 | tee build/bench-gpu/sdxl-memory
+	$(PYTHON) benchmarks/cold.py image $(SDXL) --rounds 1 | tee build/bench-gpu/sdxl-cold
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

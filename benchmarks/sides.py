@@ -49,7 +49,9 @@ def flags(doc: str | None, model: str = BUILT_IN) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto")
     parser.add_argument(
-        "--size", type=int, help="else 64 for postcards, 256 for quarter on a CPU, 512 for all others"
+        "--size",
+        type=int,
+        help="else 64 for postcards, 256 (CPU) for quarter, 1024 (GPU) for sdxl, or 512",
     )
     return parser
 
@@ -71,9 +73,8 @@ def settings(asked: argparse.Namespace) -> Settings:
     quiet(verbose=False)
     device = choose_device(asked.device)
     dtype = choose_dtype(asked.dtype, device)
-    size = asked.size or (
-        64 if asked.model == BUILT_IN else 256 if (asked.model, device.type) == ("quarter", "cpu") else 512
-    )
+    own = {BUILT_IN: 64, "quarter": 256} if device.type == "cpu" else {BUILT_IN: 64, "sdxl": 1024}
+    size = asked.size or own.get(asked.model, 512)
     name = str(dtype).removeprefix("torch.")
     return {
         "model": str(folder(asked.model, dtype)),

@@ -83,18 +83,21 @@ def _name_alone(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+AutoSwitch = Annotated[bool | Literal["auto"], Setting(expected="true, false or auto")]
+
+
 class Memory(Frozen):
-    """What to trade for memory on the device."""
+    """What to trade for memory on the device; auto: what the free memory of a GPU needs."""
 
     offload: Annotated[
-        Literal["none", "model", "group", "sequential"],
+        Literal["auto", "none", "model", "group", "sequential"],
         Field(
             description="Keep on the device only the part of the model (model) or the layer (sequential) "
             "that runs; group: that layer, while the UNet's next one is being copied."
         ),
-    ] = "none"
-    vae_slicing: Annotated[bool, Field(description="Decode the images of a batch one by one.")] = False
-    vae_tiling: Annotated[bool, Field(description="Decode in tiles; changes colors a little.")] = False
+    ] = "auto"
+    vae_slicing: Annotated[AutoSwitch, Field(description="Decode the images of a batch one by one.")] = "auto"
+    vae_tiling: Annotated[AutoSwitch, Field(description="Decode in tiles; changes colors a little.")] = "auto"
 
 
 PLACEHOLDERS = (
@@ -207,7 +210,13 @@ class ModelSettings(Frozen):
         Literal["auto", "float16", "bfloat16", "float32"],
         Field(description="auto: float16 on CUDA and MPS, else float32."),
     ] = "auto"
-    memory: Memory = Memory()
+    memory: Annotated[
+        Memory,
+        BeforeValidator(
+            lambda value: {} if value == "auto" else value, json_schema_input_type=Literal["auto"] | Memory
+        ),
+        Field(description="auto, or {offload, vae_slicing, vae_tiling}."),
+    ] = Memory()
 
 
 class LoadSettings(ModelSettings):
@@ -404,5 +413,5 @@ def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "dtype", "float16 cannot run on a CPU; use float32, or bfloat16 if the CPU supports it"
     if config.loras and config.memory.offload in ("group", "sequential"):
         yield "loras", "cannot be merged into layers that are offloaded; use memory.offload: model or none"
-    if config.compile == "on" and config.memory.offload != "none":
+    if config.compile == "on" and config.memory.offload not in ("auto", "none"):
         yield "compile", "an offloaded UNet cannot be compiled; turn off compile or memory.offload"

@@ -54,10 +54,11 @@ class Job(ImageSettings, ModelSettings):
     def id(self) -> str:
         """The first 12 hex digits of a SHA-256 over what decides the pixels.
 
-        Input files count by their content, not their path; of `memory` only the tiling counts. The syntax
-        of prompts counts where it makes a difference.
+        Input files count by their content, not their path; of `memory` only tiling that is asked for counts.
+        The syntax of prompts counts where it makes a difference.
         """
-        content = self.model_dump(mode="json", exclude={"memory": {"offload", "vae_slicing"}})
+        content = self.model_dump(mode="json")
+        content["memory"] = {"vae_tiling": self.memory.vae_tiling is True}
         content["task"] = {key: value for key, value in content["task"].items() if key not in self.inputs}
         content["loras"] = [{key: each[key] for key in each if key != "file"} for each in content["loras"]]
         negative = self.negative_prompt

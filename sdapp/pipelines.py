@@ -24,8 +24,9 @@ from sdapp.diffusion.decode import Decoded, decode_latents
 from sdapp.diffusion.devices import choose_device, choose_dtype
 from sdapp.diffusion.loading import load_pipeline
 from sdapp.diffusion.loras import Loras
-from sdapp.diffusion.memory import Placement, is_shortage, memory_in_use, memory_taken
+from sdapp.diffusion.memory import is_shortage, memory_in_use, memory_taken
 from sdapp.diffusion.noise import HALVES, draw_in_float32
+from sdapp.diffusion.placement import Placement
 from sdapp.diffusion.safety import SKIPPED, SafetyChecker
 from sdapp.diffusion.shortcuts import with_shortcuts
 from sdapp.diffusion.solvers import build_scheduler
@@ -120,13 +121,13 @@ class Painter:
             if self.dtype in HALVES:
                 draw_in_float32(each, "prepare_latents", "prepare_mask_latents")
         paint_whole_cells(self._pipes["inpaint"])
-        self._placement = Placement(self._pipes, device, memory)
+        self._placement = Placement(self._pipes, device, memory, family)
         self._sizes = BatchSizes(device)
         self._stages = (self._encode, self._denoise, self._decode)
 
     def together(self, job: Job, batch_size: BatchSize) -> int:
         """The largest number of images in a batch that begins with this job."""
-        return self._sizes.of(job, batch_size)
+        return self._placement.most(job, self._sizes.of(job, batch_size))
 
     def paint(
         self,
@@ -198,6 +199,8 @@ class Painter:
             self._text.forget()
             with timed("LoRA"):
                 self._loras.apply(batch[0].loras)
+        if self._placement.make_room(batch[0], len(batch)):
+            self.denoiser.stop_compiling("the model is offloaded: since then the UNet is not compiled")
         started, before = time.perf_counter(), memory_in_use(self.device)
         pipe = self._pipes[batch[0].task.kind]
         pipe.scheduler = self._scheduler(batch)
@@ -267,6 +270,7 @@ class Painter:
         painting.entry |= {
             "device": _device_name(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
+            "memory": self._placement.saving,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"sdapp": __version__} | {package: version(package) for package in VERSIONED},
         }
@@ -332,7 +336,7 @@ def load(
     model = model or locate_model(key.model, key.revision, key.vae)
     device = choose_device(key.device)
     dtype = choose_dtype(key.dtype, device)
-    if key.memory.offload != "none" and device.type == "cpu":
+    if key.memory.offload not in ("auto", "none") and device.type == "cpu":
         raise ConfigError("memory.offload: on a CPU there is nothing to offload from; use none")
     checker = find_checker(key.safety_checker, model)
     with LOADING, without_advice():
@@ -341,16 +345,19 @@ def load(
     if key.channels_last == "on" or (key.channels_last == "auto" and device.type == "cuda"):
         for part in (pipe.unet, pipe.vae):
             part.to(memory_format=torch.channels_last)
-    painter = Painter(pipe, model.family, device, key.memory, safety)
+    is_open = key.compile == "on" and key.memory.offload == "auto"  # what is compiled cannot be offloaded
+    memory = key.memory.model_copy(update={"offload": "none"}) if is_open else key.memory
+    painter = Painter(pipe, model.family, device, memory, safety)
     painter._placement.notes += model.notes
-    if key.compile == "on" or (key.compile == "auto" and _repays(key, device, unet_calls, batch_size)):
+    if key.compile == "on" or (key.compile == "auto" and _repays(painter, unet_calls, batch_size)):
         # `batch_size: auto` measures times, which must not include compiling.
         painter.denoiser.compile(after=0 if key.compile == "on" and batch_size != "auto" else SETTLED)
     return painter
 
 
-def _repays(key: LoadKey, device: torch.device, unet_calls: int, batch_size: BatchSize) -> bool:
+def _repays(painter: Painter, unet_calls: int, batch_size: BatchSize) -> bool:
     """Whether a run is long enough to compile the UNet, on the hardware where that is known to help."""
     images = USUAL_BATCH if batch_size == "auto" else batch_size
-    is_possible = device.type == "cuda" and key.memory.offload == "none" and find_spec("triton") is not None
+    is_placed = painter.device.type == "cuda" and painter._placement.offload == "none"
+    is_possible = is_placed and find_spec("triton") is not None
     return is_possible and unet_calls / images >= REPAID

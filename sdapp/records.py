@@ -34,6 +34,7 @@ class Record:
     cached_calls: int = 0  # those that reuse the deep part of an earlier one (cache_interval)
     notes: tuple[str, ...] = ()  # what the user should know, such as a decode repeated in float32
     eta: float | None = None  # the eta that ran; None if the scheduler takes none, and in older images
+    memory: Mapping[str, Any] = field(default_factory=dict)  # what was done to save memory on the device
     flagged: bool | None = None  # by the safety checker; None if there was none
 
 

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from sdapp.config import Memory, validate
+from sdapp.diffusion.decode import keep_dtype
+from sdapp.diffusion.placement import GIB
 from sdapp.jobs import LoadKey, plan
 from sdapp.models.families import FAMILIES
 from sdapp.models.locate import locate
@@ -223,10 +225,59 @@ def test_a_vae_that_overflows_in_float16_decodes_again_in_float32(offload: str, 
         4096.0  # the normalisations take it out again, where it is finite
     )
     painter._vae.decoder.conv_in.bias.data *= 4096.0
-    painter._place(offload)
+    painter._placement._place(offload)
     [mended] = paint(painter)
     assert any("float32" in note for note in mended.record.notes)
     assert apart(plain, mended) <= 2 * TOLERANCE
+
+
+# --- SDXL -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sdxl() -> Iterator[Any]:
+    """A pipeline of SDXL's shape with random weights, in float16 with its VAE in float32."""
+    from models import SHAPES, build
+
+    pipe = build(SHAPES["sdxl"], "cuda")
+    pipe.unet.half()
+    pipe.text_encoder.half()
+    pipe.text_encoder_2.half()
+    keep_dtype(pipe.vae, torch.float16)
+    yield pipe
+    torch.cuda.empty_cache()
+
+
+@pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
+@pytest.mark.parametrize(
+    "name", ["euler", "euler-a", "dpm++2m-karras", "dpm++2m-sde", "ddim", "unipc", "lcm"]
+)
+def test_sdxl_is_finite_at_its_own_size(
+    name: str, kind: str, sdxl: Any, house: Path, mask: Path, record_property: Callable[..., None]
+) -> None:
+    painter = Painter(sdxl, FAMILIES[2], torch.device("cuda"), Memory(offload="none"))
+    settings = {"scheduler": name, "task": tasks(house, mask)[kind], "steps": 4}
+    [result] = paint(painter, **settings, width=1024, height=1024)
+    assert result.error is None, result.error
+    record_property("peak_memory", result.record.peak_memory)
+
+
+@pytest.mark.parametrize(("free", "offload"), [(23, "none"), (7, "model"), (5, "group")])
+def test_memory_auto_keeps_sdxl_within_what_is_free(
+    free: int,
+    offload: str,
+    sdxl: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[..., None],
+) -> None:
+    """The last test with this pipeline, which stays offloaded."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _=None: (free * GIB, free * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _=None: 0)
+    painter = Painter(sdxl, FAMILIES[2], torch.device("cuda"), Memory())
+    [result] = paint(painter, steps=2, width=1024, height=1024)
+    assert result.record.memory == ({} if offload == "none" else {"offload": offload})
+    record_property("peak_memory", result.record.peak_memory)
+    assert result.record.peak_memory <= free * GIB
 
 
 def test_an_interrupt_ends_a_run_at_the_next_step(tmp_path: Path) -> None:

@@ -1,16 +1,11 @@
-"""The memory of a device: how much is used and free, and what to do when it runs out."""
+"""The memory of a device: how much is used and free, and which errors say that it ran out."""
 
-import gc
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
-
-from sdapp.config import Memory
 
 SHORTAGES = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
 
@@ -63,54 +58,10 @@ def is_shortage(exc: Exception) -> bool:
     return has_words or isinstance(exc, torch.OutOfMemoryError | MemoryError)
 
 
-class Placement:
-    """Where the weights of pipelines are; `notes` says what was given up to save memory."""
-
-    def __init__(self, pipes: Mapping[str, Any], device: torch.device, memory: Memory) -> None:
-        self._pipes, self._device = tuple(pipes.values()), device
-        self._vae, self.notes = self._pipes[0].vae, list[str]()
-        self._place(memory.offload)
-        self._vae.use_slicing, self._vae.use_tiling = memory.vae_slicing, memory.vae_tiling
-
-    def _place(self, offload: str) -> None:
-        """Put the weights on the device, or let accelerate's hooks move them there when they are needed."""
-        self._offload = offload
-        if offload == "group":  # hooks on the parts, which the pipelines share
-            leaves = {"onload_device": self._device, "offload_type": "leaf_level"}
-            is_cuda = self._device.type == "cuda"
-            self._pipes[0].enable_group_offload(**leaves, use_stream=is_cuda, exclude_modules="vae")
-            # A stream would keep copies in the first dtype, and it learns what comes next in `forward` only.
-            self._vae.enable_group_offload(**leaves)
-            return
-        for pipe in self._pipes:
-            match offload:
-                case "none":
-                    pipe.to(self._device)
-                case "model":
-                    pipe.enable_model_cpu_offload(device=self._device)
-                case "sequential":
-                    pipe.enable_sequential_cpu_offload(device=self._device)
-
-    def save_more(self) -> bool:
-        """Save memory: slice and tile the VAE, then offload. False if nothing is left to do."""
-        if not (self._vae.use_slicing and self._vae.use_tiling):
-            self._vae.enable_slicing()
-            self._vae.enable_tiling()
-            then = "the VAE works in slices and tiles, which changes pixels at edges"
-        elif self._offload == "none" and self._device.type != "cpu":
-            self._place("model")
-            then = "only the part of the model that works is on the device"
-        else:
-            return False
-        self.notes.append(f"memory ran out: since then {then}")
-        return True
-
-    def free(self) -> None:
-        """Give back the memory of a batch that failed."""
-        for pipe in self._pipes:
-            pipe.maybe_free_model_hooks()  # with `offload: model` it left something on the device
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        elif self._device.type == "mps":
-            torch.mps.empty_cache()
+def usable_memory(device: torch.device) -> int:
+    """The bytes of a device that this process can have: those that it has, and those that are free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    return int(psutil.virtual_memory().available)

@@ -19,6 +19,7 @@ class Family:
     components: Mapping[str, Any]  # arguments for `from_pretrained`: what is not loaded
     options: Mapping[str, Any]  # further arguments for the constructor of a pipeline
     text_encoders: Mapping[str, str] = field(default_factory=lambda: {"text_encoder": "tokenizer"})
+    unet_values: int = 130  # that a call of the UNet holds at once, for each pixel and row
     latent_channels: int = 4
     latent_scale: int = 8  # pixels per latent, along one side
     latent_scaling: float = 0.18215  # factor between the latents of the autoencoder and those of the UNet
@@ -59,6 +60,7 @@ FAMILIES = (
         options={"add_watermarker": False},
         text_encoders={"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
         latent_scaling=0.13025,
+        unet_values=79,
         reads_sizes=True,
         overflows_in_float16=True,
     ),

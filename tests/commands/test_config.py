@@ -77,8 +77,8 @@ def lines(text: str) -> list[str]:
         ('prompt: "\\ud800"', "f:1:1: prompt: ", ""),
         ('output: {dir: "a\\0b"}', "f:1:10: output.dir: ", ""),
         ("output: {dir: ''}", "f:1:10: output.dir: ", "must not be empty"),
-        ("memory: {vae_tiling: yes}", "f:1:10: memory.vae_tiling: ", "must be true or false, not 'yes'"),
-        ("memory: {offload: disk}", "f:1:10: memory.offload: ", "'none', 'model', 'group' or 'sequential', not 'disk'"),
+        ("memory: {vae_tiling: yes}", "f:1:10: memory.vae_tiling: ", "must be true, false or auto, not 'yes'"),
+        ("memory: {offload: disk}", "f:1:10: memory.offload: ", "'auto', 'none', 'model', 'group' or 'sequential', not 'disk'"),
         ("memory: none", "f:1:1: memory: ", "not 'none'"),
         ("device: tpu", "f:1:1: device: ", "not 'tpu'"),
         ("dtype: half", "f:1:1: dtype: ", "'auto', 'float16', 'bfloat16' or 'float32', not 'half'"),
@@ -192,7 +192,7 @@ def test_show_says_where_each_value_comes_from() -> None:
     }
     expected = {
         "steps: 5": "--set steps=5", "name: ddim": "f:2:1", "options: {}": "default", "offload: model": "f:4:3",
-        "vae_tiling: false": "default", "dir: pics": "--set output.dir=pics", "seed: null": "default", "memory:": "",
+        "vae_tiling: auto": "default", "dir: pics": "--set output.dir=pics", "seed: null": "default", "memory:": "",
     }  # fmt: skip
     assert {line: said.get(line) for line in expected} == expected
 

@@ -37,7 +37,7 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
     ]
     assert set(RunConfig.model_fields) - set(COLUMNS) == {
         "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last", "batch_size", "output",
-        "compare", "folders",
+        "compare", "folders", "safety_checker", "flagged",
     }  # fmt: skip
     assert set(COLUMNS) - set(VARIABLE) == {"scheduler", "steps", "prompt", "seed", "count"}
 
@@ -78,7 +78,7 @@ def test_files_inside_lists_and_groups_become_relative_to_the_file_that_names_th
         ("scheduler=[1]", "--set scheduler=[1]: must be a group of keys (name, options), not [1]"),
         ("output.dir.x=1", "output.dir: must be text, not {'x': 1}; put it in quotes"),
         ("compare.vary.a.b=1", "compare.vary.a: must be a list, not {'b': 1}"),
-        ("memory.offload.x=1", "memory.offload: must be 'none', 'model', "),
+        ("memory.offload.x=1", "memory.offload: must be 'auto', 'none', 'model', "),
         ("compare={schedulers: ddim, vary: {eta: [{}]}}", "compare.vary.eta.0: must be text, a number, true or false, not {}"),
         ("batch_size=[1]", "--set batch_size=[1]: must be a number from 1 to 256, or auto, not [1]"),
         ("device=5", "--set device=5: must be auto, cpu, cuda, cuda:N or mps, not 5"),
