@@ -5,7 +5,7 @@ that changes pixels), `LoadSettings` (a load), or `RunConfig` (the run). `Settin
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from sdapp import schedulers
 from sdapp.errors import ConfigError
-from sdapp.markup import PromptSyntax
+from sdapp.markup import Emphasis, PromptSyntax
 from sdapp.scheduler_table import Option
 from sdapp.settings import files, layers, ranges
 from sdapp.settings.grid import Grid
@@ -151,16 +151,38 @@ class Lora(Frozen):
     ] = None
 
 
-def _loras(value: object) -> object:
-    """Read `FILE[:WEIGHT[:TEXT_ENCODER_WEIGHT]]`, alone or in a list."""
-    return [_lora(each) for each in value] if isinstance(value, list) else [_lora(value)]
+class Embedding(Frozen):
+    """A file of textual inversion: vectors that take the place of a word in the prompts."""
+
+    file: FilePath
+    name: Annotated[
+        str | None, Field(min_length=1, description="The word; default: as the file."), Setting("text")
+    ] = None
+    sha256: Annotated[str | None, Field(description="A file with another is refused."), Setting("name")] = (
+        None
+    )
 
 
-def _lora(value: object) -> object:
-    if not isinstance(value, str):
-        return value
+def _each(read: Callable[[str], object]) -> Callable[[object], object]:
+    """Read each text among one value or a list of them; null is an empty list."""
+
+    def read_all(value: object) -> object:
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        return [read(each) if isinstance(each, str) else each for each in values]
+
+    return read_all
+
+
+def _embedding(text: str) -> object:
+    """Read `FILE[:NAME]`."""
+    found = re.fullmatch(r"(.+?)(?::([^:/\\]+))?", text, re.DOTALL)
+    return {"file": found[1], "name": found[2]} if found else {"file": text}
+
+
+def _lora(text: str) -> object:
+    """Read `FILE[:WEIGHT[:TEXT_ENCODER_WEIGHT]]`."""
     number = r"(?::([-+]?(?:\d+\.?\d*|\.\d+)))?"
-    found = re.fullmatch(rf"(.*?){number}{number}", value, re.DOTALL)
+    found = re.fullmatch(rf"(.*?){number}{number}", text, re.DOTALL)
     assert found
     file, *weights = found.groups()
     given = zip(("weight", "text_encoder_weight"), weights, strict=True)
@@ -269,6 +291,10 @@ class ImageSettings(Frozen):
         PromptSyntax,
         Field(description="a1111: (x:1.2), [x], BREAK, any length; plain: all is text, 75 tokens are read."),
     ] = "a1111"
+    emphasis: Annotated[
+        Emphasis,
+        Field(description="How weights act: A1111's Original (the mean stays as it was), or its No norm."),
+    ] = "original"
     width: Side = None
     height: Side = None
     original_size: Annotated[
@@ -297,10 +323,19 @@ class ImageSettings(Frozen):
     ] = "auto"
     loras: Annotated[
         list[Lora],
-        BeforeValidator(_loras, json_schema_input_type=str | list[str | Lora]),
+        BeforeValidator(_each(_lora), json_schema_input_type=str | list[str | Lora]),
         Field(description="LoRA files: FILE[:WEIGHT[:TEXT_ENCODER_WEIGHT]], or {file, weight, …}."),
         Setting("file", list_of=(str, dict)),
     ] = []
+    embeddings: Annotated[
+        list[Embedding] | None,
+        BeforeValidator(
+            lambda value: None if value is None else _each(_embedding)(value),
+            json_schema_input_type=str | list[str | Embedding] | None,
+        ),
+        Field(description="Textual inversion files: FILE[:NAME]; default: those in folders.embeddings."),
+        Setting("file", list_of=(str, dict)),
+    ] = None
     eta: Annotated[float | None, Field(ge=0, le=1, description="Fresh noise that DDIM and TCD add.")] = None
     clip_skip: Annotated[int, Field(ge=0, le=11, description="Last layers of the text encoder to skip.")] = 0
     cache_interval: Annotated[
@@ -321,13 +356,16 @@ class ImageSettings(Frozen):
 
 
 class Folders(Frozen):
-    """Where models and LoRAs are found by their names alone."""
+    """Where models, LoRAs and embeddings are found by their names alone."""
 
     models: Annotated[
         FilePath | None, Field(description="`model: NAME` is NAME.safetensors, or a folder NAME, in it.")
     ] = None
     loras: Annotated[
         FilePath | None, Field(description="`--lora NAME` and <lora:NAME:0.8> are NAME.safetensors in it.")
+    ] = None
+    embeddings: Annotated[
+        FilePath | None, Field(description="NAME in a prompt stands for NAME.safetensors in it.")
     ] = None
 
 
@@ -383,14 +421,15 @@ def validate(merged: layers.Layer) -> RunConfig:
 
 
 def _with_paths(config: RunConfig) -> RunConfig:
-    """Replace the names of a model and of LoRAs by the paths that they have in the user's folders."""
+    """Replace the names of models, LoRAs and embeddings by the paths that they have in the user's folders."""
     found: dict[str, Any] = {}
     if path := files.find_named(config.folders.models, config.model):
         found["model"] = path
-    if config.loras:
-        paths = [files.find_named(config.folders.loras, lora.file) or lora.file for lora in config.loras]
-        pairs = zip(config.loras, paths, strict=True)
-        found["loras"] = [lora.model_copy(update={"file": path}) for lora, path in pairs]
+    for key, folder in (("loras", config.folders.loras), ("embeddings", config.folders.embeddings)):
+        if given := getattr(config, key):
+            paths = [files.find_named(folder, each.file) or each.file for each in given]
+            pairs = zip(given, paths, strict=True)
+            found[key] = [each.model_copy(update={"file": path}) for each, path in pairs]
     return config.model_copy(update=found) if found else config
 
 
@@ -411,6 +450,8 @@ def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "seed", f"seed + count goes past {MAX_SEED}"
     if config.dtype == "float16" and config.device == "cpu":
         yield "dtype", "float16 cannot run on a CPU; use float32, or bfloat16 if the CPU supports it"
+    if config.embeddings and config.prompt_syntax == "plain":
+        yield "embeddings", "prompt_syntax: plain reads every word as text; use a1111"
     if config.loras and config.memory.offload in ("group", "sequential"):
         yield "loras", "cannot be merged into layers that are offloaded; use memory.offload: model or none"
     if config.compile == "on" and config.memory.offload not in ("auto", "none"):

@@ -16,6 +16,7 @@ from sdapp import images, markup, schedulers
 from sdapp.config import (
     MAX_LORA_WEIGHT,
     BatchSize,
+    Embedding,
     ImageSettings,
     LoadSettings,
     Lora,
@@ -25,6 +26,7 @@ from sdapp.config import (
     Task,
 )
 from sdapp.errors import ConfigError
+from sdapp.models.embedding_files import find_embeddings, vector_counts
 from sdapp.models.locate import Model, check_clip_skip, check_task
 from sdapp.models.lora_files import check_loras
 from sdapp.models.safety import check_ships
@@ -48,6 +50,7 @@ class Job(ImageSettings, ModelSettings):
     prompt: str
     inputs: dict[str, str]  # `image`, `mask` → SHA-256 of the file
     prompt_syntax: markup.PromptSyntax = "plain"  # of records from before there was this setting
+    embeddings: list[Embedding] = Field([])  # those whose names are in the prompts
     chunks: int = Field(1, exclude=True)  # of 75 tokens, in the longer of the prompts that are encoded
 
     @cached_property
@@ -60,10 +63,12 @@ class Job(ImageSettings, ModelSettings):
         content = self.model_dump(mode="json")
         content["memory"] = {"vae_tiling": self.memory.vae_tiling is True}
         content["task"] = {key: value for key, value in content["task"].items() if key not in self.inputs}
-        content["loras"] = [{key: each[key] for key in each if key != "file"} for each in content["loras"]]
+        for name in ("loras", "embeddings"):
+            content[name] = [{key: each[key] for key in each if key != "file"} for each in content[name]]
         negative = self.negative_prompt
-        if self.chunks == 1 and markup.is_plain(self.prompt) and markup.is_plain(negative, is_negative=True):
-            content["prompt_syntax"] = "plain"
+        if markup.is_plain(self.prompt) and markup.is_plain(negative, is_negative=True):
+            content["emphasis"] = "original"
+            content["prompt_syntax"] = "plain" if self.chunks == 1 else self.prompt_syntax
         defaults = {key: field.default for key, field in type(self).model_fields.items()}
         content = {k: value for k, value in content.items() if k in ALWAYS_IN_ID or value != defaults[k]}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
@@ -77,7 +82,7 @@ class Job(ImageSettings, ModelSettings):
     @cached_property
     def pack(self) -> str:
         """Equal for jobs that can share UNet calls: only their prompts, equally long, and seeds differ."""
-        content = self.model_dump(mode="json", exclude={"prompt", "negative_prompt", "seed"})
+        content = self.model_dump(mode="json", exclude={"prompt", "negative_prompt", "embeddings", "seed"})
         return _canonical(content | {"chunks": self.chunks})
 
     def __copy__(self) -> Self:
@@ -202,6 +207,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         raise ConfigError(f"output.format: {room}; use png or webp")
     prompt, tags = _lora_tags(config)
     config = config.model_copy(update={"prompt": prompt})
+    embeddings = find_embeddings(config, _encoded_texts(config), model)
     if seeds is None:
         first = config.seed if config.seed is not None else secrets.randbelow(2**32)
         seeds = range(first, first + config.count)
@@ -217,7 +223,8 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         "seed": seeds[0],
         "inputs": inputs,
         "loras": check_loras([*config.loras, *tags], model),
-        "chunks": _count_chunks(config, model),
+        "embeddings": embeddings,
+        "chunks": _count_chunks(config, model, vector_counts(embeddings)),
     }
     given = {name: getattr(config, name) for name in Job.model_fields if name in RunConfig.model_fields}
     return JobList(Job(**given | resolved), seeds)
@@ -248,15 +255,23 @@ def _lora_tags(config: RunConfig) -> tuple[str, list[Lora]]:
     return " ".join(LORA_TAG.sub(" ", config.prompt or "").split()) if loras else config.prompt or "", loras
 
 
-def _count_chunks(config: RunConfig, model: Model) -> int:
+def _count_chunks(config: RunConfig, model: Model, embeddings: Mapping[str, int]) -> int:
     """Check the markup of the prompts; return the chunks of the longer of those that are encoded."""
     if config.prompt_syntax == "plain":
         return 1
     prompts = {"prompt": config.prompt or "", "negative_prompt": config.negative_prompt}
     for key, text in prompts.items():
         markup.check(key, text)
-    encoded = prompts.values() if config.guidance_scale > 1 else (prompts["prompt"],)
-    return max(1 if markup.is_short(text) else len(markup.chunk(text, model.tokenizer)) for text in encoded)
+    texts = _encoded_texts(config)
+    if not embeddings:
+        texts = [text for text in texts if not markup.is_short(text)]
+    chunks = (markup.chunk(text, model.tokenizer, embeddings=embeddings) for text in texts)
+    return max(map(len, chunks), default=1)
+
+
+def _encoded_texts(config: RunConfig) -> list[str]:
+    """The prompts that are encoded: the negative one only with guidance."""
+    return [config.prompt or "", *([config.negative_prompt] if config.guidance_scale > 1 else [])]
 
 
 def choose_scheduler(config: RunConfig, model: Model) -> tuple[SchedulerChoice, str]:

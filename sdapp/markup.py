@@ -1,14 +1,18 @@
 """A1111's prompt syntax: weights, BREAK, and chunks of 75 tokens, as A1111 1.10 reads them, without torch."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby, pairwise
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from sdapp.errors import ConfigError
 
 PromptSyntax = Literal["a1111", "plain"]
+Emphasis = Literal["original", "no-norm"]
+MAX_TOKENS = 75  # tokens of a prompt that CLIP reads at a time
 BACKTRACK = 20  # a full chunk ends behind its last comma, if at most so many tokens move to the next chunk
+NONE: Mapping[str, int] = MappingProxyType({})
 DECIMAL = r"[+-]?(?:\d++\.?\d*+|\.\d++)"
 MARK = re.compile(rf"\\[\\()\[\]]|\\|[()\[\]]|:(?P<weight>{DECIMAL})\)|[^\\()\[\]:]+|:")
 BREAK = re.compile(r"\s{0,9}\bBREAK\b\s{0,9}")
@@ -37,10 +41,12 @@ class Piece(NamedTuple):
 
 
 class Token(NamedTuple):
-    """A token of a text encoder, and its weight."""
+    """A token of a text encoder, or a vector that takes the place of one, and its weight."""
 
     id: int
     weight: float = 1.0
+    embedding: str = ""  # the name of the embedding that the vector is of
+    vector: int = 0  # which of its vectors, from 0
 
 
 def parse_prompt(text: str) -> list[list[Piece]]:
@@ -131,24 +137,49 @@ def notes(key: str, text: str, syntax: PromptSyntax) -> Iterator[str]:
             yield f"{key}: {found[0]!r}: {reason}; write (word:1.2)"
 
 
-def chunk(text: str, tokenizer: Any, syntax: PromptSyntax = "a1111") -> list[list[Token]]:
-    """Split a prompt into chunks of at most 75 tokens, at least one; plain text is cut after the first."""
+def chunk(
+    text: str, tokenizer: Any, syntax: PromptSyntax = "a1111", embeddings: Mapping[str, int] = NONE
+) -> list[list[Token]]:
+    """Split a prompt into chunks of at most 75 tokens, at least one; plain text is cut after the first.
+
+    `embeddings` are names and numbers of vectors. A name counts where its tokens are in the text, also with
+    other capitals, and its vectors take their place, all in one chunk.
+    """
     limit = tokenizer.model_max_length - 2  # the marks of start and end
 
-    def ids(part: str) -> Any:
-        return tokenizer(part, add_special_tokens=False, verbose=False).input_ids
+    def ids(part: str) -> list[int]:
+        return list(tokenizer(part, add_special_tokens=False, verbose=False).input_ids)
 
     if syntax == "plain":
         return [[Token(each) for each in ids(text)[:limit]]]
     comma, chunks = ids(",")[-1], list[list[Token]]()
+    names = sorted(
+        ((found, name) for name in embeddings if (found := ids(name))), key=lambda each: -len(each[0])
+    )
     for section in parse_prompt(text):
         chunks.append([])
-        for token in (Token(each, piece.weight) for piece in section for each in ids(piece.text)):
-            if len(chunks[-1]) == limit:
-                end = limit
-                if token.id != comma:
+        for piece in section:
+            for group in _grouped(ids(piece.text), names, embeddings):
+                if len(chunks[-1]) == limit and group[0] != Token(comma):
                     recent = range(limit - BACKTRACK, limit)
                     end = 1 + max((i for i in recent if chunks[-1][i].id == comma), default=limit - 1)
-                chunks[-1:] = [chunks[-1][:end], chunks[-1][end:]]
-            chunks[-1].append(token)
+                    chunks[-1:] = [chunks[-1][:end], chunks[-1][end:]]
+                if len(chunks[-1]) + len(group) > limit:
+                    chunks.append([])
+                chunks[-1] += [token._replace(weight=piece.weight) for token in group]
     return chunks if chunks[-1] or len(chunks) == 1 else chunks[:-1]
+
+
+def _grouped(
+    ids: list[int], names: Iterable[tuple[list[int], str]], embeddings: Mapping[str, int]
+) -> Iterator[list[Token]]:
+    """Yield each token alone, and all vectors of an embedding together; the longest name counts."""
+    place = 0
+    while place < len(ids):
+        here = ((len(found), name) for found, name in names if ids[place : place + len(found)] == found)
+        length, name = next(here, (1, ""))
+        if name:
+            yield [Token(-1, embedding=name, vector=i) for i in range(embeddings[name])]
+        else:
+            yield [Token(ids[place])]
+        place += length

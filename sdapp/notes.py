@@ -11,6 +11,7 @@ from sdapp import markup
 from sdapp.config import RunConfig, Txt2Img
 from sdapp.images import inputs
 from sdapp.jobs import Job, choose_scheduler
+from sdapp.models.embedding_files import name_of, without_names
 from sdapp.models.files import BUILT_IN, read_json
 from sdapp.models.locate import Model
 from sdapp.schedulers import few_steps, is_for_few_steps
@@ -77,7 +78,7 @@ def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str
     """Notes on settings that have no effect, take long, or are beyond what the model was trained on."""
     prompts = {"prompt": job.prompt, "negative_prompt": job.negative_prompt}
     texts = map(markup.words if job.prompt_syntax == "a1111" else str, prompts.values())
-    if words := unknown_words(model, " ".join(texts)):
+    if words := unknown_words(model, without_names(" ".join(texts), job.embeddings)):
         yield (
             f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world "
             "(in its MODEL_CARD.md); for anything else use a real checkpoint: "
@@ -112,6 +113,10 @@ def _without_effect(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
         is_guided, unguided = False, "on this model, whose UNet reads the guidance scale (LCM)"
     is_ever_guided = any(begin <= call / calls < end for call in range(calls))
     quality_is_given = "quality" in config.output.model_fields_set
+    named = {each.name for each in job.embeddings}
+    for name in (each.name or name_of(Path(each.file)) for each in config.embeddings or ()):
+        if name not in named:
+            yield f"embeddings: {name!r} is not in the prompts, so it has no effect"
     rules = (
         ("negative_prompt", unguided, not is_guided and job.negative_prompt),
         ("guidance_interval", unguided,
@@ -126,7 +131,7 @@ def _without_effect(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
          job.clip_skip == 1 and is_xl),
         ("output.quality", "on PNG, which is lossless", quality_is_given and config.output.format == "png"),
     )  # fmt: skip
-    return (f"{key} has no effect {case}" for key, case, applies in rules if applies)
+    yield from (f"{key} has no effect {case}" for key, case, applies in rules if applies)
 
 
 class LineNotes:

@@ -40,7 +40,7 @@ from sdapp.diffusion.task_inputs import (
     prepare_inputs,
     told_sizes,
 )
-from sdapp.diffusion.text_encoder import Conditioning, TextEncoder
+from sdapp.diffusion.text_encoder import Conditioning, PromptText, TextEncoder
 from sdapp.diffusion.unet import Denoiser
 from sdapp.errors import ConfigError, SdappError, UpstreamError
 from sdapp.jobs import Job, LoadKey
@@ -219,10 +219,11 @@ class Painter:
     def _encode(self, painting: Painting) -> Mapping[str, Any]:
         """Encode the prompts; the negative ones only where guidance uses them (scale > 1)."""
         jobs, job = painting.jobs, painting.jobs[0]
-        negative = [each.negative_prompt for each in jobs] if job.guidance_scale > 1 else None
+        negative = [PromptText.of(each, each.negative_prompt) for each in jobs]
         with timed("encode", self._settle):
             painting.conditioning = self._text.encode(
-                [each.prompt for each in jobs], negative, job.clip_skip, job.prompt_syntax
+                [PromptText.of(each, each.prompt) for each in jobs],
+                negative if job.guidance_scale > 1 else None,
             )
         return {}
 

@@ -30,6 +30,7 @@ MODEL_TESTS = (
     "test_api.py",
     "test_threads.py",
     "test_benchmarks.py",
+    "test_embeddings.py",
     "test_gpu.py",
     "test_loras.py",
     "test_pinned.py",

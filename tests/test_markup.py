@@ -120,6 +120,7 @@ def test_words_of_the_old_meaning_have_no_markup() -> None:
         ("cat " * 60 + "," + "dog " * 20, [61, 20]),
         ("cat " * 74 + "," + "dog", [75, 1]),
         ("cat " * 75 + "," + "dog", [75, 2]),
+        ("cat, " * 37 + "cat" + ", dog", [75, 2]),  # a comma moves nothing
         ("a cat BREAK a dog", [2, 2]),
         ("BREAK a dog", [0, 2]),
         ("a dog BREAK", [2]),
@@ -231,3 +232,33 @@ def test_the_time_for_hostile_text_grows_with_its_length_only(text: str) -> None
     with suppress(ConfigError):
         markup.check("prompt", text)
         markup.words(text)
+
+
+# --- embeddings -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("a thing house", [10]),
+        ("a THING, things (thing:1.2)", [19]),
+        ("thing" + " cat" * 66, [74]),
+        ("cat " * 68 + "thing", [68, 8]),  # all vectors in one chunk
+        ("cat " * 60 + ", " + "cat " * 7 + "thing", [68, 8]),
+        ("cat " * 60 + ", " + "cat " * 14 + "thing", [61, 22]),
+        ("my thing two", [2]),
+        ("my\nthing", [9]),
+    ],
+)
+def test_the_vectors_of_an_embedding_take_the_place_of_its_name(
+    text: str, sizes: list[int], clip: Any
+) -> None:
+    names = {"thing": 8, "my thing two": 2}
+    assert [len(each) for each in markup.chunk(text, clip, embeddings=names)] == sizes
+
+
+def test_vectors_have_the_weight_of_their_name_and_are_in_order(clip: Any) -> None:
+    [tokens] = markup.chunk("a (thing:1.5) cat", clip, embeddings={"thing": 3, "": 2, " ": 2})
+    vectors = [markup.Token(-1, 1.5, "thing", i) for i in range(3)]
+    assert tokens[1:4] == vectors
+    assert len(tokens) == 5

@@ -17,6 +17,7 @@ from sdapp import schedulers
 from sdapp.config import Memory, validate
 from sdapp.diffusion import solvers
 from sdapp.diffusion.devices import choose_device, choose_dtype
+from sdapp.diffusion.text_encoder import PromptText
 from sdapp.errors import ConfigError, InterruptedRunError, UnavailableError, UpstreamError
 from sdapp.jobs import LoadKey, plan
 from sdapp.models.families import FAMILIES
@@ -273,7 +274,9 @@ def test_guidance_is_the_papers(tiny: Callable[..., Path], tiny_painter: Painter
     scheduler.set_timesteps(1)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
-        prompt, negative = (tiny_painter._text.embed([text], 0)[0] for text in ("a red house", "a tree"))
+        prompt, negative = (
+            tiny_painter._text.embed([PromptText(text)])[0] for text in ("a red house", "a tree")
+        )
         towards, away = (
             tiny_painter.denoiser.unet(noise, scheduler.timesteps[0], text).sample
             for text in (prompt, negative)
@@ -309,9 +312,9 @@ def test_skipping_no_layer_is_the_text_encoders_own_output(tiny_painter: Painter
     [(tokenizer, encoder)] = tiny_painter._text.parts
     ids = tokenizer(["a cat"], padding="max_length", max_length=77, return_tensors="pt").input_ids
     with torch.no_grad():
-        assert torch.equal(tiny_painter._text.embed(["a cat"], 0)[0], encoder(ids).last_hidden_state)
+        assert torch.equal(tiny_painter._text.embed([PromptText("a cat")])[0], encoder(ids).last_hidden_state)
     with pytest.raises(ConfigError, match="has 3 layers"):
-        tiny_painter._text.embed(["a cat"], 3)
+        tiny_painter._text.embed([PromptText("a cat", 3)])
 
 
 def test_a_plain_prompt_beyond_77_tokens_is_told(tiny: Callable[..., Path], tiny_painter: Painter) -> None:

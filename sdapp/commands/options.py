@@ -60,6 +60,12 @@ OPTIONS: dict[str, Any] = {
     "scheduler": option(str, "--scheduler", help="Any name that `sdapp schedulers` knows."),
     "size": option(str, "--size", metavar="WxH", help=SIZES),
     "loras": option(list[str], "--lora", metavar="FILE[:WEIGHT]", help="A LoRA file. Can be repeated."),
+    "embeddings": option(
+        list[str],
+        "--embedding",
+        metavar="FILE[:NAME]",
+        help="An embedding; its NAME in a prompt stands for it.",
+    ),
     "model": option(str, "--model", "-m", help=f"{BUILT_IN}, a Hub id, a folder or a .safetensors file."),
     "device": option(str, "--device", help="auto, cpu, cuda, cuda:N or mps."),
     "dtype": option(str, "--dtype", help="auto, float16, bfloat16 or float32."),
@@ -76,6 +82,7 @@ IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"II*\0", b"MM\0*
 ORIGINS = {
     "output.dir": "--out",
     "loras": "--lora",
+    "embeddings": "--embedding",
     "prompt": "PROMPT",
     "compare.prompts": "PROMPT",
     "task.kind": "sdapp {}",

@@ -1,25 +1,32 @@
 """The command `sdapp tokens`."""
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from sdapp import markup
+from sdapp.commands.options import OPTIONS
 from sdapp.commands.terminal import print_note
+from sdapp.config import read_user_config, validate
+from sdapp.models.embedding_files import find_embeddings, vector_counts
 from sdapp.models.originals import clip_tokenizer
 from sdapp.models.vae import locate_model
+from sdapp.settings.layers import merge, override
 
-PromptText = Annotated[str, typer.Argument(help="A prompt, as for `sdapp generate`.", show_default=False)]
+OnePrompt = Annotated[str, typer.Argument(help="A prompt, as for `sdapp generate`.", show_default=False)]
 TokenizerOf = Annotated[
     str | None,
     typer.Option("--model", help="Whose tokenizer; default: CLIP's, which all models but postcards use."),
 ]
+EmbeddingFiles: Any = OPTIONS["embeddings"]
 
 
 def tokens(
-    prompt: PromptText,
+    prompt: OnePrompt,
     model: TokenizerOf = None,
+    embeddings: EmbeddingFiles = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each chunk.")] = False,
 ) -> None:
     """Show how a prompt is read: its chunks, and the weight of each token. A word goes on after `·`.
@@ -28,24 +35,41 @@ def tokens(
 
     sdapp tokens "a (red:1.3) lighthouse, [snow] BREAK at night"
     """
-    tokenizer = clip_tokenizer() if model is None else locate_model(model, None, None).tokenizer
+    found = None if model is None else locate_model(model, None, None)
+    tokenizer = clip_tokenizer() if found is None else found.tokenizer
+    given = [] if embeddings is None else [override("embeddings", embeddings, "--embedding")]
+    config = validate(merge([*read_user_config(), *given]))
     markup.check("prompt", prompt)
     for note in markup.notes("prompt", prompt, "a1111"):
         print_note(note)
-    for number, chunk in enumerate(markup.chunk(prompt, tokenizer), 1):
-        names = tokenizer.convert_ids_to_tokens([token.id for token in chunk])
-        ends = ["" if name.endswith("</w>") else "·" for name in names]
-        texts = [tokenizer.decode([token.id]).strip() + end for token, end in zip(chunk, ends, strict=True)]
+    counts = vector_counts(find_embeddings(config, [prompt], found))
+    for number, chunk in enumerate(markup.chunk(prompt, tokenizer, embeddings=counts), 1):
         if as_json:
-            rows = zip(chunk, texts, strict=True)
-            facts = [{"id": token.id, "text": text, "weight": token.weight} for token, text in rows]
+            facts = [_facts(token, tokenizer) for token in chunk]
             typer.echo(json.dumps({"chunk": number, "tokens": facts}, ensure_ascii=False))
         else:
             limit = tokenizer.model_max_length - 2
-            words = " ".join(map(_with_weight, texts, (token.weight for token in chunk)))
+            words = " ".join(_shown(token, tokenizer, counts) for token in chunk if not token.vector)
             typer.echo(f"chunk {number}, {len(chunk)} of {limit} tokens: {words}".rstrip())
 
 
-def _with_weight(text: str, weight: float) -> str:
-    color = typer.colors.GREEN if weight > 1 else typer.colors.RED
-    return text if weight == 1 else typer.style(f"{text}×{weight:.4g}", fg=color)
+def _facts(token: markup.Token, tokenizer: Any) -> dict[str, Any]:
+    if token.embedding:
+        return {"embedding": token.embedding, "vector": token.vector, "weight": token.weight}
+    return {"id": token.id, "text": _word(token, tokenizer), "weight": token.weight}
+
+
+def _word(token: markup.Token, tokenizer: Any) -> str:
+    is_end = tokenizer.convert_ids_to_tokens(token.id).endswith("</w>")
+    return str(tokenizer.decode([token.id]).strip() + ("" if is_end else "·"))
+
+
+def _shown(token: markup.Token, tokenizer: Any, counts: Mapping[str, int]) -> str:
+    """A token or a whole embedding, with its weight."""
+    if token.embedding:
+        count = counts[token.embedding]
+        text = f"<{token.embedding}: {count} vector{'s' if count > 1 else ''}>"
+    else:
+        text = _word(token, tokenizer)
+    color = typer.colors.GREEN if token.weight > 1 else typer.colors.RED
+    return text if token.weight == 1 else typer.style(f"{text}×{token.weight:.4g}", fg=color)

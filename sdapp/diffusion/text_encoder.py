@@ -1,18 +1,38 @@
 """Encode prompts as embeddings, each text once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import torch
+from safetensors.torch import load_file
 
-from sdapp.errors import ConfigError
-from sdapp.markup import PromptSyntax, Token, chunk
+from sdapp.config import Embedding
+from sdapp.errors import ConfigError, UnavailableError
+from sdapp.jobs import Job
+from sdapp.markup import Emphasis, PromptSyntax, Token, chunk
+from sdapp.models.embedding_files import examine_embedding, vector_counts
 
 KEPT_EMBEDS = 128  # 30 MB with Stable Diffusion 1.5 in float32
 
 
-class _Embedding(NamedTuple):
+class PromptText(NamedTuple):
+    """A text and how it is read."""
+
+    text: str
+    clip_skip: int = 0
+    syntax: PromptSyntax = "plain"
+    emphasis: Emphasis = "original"
+    embeddings: tuple[Embedding, ...] = ()
+
+    @classmethod
+    def of(cls, job: Job, text: str) -> Self:
+        return cls(text, job.clip_skip, job.prompt_syntax, job.emphasis, tuple(job.embeddings))
+
+
+class _Encoded(NamedTuple):
     """What the text encoders give for one text."""
 
     embeds: torch.Tensor  # [77 × chunks, D]
@@ -50,22 +70,19 @@ class TextEncoder:
             for encoder, tokenizer in (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2"))
             if getattr(pipe, encoder, None) is not None
         ]
-        self._known: dict[tuple[str, int, PromptSyntax], _Embedding] = {}
+        self._known: dict[PromptText, _Encoded] = {}
 
     def encode(
-        self,
-        prompts: Sequence[str],
-        negative_prompts: Sequence[str] | None,
-        clip_skip: int,
-        syntax: PromptSyntax = "plain",
+        self, prompts: Sequence[PromptText], negative_prompts: Sequence[PromptText] | None
     ) -> Conditioning:
-        """Encode a batch; `negative_prompts` is None without guidance. Raises ConfigError for a clip_skip.
+        """Encode a batch with one clip_skip; `negative_prompts` is None without guidance.
 
         An empty negative prompt becomes zeros if the model was trained so (`force_zeros_for_empty_prompt`).
+        Raises ConfigError for a clip_skip, UnavailableError for a file of an embedding that has changed.
         """
         n = len(prompts)
-        embeds, pooled = self.embed([*prompts, *(negative_prompts or ())], clip_skip, syntax)
-        given = torch.tensor([bool(text) for text in negative_prompts or ()], device=embeds.device)
+        embeds, pooled = self.embed([*prompts, *(negative_prompts or ())])
+        given = torch.tensor([bool(each.text) for each in negative_prompts or ()], device=embeds.device)
         if self._pipe.config.get("force_zeros_for_empty_prompt"):
             embeds[n:] *= given[:, None, None]
             pooled[n:] *= given[:, None]  # type: ignore[index]
@@ -76,25 +93,21 @@ class TextEncoder:
             None if pooled is None or negative_prompts is None else pooled[n:],
         )
 
-    def embed(
-        self, texts: Sequence[str], clip_skip: int, syntax: PromptSyntax = "plain"
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def embed(self, prompts: Sequence[PromptText]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings [B, 77 × chunks, D] and pooled ones [B, P]; texts encoded before are not encoded again.
 
         Shorter texts are filled up with encoded empty chunks to the length of the longest.
         """
-        keys = [(text, clip_skip, syntax) for text in texts]
-        if fresh := [key for key in dict.fromkeys(keys) if key not in self._known]:
-            encoded = self._encode([text for text, *_ in fresh], clip_skip, syntax)
-            self._known |= zip(fresh, encoded, strict=True)
-        for key in dict.fromkeys(keys):  # what is used moves to the end and stays longest
-            self._known[key] = self._known.pop(key)
-        found = [self._known[key] for key in keys]
+        if fresh := [each for each in dict.fromkeys(prompts) if each not in self._known]:
+            self._known |= zip(fresh, self._encode(fresh), strict=True)
+        for each in dict.fromkeys(prompts):  # what is used moves to the end and stays longest
+            self._known[each] = self._known.pop(each)
+        found = [self._known[each] for each in prompts]
         for old in list(self._known)[:-KEPT_EMBEDS]:
             del self._known[old]
         embeds, lengths = [each.embeds for each in found], [len(each.embeds) for each in found]
         if min(lengths) < max(lengths):
-            [empty] = self.embed([""], clip_skip, syntax)[0]
+            [empty] = self.embed([prompts[0]._replace(text="", embeddings=())])[0]
             missing = [(max(lengths) - length) // len(empty) for length in lengths]
             embeds = [torch.cat([each, *[empty] * n]) for each, n in zip(embeds, missing, strict=True)]
         pooled = [each.pooled for each in found if each.pooled is not None]
@@ -104,23 +117,29 @@ class TextEncoder:
         """Encode all texts anew: the weights have changed."""
         self._known.clear()
 
-    def _encode(self, texts: list[str], clip_skip: int, syntax: PromptSyntax) -> list[_Embedding]:
+    def _encode(self, prompts: Sequence[PromptText]) -> list[_Encoded]:
         """Encode each chunk by itself; the pooled output is that of the first one."""
         embeds = []
-        for tokenizer, encoder in self.parts:
-            chunks = [chunk(text, tokenizer, syntax) for text in texts]
-            rows = [row for each in chunks for row in each]
-            ids = torch.tensor([_framed(row, tokenizer) for row in rows])
-            output = encoder(ids.to(self._pipe._execution_device), output_hidden_states=True)
-            hidden = self._hidden(output, encoder, clip_skip)
-            weighted = [emphasize(*each) for each in zip(hidden, rows, strict=True)]
+        for i, (tokenizer, encoder) in enumerate(self.parts):
+            chunks = [
+                chunk(each.text, tokenizer, each.syntax, vector_counts(each.embeddings)) for each in prompts
+            ]
+            rows = [(row, each) for each, parts in zip(prompts, chunks, strict=True) for row in parts]
+            ids = torch.tensor([_framed(row, tokenizer) for row, _ in rows])
+            with _with_vectors(encoder, i, rows):
+                output = encoder(ids.to(self._pipe._execution_device), output_hidden_states=True)
+            hidden = self._hidden(output, encoder, prompts[0].clip_skip)
+            weighted = [
+                emphasize(each, row, prompt.emphasis)
+                for each, (row, prompt) in zip(hidden, rows, strict=True)
+            ]
             embeds.append(torch.stack(weighted))
         counts = [len(each) for each in chunks]
         whole = [each.flatten(0, 1) for each in torch.split(torch.cat(embeds, dim=-1), counts)]
         if len(self.parts) == 1:
-            return [_Embedding(each) for each in whole]
+            return [_Encoded(each) for each in whole]
         pooled = [each[0] for each in torch.split(output.text_embeds, counts)]
-        return [_Embedding(*each) for each in zip(whole, pooled, strict=True)]
+        return [_Encoded(*each) for each in zip(whole, pooled, strict=True)]
 
     def _hidden(self, output: Any, encoder: Any, clip_skip: int) -> torch.Tensor:
         """What the UNet reads, without the pipelines' own clip_skip, which crashes with transformers 5.6.
@@ -140,18 +159,57 @@ class TextEncoder:
 
 def _framed(tokens: list[Token], tokenizer: Any) -> list[int]:
     """The ids of a chunk between the marks of start and end, padded."""
-    ids = [tokenizer.bos_token_id, *(token.id for token in tokens), tokenizer.eos_token_id]
+    ids = [tokenizer.bos_token_id, *(max(token.id, 0) for token in tokens), tokenizer.eos_token_id]
     return ids + [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(ids))
 
 
-def emphasize(hidden: torch.Tensor, tokens: Sequence[Token]) -> torch.Tensor:
-    """Weigh the embeddings [77, D] of a chunk as A1111's emphasis "Original": their mean stays what it was.
+@contextmanager
+def _with_vectors(encoder: Any, part: int, rows: Sequence[tuple[list[Token], PromptText]]) -> Iterator[None]:
+    """Let an encoder see the vectors of embeddings where the tokens of a chunk are such vectors.
 
-    `tokens` are those between the marks of start and end; all else has a weight of 1.
+    `part` is the number of the encoder, `rows` are its chunks, each with its prompt. It sees them instead of
+    what it has for its own tokens, so neither the tokenizer nor the table of tokens grows.
+    """
+    places = [
+        (row, column, _load_vectors(prompt, token.embedding, part)[token.vector])
+        for row, (tokens, prompt) in enumerate(rows)
+        for column, token in enumerate(tokens, 1)
+        if token.embedding
+    ]
+
+    def write(_table: Any, _ids: Any, output: torch.Tensor) -> torch.Tensor:
+        for row, column, vector in places:
+            output[row, column] = vector.to(output)
+        return output
+
+    table = getattr(encoder, "text_model", encoder).embeddings.token_embedding
+    hook = table.register_forward_hook(write)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _load_vectors(prompt: PromptText, name: str, part: int) -> torch.Tensor:
+    """The vectors [n, D] of an embedding for one text encoder. Raises UnavailableError for a changed file."""
+    path, sha256 = next((Path(each.file), each.sha256) for each in prompt.embeddings if each.name == name)
+    contents = examine_embedding(path)
+    if contents.sha256 != sha256:
+        raise UnavailableError(f"embeddings: {path} has changed since this run was planned")
+    return load_file(path)[contents.tensors[part]].reshape(contents.vectors, -1)
+
+
+def emphasize(hidden: torch.Tensor, tokens: Sequence[Token], emphasis: Emphasis = "original") -> torch.Tensor:
+    """Weigh the embeddings [77, D] of a chunk as A1111 does.
+
+    With its emphasis "Original" their mean stays what it was; with "No norm" it does not. `tokens` are those
+    between the marks of start and end; all else has a weight of 1.
     """
     if all(token.weight == 1 for token in tokens):
         return hidden
     weights = torch.ones(len(hidden), 1, device=hidden.device)
     weights[1 : len(tokens) + 1, 0] = torch.tensor([token.weight for token in tokens])
     weighted = hidden.float() * weights
+    if emphasis == "no-norm":
+        return weighted.to(hidden.dtype)
     return (weighted * (hidden.float().mean() / weighted.mean())).to(hidden.dtype)

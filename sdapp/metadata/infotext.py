@@ -31,9 +31,11 @@ VERSIONS = {  # by the fields `App` and `Version`
     "sdapp ": "sdapp", r"stable-diffusion\.cpp": "stable-diffusion.cpp", r"f\d|.*forge": "Forge",
     "comfyui": "ComfyUI", r"sd\.?next": "SD.Next", "fooocus": "Fooocus", "": "A1111",
 }  # fmt: skip
+EMPHASES = {"original": "Original", "no-norm": "No norm"}
 DEFAULTS: dict[str, tuple[str, ...]] = {  # fields that change no pixel with these values, or () with any
-    "emphasis": ("Original", "None"), "maskmode": ("Inpaint masked",), "maskedcontent": ("original",),
-    "inpaintarea": ("Whole image", "Whole picture", "Only masked"), "app": (), "version": (), "user": (),
+    "emphasis": (*EMPHASES.values(), "None"), "maskmode": ("Inpaint masked",), "user": (),
+    "inpaintarea": ("Whole image", "Whole picture", "Only masked"), "app": (), "version": (),
+    "maskedcontent": ("original",),
     "vaehash": (), "hashes": (), "initimagehash": (), "batchsize": (), "batchpos": (), "guidance": (),
 }  # fmt: skip
 ZERO_SNR = "Zero Terminal SNR"  # of the field `Noise Schedule` in A1111 and Forge
@@ -59,6 +61,8 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
         for key in ("prompt", "negative_prompt")
     )
     is_plain = values["prompt_syntax"] == "plain"
+    is_marked = not all(map(markup.is_plain, (prompt, negative)))
+    emphasis = "None" if is_plain else EMPHASES[values["emphasis"]]
     fields = {
         "Steps": values["steps"], "Sampler": sampler, "Schedule type": schedule,
         "CFG scale": str(values["guidance_scale"]).removesuffix(".0"), "Seed": values["seed"],
@@ -68,7 +72,8 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
         "Clip skip": skip + 1 if skip else None, "RNG": "CPU",
         "Lora hashes": ", ".join(f"{Path(lora['file']).stem}: {lora['sha256'][:12]}" for lora in loras),
         "Mask mode": "Inpaint masked" if task["kind"] == "inpaint" else None,
-        "Emphasis": "None" if is_plain and not all(map(markup.is_plain, (prompt, negative))) else None,
+        "TI hashes": ", ".join(f"{each['name']}: {each['sha256'][:12]}" for each in values["embeddings"]),
+        "Emphasis": emphasis if is_marked and emphasis != "Original" else None,
         "Inpaint area": None if padding is None else "Only masked", "Masked area padding": padding,
         "CFG rescale": values["guidance_rescale"] or None,
         "Noise Schedule": ZERO_SNR if values["zero_snr"] == "on" else None,
@@ -251,6 +256,8 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
     for name, setting in OWN.items():
         if (value := fields.take(name)[1]) is not None:
             carried.carry(name, value, **{setting: value})
+    if all_fields.get("Emphasis") == "No norm":
+        carried.values["emphasis"] = "no-norm"
     sampler, schedule = fields.sampler()
     if sampler:
         since_1_9 = re.search(r"v1\.(9|\d\d)", all_fields.get("Version", ""))

@@ -31,7 +31,8 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
 
     content = job.to_data()
     content["task"] |= {key: relative(content["task"][key]) for key in job.inputs}
-    content["loras"] = [each | {"file": relative(each["file"])} for each in content["loras"]]
+    for key in ("loras", "embeddings"):
+        content[key] = [each | {"file": relative(each["file"])} for each in content[key]]
     for key in MODEL_KEYS & content.keys():
         if content[key] not in (None, BUILT_IN) and Path(content[key]).exists():
             content[key] = relative(content[key])
@@ -45,11 +46,6 @@ def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
     are_mappings = isinstance(task, dict) and isinstance(inputs, dict)
     if not are_mappings or not all(isinstance(task.get(key), str) for key in inputs):
         raise InputError(f"{image}: its record is broken: task and inputs do not match")
-    loras = content.get("loras", [])
-    if not isinstance(loras, list) or not all(
-        isinstance(lora, dict) and isinstance(lora.get("file"), str) for lora in loras
-    ):
-        raise InputError(f"{image}: its record is broken: its loras are no list of files")
     if unknown := sorted(content.keys() - Job.model_fields.keys()):
         raise InputError(f"{image}: its record is broken: a job has no {', '.join(map(repr, unknown))}")
     values["task"] = task | {key: str(image.parent / task[key]) for key in inputs}
@@ -59,7 +55,13 @@ def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
             raise InputError(f"{image}: task.{key}: {path} is not the file that this image was made from")
     if isinstance(values.get("scheduler"), dict):
         values["scheduler"] = values["scheduler"] | {"exact": True}  # it ran as it is
-    values["loras"] = [lora | {"file": str(image.parent / lora["file"])} for lora in loras]
+    for key in ("loras", "embeddings"):
+        files = content.get(key, [])
+        if not isinstance(files, list) or not all(
+            isinstance(each, dict) and isinstance(each.get("file"), str) for each in files
+        ):
+            raise InputError(f"{image}: its record is broken: its {key} are no list of files")
+        values[key] = [each | {"file": str(image.parent / each["file"])} for each in files]
     for key in MODEL_KEYS:
         if str(values.get(key, "")).startswith("."):
             values[key] = layers.anchor(values[key], image.parent)

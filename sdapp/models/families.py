@@ -1,5 +1,6 @@
 """The families of Stable Diffusion: one row for each, found from a model's files without torch."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,12 @@ class Family:
     def weight_folders(self) -> tuple[str, ...]:
         """The folders of a diffusers model that hold weights."""
         return ("unet", "vae", *self.text_encoders)
+
+
+def family_of_width(width: int) -> str:
+    """The name of the family whose UNets read text embeddings of a width."""
+    names = [each.name for each in FAMILIES if re.search(each.mark, f"context {width}")]
+    return names[0] if names else f"a model with text embeddings {width} wide"
 
 
 def _pipelines(name: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sdapp.config import Lora
 from sdapp.errors import ConfigError, InputError, MissingInputError
-from sdapp.models.families import FAMILIES
+from sdapp.models.families import family_of_width
 from sdapp.models.files import read_json, refuse_others, tensor_shapes
 from sdapp.models.kinds import IS_LORA
 from sdapp.models.locate import Model
@@ -53,9 +53,8 @@ def check_loras(loras: Sequence[Lora], model: Model) -> list[Lora]:
         digest, width = examine_lora(path)
         if lora.sha256 not in (None, digest):
             raise InputError(f"loras: {lora.file} is not the file that was used: its SHA-256 is {digest}")
-        if width not in (None, model.facts.get("context")):
-            of = [each.name for each in FAMILIES if re.search(each.mark, f"context {width}")]
-            made_for = of[0] if of else f"a model with text embeddings {width} wide"
+        if width is not None and width != model.facts.get("context"):
+            made_for = family_of_width(width)
             raise ConfigError(f"loras: {lora.file} is for {made_for}; {model.name} is {model.family.name}")
         if lora.weight or lora.text_encoder_weight:
             found.append(lora.model_copy(update={"file": str(path), "sha256": digest}))

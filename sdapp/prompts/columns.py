@@ -19,7 +19,7 @@ ALIASES = {
     "task": "task.kind", "image": "task.image", "mask": "task.mask", "padding": "task.padding",
     "strength": "task.strength", "denoising_strength": "task.strength",
     "size": "size", "seeds": "seed", "cfg_scale": "guidance_scale", "n_iter": "count",
-    "lora": "loras",
+    "lora": "loras", "embedding": "embeddings",
 }  # fmt: skip
 # In .txt only: kohya's letters, and A1111's batch_size, which is a number of images.
 SHORT_OPTIONS = {
@@ -108,7 +108,7 @@ def _why_not(name: str, is_option: bool) -> str:
 def from_text(key: str, text: str) -> Any:
     """Return the value of a cell or option: a number if it looks like one, a list for `a|b`, else text."""
     kind = SETTINGS.get(key, PLAIN).kind
-    if key == "loras":
+    if SETTINGS.get(key, PLAIN).list_of == (str, dict):
         sets = [re.split(r" *, *", each.strip(SPACES)) for each in text.split("|")]
         return sets if len(sets) > 1 else sets[0]
     if kind in ("text", "file"):

@@ -5,6 +5,7 @@ from typing import Any
 
 from sdapp import markup
 from sdapp.jobs import Job
+from sdapp.models.embedding_files import vector_counts
 from sdapp.models.locate import Model
 
 MAX_REST = 300  # characters of what is not read, in a note
@@ -13,11 +14,11 @@ MAX_REST = 300  # characters of what is not read, in a note
 def notes_on_length(job: Job, model: Model) -> Iterator[str]:
     """Notes on prompts of more than one chunk of tokens, or on what of plain ones is not read."""
     prompts = {"prompt": job.prompt, "negative_prompt": job.negative_prompt}
-    if all(map(markup.is_short, prompts.values())):
+    if all(map(markup.is_short, prompts.values())) and not job.embeddings:
         return
     yield from cut_by(model.tokenizer, job)
     for name, text in prompts.items() if job.prompt_syntax == "a1111" else ():
-        chunks = markup.chunk(text, model.tokenizer)
+        chunks = markup.chunk(text, model.tokenizer, embeddings=vector_counts(job.embeddings))
         if len(chunks) > 1:
             sizes = " + ".join(str(len(each)) for each in chunks)
             yield f"{name}: {len(chunks)} chunks of up to 75 tokens: {sizes}"

@@ -16,6 +16,7 @@ from sdapp.commands.estimates import History
 from sdapp.config import validate
 from sdapp.diffusion import solvers
 from sdapp.diffusion.batch_size import BatchSizes
+from sdapp.diffusion.text_encoder import PromptText
 from sdapp.errors import InterruptedRunError
 from sdapp.jobs import LoadKey, plan
 from sdapp.metadata.record import read_header
@@ -135,7 +136,7 @@ def test_guidance_on_the_first_half_by_hand(tiny: Callable[..., Path], painter: 
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     unet = painter.denoiser.unet
     with torch.no_grad():
-        prompt, nothing = (painter._text.embed([text], 0)[0] for text in ("a red house", ""))
+        prompt, nothing = (painter._text.embed([PromptText(text)])[0] for text in ("a red house", ""))
         for i, time in enumerate(scheduler.timesteps):
             noise = unet(latents, time, prompt).sample
             if i < 2:

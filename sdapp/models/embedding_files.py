@@ -1,0 +1,144 @@
+"""Files of textual inversion: found by the words of prompts and checked from their headers, without torch."""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from sdapp import markup
+from sdapp.config import Embedding, RunConfig
+from sdapp.errors import ConfigError, InputError, MissingInputError
+from sdapp.models.families import family_of_width
+from sdapp.models.files import PICKLED, refuse_others, tensor_shapes
+from sdapp.models.locate import Model
+from sdapp.models.originals import clip_tokenizer
+
+OF_SDXL = ("clip_l", "clip_g")  # the tensors for its two text encoders
+BY_DIFFUSERS = "learned_embeds"  # the name of each file that its training writes; the word is inside
+
+
+class Contents(NamedTuple):
+    """What a file has."""
+
+    sha256: str  # of the whole file, by which A1111 knows embeddings
+    tensors: tuple[str, ...]  # one for each text encoder, [vectors, width] or [width]
+    widths: tuple[int, ...]
+    vectors: int  # how many tokens they take the place of
+
+
+def find_embeddings(config: RunConfig, texts: Sequence[str], model: Model | None) -> list[Embedding]:
+    """Return the embeddings whose names are in prompts, sorted by name, with the SHA-256 of their files.
+
+    They are those of `embeddings`, or without that setting those in `folders.embeddings`. Without a model the
+    tokenizer is CLIP's, and any family is good. Raises
+    MissingInputError, UnavailableError for pickled and damaged files, InputError for what is no embedding
+    or has another SHA-256, and ConfigError for one that was made for another family than the model's.
+    """
+    if config.prompt_syntax == "plain":
+        return []
+    found = _available(config)
+    squeezed = " ".join(map(_squeeze, map(markup.words, texts))) if found else ""
+    likely = {name: each for name, each in found.items() if _squeeze(name) in squeezed}
+    if not likely:
+        return []
+    counts, tokenizer = dict.fromkeys(likely, 1), model.tokenizer if model else clip_tokenizer()
+    chunks = [chunk for text in texts for chunk in markup.chunk(text, tokenizer, embeddings=counts)]
+    used = {token.embedding for chunk in chunks for token in chunk} - {""}
+    return [_with_digest(likely[name], name, model) for name in sorted(used)]
+
+
+def _available(config: RunConfig) -> dict[str, Embedding]:
+    """The embeddings that prompts may name, by their names."""
+    if config.embeddings is None:
+        if not config.folders.embeddings:
+            return {}
+        folder = Path(config.folders.embeddings).expanduser()
+        if not folder.is_dir():
+            raise MissingInputError(f"folders.embeddings: there is no folder {folder}")
+        files = _files_in(folder)
+        return {name: Embedding(file=str(path)) for name, path in files.items()}
+    return {each.name or name_of(Path(each.file)): each for each in config.embeddings}
+
+
+@lru_cache(maxsize=8)
+def _files_in(folder: Path) -> Mapping[str, Path]:
+    """The files in a folder and below it; of those with one name safetensors, then the least deep one."""
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in (".safetensors", *PICKLED)]
+    paths.sort(key=lambda path: (path.suffix.lower() == ".safetensors", -len(path.parts)))
+    return {name_of(path): path for path in paths}
+
+
+def name_of(path: Path) -> str:
+    """Return the word that stands for a file in prompts: its name, or the word that diffusers stored."""
+    if path.stem == BY_DIFFUSERS and path.is_file() and path.suffix == ".safetensors":
+        return next(iter(tensor_shapes(path, "embeddings")), path.stem)
+    return path.stem
+
+
+def _squeeze(text: str) -> str:
+    """A text as a tokenizer may see it, without spaces: signs and letters are apart in tokens."""
+    return "".join(unicodedata.normalize("NFC", text).lower().split())
+
+
+def _with_digest(given: Embedding, name: str, model: Model | None) -> Embedding:
+    path = Path(given.file).expanduser()
+    refuse_others(given.file, path, "embeddings")
+    if not path.is_file():
+        raise MissingInputError(f"embeddings: {given.file}: no such file")
+    contents = examine_embedding(path)
+    if given.sha256 not in (None, contents.sha256):
+        message = f"is not the file that was used: its SHA-256 is {contents.sha256}"
+        raise InputError(f"embeddings: {given.file} {message}")
+    width = sum(contents.widths)
+    if model and (len(contents.widths), width) != (
+        len(model.family.text_encoders),
+        model.facts.get("context"),
+    ):
+        has = " + ".join(map(str, contents.widths))
+        raise ConfigError(
+            f"embeddings: {given.file} ({name!r} in a prompt) is for {family_of_width(width)}, its vectors "
+            f"are {has} wide; {model.name} is {model.family.name} and reads {model.facts.get('context')}"
+        )
+    return Embedding(file=str(path), name=name, sha256=contents.sha256)
+
+
+def vector_counts(embeddings: Iterable[Embedding]) -> dict[str, int]:
+    """Return how many vectors each embedding of a plan has, by name."""
+    return {str(each.name): examine_embedding(Path(each.file)).vectors for each in embeddings}
+
+
+def examine_embedding(path: Path) -> Contents:
+    """Return what a file has. Raises InputError if it is no embedding."""
+    stat = path.stat()
+    return _read_contents(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _read_contents(path: Path, _size: int, _changed: int) -> Contents:
+    shapes = tensor_shapes(path, "embeddings")
+    names: Sequence[str] = OF_SDXL if set(OF_SDXL) <= shapes.keys() else list(shapes)
+    sizes = [[1, *shapes[name]][-2:] for name in names]
+    if names != OF_SDXL and (len(names) != 1 or len(shapes[names[0]]) > 2):
+        raise InputError(
+            f"embeddings: {path} is no embedding: it has {len(shapes)} tensors; one has a single tensor of "
+            "vectors, or for Stable Diffusion XL clip_l and clip_g"
+        )
+    counts = {count for count, _ in sizes}
+    if len(counts) > 1 or not 1 <= min(counts) <= markup.MAX_TOKENS:
+        numbers = " and ".join(map(str, sorted(counts)))
+        raise InputError(
+            f"embeddings: {path} has {numbers} vectors; allowed: 1 to {markup.MAX_TOKENS}, as many of both"
+        )
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Contents(digest, tuple(names), tuple(width for _, width in sizes), min(counts))
+
+
+def without_names(text: str, embeddings: Iterable[Embedding]) -> str:
+    """Return a text without the names of embeddings."""
+    for each in embeddings:
+        text = re.sub(re.escape(str(each.name)), " ", text, flags=re.IGNORECASE)
+    return text
