@@ -20,6 +20,8 @@ HEADERS = [
 MISSING = {
     "stable-diffusion-v1-5/": (69, "the Hub cannot be reached"),
     "--model ~/models/": (69, "no folder or file"),
+    "(my-style:0.8)": (66, "there is no folder"),
+    "--embedding": (66, "no such file"),
     "<lora:ink": (69, "no folder or file juggernaut-xl"),
 }
 LONG = "pndm,ddim,lms,dpm++2m,dpm++2m-karras"  # a comparison of hours, which is only planned here

@@ -209,6 +209,11 @@ def test_a_pickle_in_the_folder_is_refused_where_it_is_named_only(
     assert "old.pt is not safetensors; a pickled checkpoint can run code" in done.stderr
 
 
+def test_a_folder_that_is_not_there_is_named(sdapp: Run) -> None:
+    done = sdapp("generate", "a cat", "--set", "folders.embeddings=nowhere")
+    assert (done.exit_code, "folders.embeddings: there is no folder nowhere" in done.stderr) == (66, True)
+
+
 def test_plain_prompts_have_no_embeddings(sdapp: Run, tiny: Callable[..., Path], folder: Path) -> None:
     path = paint(sdapp, tiny(), "a mood", "--set", "prompt_syntax=plain")
     assert job(path)["embeddings"] == []
