@@ -41,6 +41,7 @@ MODEL_TESTS = (
     "test_sdxl.py",
     "test_docs.py",
     "test_training.py",
+    "test_wheel.py",
     "commands/test_batch.py",
     "commands/test_compare.py",
     "commands/test_generate.py",

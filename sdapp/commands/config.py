@@ -126,7 +126,7 @@ def json_schema() -> str:
     schema["properties"] = {
         "extends": {
             "type": "string",
-            "description": "Another config, relative to this one; the settings here override it.",
+            "description": "Another config, relative to this one, or a preset; the settings here win.",
         }
     } | schema["properties"]
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

@@ -40,7 +40,7 @@ def switch(*names: str, help: str) -> Any:
     return Annotated[bool, typer.Option(*names, help=help)]
 
 
-FROM_FILES = "Settings from a YAML file or from an image; of several, the last one wins."
+FROM_FILES = "Settings from a YAML file, a preset (sd15, sdxl-turbo, …) or an image; the last one wins."
 ConfigFiles = option(list[Path], "--config", "-c", help=FROM_FILES)
 Overrides = option(list[str], "--set", metavar="KEY=VALUE", help="Any setting, such as --set clip_skip=1.")
 SIZES = (

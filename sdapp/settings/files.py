@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from sdapp.errors import ConfigError, MissingInputError
+from sdapp.errors import ConfigError, MissingInputError, did_you_mean
 from sdapp.settings.layers import Layer, anchor, override
 from sdapp.settings.types import Setting
 
+PACKAGE = Path(__file__).parents[1]
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_EXTENDS = 10
@@ -151,15 +152,22 @@ def parse_yaml(text: str, source: str) -> Layer:
     return Layer(values, document.origins)
 
 
+def presets() -> dict[str, Path]:
+    """The configs that come with sdapp, by their names: in a clone beside the package, in a wheel inside."""
+    inside, beside = PACKAGE / "configs", PACKAGE.parent / "configs"
+    folder = inside if inside.is_dir() else beside
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
 def read_layers(path: Path, settings: Mapping[str, Setting]) -> list[Layer]:
-    """Read a config file and the files that it extends, which come first in the list.
+    """Read a config file, or a preset by its name, and what it extends, which comes first in the list.
 
     Paths in each file are relative to that file; `settings` says which keys are paths. Raises ConfigError,
     MissingInputError.
     """
     chain: list[Layer] = []
     seen: list[Path] = []
-    following: Path | None = path
+    following: Path | None = _file_or_preset(path, str(path))
     while following is not None:
         if following.is_symlink() and not following.exists():
             raise MissingInputError(f"{following}: cannot read the config: a broken or circular link")
@@ -176,13 +184,22 @@ def read_layers(path: Path, settings: Mapping[str, Setting]) -> list[Layer]:
             raise ConfigError(f"{layer.origins['extends']}: extends: give one file name")
         anchor_paths(layer.values, following.parent, settings)
         chain.insert(0, layer)
-        following = following.parent / parent if parent else None
+        following = _file_or_preset(following.parent / parent, parent) if parent else None
     return chain
+
+
+def _file_or_preset(path: Path, name: str) -> Path:
+    """The preset of that name, unless there is a file."""
+    return path if path.is_file() or path.is_symlink() else presets().get(name, path)
 
 
 def _read_text(path: Path, where: str) -> str:
     try:
         data = path.read_bytes()
+    except FileNotFoundError as exc:
+        names = presets()
+        hint = did_you_mean(path.stem, names, f"; presets: {', '.join(names)}")
+        raise MissingInputError(f"{where}{path}: no such config{hint}") from exc
     except OSError as exc:
         raise MissingInputError(f"{where}{path}: cannot read the config: {exc.strerror}") from exc
     if len(data) > MAX_BYTES:
