@@ -11,12 +11,13 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+from sdapp.models.files import read_json
 from sides import Settings, Side, flags, in_turns, report, rounds, settings, tell_machine
 
 SCRIPT = """
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-pipe = StableDiffusionPipeline.from_pretrained({model!r}, dtype=torch.{dtype}, safety_checker=None)
+from diffusers import DPMSolverMultistepScheduler, {pipeline}
+pipe = {pipeline}.from_pretrained({model!r}, dtype=torch.{dtype}, safety_checker=None)
 pipe.to({device!r})
 pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
 size, generator = {{"width": {width}, "height": {height}}}, torch.Generator("cpu").manual_seed(7)
@@ -53,8 +54,9 @@ def image(both: Settings) -> dict[str, Side]:
         f"--size={both['width']}x{both['height']}",
         *keys,
     ]
+    pipeline = read_json(Path(both["model"]) / "model_index.json")["_class_name"]
     return {
-        "script": partial(process, ["-c", SCRIPT.format(**both)]),
+        "script": partial(process, ["-c", SCRIPT.format(**both, pipeline=pipeline)]),
         "sdapp generate": partial(process, ["-m", *ours]),
     }
 

@@ -195,12 +195,12 @@ class Painter:
         self, batch: tuple[Job, ...], index: int, reporter: _StepReporter | None
     ) -> list[Result]:
         """Take a batch through the stages; each returns its fields of the Record."""
+        if self._placement.make_room(batch[0], len(batch)):
+            self.denoiser.stop_compiling("the model is offloaded: since then the UNet is not compiled")
         if not self._loras.are_merged(batch[0].loras):
             self._text.forget()
             with timed("LoRA"):
                 self._loras.apply(batch[0].loras)
-        if self._placement.make_room(batch[0], len(batch)):
-            self.denoiser.stop_compiling("the model is offloaded: since then the UNet is not compiled")
         started, before = time.perf_counter(), memory_in_use(self.device)
         pipe = self._pipes[batch[0].task.kind]
         pipe.scheduler = self._scheduler(batch)

@@ -31,6 +31,7 @@ MODEL_TESTS = (
     "test_threads.py",
     "test_benchmarks.py",
     "test_embeddings.py",
+    "test_families.py",
     "test_gpu.py",
     "test_loras.py",
     "test_pinned.py",

@@ -44,15 +44,26 @@ def test_every_benchmark_is_run() -> None:
     assert scripts == {run.split()[0] for run in RUNS} | {"kills.py"}  # whose run is in test_batch.py
 
 
-def test_sd15_is_as_large_as_the_real_one() -> None:
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("sd15", {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}),
+        (
+            "sdxl",
+            {
+                "unet": 2_567_463_684,
+                "vae": 83_653_863,
+                "text_encoder": 123_060_480,
+                "text_encoder_2": 694_659_840,
+            },
+        ),
+    ],
+)
+def test_a_full_shape_is_as_large_as_the_real_one(name: str, sizes: dict[str, int]) -> None:
     from models import SHAPES, build
 
-    pipe = build(SHAPES["sd15"], "meta")
-    sizes = [
-        sum(weight.numel() for weight in part.parameters())
-        for part in (pipe.unet, pipe.vae, pipe.text_encoder)
-    ]
-    assert sizes == [859_520_964, 83_653_863, 123_060_480]
+    parts = build(SHAPES[name], "meta").components
+    assert {part: sum(weight.numel() for weight in parts[part].parameters()) for part in sizes} == sizes
 
 
 def test_a_quarter_is_built_once_and_paints() -> None:

@@ -50,13 +50,14 @@ class Sizes:
 
 
 def plan_memory(
-    sizes: Sizes, free: int, pixels: int, batch: int = 1, asked: Memory = AUTO, may_group: bool = True
+    sizes: Sizes, free: int, pixels: int, batch: int = 1, asked: Memory = AUTO, ways: int = 3
 ) -> Plan:
     """Choose what `memory` leaves open: what costs the least time, and pixels only if nothing else fits.
 
     `free` are the bytes of the device before it has any weights, `pixels` those of an image. Offloading is
     chosen for one image: a batch that needs more is made smaller. The tensors that live at the same time are
-    counted (benchmarks/activations.py); each image has two rows, as with guidance.
+    counted (benchmarks/activations.py); each image has two rows, as with guidance. Of `OFFLOADS`, the first
+    `ways` are tried.
     """
     weights = sizes.weights
     call = 2 * sizes.unet_values * pixels * sizes.number
@@ -75,7 +76,7 @@ def plan_memory(
         return needed * MARGIN + RESERVE <= free
 
     tilings = (False, True) if asked.vae_tiling == "auto" else (asked.vae_tiling,)
-    offloads = OFFLOADS[: 3 if may_group else 2] if asked.offload == "auto" else (asked.offload,)
+    offloads = OFFLOADS[:ways] if asked.offload == "auto" else (asked.offload,)
     for tiling in tilings:
         one = tile if tiling else decode
         for offload in offloads:
@@ -105,7 +106,7 @@ class Placement:
         self._sizes = Sizes(weights, family.unet_values, *numbers)
         self._free = usable_memory(device)
         side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-        first = self._plan(side * side, 1, may_group=True)
+        first = self._plan(side * side, 1)
         self._place(first.offload)
         self._vae.use_slicing = self._vae.use_tiling = False
         self._decode_with(first)
@@ -128,14 +129,14 @@ class Placement:
 
     def most(self, job: Job, batch: int) -> int:
         """How many images of a batch fit at a time."""
-        return min(batch, self._plan(job.width * job.height, batch, not job.loras).batch)
+        return min(batch, self._plan(job.width * job.height, batch, bool(job.loras)).batch)
 
     def make_room(self, job: Job, batch: int) -> bool:
         """Save what a batch needs, and keep it so; return whether weights are offloaded that were not before.
 
         Raises ConfigError for LoRAs where layers are offloaded.
         """
-        plan = self._plan(job.width * job.height, batch, not job.loras)
+        plan = self._plan(job.width * job.height, batch, bool(job.loras))
         is_more = OFFLOADS.index(plan.offload) > OFFLOADS.index(self._offload)
         if job.loras and self._offload in ("group", "sequential"):
             raise ConfigError(
@@ -150,12 +151,17 @@ class Placement:
         self._tell(plan, batch)
         return is_more
 
-    def _plan(self, pixels: int, batch: int, may_group: bool) -> Plan:
+    def _plan(self, pixels: int, batch: int, has_loras: bool = False) -> Plan:
+        """Plan for images; LoRAs cannot be merged into layers that are offloaded.
+
+        An Apple GPU has the memory of the CPU, so that offloading frees none.
+        """
         asked = self._asked
         if self._device.type == "cpu":
             offload = "none" if asked.offload == "auto" else asked.offload
             return Plan(offload, asked.vae_slicing is True, asked.vae_tiling is True)
-        return plan_memory(self._sizes, self._free, pixels, batch, asked, may_group)
+        ways = 1 if self._device.type == "mps" else 2 if has_loras else 3
+        return plan_memory(self._sizes, self._free, pixels, batch, asked, ways)
 
     def _decode_with(self, plan: Plan) -> None:
         self._vae.use_slicing |= plan.vae_slicing

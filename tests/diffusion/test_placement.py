@@ -68,8 +68,13 @@ def test_what_is_asked_for_wins() -> None:
 
 
 def test_layers_are_not_offloaded_where_loras_are_merged() -> None:
-    found = plan_memory(SDXL, int(FREE[6] * GIB), 1024 * 1024, may_group=False)
+    found = plan_memory(SDXL, int(FREE[6] * GIB), 1024 * 1024, ways=2)
     assert (found.offload, found.fits) == ("model", False)
+
+
+def test_where_offloading_frees_no_memory_the_vae_is_tiled() -> None:
+    found = plan_memory(SDXL, int(FREE[12] * GIB), 1024 * 1024, ways=1)
+    assert found == Plan("none", vae_tiling=True, batch=1)
 
 
 def test_more_memory_never_gives_more_offloading() -> None:

@@ -146,3 +146,25 @@ def test_what_the_hub_does_not_have_is_said_in_one_line(
     run = locate(hub, tmp_path, *flags)
     assert (run.returncode, run.stderr.count("\n")) == (69, 1), run.stderr
     assert run.stderr.startswith(f"error: {message}")
+
+
+def test_a_safety_checker_is_downloaded_only_if_it_is_asked_for(
+    files: dict[str, bytes], hub: Hub, tmp_path: Path
+) -> None:
+    files["safety_checker/config.json"] = b'{"architectures": ["StableDiffusionSafetyChecker"]}'
+    files["safety_checker/model.safetensors"] = b"no weights"
+    files["safety_checker/pytorch_model.bin"] = b"not read"
+    assert locate(hub, tmp_path, "--model", "org/model").returncode == 0
+    assert "safety_checker/model.safetensors" not in hub.downloaded
+    cache = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_CACHE": str(tmp_path / "hub")}
+    run = subprocess.run(
+        [sys.executable, "-m", "sdapp.cli", "generate", "a cat", "--model", "org/model",
+         "--set", "safety_checker=on"],
+        cwd=tmp_path, env=os.environ | cache | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 69, run.stderr
+    assert "error: safety_checker: " in run.stderr
+    assert {name for name in hub.downloaded if "safety" in name} == {
+        "safety_checker/config.json", "safety_checker/model.safetensors",
+    }  # fmt: skip
