@@ -29,7 +29,13 @@ EXIT_CODES = (
 HELP = "Stable Diffusion from the shell."
 COMMANDS = (generate, img2img, inpaint, batch, replay, compare, report, schedulers, tokens, show, doctor)
 
-app = typer.Typer(cls=Commands, help=HELP, epilog=EXIT_CODES, no_args_is_help=True)
+app = typer.Typer(
+    cls=Commands,
+    help=HELP,
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.add_typer(config_app, name="config")
 for command in COMMANDS:
     app.command(cls=Command)(command)

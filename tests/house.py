@@ -20,7 +20,7 @@ TOP = (
 INSIDE = {
     "commands": (
         "generate", "batch", "compare", "replay", "show", "tokens", "config", "schedulers", "doctor", "running", "options",
-        "estimates", "terminal",
+        "completion", "estimates", "terminal",
     ),
     "comparisons": ("run", "report", "measure", "plan", "pace", "folder", "statistics", "cells", "metrics", "analytic"),
     "comparisons/report": ("report", "plots", "sheets", "format"),

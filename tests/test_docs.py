@@ -11,7 +11,10 @@ from typer.testing import Result
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LINKING = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md"))]
+LINKING = [
+    *PAGES,
+    *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md")),
+]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in LINKING}
 HEADERS = [
     path.read_text(encoding="utf-8").splitlines() for path in sorted((ROOT / "configs").rglob("*.yaml"))

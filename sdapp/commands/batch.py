@@ -17,7 +17,15 @@ from sdapp.batches.prune import find_strays
 from sdapp.batches.run import Batch, Survey
 from sdapp.batches.seed_state import STATE_FILE
 from sdapp.commands.estimates import Estimate, History, duration
-from sdapp.commands.options import DryRun, all_layers, option, with_options
+from sdapp.commands.options import (
+    IMAGE,
+    OUT_FOLDER,
+    RUN,
+    DryRun,
+    all_layers,
+    option,
+    with_options,
+)
 from sdapp.commands.running import CONTINUE, Session
 from sdapp.commands.terminal import count, print_line, print_note, print_result
 from sdapp.errors import ConfigError, JobsFailedError, MissingInputError, OutputError
@@ -27,29 +35,52 @@ from sdapp.prompts.seeds import Seeds
 from sdapp.prompts.tokens import notes_on_length
 
 File = Annotated[
-    Path, typer.Argument(help="Prompts: .txt, .csv, .tsv, .jsonl or .yaml; - for stdin.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="FILE", help="Prompts: .txt, .csv, .tsv, .jsonl or .yaml; - for stdin.", show_default=False
+    ),
 ]
 SeedsMode = Annotated[
     Seeds | None,
-    typer.Option("--seeds", help="How lines without a seed get theirs.", show_default="derived"),
+    typer.Option(
+        "--seeds",
+        help="How lines without a seed get theirs; default: derived.",
+        show_default=False,
+        rich_help_panel=IMAGE,
+    ),
 ]
 ShardText = Annotated[
-    str, typer.Option("--shard", metavar="I/N", help="Paint the I-th of N parts, each on its own machine.")
+    str,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Paint the I-th of N parts, each on its own machine.",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
 ]
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.", rich_help_panel=RUN)
+]
 Prune = Annotated[
-    bool, typer.Option("--prune", help="List the images that no line asks for any more, and stop.")
+    bool,
+    typer.Option(
+        "--prune", help="List the images that no line asks for any more, and stop.", rich_help_panel=RUN
+    ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="With --prune: remove them.")]
+Yes = Annotated[bool, typer.Option("--yes", help="With --prune: remove them.", rich_help_panel=RUN)]
 
 SEED = "Base that the seeds of lines without one are made from; random if not given."
 LINE_OPTIONS = {
-    "seed": option(int, "--seed", "-s", help=SEED),
-    "count": option(int, "--count", help="Number of images of each line, each with another seed."),
+    "seed": option(int, "--seed", "-s", help=SEED, panel=IMAGE),
+    "count": option(
+        int, "--count", help="Images of each line, each with another seed; default: 1.", panel=IMAGE
+    ),
+    "output.dir": OUT_FOLDER,
 }
 
 
-@with_options("seed", "count", own=LINE_OPTIONS)
+@with_options(own=LINE_OPTIONS)
 def batch(  # noqa: PLR0913 - an option is an argument
     options: dict[str, Any],
     file: File,
@@ -60,8 +91,7 @@ def batch(  # noqa: PLR0913 - an option is an argument
     prune: Prune = False,
     yes: Yes = False,
 ) -> None:
-    """Paint every line of a prompt file. Stop it at any time and run it again: it continues with what is
-    missing.
+    """Paint every line of a prompt file; run it again to continue with what is missing.
 
     Several runs may share a folder: each paints what no other run paints.
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdapp.batches.run import Batch
+from sdapp.commands import completion
 from sdapp.commands.estimates import Estimate, History
-from sdapp.commands.options import DryRun, all_layers, option, with_options
+from sdapp.commands.options import OUT_FOLDER, RUN, DryRun, all_layers, option, with_options
 from sdapp.commands.running import CONTINUE, Session
 from sdapp.commands.terminal import count, print_line, print_note, say
 from sdapp.config import validate
@@ -25,19 +26,36 @@ if TYPE_CHECKING:  # these import numpy
     from sdapp.comparisons.cells import Comparison
     from sdapp.comparisons.plan import ComparisonPlan
 
+GRID = "Comparison"  # a group of options in --help
 GRID_OPTIONS: dict[str, Any] = {
     "compare.schedulers": option(
-        str, "--schedulers", metavar="LIST", help="Names, such as pndm,ddim,dpm++2m."
+        str,
+        "--schedulers",
+        metavar="LIST",
+        help="Names, such as pndm,ddim,dpm++2m.",
+        complete=completion.listed(completion.SCHEDULERS),
+        panel=GRID,
     ),
-    "compare.steps": option(str, "--steps", metavar="LIST", help="Budgets, such as 5,10,20-50:10."),
-    "compare.seeds": option(str, "--seeds", metavar="LIST", help="Seeds, such as 1,2,3 or 1-8."),
+    "compare.steps": option(
+        str, "--steps", metavar="LIST", help="Budgets, such as 5,10,20-50:10.", panel=GRID
+    ),
+    "compare.seeds": option(str, "--seeds", metavar="LIST", help="Seeds, such as 1,2,3 or 1-8.", panel=GRID),
     "compare.match": Annotated[
         Match | None,
-        typer.Option("--match", help="What is equal within a column.", show_default="unet-calls"),
+        typer.Option(
+            "--match",
+            help="What is equal within a column; default: unet-calls.",
+            show_default=False,
+            rich_help_panel=GRID,
+        ),
     ],
     "compare.timings": option(
-        int, "--timings", help="Paint each image this many times; the median of the seconds counts."
+        int,
+        "--timings",
+        help="Paint each image this many times; the median of the seconds counts.",
+        panel=GRID,
     ),
+    "output.dir": OUT_FOLDER,
 }
 Prompts = Annotated[
     list[str] | None, typer.Argument(metavar="PROMPT", help="What to paint.", show_default=False)
@@ -47,16 +65,22 @@ Vary = Annotated[
     typer.Option(
         metavar="KEY=LIST",
         help="Compare at several values of a setting, such as guidance_scale=3,5,7.5. Can be repeated.",
+        autocompletion=completion.varied_keys,
+        rich_help_panel=GRID,
     ),
 ]
 Truth = Annotated[
-    bool, typer.Option("--truth", help="Without a model: errors where the exact solution is known.")
+    bool,
+    typer.Option(
+        "--truth", help="Without a model: errors where the exact solution is known.", rich_help_panel=RUN
+    ),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print a line of JSON for each image instead of the paths.")
 ]
 Folder = Annotated[
-    Path, typer.Argument(help="The folder of a comparison, finished or not.", show_default=False)
+    Path,
+    typer.Argument(metavar="FOLDER", help="The folder of a comparison, finished or not.", show_default=False),
 ]
 
 

@@ -3,12 +3,12 @@
 import json
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
 
-from sdapp.commands.options import ConfigFiles, Overrides, file_layers
+from sdapp.commands.options import OUTPUT, Command, all_layers, switch, with_options
 from sdapp.commands.terminal import Commands
 from sdapp.config import (
     SETTINGS,
@@ -22,33 +22,47 @@ from sdapp.config import (
 from sdapp.errors import SdappError, gathered
 from sdapp.models.locate import find_path, locate
 from sdapp.outputs.files import overwrite
-from sdapp.settings.layers import Layer, combine, merge
+from sdapp.settings.layers import Layer, merge
 from sdapp.settings.types import Setting
 
 # YAML readers refuse these or take them for a line break.
 UNPRINTABLE = re.compile(
     r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 )
+DEFAULT = "default"  # where a setting comes from that nobody gave
+AS_JSON = switch("--json", help="Print them as one JSON object.", panel=OUTPUT)
 config_app = typer.Typer(cls=Commands, help="Show, check and describe configs.", no_args_is_help=True)
 
 
-@config_app.command("show")
-def config_show(config: ConfigFiles = None, overrides: Overrides = None) -> None:
-    """Print the settings that a run would have, and where each comes from."""
-    merged = merge(
-        [
-            *read_user_config(),
-            *file_layers(config),
-            combine([read_override(text) for text in overrides or []]),
-        ]
-    )
-    typer.echo(show_settings(validate(merged), merged))
+Changed = Annotated[bool, typer.Option("--changed", help="Leave out the defaults.", rich_help_panel=OUTPUT)]
 
 
-@config_app.command("set")
+@config_app.command("show", cls=Command)
+@with_options("profile", "verbose", own={"json": AS_JSON})
+def config_show(options: dict[str, Any], changed: Changed = False) -> None:
+    """Print the settings that a run would have, and where each comes from.
+
+    Example:
+
+    sdapp config show --config sd15 --steps 30 --changed
+    """
+    merged = merge(all_layers(options))
+    shown = settings_with_origins(validate(merged), merged)
+    kept = {key: pair for key, pair in shown.items() if not (changed and pair[1] == DEFAULT)}
+    if options["json"]:
+        facts = {key: {"value": value, "from": origin} for key, (value, origin) in kept.items()}
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        for line in as_yaml(kept).splitlines():
+            typer.echo(typer.style(line, dim=True) if line.endswith(f"# {DEFAULT}") else line)
+
+
+@config_app.command("set", cls=Command)
 def config_set(
-    key: Annotated[str, typer.Argument(help="Such as model or folders.loras.", show_default=False)],
-    value: Annotated[str, typer.Argument(help="As with --set.", show_default=False)],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="Such as model or folders.loras.", show_default=False)
+    ],
+    value: Annotated[str, typer.Argument(metavar="VALUE", help="As with --set.", show_default=False)],
 ) -> None:
     """Set a default in your own config, which all commands read; print its path.
 
@@ -67,7 +81,7 @@ def config_set(
     typer.echo(path)
 
 
-@config_app.command("check")
+@config_app.command("check", cls=Command)
 def config_check(
     files: Annotated[list[Path], typer.Argument(help="YAML configs.", show_default=False)],
 ) -> None:
@@ -85,21 +99,31 @@ def config_check(
         raise gathered(errors)
 
 
-@config_app.command("schema")
+@config_app.command("schema", cls=Command)
 def config_schema() -> None:
     """Print the JSON Schema of a config."""
     typer.echo(json_schema(), nl=False)
 
 
-def show_settings(config: RunConfig, merged: Layer) -> str:
-    """Return the settings as YAML, each line with where its value comes from."""
-    lines = []
+def settings_with_origins(config: RunConfig, merged: Layer) -> dict[str, tuple[Any, str]]:
+    """Return each setting by its dotted key: its value, and where it comes from."""
+    shown = {}
     for key, value in config.model_dump(mode="json").items():
-        grouped = isinstance(value, dict) and value
-        lines += [f"{key}:"] if grouped else []
-        for name, item in value.items() if grouped else [(key, value)]:
-            line = f"{'  ' if grouped else ''}{name}: {_scalar(item)}"
-            lines.append(f"{line:<44}  # {_origin_text(f'{key}.{name}' if grouped else key, merged)}")
+        group = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {}
+        for dotted, item in (group or {key: value}).items():
+            shown[dotted] = (item, _origin_text(dotted, merged))
+    return shown
+
+
+def as_yaml(shown: dict[str, tuple[Any, str]]) -> str:
+    """Return settings as YAML, each line with where its value comes from."""
+    lines, above = [], ""
+    for dotted, (value, origin) in shown.items():
+        group, _, name = dotted.rpartition(".")
+        lines += [f"{group}:"] if group and group != above else []
+        above = group
+        line = f"{'  ' if group else ''}{name}: {_scalar(value)}"
+        lines.append(f"{line:<44}  # {origin}")
     return "\n".join(lines)
 
 
@@ -116,7 +140,7 @@ def _origin_text(dotted: str, merged: Layer) -> str:
         return merged.origins[dotted]
     parent = dotted.rpartition(".")[0]
     # `scheduler: ddim` gives scheduler.name; a mapping gives only the keys inside it.
-    return merged.origins[parent] if parent in merged.origins and dotted == "scheduler.name" else "default"
+    return merged.origins[parent] if parent in merged.origins and dotted == "scheduler.name" else DEFAULT
 
 
 def json_schema() -> str:

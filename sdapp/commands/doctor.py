@@ -1,9 +1,11 @@
 """The command `sdapp doctor`: what this machine has, what is wrong with it, and how to fix it."""
 
+import json
 import os
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
 
 import typer
 
@@ -19,9 +21,18 @@ LOW_DISK = 5 * 2**30
 Facts = list[tuple[str, str]]
 
 
-def doctor() -> None:
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object: facts and problems.")]
+
+
+def doctor(as_json: AsJson = False) -> None:
     """Print what is installed, which devices there are, what is wrong and how to fix it."""
     facts, problems = examine()
+    if as_json:
+        named: dict[str, list[str]] = {}
+        for name, value in facts:
+            named.setdefault(name or list(named)[-1], []).append(value)
+        typer.echo(json.dumps({"facts": named, "problems": problems}, indent=2, ensure_ascii=False))
+        return
     for name, value in facts:
         typer.echo(f"{name:<24}{value}")
     for problem in problems:

@@ -8,23 +8,29 @@ import typer
 
 from sdapp.api import plan_images
 from sdapp.commands.estimates import History
-from sdapp.commands.options import all_layers, to_number, with_options
+from sdapp.commands.options import IMAGE, all_layers, option, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import print_result
+from sdapp.config import Img2Img, Inpaint
 from sdapp.errors import JobsFailedError, MissingInputError
 from sdapp.outputs.encode import encode
 from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import save_result, write_results
 
 Prompt = Annotated[
-    str | None, typer.Argument(help="What to paint; else the config's prompt.", show_default=False)
+    str | None,
+    typer.Argument(metavar="PROMPT", help="What to paint; else the config's prompt.", show_default=False),
 ]
-Image = Annotated[Path, typer.Argument(help="The image to start from.", show_default=False)]
-Mask = Annotated[Path, typer.Argument(help="White is painted again, black stays.", show_default=False)]
-StrengthOption = Annotated[
-    float | None,
-    typer.Option("--strength", parser=to_number, metavar="N", help="How much is painted again: 0 to 1."),
+Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="The image to start from.", show_default=False)]
+Mask = Annotated[
+    Path, typer.Argument(metavar="MASK", help="White is painted again, black stays.", show_default=False)
 ]
+
+
+def strength_option(usual: float) -> dict[str, Any]:
+    """--strength, which belongs to the two tasks that start from an image."""
+    how = f"How much may change: 0 keeps the image, 1 ignores it; default: {usual}."
+    return {"task.strength": option(float, "--strength", help=how, panel=IMAGE)}
 
 
 @with_options()
@@ -40,25 +46,19 @@ def generate(options: dict[str, Any], prompt: Prompt = None) -> None:
     _generate(options, {"prompt": prompt})
 
 
-@with_options()
-def img2img(
-    options: dict[str, Any], image: Image, prompt: Prompt = None, strength: StrengthOption = None
-) -> None:
+@with_options(own=strength_option(Img2Img.model_fields["strength"].default))
+def img2img(options: dict[str, Any], image: Image, prompt: Prompt = None) -> None:
     """Paint an image again, guided by a prompt.
 
     Example:
 
     sdapp img2img house.png "a red house in the snow" --strength 0.6
     """
-    _generate(
-        options, {"task.kind": "img2img", "task.image": image, "prompt": prompt, "task.strength": strength}
-    )
+    _generate(options, {"task.kind": "img2img", "task.image": image, "prompt": prompt})
 
 
-@with_options()
-def inpaint(
-    options: dict[str, Any], image: Image, mask: Mask, prompt: Prompt = None, strength: StrengthOption = None
-) -> None:
+@with_options(own=strength_option(Inpaint.model_fields["strength"].default))
+def inpaint(options: dict[str, Any], image: Image, mask: Mask, prompt: Prompt = None) -> None:
     """Paint the white part of a mask again; every other pixel stays as it is.
 
     Example:
@@ -67,7 +67,7 @@ def inpaint(
     """
     if prompt is None and not mask.exists():
         raise MissingInputError(f"MASK: there is no file {mask}; write: sdapp inpaint IMAGE MASK PROMPT")
-    task = {"task.kind": "inpaint", "task.image": image, "task.mask": mask, "task.strength": strength}
+    task = {"task.kind": "inpaint", "task.image": image, "task.mask": mask}
     _generate(options, task | {"prompt": prompt})
 
 

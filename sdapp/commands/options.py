@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from sdapp.commands.terminal import print_note, say
-from sdapp.config import read_config_file, read_override, read_user_config
+from sdapp.commands import completion
+from sdapp.commands.terminal import plain_parameters, print_note, say
+from sdapp.config import SETTINGS, RunConfig, read_config_file, read_override, read_user_config
 from sdapp.errors import ConfigError
 from sdapp.metadata.read import read_settings
 from sdapp.models.files import BUILT_IN
@@ -20,11 +21,18 @@ from sdapp.profiling import profiled
 from sdapp.settings.layers import Layer, combine, override
 
 
-def option(kind: Any, *names: str, **settings: Any) -> Any:
-    """Return the annotation of an option that can be left out."""
+def option(
+    kind: Any,
+    *names: str,
+    complete: completion.Completion | None = None,
+    panel: str | None = None,
+    **settings: Any,
+) -> Any:
+    """Return the annotation of an option that can be left out; `panel` is its group in --help."""
     if kind in (int, float):
         settings |= {"parser": to_number, "metavar": "N"}
-    return Annotated[kind | None, typer.Option(*names, show_default=False, **settings)]
+    settings |= {"autocompletion": complete, "rich_help_panel": panel, "show_default": False}
+    return Annotated[kind | None, typer.Option(*names, **settings)]
 
 
 def to_number(text: str) -> int | float | str:
@@ -35,52 +43,139 @@ def to_number(text: str) -> int | float | str:
     return text
 
 
-def switch(*names: str, help: str) -> Any:
+def switch(*names: str, help: str, panel: str | None = None) -> Any:
     """Return the annotation of an option without a value."""
-    return Annotated[bool, typer.Option(*names, help=help)]
+    return Annotated[bool, typer.Option(*names, help=help, rich_help_panel=panel)]
 
 
+def check_is_folder(path: Path | None) -> Path | None:
+    """Refuse the name of an image where a folder is needed."""
+    if path is not None and path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
+        raise ConfigError(f"--out: give the folder for the images, not the name of one, {str(path)!r}")
+    return path
+
+
+IMAGE, MODEL, OUTPUT, RUN = "Image", "Model", "Output", "Run"  # the groups of options in --help
+USUAL = {name: field.default for name, field in RunConfig.model_fields.items()}
 FROM_FILES = "Settings from a YAML file, a preset (sd15, sdxl-turbo, …) or an image; the last one wins."
-ConfigFiles = option(list[Path], "--config", "-c", help=FROM_FILES)
-Overrides = option(list[str], "--set", metavar="KEY=VALUE", help="Any setting, such as --set clip_skip=1.")
 SIZES = (
     "Pixels, such as 768x512. Of the model if not given: 512x512 for SD 1.5; SDXL was trained on 1024x1024, "
     "1152x896, 1216x832, 1344x768 and 1536x640, and these upright."
 )
-DryRun = switch("--dry-run", help="Check everything, print what would be painted, and stop.")
+DryRun = switch("--dry-run", help="Check everything, print what would be painted, and stop.", panel=RUN)
 OPTIONS: dict[str, Any] = {
-    "config": ConfigFiles,
-    "negative_prompt": option(str, "--negative-prompt", "-n", help="What to steer away from."),
-    "seed": option(
-        int, "--seed", "-s", help="Seed of the first image; each next one adds 1. Random if not given."
+    "negative_prompt": option(
+        str, "--negative-prompt", "-n", metavar="TEXT", help="What to steer away from.", panel=IMAGE
     ),
-    "count": option(int, "--count", help="Number of images, each with another seed."),
-    "steps": option(int, "--steps", help="Denoising steps."),
-    "guidance_scale": option(float, "--guidance-scale", "-g", help="How strongly the prompt steers."),
-    "scheduler": option(str, "--scheduler", help="Any name that `sdapp schedulers` knows."),
-    "size": option(str, "--size", metavar="WxH", help=SIZES),
-    "loras": option(list[str], "--lora", metavar="FILE[:WEIGHT]", help="A LoRA file. Can be repeated."),
+    "seed": option(
+        int,
+        "--seed",
+        "-s",
+        help="Seed of the first image; each next one adds 1. -1, or none: random.",
+        panel=IMAGE,
+    ),
+    "count": option(int, "--count", help="Images, each with another seed; default: 1.", panel=IMAGE),
+    "steps": option(int, "--steps", help=f"Denoising steps; default: {USUAL['steps']}.", panel=IMAGE),
+    "guidance_scale": option(
+        float,
+        "--guidance-scale",
+        "-g",
+        help=f"How strongly the prompt steers; default: {USUAL['guidance_scale']}.",
+        panel=IMAGE,
+    ),
+    "scheduler": option(
+        str,
+        "--scheduler",
+        metavar="NAME",
+        help=f"See `sdapp schedulers`; default: {USUAL['scheduler'].name}.",
+        complete=completion.words(completion.SCHEDULERS),
+        panel=IMAGE,
+    ),
+    "size": option(str, "--size", metavar="WxH", help=SIZES, panel=IMAGE),
+    "model": option(
+        str,
+        "--model",
+        "-m",
+        metavar="NAME",
+        help=f"A Hub id, a folder or a .safetensors file; default: {BUILT_IN}, which is built in.",
+        complete=completion.models,
+        panel=MODEL,
+    ),
+    "loras": option(
+        list[str],
+        "--lora",
+        metavar="FILE[:WEIGHT]",
+        help="A LoRA file; default weight: 1. Can be repeated.",
+        panel=MODEL,
+    ),
     "embeddings": option(
         list[str],
         "--embedding",
         metavar="FILE[:NAME]",
         help="An embedding; its NAME in a prompt stands for it.",
+        panel=MODEL,
     ),
-    "model": option(str, "--model", "-m", help=f"{BUILT_IN}, a Hub id, a folder or a .safetensors file."),
-    "device": option(str, "--device", help="auto, cpu, cuda, cuda:N or mps."),
-    "dtype": option(str, "--dtype", help="auto, float16, bfloat16 or float32."),
-    "output.dir": option(Path, "--out", "-o", help="The folder for the images."),
-    "json": switch("--json", help="Print a line of JSON for each image instead of its path."),
-    "set": Overrides,
-    "profile": switch("--profile", help="Print at the end where the time went."),
-    "verbose": switch("--verbose", "-v", help="Show messages of diffusers and transformers."),
+    "device": option(
+        str,
+        "--device",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:N or mps; default: auto.",
+        complete=completion.words(completion.DEVICES),
+        panel=MODEL,
+    ),
+    "dtype": option(
+        str,
+        "--dtype",
+        metavar="NAME",
+        help="auto, float16, bfloat16 or float32; default: auto (float16 on a GPU, float32 on a CPU).",
+        complete=completion.words(completion.DTYPES),
+        panel=MODEL,
+    ),
+    "output.dir": option(
+        Path,
+        "--out",
+        "-o",
+        metavar="PATH",
+        help=f"A folder, or the file of the image (cat.png); default: {USUAL['output'].dir}.",
+        panel=OUTPUT,
+    ),
+    "json": switch("--json", help="Print a line of JSON for each image instead of its path.", panel=OUTPUT),
+    "config": option(
+        list[Path],
+        "--config",
+        "-c",
+        metavar="FILE",
+        help=FROM_FILES,
+        complete=completion.configs,
+        panel=RUN,
+    ),
+    "set": option(
+        list[str],
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting, such as --set clip_skip=1.",
+        complete=completion.setting_keys,
+        panel=RUN,
+    ),
+    "profile": switch("--profile", help="Print at the end where the time went.", panel=RUN),
+    "verbose": switch("--verbose", "-v", help="Show messages of diffusers and transformers.", panel=RUN),
 }
+OUT_FOLDER = option(
+    Path,
+    "--out",
+    "-o",
+    metavar="FOLDER",
+    help=f"The folder for all files; default: {USUAL['output'].dir}.",
+    callback=check_is_folder,
+    panel=OUTPUT,
+)
 SWITCHES = ("json", "profile", "verbose")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = {".png": "png", ".jpg": "jpeg", ".webp": "webp"}
+IMAGE_SUFFIXES = (*FORMATS, ".jpeg")
 IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")  # whatever the name
 # What gave a setting, where that is not the option of its name.
 ORIGINS = {
-    "output.dir": "--out",
+    **dict.fromkeys(("output.dir", "output.name", "output.format"), "--out"),
     "loras": "--lora",
     "embeddings": "--embedding",
     "prompt": "PROMPT",
@@ -93,6 +188,7 @@ NOT_SETTINGS = ("config", "set", "size", *SWITCHES)
 Options = dict[str, Any]  # the values by the keys of OPTIONS, None for what was not given
 Function = Callable[..., None]
 OTHER_OPTIONS = {  # names that other programs have → what sdapp has instead
+    **{f"--{key.replace('_', '-').replace('.', '-')}": f"--set {key}=VALUE" for key in SETTINGS},
     **dict.fromkeys(("--width", "--height", "--resolution"), "--size WIDTHxHEIGHT"),
     **dict.fromkeys(("--cfg", "--cfg-scale", "--cfg_scale", "--guidance"), "--guidance-scale N"),
     **dict.fromkeys(("--sampler", "--sampler-name"), "--scheduler NAME"),
@@ -100,6 +196,13 @@ OTHER_OPTIONS = {  # names that other programs have → what sdapp has instead
     **dict.fromkeys(("--negative", "--neg"), "--negative-prompt TEXT"),
     **dict.fromkeys(("--output", "--outdir"), "--out FOLDER"),
     "--precision": "--dtype NAME",
+    "--num-inference-steps": "--steps N",
+    "--vae": "--set vae=NAME",
+    "-y": "--yes",
+}
+NO_OPTIONS = {  # habits for which there is nothing to write
+    **dict.fromkeys(("-q", "--quiet"), "stdout has only the paths; 2>/dev/null hides the rest"),
+    **dict.fromkeys(("-y", "--yes"), "nothing asks a question"),
 }
 
 
@@ -112,24 +215,27 @@ class Command(TyperCommand):
             way = OTHER_OPTIONS.get(name, "")
             if name not in known and way.partition(" ")[0] in known:
                 raise ConfigError(f"{name}: no such option; use {way}")
+            if name not in known and name in NO_OPTIONS:
+                raise ConfigError(f"{name}: no such option; {NO_OPTIONS[name]}")
         ctx.allow_extra_args = True
         rest = super().parse_args(ctx, args)
         if rest and not ctx.resilient_parsing:
-            raise ConfigError(
-                f"too many words: {' '.join(rest)}; put a prompt, or a name with spaces, in quotes"
-            )
+            raise ConfigError(f"too many words: {' '.join(rest)}; quote the prompt, or a name with spaces")
         return rest
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return plain_parameters(super().get_params(ctx))
 
 
 def with_options(
     *without: str, own: Mapping[str, Any] = MappingProxyType({})
 ) -> Callable[[Function], Function]:
-    """Add the shared options, except those `without`, and its `own` to a command.
+    """Add the shared options, except those `without`, and its `own`, which replace shared ones, to a command.
 
     Its first argument gets their values, as `Options`.
     """
     shared = {name: hint for name, hint in OPTIONS.items() if name not in without}
-    table = {**own, **shared}
+    table = {**{name: hint for name, hint in own.items() if name not in shared}, **shared, **own}
 
     def decorate(command: Function) -> Function:
         parameters = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
@@ -193,7 +299,7 @@ def given_layers(options: Options, own: Options | None = None) -> list[Layer]:
     """
     files = file_layers(options["config"])
     layers = [read_override(text) for text in options["set"] or []]
-    for key, value in (options | (own or {})).items():
+    for key, value in (options | _named_image(options["output.dir"]) | (own or {})).items():
         if key not in NOT_SETTINGS and value is not None:
             plain = str(value) if isinstance(value, Path) else value
             option_name = f"--{key.rpartition('.')[2].replace('_', '-')}"
@@ -201,7 +307,17 @@ def given_layers(options: Options, own: Options | None = None) -> list[Layer]:
     if options["size"] is not None:
         sides = re.fullmatch(r"([0-9]{1,9})[xX×]([0-9]{1,9})", options["size"])
         if sides is None:
-            way = "write it as WIDTHxHEIGHT in pixels, such as 768x512"
+            example = "{0}x{0}".format(options["size"]) if options["size"].isdecimal() else "768x512"
+            way = f"write it as WIDTHxHEIGHT in pixels, such as {example}"
             raise ConfigError(f"--size: {way}, not {options['size']!r}")
         layers += [override("width", int(sides[1]), "--size"), override("height", int(sides[2]), "--size")]
     return [*files, combine(layers)]
+
+
+def _named_image(out: Path | None) -> Options:
+    """The settings of an --out that names an image instead of a folder; none of one that names a folder."""
+    if out is None or out.suffix.lower() not in IMAGE_SUFFIXES or out.is_dir():
+        return {}
+    if out.suffix not in FORMATS:
+        raise ConfigError(f"--out: {out}: write the suffix as one of {', '.join(FORMATS)}")
+    return {"output.dir": out.parent, "output.name": out.stem, "output.format": FORMATS[out.suffix]}

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sdapp.commands.options import given_layers, with_options
+from sdapp.commands import completion
+from sdapp.commands.options import IMAGE, MODEL, RUN, given_layers, option, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import count, print_line, print_result
 from sdapp.config import read_user_config
@@ -27,11 +28,46 @@ Images = Annotated[
     ),
 ]
 Verify = Annotated[
-    bool, typer.Option("--verify", help="Write nothing; print how far the pixels are from those in the file.")
+    bool,
+    typer.Option(
+        "--verify",
+        help="Write nothing; print how far the pixels are from those in the file.",
+        rich_help_panel=RUN,
+    ),
 ]
+OWN = "default: that of each image"
+OWN_OPTIONS = {  # where the shared ones would tell of the defaults of new images
+    "negative_prompt": option(
+        str, "--negative-prompt", "-n", metavar="TEXT", help="What to steer away from, in all.", panel=IMAGE
+    ),
+    "seed": option(int, "--seed", "-s", help=f"The seed of all images; {OWN}.", panel=IMAGE),
+    "count": option(int, "--count", help="Images from each; the seed of each next one adds 1.", panel=IMAGE),
+    "steps": option(int, "--steps", help=f"Denoising steps; {OWN}.", panel=IMAGE),
+    "guidance_scale": option(
+        float, "--guidance-scale", "-g", help=f"How strongly the prompt steers; {OWN}.", panel=IMAGE
+    ),
+    "scheduler": option(
+        str,
+        "--scheduler",
+        metavar="NAME",
+        help=f"See `sdapp schedulers`; {OWN}.",
+        complete=completion.words(completion.SCHEDULERS),
+        panel=IMAGE,
+    ),
+    "size": option(str, "--size", metavar="WxH", help=f"Pixels, such as 768x512; {OWN}.", panel=IMAGE),
+    "model": option(
+        str,
+        "--model",
+        "-m",
+        metavar="NAME",
+        help=f"A Hub id, a folder or a .safetensors file; {OWN}, if it is one of sdapp.",
+        complete=completion.models,
+        panel=MODEL,
+    ),
+}
 
 
-@with_options()
+@with_options(own=OWN_OPTIONS)
 def replay(options: dict[str, Any], images: Images, verify: Verify = False) -> None:
     """Paint images again from the settings inside them. Options, --set and --config change what they name in
     all of them.

@@ -1,40 +1,104 @@
 """The command `sdapp schedulers`."""
 
-from typing import Annotated
+import json
+import textwrap
+from typing import Annotated, Any
 
 import typer
 
+from sdapp.commands import completion
 from sdapp.scheduler_table import TABLE
-from sdapp.schedulers import FROM_MODEL, constructor_options, resolve
+from sdapp.schedulers import FROM_MODEL, Resolved, constructor_options, resolve
 
 Name = Annotated[
-    str | None, typer.Argument(help="Any spelling; explains what it becomes.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="Any spelling; explains what it becomes.",
+        show_default=False,
+        autocompletion=completion.words(completion.SCHEDULERS),
+    ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object for each scheduler.")]
+WIDTH = 80
+USES = {  # each use: what to say of it, and the schedulers that come first for it
+    "For nearly everything: start with dpm++2m-karras and 20 to 30 steps": (
+        "dpm++2m",
+        "unipc",
+        "deis",
+        "dpm",
+        "dpm++2s",
+    ),
+    "Images that keep changing with more steps; start with euler-a or dpm++2m-sde-karras": (
+        "euler-a",
+        "dpm++2m-sde",
+        "dpm++2m-sde-heun",
+        "dpm++3m-sde",
+        "sa-solver",
+    ),
+    "For models of 1 to 8 steps (LCM, TCD, Turbo, Lightning): start with what the model's card names": (
+        "lcm",
+        "tcd",
+    ),
+    "The classics, to repeat older images": ("ddim", "pndm", "lms", "euler", "ddpm"),
+    "Two UNet calls a step: exact, but slow": ("heun", "dpm2", "dpm2-a", "dpm++sde"),
+}
 LEGEND = """\
-order: how fast the error falls with more steps; a higher one needs fewer steps on smooth tasks
+order: how fast the error falls with more steps; a higher one needs fewer steps
 calls: UNet calls for 20 steps, which take nearly all of the time
-noise: stochastic ones add new noise in each step, so their images keep changing with more steps
-needs: a Python package that must be installed
-sigmas: noise levels that you can choose by adding -karras, -exponential, -beta or -lu to the name
-A name can also end with -trailing: the run then begins at the last timestep. Some models of few steps (LCM,
-Turbo, Lightning) are made for that. Without --scheduler, such a model uses the scheduler that its files name;
-with --scheduler, sdapp adds -trailing, unless the name chooses something else."""
+noise: "new" ones add new noise in each step, so their images keep changing
+sigmas: noise levels that you can choose by adding -karras, -exp, -beta or
+  -lu to the name
+A name can also end with -trailing: the run then begins at the last timestep.
+Some models of few steps (LCM, Turbo, Lightning) are made for that. Without
+--scheduler, such a model uses the scheduler that its files name; with it, sdapp
+adds -trailing, unless the name chooses something else.
+
+`sdapp schedulers NAME` explains one, by any name that other programs have.
+`sdapp compare` measures which one suits your model."""
 
 
-def schedulers(name: Name = None) -> None:
-    """List the schedulers, or explain one name: class, options, UNet calls."""
-    typer.echo(explain_scheduler(name) if name else scheduler_table())
+def schedulers(name: Name = None, as_json: AsJson = False) -> None:
+    """List the schedulers by use, or explain one: class, options, UNet calls."""
+    rows = [resolve(name)] if name else [resolve(row.name) for row in TABLE]
+    if as_json:
+        for resolved in rows:
+            typer.echo(json.dumps(_facts(resolved), ensure_ascii=False))
+    else:
+        typer.echo(explain_scheduler(name) if name else scheduler_table())
 
 
 def scheduler_table() -> str:
-    """All schedulers as a table, one line each."""
-    lines = [f"{'name':<18}{'order':>5}{'calls':>7}  {'noise':<15}{'needs':<10}class; sigmas; also known as"]
-    for row in TABLE:
-        noise = "stochastic" if row.stochastic else "deterministic"
-        more = "; ".join(filter(None, (row.class_name, "/".join(row.sigmas), ", ".join(row.aliases))))
-        calls = resolve(row.name).unet_calls(20)
-        lines.append(f"{row.name:<18}{row.order:>5}{calls:>7}  {noise:<15}{row.needs or '':<10}{more}")
-    return "\n".join([*lines, "", LEGEND])
+    """All schedulers by use, one line each, at most 80 columns wide."""
+    rows = {row.name: row for row in TABLE}
+    lines = [f"  {'name':<18}{'order':>5}{'calls':>7}  {'noise':<7}{'sigmas'}"]
+    for use, names in USES.items():
+        lines += textwrap.wrap(use, WIDTH)
+        for row in (rows[name] for name in names):
+            noise = "new" if row.stochastic else "once"
+            needs = f"  (pip install {row.needs})" if row.needs == "torchsde" else ""
+            calls = resolve(row.name).unet_calls(20)
+            sigmas = " ".join(row.sigmas).replace("exponential", "exp")
+            lines.append(f"  {row.name:<18}{row.order:>5}{calls:>7}  {noise:<7}{sigmas}{needs}".rstrip())
+        lines.append("")
+    return "\n".join([*lines, LEGEND])
+
+
+def _facts(resolved: Resolved) -> dict[str, Any]:
+    row = resolved.scheduler
+    return {
+        "name": resolved.name,
+        "class": row.class_name,
+        "order": row.order,
+        "unet_calls": resolved.unet_calls(20),
+        "stochastic": row.stochastic,
+        "sigmas": list(row.sigmas),
+        "needs": row.needs,
+        "label": row.label,
+        "aliases": list(row.aliases),
+        "options": resolved.options,
+        "note": row.note or None,
+    }
 
 
 def explain_scheduler(name: str) -> str:

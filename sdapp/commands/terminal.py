@@ -26,6 +26,13 @@ MARGIN = 4  # columns that the bar leaves free, so that the ^C of a terminal doe
 class Commands(TyperGroup):
     """A group of commands; turns the errors of sdapp into `error:` lines and an exit code."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take `sdapp help generate` for `sdapp generate --help`."""
+        return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return plain_parameters(super().get_params(ctx))
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -37,6 +44,19 @@ class Commands(TyperGroup):
             for line in str(exc).splitlines():
                 say(f"{word}: {line}")
             raise typer.Exit(exc.exit_code) from exc
+
+
+def plain_parameters(parameters: list[Any]) -> list[Any]:
+    """Let --help show no type of Python, such as `<bool>`, behind a flag or an argument."""
+    panel = next((one.rich_help_panel for one in reversed(parameters) if one.rich_help_panel), None)
+    for parameter in parameters:
+        if parameter.param_type_name == "argument":
+            parameter.display_type_rich = lambda **_: None
+        elif parameter.is_flag:
+            parameter.metavar = ""
+        if parameter.name == "help":
+            parameter.rich_help_panel = panel
+    return parameters
 
 
 class Bar:

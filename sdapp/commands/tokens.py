@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sdapp import markup
+from sdapp.commands import completion
 from sdapp.commands.options import OPTIONS
 from sdapp.commands.terminal import print_note
 from sdapp.config import read_user_config, validate
@@ -15,10 +16,18 @@ from sdapp.models.originals import clip_tokenizer
 from sdapp.models.vae import locate_model
 from sdapp.settings.layers import merge, override
 
-OnePrompt = Annotated[str, typer.Argument(help="A prompt, as for `sdapp generate`.", show_default=False)]
+OnePrompt = Annotated[
+    str, typer.Argument(metavar="PROMPT", help="A prompt, as for `sdapp generate`.", show_default=False)
+]
 TokenizerOf = Annotated[
     str | None,
-    typer.Option("--model", help="Whose tokenizer; default: CLIP's, which all models but postcards use."),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Whose tokenizer; default: CLIP's, which all models but postcards use.",
+        autocompletion=completion.models,
+        show_default=False,
+    ),
 ]
 EmbeddingFiles: Any = OPTIONS["embeddings"]
 

@@ -217,12 +217,12 @@ def find_named(folder: str | None, name: str) -> str | None:
     """
     if folder is None or Path(name).expanduser().exists():
         return None
-    path = _names_in(Path(folder).expanduser()).get(Path(name).name.removesuffix(".safetensors").lower())
+    path = names_in(Path(folder).expanduser()).get(Path(name).name.removesuffix(".safetensors").lower())
     return None if path is None else str(path)
 
 
 @lru_cache(maxsize=8)
-def _names_in(folder: Path) -> dict[str, Path]:
+def names_in(folder: Path) -> dict[str, Path]:
     """The files and models in a folder and below it; of two with one name, the one that is less deep."""
     names = sorted(folder.rglob("*.safetensors"), key=lambda path: -len(path.parts))
     indexes = sorted(folder.rglob("model_index.json"), key=lambda path: -len(path.parts))

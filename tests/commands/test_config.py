@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import Result
 
 from sdapp import config
-from sdapp.commands.config import json_schema, show_settings
+from sdapp.commands.config import as_yaml, json_schema, settings_with_origins
 from sdapp.config import RunConfig, read_config_file, validate
 from sdapp.errors import ConfigError
 from sdapp.settings.files import parse_override, parse_yaml
@@ -188,7 +188,7 @@ def test_show_says_where_each_value_comes_from() -> None:
     merged = merge([parse_yaml(text, "f"), parse_override("output.dir=pics"), parse_override("steps=5")])
     said = {
         line.partition("  # ")[0].strip(): line.partition("  # ")[2]
-        for line in show_settings(validate(merged), merged).splitlines()
+        for line in as_yaml(settings_with_origins(validate(merged), merged)).splitlines()
     }
     expected = {
         "steps: 5": "--set steps=5", "name: ddim": "f:2:1", "options: {}": "default", "offload: model": "f:4:3",
@@ -219,7 +219,7 @@ def test_show_says_where_each_value_comes_from() -> None:
 def test_what_show_prints_is_the_same_config_again(settings: dict[str, Any]) -> None:
     merged = Layer(settings)
     config = validate(merged)
-    assert check(show_settings(config, merged)) == config
+    assert check(as_yaml(settings_with_origins(config, merged))) == config
 
 
 # --- the schema ---------------------------------------------------------------------------------------------------
