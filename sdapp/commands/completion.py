@@ -11,11 +11,11 @@ from sdapp.settings.files import names_in, presets
 from sdapp.settings.layers import merge
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
-DTYPES = ("auto", "float16", "bfloat16", "float32")
+DTYPE_NAMES = ("auto", "float16", "bfloat16", "float32")
 Completion = Callable[[str], list[str]]  # typer wants the argument to be called `incomplete`
 
 
-def words(known: Iterable[str]) -> Completion:
+def offer(known: Iterable[str]) -> Completion:
     """Offer the known words."""
     return lambda incomplete: [word for word in known if word.startswith(incomplete)]
 
@@ -31,13 +31,13 @@ def listed(known: Iterable[str]) -> Completion:
 
 
 SCHEDULERS = [name for row in TABLE for name in (row.name, *(f"{row.name}-{each}" for each in row.sigmas))]
-setting_keys = words(f"{key}=" for key in SETTINGS)
-varied_keys = words(f"{key}=" for key in VARIABLE)
+setting_keys = offer(f"{key}=" for key in SETTINGS)
+varied_keys = offer(f"{key}=" for key in VARIABLE)
 
 
 def configs(incomplete: str) -> list[str]:
     """Offer the presets, and files and folders."""
-    return [*words(presets())(incomplete), *_paths(incomplete)]
+    return [*offer(presets())(incomplete), *_paths(incomplete)]
 
 
 def models(incomplete: str) -> list[str]:
@@ -47,7 +47,7 @@ def models(incomplete: str) -> list[str]:
         own = names_in(Path(folder).expanduser()) if folder else {}
     except (SdappError, OSError, AttributeError, TypeError):  # the command itself says what is wrong
         own = {}
-    return [*words((BUILT_IN, *own))(incomplete), *_paths(incomplete)]
+    return [*offer((BUILT_IN, *own))(incomplete), *_paths(incomplete)]
 
 
 def _paths(incomplete: str) -> list[str]:

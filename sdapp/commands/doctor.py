@@ -21,10 +21,10 @@ LOW_DISK = 5 * 2**30
 Facts = list[tuple[str, str]]
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object: facts and problems.")]
+AsOneObject = Annotated[bool, typer.Option("--json", help="Print one JSON object: facts and problems.")]
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(as_json: AsOneObject = False) -> None:
     """Print what is installed, which devices there are, what is wrong and how to fix it."""
     facts, problems = examine()
     if as_json:

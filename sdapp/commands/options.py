@@ -56,7 +56,7 @@ def check_is_folder(path: Path | None) -> Path | None:
 
 
 IMAGE, MODEL, OUTPUT, RUN = "Image", "Model", "Output", "Run"  # the groups of options in --help
-USUAL = {name: field.default for name, field in RunConfig.model_fields.items()}
+DEFAULT_VALUES = {name: field.default for name, field in RunConfig.model_fields.items()}
 FROM_FILES = "Settings from a YAML file, a preset (sd15, sdxl-turbo, …) or an image; the last one wins."
 SIZES = (
     "Pixels, such as 768x512. Of the model if not given: 512x512 for SD 1.5; SDXL was trained on 1024x1024, "
@@ -75,20 +75,22 @@ OPTIONS: dict[str, Any] = {
         panel=IMAGE,
     ),
     "count": option(int, "--count", help="Images, each with another seed; default: 1.", panel=IMAGE),
-    "steps": option(int, "--steps", help=f"Denoising steps; default: {USUAL['steps']}.", panel=IMAGE),
+    "steps": option(
+        int, "--steps", help=f"Denoising steps; default: {DEFAULT_VALUES['steps']}.", panel=IMAGE
+    ),
     "guidance_scale": option(
         float,
         "--guidance-scale",
         "-g",
-        help=f"How strongly the prompt steers; default: {USUAL['guidance_scale']}.",
+        help=f"How strongly the prompt steers; default: {DEFAULT_VALUES['guidance_scale']}.",
         panel=IMAGE,
     ),
     "scheduler": option(
         str,
         "--scheduler",
         metavar="NAME",
-        help=f"See `sdapp schedulers`; default: {USUAL['scheduler'].name}.",
-        complete=completion.words(completion.SCHEDULERS),
+        help=f"See `sdapp schedulers`; default: {DEFAULT_VALUES['scheduler'].name}.",
+        complete=completion.offer(completion.SCHEDULERS),
         panel=IMAGE,
     ),
     "size": option(str, "--size", metavar="WxH", help=SIZES, panel=IMAGE),
@@ -120,7 +122,7 @@ OPTIONS: dict[str, Any] = {
         "--device",
         metavar="NAME",
         help="auto, cpu, cuda, cuda:N or mps; default: auto.",
-        complete=completion.words(completion.DEVICES),
+        complete=completion.offer(completion.DEVICES),
         panel=MODEL,
     ),
     "dtype": option(
@@ -128,7 +130,7 @@ OPTIONS: dict[str, Any] = {
         "--dtype",
         metavar="NAME",
         help="auto, float16, bfloat16 or float32; default: auto (float16 on a GPU, float32 on a CPU).",
-        complete=completion.words(completion.DTYPES),
+        complete=completion.offer(completion.DTYPE_NAMES),
         panel=MODEL,
     ),
     "output.dir": option(
@@ -136,7 +138,7 @@ OPTIONS: dict[str, Any] = {
         "--out",
         "-o",
         metavar="PATH",
-        help=f"A folder, or the file of the image (cat.png); default: {USUAL['output'].dir}.",
+        help=f"A folder, or the file of the image (cat.png); default: {DEFAULT_VALUES['output'].dir}.",
         panel=OUTPUT,
     ),
     "json": switch("--json", help="Print a line of JSON for each image instead of its path.", panel=OUTPUT),
@@ -165,13 +167,13 @@ OUT_FOLDER = option(
     "--out",
     "-o",
     metavar="FOLDER",
-    help=f"The folder for all files; default: {USUAL['output'].dir}.",
+    help=f"The folder for all files; default: {DEFAULT_VALUES['output'].dir}.",
     callback=check_is_folder,
     panel=OUTPUT,
 )
 SWITCHES = ("json", "profile", "verbose")
-FORMATS = {".png": "png", ".jpg": "jpeg", ".webp": "webp"}
-IMAGE_SUFFIXES = (*FORMATS, ".jpeg")
+IMAGE_FORMATS = {".png": "png", ".jpg": "jpeg", ".webp": "webp"}
+IMAGE_SUFFIXES = (*IMAGE_FORMATS, ".jpeg")
 IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")  # whatever the name
 # What gave a setting, where that is not the option of its name.
 ORIGINS = {
@@ -318,6 +320,6 @@ def _named_image(out: Path | None) -> Options:
     """The settings of an --out that names an image instead of a folder; none of one that names a folder."""
     if out is None or out.suffix.lower() not in IMAGE_SUFFIXES or out.is_dir():
         return {}
-    if out.suffix not in FORMATS:
-        raise ConfigError(f"--out: {out}: write the suffix as one of {', '.join(FORMATS)}")
-    return {"output.dir": out.parent, "output.name": out.stem, "output.format": FORMATS[out.suffix]}
+    if out.suffix not in IMAGE_FORMATS:
+        raise ConfigError(f"--out: {out}: write the suffix as one of {', '.join(IMAGE_FORMATS)}")
+    return {"output.dir": out.parent, "output.name": out.stem, "output.format": IMAGE_FORMATS[out.suffix]}

@@ -35,32 +35,32 @@ Verify = Annotated[
         rich_help_panel=RUN,
     ),
 ]
-OWN = "default: that of each image"
+OF_EACH = "default: that of each image"
 OWN_OPTIONS = {  # where the shared ones would tell of the defaults of new images
     "negative_prompt": option(
         str, "--negative-prompt", "-n", metavar="TEXT", help="What to steer away from, in all.", panel=IMAGE
     ),
-    "seed": option(int, "--seed", "-s", help=f"The seed of all images; {OWN}.", panel=IMAGE),
+    "seed": option(int, "--seed", "-s", help=f"The seed of all images; {OF_EACH}.", panel=IMAGE),
     "count": option(int, "--count", help="Images from each; the seed of each next one adds 1.", panel=IMAGE),
-    "steps": option(int, "--steps", help=f"Denoising steps; {OWN}.", panel=IMAGE),
+    "steps": option(int, "--steps", help=f"Denoising steps; {OF_EACH}.", panel=IMAGE),
     "guidance_scale": option(
-        float, "--guidance-scale", "-g", help=f"How strongly the prompt steers; {OWN}.", panel=IMAGE
+        float, "--guidance-scale", "-g", help=f"How strongly the prompt steers; {OF_EACH}.", panel=IMAGE
     ),
     "scheduler": option(
         str,
         "--scheduler",
         metavar="NAME",
-        help=f"See `sdapp schedulers`; {OWN}.",
-        complete=completion.words(completion.SCHEDULERS),
+        help=f"See `sdapp schedulers`; {OF_EACH}.",
+        complete=completion.offer(completion.SCHEDULERS),
         panel=IMAGE,
     ),
-    "size": option(str, "--size", metavar="WxH", help=f"Pixels, such as 768x512; {OWN}.", panel=IMAGE),
+    "size": option(str, "--size", metavar="WxH", help=f"Pixels, such as 768x512; {OF_EACH}.", panel=IMAGE),
     "model": option(
         str,
         "--model",
         "-m",
         metavar="NAME",
-        help=f"A Hub id, a folder or a .safetensors file; {OWN}, if it is one of sdapp.",
+        help=f"A Hub id, a folder or a .safetensors file; {OF_EACH}, if it is one of sdapp.",
         complete=completion.models,
         panel=MODEL,
     ),

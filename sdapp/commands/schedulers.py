@@ -16,10 +16,10 @@ Name = Annotated[
         metavar="NAME",
         help="Any spelling; explains what it becomes.",
         show_default=False,
-        autocompletion=completion.words(completion.SCHEDULERS),
+        autocompletion=completion.offer(completion.SCHEDULERS),
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object for each scheduler.")]
+AsJsonLines = Annotated[bool, typer.Option("--json", help="One JSON object for each scheduler.")]
 WIDTH = 80
 USES = {  # each use: what to say of it, and the schedulers that come first for it
     "For nearly everything: start with dpm++2m-karras and 20 to 30 steps": (
@@ -58,7 +58,7 @@ adds -trailing, unless the name chooses something else.
 `sdapp compare` measures which one suits your model."""
 
 
-def schedulers(name: Name = None, as_json: AsJson = False) -> None:
+def schedulers(name: Name = None, as_json: AsJsonLines = False) -> None:
     """List the schedulers by use, or explain one: class, options, UNet calls."""
     rows = [resolve(name)] if name else [resolve(row.name) for row in TABLE]
     if as_json:
