@@ -63,7 +63,7 @@ def schedulers(name: Name = None, as_json: AsJsonLines = False) -> None:
     rows = [resolve(name)] if name else [resolve(row.name) for row in TABLE]
     if as_json:
         for resolved in rows:
-            typer.echo(json.dumps(_facts(resolved), ensure_ascii=False))
+            typer.echo(json.dumps(_row_facts(resolved), ensure_ascii=False))
     else:
         typer.echo(explain_scheduler(name) if name else scheduler_table())
 
@@ -84,7 +84,7 @@ def scheduler_table() -> str:
     return "\n".join([*lines, LEGEND])
 
 
-def _facts(resolved: Resolved) -> dict[str, Any]:
+def _row_facts(resolved: Resolved) -> dict[str, Any]:
     row = resolved.scheduler
     return {
         "name": resolved.name,
