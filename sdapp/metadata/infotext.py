@@ -41,7 +41,7 @@ DEFAULTS: dict[str, tuple[str, ...]] = {  # fields that change no pixel with the
 ZERO_SNR = "Zero Terminal SNR"  # of the field `Noise Schedule` in A1111 and Forge
 OWN = {  # fields that only sdapp writes, with their settings
     "Prediction type": "prediction_type", "Zero SNR": "zero_snr", "Original size": "original_size",
-    "Crop": "crop", "Guidance interval": "guidance_interval", "Cache interval": "cache_interval",
+    "Crop": "crop",
 }  # fmt: skip
 INPAINT = {"maskblur", "maskmode", "maskedcontent", "inpaintarea", "maskedareapadding"}
 
@@ -89,14 +89,12 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
 
 def _own_fields(values: Mapping[str, Any]) -> dict[str, str | None]:
     """The fields of `OWN`; without settings that are not given."""
-    prediction, (begin, end) = values["prediction_type"], values["guidance_interval"]
+    prediction = values["prediction_type"]
     return {
         "Prediction type": None if prediction == "auto" else prediction,
         "Zero SNR": "off" if values["zero_snr"] == "off" else None,
         "Original size": "x".join(map(str, values["original_size"] or ())),
         "Crop": "x".join(map(str, values["crop"] or ())),
-        "Guidance interval": None if (begin, end) == (0, 1) else f"{begin:g}..{end:g}",
-        "Cache interval": None if values["cache_interval"] == 1 else values["cache_interval"],
     }
 
 
