@@ -22,8 +22,8 @@ COLUMNS, ZOOM, GAP = 8, 2, 6
 prompts = [f"{scene} {SKIES[(row + column) % 5]}" for row in range(3) for column, scene in enumerate(SCENES)]
 side = 64 * ZOOM
 page = Image.new("RGB", (COLUMNS * (side + GAP) - GAP, 3 * (side + GAP) - GAP), "white")
+sd = sdapp.load("postcards")
 for number, prompt in enumerate(prompts):
-    [result] = sdapp.generate(prompt=prompt, seed=number + 1)
-    image = result.image.resize((side, side), Image.Resampling.NEAREST)
+    image = sd.generate(prompt, seed=number + 1).image.resize((side, side), Image.Resampling.NEAREST)
     page.paste(image, (number % COLUMNS * (side + GAP), number // COLUMNS * (side + GAP)))
 page.save(sys.argv[1])

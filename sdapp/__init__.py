@@ -2,6 +2,20 @@
 
 __version__ = "0.1.0"  # before the imports: modules below read it
 
-from sdapp.api import batch, compare, generate, paint, paint_file, replay
+from sdapp.api import batch, compare, generate, paint, paint_file, replay, stream
+from sdapp.warm import StableDiffusion
 
-__all__ = ["__version__", "batch", "compare", "generate", "paint", "paint_file", "replay"]
+load = StableDiffusion.load
+
+__all__ = [
+    "StableDiffusion",
+    "__version__",
+    "batch",
+    "compare",
+    "generate",
+    "load",
+    "paint",
+    "paint_file",
+    "replay",
+    "stream",
+]

@@ -1,4 +1,4 @@
-"""The Python functions: generate, batch, compare and replay.
+"""The Python functions: generate, stream, batch, compare and replay.
 
 They print nothing and change nothing process-wide.
 """
@@ -7,18 +7,21 @@ import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
+from sdapp.arguments import as_layer
 from sdapp.batches.executors import Executor, LocalExecutor
 from sdapp.batches.items import Item, Shard
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import Batch
 from sdapp.config import RunConfig, validate
-from sdapp.errors import gathered
+from sdapp.errors import JobsFailedError, gathered
 from sdapp.jobs import LoadKey, Work, plan
+from sdapp.keywords import BatchKeywords, CompareKeywords, GenerateKeywords
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
 from sdapp.notes import LineNotes, Notes, OnNote, notes_before_painting, notes_on_line
+from sdapp.outputs.painted import Painted
 from sdapp.prompts.seeds import Seeds
 from sdapp.records import OnStep, Result
 from sdapp.replays import paint_replays, plan_replays
@@ -29,22 +32,62 @@ if TYPE_CHECKING:
     from sdapp.comparisons.cells import Comparison
 
 
+@overload
 def generate(
+    prompt: str | None = None,
     *,
     on_step: OnStep | None = None,
     on_note: OnNote | None = None,
     executor: Executor | None = None,
-    **settings: Any,
-) -> Iterator[Result]:
-    """Paint images: `for result in generate(prompt="a red house", seed=7, count=2): result.image.show()`.
+    **settings: Unpack[GenerateKeywords],
+) -> Painted: ...
+@overload
+def generate(
+    prompt: str | None = None,
+    *,
+    count: int,
+    on_step: OnStep | None = None,
+    on_note: OnNote | None = None,
+    executor: Executor | None = None,
+    **settings: Unpack[GenerateKeywords],
+) -> list[Painted]: ...
+def generate(
+    prompt: str | None = None, *, count: int | None = None, **options: Any
+) -> Painted | list[Painted]:
+    """Paint an image and return it: `generate("a red house", seed=7).image.show()`.
 
-    `settings` are the keys of a config, paths as text. They are checked when this is called; the model is
-    loaded when the loop begins. `on_step(first, images, step, steps)` is called after each step of a batch
-    of `images` images, of which `first` is the index of the first one. Raises SdappError.
+    With `count`, a list of so many images, whose seeds follow each other. `settings` are the keys of a
+    config; `image` makes it img2img, and a `mask` as well inpaint: paths or images of Pillow.
+    `on_step(first, images, step, steps)` is called after each step of a batch of `images` images, of which
+    `first` is the index of the first one. Raises SdappError; JobsFailedError, with all `results`, if an image
+    failed.
     """
-    planned = plan_images([Layer(settings)])
+    results = list(stream(prompt, count=1 if count is None else count, **options))
+    if failed := [f"seed {each.job.seed}: {each.error}" for each in results if each.image is None]:
+        raise JobsFailedError("\n".join(failed), results)
+    painted = [Painted.of(result) for result in results]
+    return painted[0] if count is None else painted
+
+
+def stream(
+    prompt: str | None = None,
+    *,
+    count: int = 1,
+    on_step: OnStep | None = None,
+    on_note: OnNote | None = None,
+    executor: Executor | None = None,
+    **settings: Unpack[GenerateKeywords],
+) -> "Stream":
+    """Paint images and give each as soon as it is there: `for result in stream("a red house", count=1000)`.
+
+    As `generate`, but an image that fails is a result with its error. The settings are checked when this is
+    called; the loop paints. Raises SdappError.
+    """
+    given = {} if prompt is None else {"prompt": prompt}
+    planned = plan_images([as_layer({**settings, **given, "count": count})])
     Notes(on_note).tell(planned.notes)
-    return planned.paint(executor or LocalExecutor({planned.work.load: planned.model}), on_step)
+    executor = executor or LocalExecutor({planned.work.load: planned.model})
+    return Stream(planned.paint(executor, on_step), "stream")
 
 
 def batch(
@@ -56,15 +99,15 @@ def batch(
     on_step: OnStep | None = None,
     on_note: OnNote | None = None,
     executor: Executor | None = None,
-    **settings: Any,
-) -> Iterator[Result]:
+    **settings: Unpack[BatchKeywords],
+) -> "Stream":
     """Paint the images of a prompt file that its folder lacks: `for result in batch("prompts.txt"):
     print(result.path)`.
 
-    `settings` are for all lines that do not set them. The file is checked when this is called; the model is
-    loaded when the loop begins. An image that fails is a result with its error. Raises SdappError.
+    `settings` are for all lines that do not set them. The file is checked when this is called; the loop
+    paints. An image that fails is a result with its error. Raises SdappError.
     """
-    prompts = PromptFile.open(Path(file), [Layer(settings)], seeds)
+    prompts = PromptFile.open(Path(file), [as_layer(settings)], seeds)
     run = Batch.of(prompts, Shard.parse(shard), retry_failed)
     notes, line_notes = Notes(on_note), LineNotes()
 
@@ -77,7 +120,7 @@ def batch(
         found = run.survey()
     notes.tell(line_notes.texts())
     executor = executor or LocalExecutor({run.load: prompts.model})
-    return run.paint(executor, found, on_step, notes.wait)
+    return Stream(run.paint(executor, found, on_step, notes.wait), "batch")
 
 
 def compare(
@@ -86,7 +129,7 @@ def compare(
     on_step: OnStep | None = None,
     on_note: OnNote | None = None,
     executor: Executor | None = None,
-    **settings: Any,
+    **settings: Unpack[CompareKeywords],
 ) -> "Comparison":
     """Compare schedulers and return the results: `compare("a castle", schedulers=["ddim", "dpm++2m"],
     steps=[10, 20])`.
@@ -97,9 +140,10 @@ def compare(
     from sdapp.comparisons.plan import ComparisonPlan
     from sdapp.comparisons.run import finish, paint_comparison
 
-    grid = {key: settings.pop(key) for key in list(settings) if key in Grid.model_fields}
+    grid = {key: value for key, value in settings.items() if key in Grid.model_fields}
     grid |= {"prompts": list(prompts)} if prompts else {}
-    planned = ComparisonPlan([Layer(settings | {"compare": grid, "output": {"dir": str(out)}})])
+    others = {key: value for key, value in settings.items() if key not in grid}
+    planned = ComparisonPlan([as_layer({**others, "compare": grid, "output": {"dir": str(out)}})])
     notes = Notes(on_note)
     notes.tell(planned.notes)
     executor = executor or LocalExecutor({planned.load: planned.model})
@@ -113,19 +157,45 @@ def replay(
     on_step: OnStep | None = None,
     on_note: OnNote | None = None,
     executor: Executor | None = None,
-    **settings: Any,
-) -> Iterator[Result]:
+    **settings: Unpack[BatchKeywords],
+) -> "Stream":
     """Paint images again from the settings inside them: `for result in replay("a.png"): result.image.show()`.
 
     `settings` replace those of all images. `result.source` is the path of the image. Images are checked
-    when this is called; each model is loaded when its turn comes. An image that fails is a result with its
-    error. Raises SdappError.
+    when this is called; the loop paints, and loads each model when its turn comes. An image that fails is a
+    result with its error. Raises SdappError.
     """
-    replays, errors = plan_replays([Path(image) for image in images], [Layer(settings)], Notes(on_note))
+    replays, errors = plan_replays([Path(image) for image in images], [as_layer(settings)], Notes(on_note))
     if errors:
         raise gathered(errors)
     models = {each.load: each.model for each in replays}
-    return paint_replays(replays, executor or LocalExecutor(models), on_step)
+    return Stream(paint_replays(replays, executor or LocalExecutor(models), on_step), "replay")
+
+
+class Stream(Iterator[Result]):
+    """Results that are painted while they are read. Warns if they are dropped before the first is read."""
+
+    def __init__(self, results: Generator[Result, None, None], name: str) -> None:
+        self._results, self._name, self._is_begun = results, name, False
+
+    def __next__(self) -> Result:
+        self._is_begun = True
+        return next(self._results)
+
+    def close(self) -> None:
+        """Stop painting."""
+        self._is_begun = True
+        self._results.close()
+
+    def __repr__(self) -> str:
+        return f"<sdapp.{self._name}: read it to paint, such as `for result in sdapp.{self._name}(…)`>"
+
+    def __del__(self) -> None:
+        if not self._is_begun:
+            text = (
+                f"sdapp.{self._name} painted nothing, because its results were not read; read them in a loop"
+            )
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 # --- planning ---------------------------------------------------------------------------------------------
@@ -159,9 +229,9 @@ def plan_images(layers: Sequence[Layer]) -> PlannedImages:
 
 
 def paint(**settings: Any) -> Iterator[Result]:
-    """Deprecated: call `generate`."""
-    warnings.warn("sdapp.paint is now sdapp.generate", DeprecationWarning, stacklevel=2)
-    return generate(**settings)
+    """Deprecated: call `generate` or `stream`."""
+    warnings.warn("sdapp.paint is now sdapp.generate and sdapp.stream", DeprecationWarning, stacklevel=2)
+    return stream(**settings)
 
 
 def paint_file(file: str | Path, **settings: Any) -> Iterator[Result]:

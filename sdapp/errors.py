@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 
 class SdappError(Exception):
@@ -17,9 +18,13 @@ class ConfigError(SdappError):
 
 
 class JobsFailedError(SdappError):
-    """Some images failed; the others were painted."""
+    """Some images failed; the others were painted. From `sdapp.generate`, `results` has all of them."""
 
     exit_code = 3
+
+    def __init__(self, message: str, results: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.results = results
 
 
 class UpstreamError(SdappError):

@@ -125,6 +125,11 @@ class Painter:
         self._sizes = BatchSizes(device)
         self._stages = (self._encode, self._denoise, self._decode)
 
+    @property
+    def pipelines(self) -> Mapping[str, Any]:
+        """The pipelines of diffusers by task: txt2img, img2img and inpaint."""
+        return self._pipes
+
     def together(self, job: Job, batch_size: BatchSize) -> int:
         """The largest number of images in a batch that begins with this job."""
         return self._placement.most(job, self._sizes.of(job, batch_size))

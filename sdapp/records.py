@@ -1,5 +1,6 @@
 """What happened: the record of a job that ran, and its result."""
 
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class Record:
     flagged: bool | None = None  # by the safety checker; None if there was none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A finished job: an image and its record, or the reason why there is none."""
 
@@ -53,6 +54,16 @@ class Result:
     latents: Any = None  # the result of the denoising, float32 on the CPU, [4, h, w]
     file: bytes | None = None  # the encoded image file, with job and record inside
     source: Path | None = None  # the image that it is a replay of
+
+    def __repr__(self) -> str:
+        job, taken = self.job, f", {self.record.seconds:g} s" if self.record else ""
+        facts = f"seed {job.seed}, {job.width}x{job.height}, {job.scheduler.name}, {job.steps} steps{taken}"
+        error = f", error: {self.error}" if self.error else ""
+        return f"<{textwrap.shorten(job.prompt, 60, placeholder='…')!r}, {facts}{error}>"
+
+    def _repr_png_(self) -> bytes | None:
+        """The image as a PNG, for notebooks."""
+        return self.image._repr_png_() if self.image else None
 
     @property
     def flagged(self) -> bool:

@@ -28,6 +28,7 @@ sys.path.append(str(BENCHMARKS))  # whose models of random weights are tested, a
 # These load a model (or start processes that do, or take as long) in most of their tests; elsewhere a test that uses `tiny` does.
 MODEL_TESTS = (
     "test_api.py",
+    "test_warm.py",
     "test_threads.py",
     "test_benchmarks.py",
     "test_embeddings.py",

@@ -47,7 +47,7 @@ def loads() -> tuple[LocalExecutor, list[Work]]:
 def test_a_step_hook_sees_every_step_and_a_note_hook_every_note_once() -> None:
     steps, notes = [], []
     settings = CAT | {"prompt": "a dragon", "steps": 2, "count": 2}
-    results = package.generate(on_step=lambda *step: steps.append(step), on_note=notes.append, **settings)
+    results = package.stream(on_step=lambda *step: steps.append(step), on_note=notes.append, **settings)
     assert [result.job.seed for result in results] == [7, 8]
     assert steps == [(0, 1, 1, 2), (0, 1, 2, 2), (1, 1, 1, 2), (1, 1, 2, 2)]
     assert [note.partition(":")[0] for note in notes] == ["postcards does not know"]
@@ -55,20 +55,20 @@ def test_a_step_hook_sees_every_step_and_a_note_hook_every_note_once() -> None:
 
 def test_settings_are_checked_before_the_first_turn_of_the_loop() -> None:
     with pytest.raises(ConfigError, match="stpes"):
-        package.generate(prompt="a cat", stpes=2)
+        package.stream("a cat", stpes=2)
 
 
 def test_a_million_images_begin_at_once() -> None:
-    next(package.generate(**CAT))  # torch is imported
+    package.generate(**CAT)  # torch is imported
     started = time.perf_counter()
-    first = next(package.generate(count=1_000_000, **CAT))
+    first = next(package.stream(count=1_000_000, **CAT))
     assert first.error is None
     assert time.perf_counter() - started < 5  # planning them all took 20 s
 
 
 def test_an_executor_is_used_for_several_runs_and_loads_once(loads: tuple[LocalExecutor, list[Work]]) -> None:
     executor, loaded = loads
-    [one] = package.generate(executor=executor, **CAT)
+    one = package.generate(executor=executor, **CAT)
     Path("prompts.txt").write_text("a cat --d 7\n")
     [two] = package.batch("prompts.txt", executor=executor, steps=1)
     assert one.image.tobytes() == two.image.tobytes()
@@ -124,7 +124,7 @@ def state():
     return dict(os.environ), levels, bars, gc.isenabled(), gc.get_freeze_count(), logging.root.level
 
 before = state()
-assert len(list(sdapp.generate(prompt="a cat", steps=1, seed=7))) == 1
+assert sdapp.generate('a cat', steps=1, seed=7).error is None
 after = state()
 assert after[0] == before[0], 'the environment'
 assert after == before, (after[1:], before[1:])

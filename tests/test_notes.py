@@ -39,14 +39,14 @@ NO_NEGATIVE = "negative_prompt has no effect at a guidance_scale of 1 or below"
 )
 def test_settings_without_effect_are_told(settings: dict[str, Any], notes: list[str]) -> None:
     told: list[str] = []
-    api.generate(prompt="a cat", on_note=told.append, **settings)
+    api.stream("a cat", on_note=told.append, **settings).close()
     assert [note for note in told if "no effect" in note] == notes
 
 
 def test_a_clip_skip_that_leaves_no_layer_is_refused_before_the_model_is_loaded(sdapp: Run) -> None:
     refused = "clip_skip: the text encoder of postcards has 2 layers; at most 1"
     with pytest.raises(ConfigError, match=refused):
-        api.generate(prompt="a cat", clip_skip=2)
+        api.generate("a cat", clip_skip=2)
     Path("cats.txt").write_text("a cat\na cat --clip-skip 5\n")
     result = sdapp("batch", "cats.txt", "--seed", 1, "--dry-run")
     assert result.exit_code == 2
@@ -57,7 +57,8 @@ def test_a_clip_skip_that_leaves_no_layer_is_refused_before_the_model_is_loaded(
 def test_sdxl_has_no_clip_skip_of_one(tiny: Callable[..., Path]) -> None:
     told: list[str] = []
     for skip in (1, 2):
-        api.generate(prompt="a cat", clip_skip=skip, model=str(tiny(is_xl=True)), on_note=told.append)
+        model = tiny(is_xl=True)
+        api.stream("a cat", clip_skip=skip, model=model, on_note=told.append).close()
     assert told == ["clip_skip has no effect if it is 1: this model always skips the last layer"]
 
 

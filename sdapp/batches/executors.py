@@ -1,6 +1,7 @@
 """Where work is painted: in this process, or wherever another Executor sends it."""
 
 import gc
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -62,24 +63,29 @@ def load_painter(work: Work, model: Model, set_up: Callable[[], None] | None = N
 class LocalExecutor:
     """Paints in this process; keeps a model until work needs another one.
 
-    To load a model once for several calls:
-
-        executor = LocalExecutor()
-        for prompt in ("a cat", "a dog"):
-            for result in sdapp.generate(prompt=prompt, executor=executor): ...
+    Threads may share it: one batch is painted at a time.
     """
 
     def __init__(self, models: Mapping[LoadKey, Model] | None = None, loader: Loader = load_painter) -> None:
         """`models` are already located; others are located when they are needed."""
-        self._models, self._loader = models or {}, loader
+        self._models, self._loader = dict(models or {}), loader
+        self._lock = threading.RLock()
         self._load: LoadKey | None = None
         self._painter: Painter | None = None
 
     def together(self, work: Work) -> int:
-        return self.painter(work).together(work.jobs[0], work.batch_size)
+        with self._lock:
+            return self.painter(work).together(work.jobs[0], work.batch_size)
 
     def paint(self, work: Work, on_step: OnStep | None = None) -> Iterator[Result]:
-        return self.painter(work).paint(work.jobs, work.batch_size, on_step, work.keep_going)
+        with self._lock:
+            results = self.painter(work).paint(work.jobs, work.batch_size, on_step, work.keep_going)
+        while True:
+            with self._lock:  # not while the caller has a result, so that other threads can paint
+                result = next(results, None)
+            if result is None:
+                return
+            yield result
 
     def paint_packs(
         self, packs: Iterable[Pack], on_step: OnStep | None = None

@@ -25,8 +25,7 @@ Tiny = Callable[..., Path]
 
 def paint(model: Path, **changes: Any) -> Result:
     asked = {"prompt": "a red house", "seed": 7, "steps": 1, "width": 64, "height": 64, "device": "cpu"}
-    [result] = api.generate(model=str(model), **asked | changes)
-    return result
+    return api.generate(model=model, **asked | changes)
 
 
 def pixels(result: Result) -> np.ndarray:

@@ -1,0 +1,162 @@
+"""The keyword arguments of the Python functions. `python tests/keywords.py` writes this file."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Literal, Required, TypedDict
+
+from PIL import Image
+
+AnyPath = str | PathLike[str]
+InputImage = AnyPath | Image.Image
+
+
+class FoldersKeywords(TypedDict, total=False):
+    """Where models and LoRAs are found by their names alone."""
+
+    models: AnyPath | None
+    loras: AnyPath | None
+
+
+class Img2ImgKeywords(TypedDict, total=False):
+    """An image from an image."""
+
+    kind: Required[Literal["img2img"]]
+    image: Required[InputImage]
+    strength: float
+
+
+class InpaintKeywords(TypedDict, total=False):
+    """An image in which the white part of a mask is repainted; every other pixel stays as it is."""
+
+    kind: Required[Literal["inpaint"]]
+    image: Required[InputImage]
+    mask: Required[InputImage]
+    strength: float
+    padding: int | None
+
+
+class LoraKeywords(TypedDict, total=False):
+    """A LoRA file and how strongly it changes the model."""
+
+    file: Required[AnyPath]
+    weight: float
+    text_encoder_weight: float | None
+    sha256: str | None
+
+
+class MemoryKeywords(TypedDict, total=False):
+    """What to trade for memory on the device."""
+
+    offload: Literal["none", "model", "group", "sequential"]
+    vae_slicing: bool
+    vae_tiling: bool
+
+
+class OutputKeywords(TypedDict, total=False):
+    """Where images are saved, and under which names."""
+
+    dir: AnyPath
+    name: str
+    format: Literal["png", "jpeg", "webp"]
+    quality: int
+
+
+class SchedulerChoiceKeywords(TypedDict, total=False):
+    """A scheduler by any of its names, and options of its class."""
+
+    name: str
+    options: Mapping[str, str | int | float | bool | None]
+
+
+class Txt2ImgKeywords(TypedDict, total=False):
+    """An image from a prompt alone."""
+
+    kind: Literal["txt2img"]
+
+
+class TaskKeywords(TypedDict, total=False):
+    """An image or a mask makes the task img2img or inpaint."""
+
+    image: InputImage
+    mask: InputImage
+    strength: float
+    padding: int | None
+
+
+class SharedKeywords(TaskKeywords, total=False):
+    """Settings of an image that `compare` does not vary itself."""
+
+    guidance_scale: float
+    guidance_interval: str | Sequence[float]
+    guidance_rescale: float
+    negative_prompt: str
+    prompt_syntax: Literal["a1111", "plain"]
+    width: int | None
+    height: int | None
+    task: Txt2ImgKeywords | Img2ImgKeywords | InpaintKeywords
+    prediction_type: Literal["auto", "epsilon", "v_prediction"]
+    zero_snr: Literal["auto", "on", "off"]
+    loras: AnyPath | Sequence[AnyPath | LoraKeywords]
+    eta: float | None
+    clip_skip: int
+    cache_interval: int
+
+
+class LoadKeywords(TypedDict, total=False):
+    """Settings of a load of the model."""
+
+    model: AnyPath
+    revision: str | None
+    vae: AnyPath | None
+    dtype: Literal["auto", "float16", "bfloat16", "float32"]
+    memory: MemoryKeywords
+    device: str
+    compile: Literal["auto", "on", "off"]
+    channels_last: Literal["auto", "on", "off"]
+
+
+class RunKeywords(TypedDict, total=False):
+    """Settings of a run."""
+
+    batch_size: int | Literal["auto"]
+    output: OutputKeywords
+    folders: FoldersKeywords
+
+
+class WarmKeywords(SharedKeywords, RunKeywords, total=False):
+    """Of `generate` with a loaded model."""
+
+    scheduler: str | SchedulerChoiceKeywords
+    steps: int
+    seed: int | None
+
+
+class GenerateKeywords(WarmKeywords, LoadKeywords, total=False):
+    """Of `generate`."""
+
+
+class WarmBatchKeywords(WarmKeywords, total=False):
+    """Of `batch` and `replay` with a loaded model."""
+
+    prompt: str | None
+    count: int
+
+
+class BatchKeywords(WarmBatchKeywords, LoadKeywords, total=False):
+    """Of `batch` and `replay`."""
+
+
+class WarmCompareKeywords(SharedKeywords, RunKeywords, total=False):
+    """Of `compare` with a loaded model."""
+
+    schedulers: str | Sequence[str]
+    match: Literal["unet-calls", "steps", "seconds"]
+    steps: str | Sequence[int | float | str]
+    seeds: str | Sequence[int | float | str]
+    vary: Mapping[str, Sequence[str | int | float | bool]]
+    timings: int
+    references: Sequence[str]
+
+
+class CompareKeywords(WarmCompareKeywords, LoadKeywords, total=False):
+    """Of `compare`."""
