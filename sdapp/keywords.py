@@ -66,6 +66,7 @@ class SchedulerChoiceKeywords(TypedDict, total=False):
 
     name: str
     options: Mapping[str, str | int | float | bool | None]
+    exact: bool
 
 
 class Txt2ImgKeywords(TypedDict, total=False):

@@ -13,7 +13,9 @@ from pathlib import Path
 # Imports go down this list only: each name may import those after it. Folders have a list of their own below.
 TOP = (
     "__main__",
-    "cli", "commands", "api", "comparisons", "replays", "batches", "notes", "pipelines", "diffusion", "outputs", "pages", "records",
+    "cli", "commands",
+    "warm", "api", "arguments", "keywords",
+    "comparisons", "replays", "batches", "notes", "pipelines", "diffusion", "outputs", "pages", "records",
     "metadata", "prompts", "jobs", "models", "config", "settings", "schedulers", "scheduler_table", "images", "markup", "errors",
     "profiling",
 )  # fmt: skip
@@ -31,7 +33,7 @@ INSIDE = {
         "devices",
     ),
     "pages": ("page",),
-    "outputs": ("writer", "encode", "naming", "files"),
+    "outputs": ("writer", "painted", "encode", "naming", "files"),
     "metadata": (
         "read", "comfyui", "infotext", "named", "carry", "samplers", "record", "containers",
     ),
