@@ -4,6 +4,7 @@ To add a setting, add its field to the class of what it belongs to: `ImageSettin
 that changes pixels), `LoadSettings` (a load), or `RunConfig` (the run). `Setting` says more about it.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -388,9 +389,18 @@ COLUMNS = (*ImageSettings.model_fields, "count")  # what a line of a prompt file
 VARIABLE = tuple(key for key in ImageSettings.model_fields if not SETTINGS[key].in_grid)  # by compare.vary
 
 
+MODEL_VARIABLE = "SDAPP_MODEL"
+
+
 def read_config_file(path: Path) -> list[layers.Layer]:
     """Return the layers of a YAML file, its parents first. Raises ConfigError, MissingInputError."""
     return files.read_layers(path, SETTINGS)
+
+
+def own_layers() -> list[layers.Layer]:
+    """Return the layers of the user's own config and, over it, of the environment variable SDAPP_MODEL."""
+    model = os.environ.get(MODEL_VARIABLE)
+    return [*read_user_config(), *([layers.override("model", model, MODEL_VARIABLE)] if model else [])]
 
 
 def read_user_config() -> list[layers.Layer]:
@@ -417,20 +427,36 @@ def validate(merged: layers.Layer) -> RunConfig:
         raise ConfigError("\n".join(dict.fromkeys(messages))) from None
     if found := list(_conflicts(config)):
         raise ConfigError("\n".join(place_message(key, message, merged) for key, message in found))
-    return _with_paths(config)
+    return _with_paths(config, merged)
 
 
-def _with_paths(config: RunConfig) -> RunConfig:
-    """Replace the names of models, LoRAs and embeddings by the paths that they have in the user's folders."""
+def _with_paths(config: RunConfig, merged: layers.Layer) -> RunConfig:
+    """Replace the names of models, LoRAs and embeddings by the paths that they have in the user's folders.
+
+    Raises ConfigError for a model that an image of another program names and that is not there.
+    """
     found: dict[str, Any] = {}
-    if path := files.find_named(config.folders.models, config.model):
+    if path := files.find_named(config.folders.models, merged.named_model or config.model):
         found["model"] = path
+    elif merged.named_model:
+        raise ConfigError(_no_such_model(merged, config.folders.models))
     for key, folder in (("loras", config.folders.loras), ("embeddings", config.folders.embeddings)):
         if given := getattr(config, key):
             paths = [files.find_named(folder, each.file) or each.file for each in given]
             pairs = zip(given, paths, strict=True)
             found[key] = [each.model_copy(update={"file": path}) for each, path in pairs]
     return config.model_copy(update=found) if found else config
+
+
+def _no_such_model(merged: layers.Layer, folder: str | None) -> str:
+    image, model = merged.origins.get("model", "this image"), merged.named_model
+    where = (
+        f"which is not in {folder}; put it there"
+        if folder
+        else "and sdapp does not know where your models are"
+    )
+    fix = "" if folder else "; say where: sdapp config set folders.models FOLDER"
+    return f"model: {image} was made with {model}, {where}{fix}, or choose another model with --model"
 
 
 def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:

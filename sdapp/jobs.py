@@ -30,6 +30,7 @@ from sdapp.models.embedding_files import find_embeddings, vector_counts
 from sdapp.models.locate import Model, check_clip_skip, check_task
 from sdapp.models.lora_files import check_loras
 from sdapp.models.safety import check_ships
+from sdapp.models.words import check_words
 from sdapp.settings.files import find_named
 
 LORA_TAG = re.compile(r"<lora:([^<>:]+)((?::[-+]?\d*\.?\d+){0,2})>")
@@ -189,10 +190,10 @@ def _canonical(content: Mapping[str, Any]) -> str:
 def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) -> JobList:
     """Plan the jobs of a run: one for each of `seeds`; by default image i has seed + i.
 
-    If the config has no seed, the first one is random.
-    Checks the input files. Raises ConfigError if there is no prompt, if it has markup that is not supported,
-    if a JPEG has no room for the prompts, or if the model cannot do the task or the clip_skip; InputError for
-    files that cannot be used.
+    If the config has no seed, the first one is random. Checks the input files. Raises ConfigError if there is
+    no prompt, if it has markup that is not supported or, with the built-in model by default, nothing that it
+    knows, if a JPEG has no room for the prompts, or if the model cannot do the task or the clip_skip;
+    InputError for files that cannot be used.
     """
     if config.compare is not None:
         raise ConfigError("compare: this config is for `sdapp compare`, which paints all images of its grid")
@@ -206,6 +207,8 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         room = f"a JPEG has room for {MAX_JPEG_PROMPTS:,} bytes of prompts, these have {size:,}"
         raise ConfigError(f"output.format: {room}; use png or webp")
     prompt, tags = _lora_tags(config)
+    if "model" not in config.model_fields_set:  # with postcards by default, not by choice
+        check_words(model, markup.words(prompt) if config.prompt_syntax == "a1111" else prompt)
     config = config.model_copy(update={"prompt": prompt})
     embeddings = find_embeddings(config, _encoded_texts(config), model)
     if seeds is None:

@@ -2,18 +2,17 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 
 from sdapp import markup
 from sdapp.config import RunConfig, Txt2Img
 from sdapp.images import inputs
 from sdapp.jobs import Job, choose_scheduler
 from sdapp.models.embedding_files import name_of, without_names
-from sdapp.models.files import BUILT_IN, read_json
+from sdapp.models.files import BUILT_IN
 from sdapp.models.locate import Model
+from sdapp.models.words import unknown_words
 from sdapp.schedulers import few_steps, is_for_few_steps
 
 MAX_LINE_NOTES = 20
@@ -38,23 +37,6 @@ class Notes:
         """Tell who is painting the images that are missing, and wait a moment."""
         self.tell([who])
         time.sleep(0.5)
-
-
-@lru_cache(maxsize=1)
-def _vocabulary(folder: Path) -> Mapping[str, int]:
-    return read_json(folder / "tokenizer" / "tokenizer.json")["model"]["vocab"]  # type: ignore[no-any-return]
-
-
-def unknown_words(model: Model, prompt: str) -> list[str]:
-    """The words of a prompt that the built-in model was not trained on: those that are not one token.
-
-    Other models: none.
-    """
-    if model.name != BUILT_IN:
-        return []
-    vocabulary = _vocabulary(model.path)
-    words = re.findall(r"[^\W\d_]+", prompt.lower())
-    return list(dict.fromkeys(word for word in words if f"{word}</w>" not in vocabulary))
 
 
 def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator[str]:

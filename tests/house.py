@@ -38,7 +38,10 @@ INSIDE = {
         "read", "comfyui", "infotext", "named", "carry", "samplers", "record", "containers",
     ),
     "prompts": ("variants", "files", "txt", "columns", "templates", "lines", "seeds", "tokens"),
-    "models": ("lora_files", "embedding_files", "safety", "vae", "locate", "kinds", "hub", "families", "originals", "files"),
+    "models": (
+        "words",
+        "lora_files", "embedding_files", "safety", "vae", "locate", "kinds", "hub", "families", "originals", "files",
+    ),
     "settings": ("grid", "messages", "files", "layers", "ranges", "types"),
 }  # fmt: skip
 WIDTH = 110

@@ -41,8 +41,8 @@ def test_functions_are_short_and_lines_narrow() -> None:
 
 
 def test_a_top_level_name_means_one_thing() -> None:
-    # A command is called like the function of the API that it runs.
-    assert HOUSE.shared_names().keys() <= {"generate", "batch", "compare", "replay"}
+    # A command is called like the function of the API that it runs; `sdapp.load` loads a Painter with `pipelines.load`.
+    assert HOUSE.shared_names().keys() <= {"generate", "batch", "compare", "replay", "load"}
 
 
 def test_the_measure_sees_long_functions_wide_lines_twins_and_skips() -> None:
@@ -68,7 +68,9 @@ def test_every_module_and_every_public_name_says_what_it_is_for(room: Room) -> N
     public = [
         node
         for node in room.tree.body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and "overload" not in map(ast.unparse, node.decorator_list)
     ]
     assert ast.get_docstring(room.tree)
     assert [node.name for node in public if not ast.get_docstring(node)] == []

@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from sdapp.commands import completion
 from sdapp.commands.terminal import plain_parameters, print_note, say
-from sdapp.config import SETTINGS, RunConfig, read_config_file, read_override, read_user_config
+from sdapp.config import SETTINGS, RunConfig, own_layers, read_config_file, read_override
 from sdapp.errors import ConfigError
 from sdapp.metadata.read import read_settings
 from sdapp.models.files import BUILT_IN
@@ -290,8 +290,8 @@ def _is_image(file: Path) -> bool:
 
 
 def all_layers(options: Options, own: Options | None = None) -> list[Layer]:
-    """Return the layers of the user's own config, and over them those of `given_layers`."""
-    return [*read_user_config(), *given_layers(options, own)]
+    """Return the layers of the user's own config and SDAPP_MODEL, and over them those of `given_layers`."""
+    return [*own_layers(), *given_layers(options, own)]
 
 
 def given_layers(options: Options, own: Options | None = None) -> list[Layer]:

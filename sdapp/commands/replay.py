@@ -12,7 +12,7 @@ from sdapp.commands import completion
 from sdapp.commands.options import IMAGE, MODEL, RUN, given_layers, option, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import count, print_line, print_result
-from sdapp.config import read_user_config
+from sdapp.config import own_layers
 from sdapp.errors import ConfigError, JobsFailedError, gathered
 from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import save_result
@@ -81,7 +81,7 @@ def replay(options: dict[str, Any], images: Images, verify: Verify = False) -> N
     if verify and options["output.dir"] is not None:
         raise ConfigError("--out: --verify writes no image; leave out one of the two")
     session = Session(options["verbose"])
-    replays, errors = plan_replays(images, given_layers(options), session.notes, read_user_config())
+    replays, errors = plan_replays(images, given_layers(options), session.notes, own_layers())
     if not replays:
         raise gathered(errors)
     if verify and any(len(each.jobs) > 1 for each in replays):

@@ -52,7 +52,7 @@ def _content_of(image: Path) -> dict[str, Any]:
     found = read_settings(image)
     for note in found.notes:
         print_note(note)
-    return {"job": dict(found.values)}
+    return {"job": found.values | ({"model": found.named_model} if found.named_model else {})}
 
 
 def _in_short(job: dict[str, Any], record: Any) -> dict[str, str]:

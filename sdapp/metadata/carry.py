@@ -29,6 +29,7 @@ class Carried:
     values: Values = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    model: str = ""  # its name alone; which model that is here is decided later
 
     def leave_out(self, name: str, value: object, reason: str = "") -> None:
         """Note a setting that is not carried over, and why."""
@@ -48,6 +49,16 @@ class Carried:
             return False
         self.values |= config.model_dump(include=set(settings), exclude_unset=True)
         return True
+
+    def name_model(self, name: str, value: object) -> None:
+        """Keep the name of a model, without its folders; leave out what is no name."""
+        inner = value.get("name", value.get("model_name")) if isinstance(value, dict) else value
+        text = inner if isinstance(inner, str) and inner.isprintable() and len(inner) <= 300 else ""
+        plain = re.sub(r"\.(safetensors|ckpt)$", "", re.split(r"[/\\]", text)[-1])
+        if plain and not self.model:
+            self.model = plain
+        elif value is not None:
+            self.leave_out(name, value)
 
     def task(self, kind: str, name: str, strength: object, **more: object) -> None:
         """Carry over a task without its input files, which no metadata contains."""

@@ -66,10 +66,9 @@ class _Graph:
                 value = self._value(sampler, name)
                 carried.carry(name, value, **{key: value})
             self._carry_latent(*self._latent(sampler), self._value(sampler, "denoise"), carried)
+        self._name_model(sampler, carried)
         for name, (kind, inputs) in self.nodes.items():
-            if kind == "CheckpointLoaderSimple":
-                carried.leave_out("Model", inputs.get("ckpt_name"))
-            elif kind not in NODES and name not in self.used:
+            if kind not in NODES and name not in self.used:
                 texts = (value for value in inputs.values() if isinstance(value, str))
                 carried.leave_out(kind, ", ".join(texts))
         return carried
@@ -134,6 +133,13 @@ class _Graph:
                 carried.carry(kind, layer, clip_skip=-layer - 1)
         text = re.sub(r"\\?([\[\]])", r"\\\1", text)  # ComfyUI reads square brackets as text
         return re.sub(rf":\s*({DECIMAL})\s*\)", r":\1)", text)
+
+    def _name_model(self, sampler: str, carried: Carried) -> None:
+        """Name the checkpoint that a sampler uses, first, and then others, such as a refiner."""
+        path = list(self._upstream(sampler, "model", "model")) if sampler else []
+        loaders = [name for name, (kind, _) in self.nodes.items() if kind == "CheckpointLoaderSimple"]
+        for name in sorted(loaders, key=lambda name: name not in path):
+            carried.name_model("Model", self.nodes[name][1].get("ckpt_name"))
 
     def _latent(self, sampler: str) -> tuple[str, str]:
         """Return the kind and the name of the node that a sampler starts from, "" if it is unknown."""

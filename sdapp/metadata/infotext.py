@@ -244,7 +244,7 @@ def _tool(fields: Mapping[str, str]) -> str:
 
 
 def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note: str = "") -> Carried:
-    """Carry over what `split_infotext` returned; of model names only sdapp's built-in one."""
+    """Carry over what `split_infotext` returned; of models the names."""
     carried, fields, is_ours = Carried(), Fields(all_fields), _tool(all_fields) == "sdapp"
     carried.notes += [note] if note else []
     carry = carried.verbatim if is_ours and "Lora hashes" not in all_fields else carried.prompts
@@ -264,8 +264,11 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
         carried.scheduler(name, schedule or ("Automatic" if since_1_9 else ""), options or "{}")
     carry_numbers(fields, carried, last_layer=1)
     _move_task(fields, carried, {plain_word(name): value for name, value in all_fields.items()})
-    if is_ours and all_fields.get("Model") == BUILT_IN:
-        carried.carry("Model", BUILT_IN, model=fields.take("Model")[1])
+    name, model = fields.take("model")
+    if is_ours and model == BUILT_IN:
+        carried.carry(name, BUILT_IN, model=model)
+    else:
+        carried.name_model(name, model)
     rng = fields.take("RNG")[1] or "GPU"
     if rng.lower() != "cpu" and "seed" in carried.values:
         carried.leave_out("RNG", rng, "the same seed gives other noise")

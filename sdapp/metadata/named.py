@@ -26,6 +26,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "clip_skip": ("clipskip", "clipstopatlayer"),
     "task": ("generationmode", "requesttype", "type"),
     "strength": ("strength",),
+    "model": ("modelweights", "modelid", "basemodel", "usestablediffusionmodel", "modelname", "model"),
 }
 NUMBERS = ("steps", "guidance_scale", "guidance_rescale", "eta", "seed")
 TASKS = {  # by a part of the tool's word
@@ -160,6 +161,7 @@ def _carry_named(data: Values, tool: Tool) -> Carried:
         carried.leave_out("strength", strength)
     if mode is not None and kind is None:
         carried.leave_out(name, mode)
+    carried.name_model(*fields.take("model"))
     fields.name_rest(carried, dict.fromkeys((*tool.no_effect, plain_word(tool.inside)), ()))
     return carried
 

@@ -52,4 +52,5 @@ def read_settings(path: Path) -> Layer:
         values |= {"width": image.width, "height": image.height}
     notes = [f"{path} was made by {tool}; not carried over: {left_out}"] if left_out else []
     notes += [f"{path}: {note}" for note in carried.notes]
-    return Layer(values, {dotted: str(path) for dotted in dotted_keys(values)}, tuple(notes))
+    origins = {dotted: str(path) for dotted in ("model", *dotted_keys(values))}
+    return Layer(values, origins, tuple(notes), carried.model)

@@ -13,6 +13,7 @@ class Layer:
     values: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # on what was read, for the user; merged layers have none
+    named_model: str = ""  # the model that an image of another program names, if no layer above gives one
 
 
 def anchor(model: str, folder: Path) -> str:
@@ -35,10 +36,10 @@ def merge(layers: list[Layer]) -> Layer:
     """
     merged = Layer({})
     for layer in layers:
-        dropped = set(_superseded(merged.values, layer.values))
+        dropped = set(_superseded(merged.values, layer))
         values = {key: value for key, value in merged.values.items() if key not in dropped}
         origins = {key: value for key, value in merged.origins.items() if key.split(".")[0] not in dropped}
-        merged = combine([Layer(values, origins), layer])
+        merged = combine([Layer(values, origins, named_model=merged.named_model), layer])
     return merged
 
 
@@ -46,18 +47,21 @@ def combine(layers: list[Layer]) -> Layer:
     """Put layers that were given together, as on one command line, into one: none of them drops another."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    named_model = ""
     for layer in layers:
         _lay_over(values, layer.values)
         origins |= layer.origins
-    return Layer(values, origins)
+        named_model = layer.named_model or ("" if "model" in layer.values else named_model)
+    return Layer(values, origins, named_model=named_model)
 
 
-def _superseded(values: Mapping[str, Any], over: Mapping[str, Any]) -> Iterator[str]:
+def _superseded(values: Mapping[str, Any], layer: Layer) -> Iterator[str]:
+    over = layer.values
     match over.get("scheduler"):
         case str() | {"name": _}:
             yield "scheduler"
-    if "model" in over:
-        yield "revision"
+    if "model" in over or layer.named_model:
+        yield from ("model", "revision")
     match values.get("task"), over.get("task"):
         case {"kind": below}, {"kind": kind} if kind != below:
             yield "task"

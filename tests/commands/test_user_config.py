@@ -1,11 +1,14 @@
 """The user's own config: defaults, and folders in which models and LoRAs are found by name."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from typer.testing import Result
 
 from test_loras import lora, pixels
@@ -109,3 +112,76 @@ def test_only_a_path_is_made_absolute(sdapp: Run, folders: Path) -> None:
     shown = sdapp("config", "show").stdout
     assert "name: models " in shown
     assert f'dir: "{folders}/models"' in shown
+
+
+# --- the model: SDAPP_MODEL, images that name one, and what postcards does not know -------------------------------
+
+THEIRS = "a lighthouse\nSteps: 2, Sampler: Euler a, Seed: 7, Size: 64x64, RNG: CPU, Model hash: 0123456789, Model: {}"
+
+
+def made_with(model: str) -> str:
+    info = PngInfo()
+    info.add_text("parameters", THEIRS.format(model))
+    Image.new("RGB", (64, 64)).save("theirs.png", pnginfo=info)
+    return "theirs.png"
+
+
+def test_the_environment_is_above_the_own_config_and_below_all_others(
+    sdapp: Run, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sdapp("config", "set", "model", "small").exit_code == 0
+    assert sdapp("config", "set", "revision", "main").exit_code == 0
+    monkeypatch.setenv("SDAPP_MODEL", "postcards")
+    shown = sdapp("config", "show").stdout
+    assert re.search(r"model: postcards +# SDAPP_MODEL\nrevision: null", shown)
+    assert "model: other " in sdapp("config", "show", "--set", "model=other").stdout
+    assert paint(sdapp, "a cat")["job"]["model"] == "postcards"  # type: ignore[index]
+    assert sdapp("config", "set", "steps", "5").exit_code == 0
+    assert "postcards" not in (folders / "own" / "sdapp" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["small", "Small.safetensors", "sd1\\\\small.ckpt"])
+def test_an_image_of_another_program_uses_the_model_that_it_names(
+    name: str, sdapp: Run, folders: Path
+) -> None:
+    assert sdapp("config", "set", "model", "postcards").exit_code == 0
+    image = made_with(name)
+    assert paint(sdapp, "a cat", "--config", image)["job"]["model"].endswith("models/sd1/small")  # type: ignore[index]
+    done = sdapp("replay", image, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["job"]["model"].endswith("models/sd1/small")
+    assert "Model" not in done.stderr
+
+
+def test_an_image_that_names_a_model_that_is_not_here_stops_unless_told_one(
+    sdapp: Run, folders: Path
+) -> None:
+    image = made_with("dreamshaper_8")
+    for words in (("generate", "--config", image), ("replay", image), ("config", "show", "--config", image)):
+        done = sdapp(*words)
+        assert done.exit_code == 2
+        assert f"model: {image} was made with dreamshaper_8, which is not in {folders}/models" in done.stderr
+        assert "--model" in done.stderr
+    for words in (("generate", "--config", image), ("replay", image)):
+        assert sdapp(*words, "--model", "postcards").exit_code == 0
+    (folders / "own" / "sdapp" / "config.yaml").unlink()
+    done = sdapp("replay", image)
+    assert "sdapp config set folders.models FOLDER" in done.stderr
+    assert "model: dreamshaper_8" in sdapp("show", image).stdout
+
+
+def test_postcards_stops_if_it_knows_nothing_of_a_prompt_unless_it_is_chosen(
+    sdapp: Run, tmp_path: Path
+) -> None:
+    prompt = "cyberpunk city street in the rain, neon lights"
+    done = sdapp("generate", prompt)
+    assert done.exit_code == 2
+    assert "knows nothing of this: cyberpunk, city, street, rain, neon, lights" in done.stderr
+    assert "sdapp config set model" in done.stderr
+    Path("lines.txt").write_text(f"a cat\n{prompt}\n")
+    done = sdapp("batch", "lines.txt", "--steps", 1)
+    assert done.exit_code == 2
+    assert "lines.txt:2: prompt: postcards" in done.stderr
+    known = paint(sdapp, "a cyberpunk cat")
+    chosen = paint(sdapp, prompt, "--model", "postcards")
+    assert sdapp("replay", "--verify", chosen["path"], known["path"]).exit_code == 0

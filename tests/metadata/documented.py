@@ -12,7 +12,7 @@ from sdapp.metadata.read import read_foreign
 
 PAGE = Path(__file__).parents[2] / "docs" / "metadata.md"
 KEYS = ["prompt", "negative_prompt", "prompt_syntax", "scheduler", "steps", "guidance_scale", "guidance_rescale", "seed", "width", "height", "clip_skip",
-        "task (img2img)", "task (inpaint)"]  # fmt: skip
+        "task (img2img)", "task (inpaint)", "model"]  # fmt: skip
 SIZE = {"width": 512, "height": 768}
 PROMPTS = {"prompt": "a (red:1.2) house <lora:snow:1>", "negative_prompt": "tree"}
 FIELDS = (
@@ -133,6 +133,7 @@ def tool_rows() -> Iterator[str]:
         assert found, (name, place)
         assert found[0] == name, (name, place, found)
         keys = [f"task ({value['kind']})" if key == "task" else key for key, value in found[1].values.items()]
+        keys += ["model"] if found[1].model else []
         read = ", ".join(f"`{key}`" for key in sorted(keys, key=KEYS.index))
         left = ", ".join(dict.fromkeys(text.partition(":")[0] for text in found[1].left_out))
         tools, places = rows.setdefault((read, left), ({}, {}))
@@ -153,7 +154,9 @@ def page() -> str:
         "example are not used either, and a note says so, unless they change no pixel.", "",
         "| tool | where it stores settings | read | not used in the example (a note says so) |", "|---|---|---|---|",
         *tool_rows(), "",
-        "Input images and masks, models, LoRA and VAE are not inside an image: sdapp names them, and you give them as options.",
+        "Input images and masks, LoRA and VAE are not inside an image: sdapp names them, and you give them as options. The model is",
+        "looked up by its name in your folder of models (`sdapp config set folders.models FOLDER`); if it is not there, sdapp stops",
+        "until you choose one with `--model`.",
         "sdapp's own images contain their whole record. Only their infotext is read as in the first row.", "",
         "## Not read", "",
         "These are refused by name. Of a tool that sdapp does not know, JSON with the field names below is read; JSON without",

@@ -24,7 +24,7 @@ OF_SDCPP = {
     "prompt": "a red cube", "negative_prompt": "blue", "steps": 12, "guidance_scale": 7.0, "seed": 42, "width": 512,
     "height": 512, "clip_skip": 1, "scheduler": {"name": "dpm++2m-karras", "options": {}},
 }  # fmt: skip
-LEFT_OF_SDCPP = ["RNG: cuda (the same seed gives other noise)", "Model: model.safetensors"]
+LEFT_OF_SDCPP = ["RNG: cuda (the same seed gives other noise)"]
 SDCPP_XMP = (
     '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description>'
     f"<sdcpp:parameters>{SDCPP.replace('red', '&lt;red&gt;')}</sdcpp:parameters></rdf:Description></rdf:RDF></x:xmpmeta>"
@@ -76,7 +76,6 @@ OF_GRAPH = {
     "clip_skip": 1,
 }  # fmt: skip
 LEFT_OF_GRAPH = [
-    "Model: v1-5.safetensors",
     "LoraLoader: detail.safetensors",
 ]
 
@@ -96,7 +95,7 @@ def comfy(changes: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         ({"comment": SDCPP.encode()}, None, "stable-diffusion.cpp", OF_SDCPP, LEFT_OF_SDCPP),
         ({"xmp": SDCPP_XMP.encode()}, None, "stable-diffusion.cpp", OF_SDCPP | {"prompt": "a <red> cube"}, LEFT_OF_SDCPP),
         ({"invokeai_metadata": json.dumps(INVOKE)}, None, "InvokeAI", OF_INVOKE,
-         ["model: dreamshaper", "loras: add_detail 0.8"]),
+         ["loras: add_detail 0.8"]),
         ({"prompt": json.dumps(GRAPH), "workflow": "{}"}, None, "ComfyUI", OF_GRAPH, LEFT_OF_GRAPH),
         (KOHYA, None, "kohya", {
             "prompt": "a cat, sitting", "negative_prompt": "bad", "seed": 123, "steps": 30, "guidance_scale": 7.5,
