@@ -94,6 +94,8 @@ class SharedKeywords(TaskKeywords, total=False):
     prompt_syntax: Literal["a1111", "plain"]
     width: int | None
     height: int | None
+    original_size: str | Sequence[int] | None
+    crop: str | Sequence[int] | None
     task: Txt2ImgKeywords | Img2ImgKeywords | InpaintKeywords
     prediction_type: Literal["auto", "epsilon", "v_prediction"]
     zero_snr: Literal["auto", "on", "off"]
@@ -113,6 +115,8 @@ class LoadKeywords(TypedDict, total=False):
     memory: MemoryKeywords
     device: str
     compile: Literal["auto", "on", "off"]
+    safety_checker: AnyPath
+    flagged: Literal["skip", "write"]
     channels_last: Literal["auto", "on", "off"]
 
 

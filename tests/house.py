@@ -26,7 +26,7 @@ INSIDE = {
     ),
     "comparisons": ("run", "report", "measure", "plan", "pace", "folder", "statistics", "cells", "metrics", "analytic"),
     "comparisons/report": ("report", "plots", "sheets", "format"),
-    "batches": ("prune", "run", "prompt_file", "executors", "items", "finished", "ledger", "seed_state", "leases"),
+    "batches": ("prune", "stream", "run", "prompt_file", "executors", "items", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (
         "safety", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "shortcuts", "decode",
         "task_inputs", "text_encoder", "noise",

@@ -73,6 +73,10 @@ class LocalExecutor:
         self._load: LoadKey | None = None
         self._painter: Painter | None = None
 
+    def know(self, models: Mapping[LoadKey, Model]) -> None:
+        """Keep where models are, so that they are not looked for again."""
+        self._models |= models
+
     def together(self, work: Work) -> int:
         with self._lock:
             return self.painter(work).together(work.jobs[0], work.batch_size)

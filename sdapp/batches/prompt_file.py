@@ -35,6 +35,7 @@ class PromptFile:
     config: RunConfig  # of `base`
     model: Model
     begun: SeedState
+    first_index: int = 0  # of its images, where it is part of a stream
 
     @classmethod
     def open(cls, path: Path | bytes, layers: Sequence[Layer], seeds: Seeds | None = None) -> Self:
@@ -89,7 +90,7 @@ class PromptFile:
 
         Raises PromptFileError with every error, after the images of the good lines.
         """
-        errors, index = PromptFileError(), 0
+        errors, index = PromptFileError(), self.first_index
         source = (self.path,) if isinstance(self.path, Path) else (None, BytesIO(self.path))
         try:
             for entry in checked_entries(read_prompts(*source), self.base, self.folder):

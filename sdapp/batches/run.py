@@ -108,6 +108,14 @@ class Batch:
         Images that another run is painting are left to it. At the end `wait` is called, with a text that says
         who paints how many, until they are finished, or their run is dead and this run paints them.
         """
+        yield from self.paint_left(executor, found, on_step, wait)
+        with suppress(ConfigError, InputError):  # the prompt file was deleted or edited
+            self.tidy()
+
+    def paint_left(
+        self, executor: Executor, found: Survey, on_step: OnStep | None, wait: Wait
+    ) -> Generator[Result, None, None]:
+        """Do as `paint`, but leave the ledger in the order in which images were finished."""
         counted = on_step and (lambda _first, *step: on_step(self.progress, *step))
         if found.left:
             with Leases(self.folder) as leases:
@@ -115,8 +123,6 @@ class Batch:
                 yield from write_results(painted, self._encode, lambda result: self._publish(result, leases))
                 self.finished.refresh()
             sweep(self.folder)  # other runs may have died
-        with suppress(ConfigError, InputError):  # the prompt file was deleted or edited
-            self.tidy()
 
     def take(self, result: Result, item: Item) -> Result:
         """Count a result, add what its item says, and give it to `keep`."""

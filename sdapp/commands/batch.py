@@ -1,12 +1,14 @@
 """The command `sdapp batch`: prompt files that can be stopped and continued."""
 
 import json
+import os
+import stat
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -16,6 +18,7 @@ from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.prune import find_strays
 from sdapp.batches.run import Batch, Survey
 from sdapp.batches.seed_state import STATE_FILE
+from sdapp.batches.stream import arriving_lines, paint_arriving
 from sdapp.commands.estimates import Estimate, History, duration
 from sdapp.commands.options import (
     IMAGE,
@@ -27,12 +30,21 @@ from sdapp.commands.options import (
     with_options,
 )
 from sdapp.commands.running import CONTINUE, Session
-from sdapp.commands.terminal import count, print_line, print_note, print_result
-from sdapp.errors import ConfigError, JobsFailedError, MissingInputError, OutputError
+from sdapp.commands.terminal import count, print_line, print_note, print_result, say
+from sdapp.errors import (
+    ConfigError,
+    InterruptedRunError,
+    JobsFailedError,
+    MissingInputError,
+    OutputError,
+    SdappError,
+)
 from sdapp.models.locate import Model
 from sdapp.notes import LineNotes, notes_on_line
+from sdapp.prompts.lines import PromptFileError
 from sdapp.prompts.seeds import Seeds
 from sdapp.prompts.tokens import notes_on_length
+from sdapp.records import Result
 
 File = Annotated[
     Path,
@@ -68,6 +80,12 @@ Prune = Annotated[
         "--prune", help="List the images that no line asks for any more, and stop.", rich_help_panel=RUN
     ),
 ]
+Watch = Annotated[
+    bool,
+    typer.Option(
+        "--watch", help="Paint what changed each time the file is saved, until Ctrl-C.", rich_help_panel=RUN
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", help="With --prune: remove them.", rich_help_panel=RUN)]
 
 SEED = "Base that the seeds of lines without one are made from; random if not given."
@@ -90,6 +108,7 @@ def batch(  # noqa: PLR0913 - an option is an argument
     retry_failed: RetryFailed = False,
     prune: Prune = False,
     yes: Yes = False,
+    watch: Watch = False,
 ) -> None:
     """Paint every line of a prompt file; run it again to continue with what is missing.
 
@@ -103,14 +122,22 @@ def batch(  # noqa: PLR0913 - an option is an argument
     """
     if yes and not prune:
         raise ConfigError("--yes: it goes with --prune; leave it out, or add --prune")
+    if watch and (file == Path("-") or dry_run or prune or retry_failed):
+        raise ConfigError("--watch: needs a file, and goes without --dry-run, --prune and --retry-failed")
     if file == Path("-") and sys.stdin is None:
         raise MissingInputError("-: standard input is closed; pipe the prompts into it, or give a file")
     if file == Path("-") and sys.stdin.isatty():
         print_note("reading prompts from the terminal; Ctrl-D ends them")
-    content = sys.stdin.buffer.read() if file == Path("-") else file
+    if watch:
+        _watch(file, options, seeds, Shard.parse(shard))
+        return
+    is_live = file == Path("-") and not (dry_run or prune or _is_regular(sys.stdin))
+    content = b"" if is_live else sys.stdin.buffer.read() if file == Path("-") else file
     prompts = PromptFile.open(content, all_layers(options), seeds)
     run = Batch.of(prompts, Shard.parse(shard), retry_failed)
-    if prune:
+    if is_live:
+        _paint_arriving(run, prompts, options)
+    elif prune:
         _prune(run, prompts, remove=yes and not dry_run, as_json=options["json"])
     elif dry_run:
         _dry_run(run, prompts, as_json=options["json"])
@@ -132,8 +159,29 @@ def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
         found = _survey(run, prompts.model)
     session = Session(options["verbose"], CONTINUE)
     session.begin({run.load: prompts.model}, found.left, History(run.load), lambda: run.progress)
+    with session:
+        _print_results(
+            run.paint(session.executor, found, session.on_step, session.wait), session, options, run
+        )
+    _raise_failures(run, found.images)
+
+
+def _raise_failures(run: Batch, images: int, more: tuple[str, ...] = ()) -> None:
+    """Raise JobsFailedError if images failed, or if there is `more` to say."""
+    or_flagged = "" if run.config.safety_checker == "off" else " or were flagged"
+    if failed := run.failures():
+        why = f"{run.folder / LEDGER_FILE} says why; --retry-failed tries them again"
+        more = (*more, f"{failed} of {images} images failed{or_flagged}; {why}")
+    if more:
+        raise JobsFailedError("\n".join(more))
+
+
+def _print_results(
+    results: Generator[Result, None, None], session: Session, options: dict[str, Any], run: Batch
+) -> None:
+    """Print each result, and at the end what became of them."""
     lines, begun = [], time.monotonic()
-    with session, closing(run.paint(session.executor, found, session.on_step, session.wait)) as results:
+    with closing(results):
         for result in results:
             session.tell_result(result)
             print_result(result, options["json"])
@@ -142,12 +190,77 @@ def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
         print_note(
             f"{_outcome(lines, time.monotonic() - begun)}; images and {LEDGER_FILE} are in {run.folder}"
         )
-    or_flagged = "" if run.config.safety_checker == "off" else " or were flagged"
-    if failed := run.failures():
-        raise JobsFailedError(
-            f"{failed} of {found.images} images failed{or_flagged}; {run.folder / LEDGER_FILE} says why; "
-            "--retry-failed tries them again"
-        )
+
+
+def _is_regular(stream: TextIO) -> bool:
+    """Whether a stream is a file, whose lines are all there, or something else than a stream of the system."""
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except OSError:
+        return True
+
+
+def _paint_arriving(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
+    """Paint the lines of standard input as they come; tell their errors at once."""
+    run.begin()
+    prompts.keep_seeds()
+    session = Session(options["verbose"], CONTINUE)
+    session.begin({run.load: prompts.model}, 0, History(run.load), lambda: run.progress)
+    wrong = 0
+
+    def tell(found: Survey, items: list[Item], errors: PromptFileError) -> None:
+        nonlocal wrong
+        wrong += errors.count
+        session.images = run.progress + found.left
+        notes = LineNotes()
+        for item in items:
+            notes.add(item.line, notes_on_line(run.config, prompts.model, item.job))
+        session.notes.tell(notes.texts())
+        if found.done:
+            print_note(f"{count(found.done, 'image')} done before")
+        for line in str(errors).splitlines():
+            say(f"error: {line}")
+
+    with session:
+        texts = arriving_lines(sys.stdin.buffer, session.rest)
+        hooks = tell, session.on_step, session.wait
+        _print_results(paint_arriving(prompts, run, texts, session.executor, *hooks), session, options, run)
+    left_out = (f"{count(wrong, 'error')} in lines, which were left out",) if wrong else ()
+    _raise_failures(run, sum(1 for _ in run.items()), left_out)
+
+
+def _watch(file: Path, options: dict[str, Any], seeds: Seeds | None, shard: Shard) -> None:
+    """Paint what is missing each time the file is saved; tell its errors, and wait again."""
+    session = Session(options["verbose"])
+    with session:
+        while True:
+            saved = _saved(file)
+            try:
+                prompts = PromptFile.open(file, all_layers(options), seeds)
+                run = Batch.of(prompts, shard)
+                found = _survey(run, prompts.model)
+                run.begin()
+                if prompts.keep_seeds():
+                    found = _survey(run, prompts.model)
+                session.begin({run.load: prompts.model}, found.left, History(run.load))
+                results = run.paint(session.executor, found, session.on_step, session.wait)
+                _print_results(results, session, options, run)
+            except InterruptedRunError:
+                raise
+            except SdappError as exc:
+                for line in str(exc).splitlines():
+                    say(f"error: {line}")
+            print_note(f"waiting until {file} is saved; Ctrl-C ends this")
+            while _saved(file) == saved:
+                session.rest(0.3)
+
+
+def _saved(file: Path) -> tuple[int, ...]:
+    """What changes when a file is saved, also by an editor that replaces it."""
+    with suppress(OSError):
+        found = file.stat()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+    return ()
 
 
 def _outcome(lines: list[Line], seconds: float) -> str:

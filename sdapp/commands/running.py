@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sdapp.batches.executors import LocalExecutor, load_painter
 from sdapp.commands.estimates import History
-from sdapp.commands.terminal import bar, print_note, say_at_once
+from sdapp.commands.terminal import bar, erase_line, print_note, say_at_once
 from sdapp.errors import InterruptedRunError
 from sdapp.jobs import LoadKey, Work
 from sdapp.models.locate import Model
@@ -41,6 +42,7 @@ class Session:
         self._verbose, self._hint = verbose, hint
         self._caught, self._begun, self._told = 0, False, 0
         self._done: Callable[[], int] = lambda: self._told
+        self._is_resting = False
         self._before: dict[int, Any] = {}
         self._model = ""
 
@@ -52,14 +54,17 @@ class Session:
         done: Callable[[], int] | None = None,
     ) -> Self:
         """Say what will be painted, before the `with`. `done` counts images that other runs paint as well."""
-        self.images, self._history, self._done = images, history, done or self._done
-        self.executor = LocalExecutor(models, self._load)
+        self.images, self._history, self._told = images, history, 0
+        self._done = done or (lambda: self._told)
+        self.executor.know(models)
         self._model = next(iter(models.values())).name
         return self
 
     def __enter__(self) -> Self:
+        self._caught, self._begun = 0, False
         self._before = {number: signal.signal(number, self._catch) for number in SIGNALS}
-        bar.show(f"loading {self._model}")
+        if self._model:
+            bar.show(f"loading {self._model}")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -93,6 +98,16 @@ class Session:
         self._check()
         self.notes.wait(who)
 
+    def rest(self, seconds: float = 0.1) -> None:
+        """Wait for more to paint. Raises InterruptedRunError after a signal, at once."""
+        self._check()
+        bar.hide()
+        self._is_resting = True
+        try:
+            time.sleep(seconds)
+        finally:
+            self._is_resting = False
+
     def _stopped(self) -> str:
         return f"{self._done()} done, {self.images - self._done()} left{self._hint}"
 
@@ -103,6 +118,9 @@ class Session:
 
     def _catch(self, number: int, _frame: FrameType | None) -> None:
         is_first, self._caught = not self._caught, self._caught or number
+        if self._is_resting:
+            erase_line()
+            raise InterruptedRunError(self._stopped(), number)
         if self._begun and is_first:
             say_at_once("note: stopping after this step; press Ctrl-C again to stop now")
             return
@@ -117,6 +135,7 @@ class Session:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if self._verbose else "error")
         if not self._verbose:
             warnings.simplefilter("ignore")  # upstream's
+        bar.show(f"loading {model.name}")
         painter = load_painter(work, model, self._set_up)
         from sdapp.diffusion.devices import lacks_bfloat16
 

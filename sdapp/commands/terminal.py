@@ -154,13 +154,18 @@ def say(text: str) -> None:
 
 def say_at_once(text: str) -> None:
     """Print a line on stderr from a signal handler, in place of the bar and of the ^C of a terminal."""
-    begin = b""
+    erase_line()
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode())
+
+
+def erase_line() -> None:
+    """Remove the bar and the ^C of a terminal, from a signal handler."""
     with suppress(OSError):
         if sys.stderr.isatty():
             bar.blank()
             time.sleep(0.02)  # a terminal shows ^C after the signal, and drops what is written until then
-            begin = b"\r\x1b[2K\x1b[?25h"  # remove the line, show the cursor
-        os.write(2, begin + f"{text}\n".encode())
+            os.write(2, b"\r\x1b[2K\x1b[?25h")  # remove the line, show the cursor
 
 
 def open_streams() -> None:

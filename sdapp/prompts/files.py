@@ -81,7 +81,7 @@ def _assemble(rows: Rows, name: str, folder: Path, errors: PromptFileError) -> I
 
 
 def _read_stdin(lines: Lines, name: str, errors: PromptFileError) -> Rows:
-    first = next(lines, (0, ""))
+    first = next((each for each in lines if each[1].strip(" \t")), (0, ""))
     # `{red|blue} house` is a prompt, so a brace alone does not mean JSON.
     reader = _read_jsonl if re.match(r'\s*\{\s*["}]', first[1]) else _read_txt
     return reader(chain([first], lines), name, errors)
