@@ -15,6 +15,7 @@ from sdapp.commands.generate import generate, img2img, inpaint
 from sdapp.commands.options import Command
 from sdapp.commands.replay import replay
 from sdapp.commands.schedulers import schedulers
+from sdapp.commands.shell import shell
 from sdapp.commands.show import show
 from sdapp.commands.terminal import Commands, end_without_stdout, open_streams
 from sdapp.commands.tokens import tokens
@@ -27,7 +28,20 @@ EXIT_CODES = (
     "69 model, device or package unavailable · 73 cannot write · 74 disk full · 130, 141, 143 interrupted"
 )
 HELP = "Stable Diffusion from the shell."
-COMMANDS = (generate, img2img, inpaint, batch, replay, compare, report, schedulers, tokens, show, doctor)
+COMMANDS = (
+    generate,
+    img2img,
+    inpaint,
+    batch,
+    shell,
+    replay,
+    compare,
+    report,
+    schedulers,
+    tokens,
+    show,
+    doctor,
+)
 
 app = typer.Typer(
     cls=Commands,

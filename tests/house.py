@@ -21,6 +21,7 @@ TOP = (
 )  # fmt: skip
 INSIDE = {
     "commands": (
+        "shell",
         "generate", "batch", "compare", "replay", "show", "tokens", "config", "schedulers", "doctor", "running", "options",
         "completion", "estimates", "terminal",
     ),

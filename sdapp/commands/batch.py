@@ -193,7 +193,7 @@ def _print_results(
 
 
 def _is_regular(stream: TextIO) -> bool:
-    """Whether a stream is a file, whose lines are all there, or something else than a stream of the system."""
+    """Whether all lines of a stream are there already: it is a file, or not of the system."""
     try:
         return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
     except OSError:

@@ -34,7 +34,8 @@ class Session:
     model is loaded, ends it at once. Both say how many images are done, and what `hint` says.
     """
 
-    def __init__(self, verbose: bool, hint: str = "") -> None:
+    def __init__(self, verbose: bool, hint: str = "", is_shell: bool = False) -> None:
+        """In a shell, a signal never ends the process: a second one raises KeyboardInterrupt."""
         self.images = 0  # how many there are to paint
         self.executor = LocalExecutor(loader=self._load)
         self.notes = Notes(print_note)
@@ -42,7 +43,7 @@ class Session:
         self._verbose, self._hint = verbose, hint
         self._caught, self._begun, self._told = 0, False, 0
         self._done: Callable[[], int] = lambda: self._told
-        self._is_resting = False
+        self._is_resting, self._is_shell = False, is_shell
         self._before: dict[int, Any] = {}
         self._model = ""
 
@@ -123,6 +124,11 @@ class Session:
             raise InterruptedRunError(self._stopped(), number)
         if self._begun and is_first:
             say_at_once("note: stopping after this step; press Ctrl-C again to stop now")
+            return
+        if self._is_shell:
+            if self._begun:
+                raise KeyboardInterrupt
+            say_at_once("note: stopping when the model is loaded")
             return
         say_at_once(f"stopped: {self._stopped()}")
         with suppress(OSError):

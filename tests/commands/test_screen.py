@@ -92,7 +92,10 @@ exit code 2
 
 
 class Terminal(pyte.HistoryScreen):
-    """A screen with the rows that have scrolled off it."""
+    """A screen with the rows that have scrolled off it; it can show sixels, as it says when it is asked."""
+
+    def report_device_attributes(self, mode: int = 0, **_: object) -> None:
+        self.write_process_input("\x1b[?62;4c" if not mode else "")
 
     def rows(self) -> list[str]:
         """All rows, as wide as the screen, without the empty ones at the end."""
@@ -113,8 +116,10 @@ def assert_lines(screen: Terminal, lines: list[str]) -> None:
     assert not rows
 
 
-def show(folder: Path, *command: str, columns: int, typed: tuple[str, ...] = ()) -> tuple[Terminal, str, int]:
-    """Run a command on a terminal; press Ctrl-C when each text of `typed` is on it.
+def show(
+    folder: Path, *command: str, columns: int, typed: tuple[str | tuple[str, str], ...] = ()
+) -> tuple[Terminal, str, int]:
+    """Run a command on a terminal; press Ctrl-C, or the keys beside it, when each text of `typed` is on it.
 
     Returns the screen, all that was written to it, and the exit code.
     """
@@ -124,9 +129,12 @@ def show(folder: Path, *command: str, columns: int, typed: tuple[str, ...] = ())
     environment = without_size | {
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "XDG_CACHE_HOME": str(folder / "cache"),
+        "XDG_STATE_HOME": str(folder / "state"),
         "TERM": "xterm-256color",
     }
-    screen, written, waiting = Terminal(columns, ROWS, history=1000), b"", list(typed)
+    screen, written = Terminal(columns, ROWS, history=1000), b""
+    waiting = [each if isinstance(each, tuple) else (each, "\x03") for each in typed]
+    screen.write_process_input = lambda data: os.write(ours, data.encode())
     stream = pyte.ByteStream(screen)
     run = subprocess.Popen(
         [sys.executable, *command],
@@ -143,9 +151,8 @@ def show(folder: Path, *command: str, columns: int, typed: tuple[str, ...] = ())
         while chunk := os.read(ours, 4096):
             written += chunk
             stream.feed(chunk)
-            if waiting and waiting[0] in "\n".join(screen.display):
-                waiting.pop(0)
-                os.write(ours, b"\x03")
+            if waiting and waiting[0][0] in "\n".join(screen.display):
+                os.write(ours, waiting.pop(0)[1].encode())
     os.close(ours)
     code = run.wait()
     assert (waiting, screen.cursor.hidden, screen.cursor.x) == ([], False, 0)
@@ -199,3 +206,25 @@ def test_ctrl_c_leaves_a_clean_screen(
     screen, _, code = show(tmp_path, "-m", "sdapp.cli", *command.split("|"), columns=columns, typed=typed)
     assert_lines(screen, lines)
     assert code == 130
+
+
+def test_the_shell_paints_shows_and_survives_ctrl_c(tmp_path: Path) -> None:
+    typed = (
+        ("is loaded", "a red house --seed 7 --steps 2\r"),
+        ("a-red-house-7.png", "/set steps=900\r"),
+        ("/set steps=900", "a ship\r"),
+        ("step 2/900", "\x03"),
+        ("stopped: 0 done, 1 left", "/set steps=0\r"),
+        ("steps: must be 1 or more", "/unset steps\r"),
+        ("/unset steps", "/compare ddim, unipc\r"),
+        ("a-red-house-7-unipc.png", "a cat --stepz 3\r"),
+        ("column 7: --stepz: unknown option", "/quit\r"),
+    )
+    screen, written, code = show(tmp_path, "-m", "sdapp.cli", "shell", columns=100, typed=typed)
+    assert code == 0
+    assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == [
+        "a-red-house-7-ddim.png", "a-red-house-7-unipc.png", "a-red-house-7.png",
+    ]  # fmt: skip
+    assert written.count("\x1bP") == 3  # each image is shown, as sixels
+    assert "+a red house --seed 7 --steps 2" in (tmp_path / "state" / "sdapp" / "shell_history").read_text()
+    assert not screen.cursor.hidden
