@@ -88,6 +88,7 @@ Watch = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="With --prune: remove them.", rich_help_panel=RUN)]
 
+FROM_TERMINAL = "reading prompts from the terminal; Ctrl-D ends them"
 SEED = "Base that the seeds of lines without one are made from; random if not given."
 LINE_OPTIONS = {
     "seed": option(int, "--seed", "-s", help=SEED, panel=IMAGE),
@@ -126,12 +127,12 @@ def batch(  # noqa: PLR0913 - an option is an argument
         raise ConfigError("--watch: needs a file, and goes without --dry-run, --prune and --retry-failed")
     if file == Path("-") and sys.stdin is None:
         raise MissingInputError("-: standard input is closed; pipe the prompts into it, or give a file")
-    if file == Path("-") and sys.stdin.isatty():
-        print_note("reading prompts from the terminal; Ctrl-D ends them")
     if watch:
         _watch(file, options, seeds, Shard.parse(shard))
         return
     is_live = file == Path("-") and not (dry_run or prune or _is_regular(sys.stdin))
+    if not is_live and file == Path("-") and sys.stdin.isatty():
+        print_note(FROM_TERMINAL)
     content = b"" if is_live else sys.stdin.buffer.read() if file == Path("-") else file
     prompts = PromptFile.open(content, all_layers(options), seeds)
     run = Batch.of(prompts, Shard.parse(shard), retry_failed)
@@ -222,6 +223,8 @@ def _paint_arriving(run: Batch, prompts: PromptFile, options: dict[str, Any]) ->
             say(f"error: {line}")
 
     with session:
+        if sys.stdin.isatty():
+            print_note(FROM_TERMINAL)
         texts = arriving_lines(sys.stdin.buffer, session.rest)
         hooks = tell, session.on_step, session.wait
         _print_results(paint_arriving(prompts, run, texts, session.executor, *hooks), session, options, run)

@@ -1,12 +1,14 @@
 """What a terminal shows at the end, with stdout and stderr on it, as pyte renders it."""
 
 import fcntl
+import json
 import os
 import pty
 import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -117,9 +119,12 @@ def assert_lines(screen: Terminal, lines: list[str]) -> None:
 
 
 def show(
-    folder: Path, *command: str, columns: int, typed: tuple[str | tuple[str, str], ...] = ()
+    folder: Path,
+    *command: str,
+    columns: int,
+    typed: tuple[str | tuple[str, str | Callable[[], str]], ...] = (),
 ) -> tuple[Terminal, str, int]:
-    """Run a command on a terminal; press Ctrl-C, or the keys beside it, when each text of `typed` is on it.
+    """Run a command on a terminal; when each text of `typed` is on it, press Ctrl-C, or the keys beside the text.
 
     Returns the screen, all that was written to it, and the exit code.
     """
@@ -152,7 +157,8 @@ def show(
             written += chunk
             stream.feed(chunk)
             if waiting and waiting[0][0] in "\n".join(screen.display):
-                os.write(ours, waiting.pop(0)[1].encode())
+                keys = waiting.pop(0)[1]
+                os.write(ours, (keys() if callable(keys) else keys).encode())
     os.close(ours)
     code = run.wait()
     assert (waiting, screen.cursor.hidden, screen.cursor.x) == ([], False, 0)
@@ -193,7 +199,7 @@ def test_each_path_note_and_error_is_a_line_of_its_own(columns: int, house: Path
             ("Ctrl-D",),
             [
                 "note: reading prompts from the terminal; Ctrl-D ends them",
-                "stopped: finished images are kept",
+                f"stopped: 0 done, 0 left; {AGAIN}",
             ],
         ),
     ],
@@ -228,3 +234,40 @@ def test_the_shell_paints_shows_and_survives_ctrl_c(tmp_path: Path) -> None:
     assert written.count("\x1bP") == 3  # each image is shown, as sixels
     assert "+a red house --seed 7 --steps 2" in (tmp_path / "state" / "sdapp" / "shell_history").read_text()
     assert not screen.cursor.hidden
+
+
+def test_lines_are_painted_as_they_are_typed_and_errors_are_told_at_once(tmp_path: Path) -> None:
+    typed = (
+        ("Ctrl-D ends them", "a cat --seed 1\r"),
+        ("night/a-cat-1.png", "a ship --stepz 3\r"),
+        ("<stdin>:2:8: --stepz: unknown option", "a tree --seed 2\ra cat --seed 1\r"),
+        ("night/a-tree-2.png", "\x04"),
+    )
+    command = "batch|-|--steps|2|--out|night|--set|output.name={prompt}-{seed}".split("|")
+    _, written, code = show(tmp_path, "-m", "sdapp.cli", *command, columns=100, typed=typed)
+    assert code == 3
+    assert "1 image done before" in written
+    assert "error: 1 error in lines, which were left out" in written
+    ledger = [json.loads(line) for line in (tmp_path / "night" / "ledger.jsonl").read_text().splitlines()]
+    assert [(line["prompt_line"], line["status"]) for line in ledger] == [(1, "done"), (3, "done")]
+
+
+def test_a_watched_file_is_painted_each_time_it_is_saved(tmp_path: Path) -> None:
+    file = tmp_path / "ideas.txt"
+    file.write_text("a cat --seed 1\n")
+
+    def save(text: str) -> str:
+        (tmp_path / "new").write_text(text)
+        (tmp_path / "new").replace(file)  # as editors do
+        return ""
+
+    typed = (
+        ("waiting until ideas.txt is saved", lambda: save("a cat --seed 1\na ship --seed 1 --steps 0\n")),
+        ("ideas.txt:2:17: steps: must be 1 or more", lambda: save("a tree --seed 1\na cat --seed 1\n")),
+        ("night/a-tree-1.png", "\x03"),
+    )
+    command = "batch|ideas.txt|--watch|--steps|2|--out|night|--set|output.name={prompt}-{seed}".split("|")
+    _, written, code = show(tmp_path, "-m", "sdapp.cli", *command, columns=100, typed=typed)
+    assert code == 130
+    assert written.count("loading postcards") == 1
+    assert sorted(path.name for path in (tmp_path / "night").glob("*.png")) == ["a-cat-1.png", "a-tree-1.png"]
