@@ -31,7 +31,7 @@ from sdapp.records import Result
 from sdapp.scheduler_table import TABLE
 from sdapp.settings.layers import Layer, merge, override
 
-HELP = """\
+SHELL_HELP = """\
 a red house --steps 30     paint a prompt; options are those of a line of a prompt file
 /set KEY=VALUE             change a setting from now on; without a value, list what is set
 /unset KEY                 take that back
@@ -40,16 +40,16 @@ a red house --steps 30     paint a prompt; options are those of a line of a prom
 /compare NAME, NAME, …     paint the last line with these schedulers, from the seed of its first image
 /show FILE                 show an image; without a file, the last one
 /help, /quit"""
-USUAL = "euler-a, ddim, unipc, dpm++2m-karras"  # what /compare takes without names
-NAMES = [row.name for row in TABLE]
+COMPARED = "euler-a, ddim, unipc, dpm++2m-karras"  # what /compare takes without names
+SCHEDULERS = [row.name for row in TABLE]
 # How the text before the cursor ends → what can come there.
 COMPLETIONS: tuple[tuple[str, Iterable[str]], ...] = (
-    (r"^(/\w*)$", re.findall(r"/\w+", HELP)),
-    (r"^/set +scheduler=(\S*)$", NAMES),
+    (r"^(/\w*)$", re.findall(r"/\w+", SHELL_HELP)),
+    (r"^/set +scheduler=(\S*)$", SCHEDULERS),
     (r"^/set +([\w.]*)$", [f"{key}=" for key in SETTINGS]),
     (r"^/unset +([\w.]*)$", list(SETTINGS)),
-    (r"^/(?:scheduler|compare) (?:.*, *)?([^,]*)$", NAMES),
-    (r"--(?:scheduler|sampler)[ =]+(\S*)$", NAMES),
+    (r"^/(?:scheduler|compare) (?:.*, *)?([^,]*)$", SCHEDULERS),
+    (r"--(?:scheduler|sampler)[ =]+(\S*)$", SCHEDULERS),
     (r"(?:^| )(--[\w-]*)$", [f"--{key.replace('_', '-')}" for key in COLUMNS]),
 )
 
@@ -112,7 +112,7 @@ class Shell:
             "/again": lambda _: self._paint(self._last_line()),
             "/compare": self._compare,
             "/show": self._show_file,
-            "/help": lambda _: say(HELP),
+            "/help": lambda _: say(SHELL_HELP),
         }
         if command in commands:
             commands[command](rest.strip())
@@ -138,10 +138,10 @@ class Shell:
         if name:
             self._set(f"scheduler={name}")
         else:
-            say(", ".join(NAMES))
+            say(", ".join(SCHEDULERS))
 
     def _compare(self, names: str) -> None:
-        schedulers = "|".join(re.split(r" *[,|] *", names or USUAL))
+        schedulers = "|".join(re.split(r" *[,|] *", names or COMPARED))
         line = f'{self._last_line()} --scheduler "{schedulers}"'
         self._paint(line, self._seed, "{prompt}-{seed}-{scheduler}")
 

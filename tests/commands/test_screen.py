@@ -243,7 +243,7 @@ def test_lines_are_painted_as_they_are_typed_and_errors_are_told_at_once(tmp_pat
         ("<stdin>:2:8: --stepz: unknown option", "a tree --seed 2\ra cat --seed 1\r"),
         ("night/a-tree-2.png", "\x04"),
     )
-    command = "batch|-|--steps|2|--out|night|--set|output.name={prompt}-{seed}".split("|")
+    command = ["batch", "-", "--steps", "2", "--out", "night", "--set", "output.name={prompt}-{seed}"]
     _, written, code = show(tmp_path, "-m", "sdapp.cli", *command, columns=100, typed=typed)
     assert code == 3
     assert "1 image done before" in written
@@ -266,8 +266,18 @@ def test_a_watched_file_is_painted_each_time_it_is_saved(tmp_path: Path) -> None
         ("ideas.txt:2:17: steps: must be 1 or more", lambda: save("a tree --seed 1\na cat --seed 1\n")),
         ("night/a-tree-1.png", "\x03"),
     )
-    command = "batch|ideas.txt|--watch|--steps|2|--out|night|--set|output.name={prompt}-{seed}".split("|")
+    command = [
+        "batch",
+        "ideas.txt",
+        "--watch",
+        "--steps",
+        "2",
+        "--out",
+        "night",
+        "--set",
+        "output.name={prompt}-{seed}",
+    ]
     _, written, code = show(tmp_path, "-m", "sdapp.cli", *command, columns=100, typed=typed)
     assert code == 130
-    assert written.count("loading postcards") == 1
+    assert "loading" not in written.partition("night/a-cat-1.png")[2]
     assert sorted(path.name for path in (tmp_path / "night").glob("*.png")) == ["a-cat-1.png", "a-tree-1.png"]
