@@ -46,7 +46,7 @@ def loads() -> tuple[LocalExecutor, list[Work]]:
 
 def test_a_step_hook_sees_every_step_and_a_note_hook_every_note_once() -> None:
     steps, notes = [], []
-    settings = CAT | {"prompt": "a dragon", "steps": 2, "count": 2}
+    settings = CAT | {"prompt": "a dragon on a beach", "steps": 2, "count": 2}
     results = package.stream(on_step=lambda *step: steps.append(step), on_note=notes.append, **settings)
     assert [result.job.seed for result in results] == [7, 8]
     assert steps == [(0, 1, 1, 2), (0, 1, 2, 2), (1, 1, 1, 2), (1, 1, 2, 2)]
