@@ -45,11 +45,11 @@ class LoraKeywords(TypedDict, total=False):
 
 
 class MemoryKeywords(TypedDict, total=False):
-    """What to trade for memory on the device."""
+    """What to trade for memory on the device; auto: what the free memory of a GPU needs."""
 
-    offload: Literal["none", "model", "group", "sequential"]
-    vae_slicing: bool
-    vae_tiling: bool
+    offload: Literal["auto", "none", "model", "group", "sequential"]
+    vae_slicing: bool | Literal["auto"]
+    vae_tiling: bool | Literal["auto"]
 
 
 class OutputKeywords(TypedDict, total=False):
@@ -112,7 +112,7 @@ class LoadKeywords(TypedDict, total=False):
     revision: str | None
     vae: AnyPath | None
     dtype: Literal["auto", "float16", "bfloat16", "float32"]
-    memory: MemoryKeywords
+    memory: Literal["auto"] | MemoryKeywords
     device: str
     compile: Literal["auto", "on", "off"]
     safety_checker: AnyPath

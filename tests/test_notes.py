@@ -63,7 +63,9 @@ def test_sdxl_has_no_clip_skip_of_one(tiny: Callable[..., Path]) -> None:
 
 
 def test_a_batch_tells_each_note_once_with_its_lines(sdapp: Run) -> None:
-    Path("cats.txt").write_text("a cat\na cat --n tree --l 1\na ship --n tree --l 0.5\na zebra on a beach --count 2\n")
+    Path("cats.txt").write_text(
+        "a cat\na cat --n tree --l 1\na ship --n tree --l 0.5\na zebra on a beach --count 2\n"
+    )
     result = sdapp("batch", "cats.txt", "--seed", 1, "--dry-run")
     assert f"note: line 2 (and 1 more): {NO_NEGATIVE}\n" in result.stderr
     assert "note: line 4: postcards does not know: zebra" in result.stderr
