@@ -45,7 +45,6 @@ class Session:
         self._done: Callable[[], int] = lambda: self._told
         self._is_resting, self._is_shell = False, is_shell
         self._before: dict[int, Any] = {}
-        self._model = ""
 
     def begin(
         self,
@@ -58,14 +57,11 @@ class Session:
         self.images, self._history, self._told = images, history, 0
         self._done = done or (lambda: self._told)
         self.executor.know(models)
-        self._model = next(iter(models.values())).name
         return self
 
     def __enter__(self) -> Self:
         self._caught, self._begun = 0, False
         self._before = {number: signal.signal(number, self._catch) for number in SIGNALS}
-        if self._model:
-            bar.show(f"loading {self._model}")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

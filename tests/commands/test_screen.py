@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -138,6 +139,7 @@ def show(
         "TERM": "xterm-256color",
     }
     screen, written = Terminal(columns, ROWS, history=1000), b""
+    unseen = b""
     waiting = [each if isinstance(each, tuple) else (each, "\x03") for each in typed]
     screen.write_process_input = lambda data: os.write(ours, data.encode())
     stream = pyte.ByteStream(screen)
@@ -155,7 +157,12 @@ def show(
     with suppress(OSError):  # a terminal ends so when its last writer is gone
         while chunk := os.read(ours, 4096):
             written += chunk
-            stream.feed(chunk)
+            unseen += chunk
+            # pyte takes sixels for text.
+            *seen, unseen = re.split(rb"\x1bP.*?\x1b\\", unseen, flags=re.DOTALL)
+            if b"\x1bP" not in unseen:
+                seen, unseen = [*seen, unseen], b""
+            stream.feed(b"".join(seen))
             if waiting and waiting[0][0] in "\n".join(screen.display):
                 keys = waiting.pop(0)[1]
                 os.write(ours, (keys() if callable(keys) else keys).encode())
