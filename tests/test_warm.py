@@ -42,7 +42,7 @@ BAD = {
     'sd.generate("a cat", dtype="float16")': 'Unexpected keyword argument "dtype"',
     'sdapp.load("postcards", dtype="half")': "expected \"Literal['auto', 'float16', 'bfloat16', 'float32']\"",
     'sd.generate("a cat", count=2).image': '"list[Painted]" has no attribute "image"',
-    'sdapp.batch("a.txt", memory={"offlaod": "none"})': 'Extra key "offlaod"',
+    'sdapp.batch("a.txt", output={"dri": "night"})': 'Extra key "dri"',
 }
 
 

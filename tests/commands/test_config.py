@@ -288,7 +288,7 @@ def test_any_text_is_good_or_refused_by_place(text: str) -> None:
 @pytest.mark.parametrize("name", ["in.jfif", "in", "in.png", "in.txt"])
 def test_an_image_given_as_config_is_known_by_what_is_in_it(name: str, sdapp: Run) -> None:
     Path(name).write_bytes((CASES / "26-jfif-as-config" / "in.jfif").read_bytes())
-    result = sdapp("config", "show", "--config", name)
+    result = sdapp("config", "show", "--config", name, "--set", "model=postcards")
     assert result.exit_code == 0
     assert 'prompt: "日本日本日本 a red café"' in result.stdout
     assert "steps: 4 " in result.stdout
