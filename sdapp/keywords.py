@@ -10,11 +10,20 @@ AnyPath = str | PathLike[str]
 InputImage = AnyPath | Image.Image
 
 
+class EmbeddingKeywords(TypedDict, total=False):
+    """A file of textual inversion: vectors that take the place of a word in the prompts."""
+
+    file: Required[AnyPath]
+    name: str | None
+    sha256: str | None
+
+
 class FoldersKeywords(TypedDict, total=False):
-    """Where models and LoRAs are found by their names alone."""
+    """Where models, LoRAs and embeddings are found by their names alone."""
 
     models: AnyPath | None
     loras: AnyPath | None
+    embeddings: AnyPath | None
 
 
 class Img2ImgKeywords(TypedDict, total=False):
@@ -92,6 +101,7 @@ class SharedKeywords(TaskKeywords, total=False):
     guidance_rescale: float
     negative_prompt: str
     prompt_syntax: Literal["a1111", "plain"]
+    emphasis: Literal["original", "no-norm"]
     width: int | None
     height: int | None
     original_size: str | Sequence[int] | None
@@ -100,6 +110,7 @@ class SharedKeywords(TaskKeywords, total=False):
     prediction_type: Literal["auto", "epsilon", "v_prediction"]
     zero_snr: Literal["auto", "on", "off"]
     loras: AnyPath | Sequence[AnyPath | LoraKeywords]
+    embeddings: AnyPath | Sequence[AnyPath | EmbeddingKeywords] | None
     eta: float | None
     clip_skip: int
     cache_interval: int
