@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 
 from sdapp import markup
 from sdapp.config import RunConfig, Txt2Img

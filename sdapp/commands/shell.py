@@ -1,10 +1,12 @@
 """The command `sdapp shell`: prompts typed one after the other, with a model that stays loaded."""
 
+import logging
 import re
 import secrets
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -230,10 +232,14 @@ def _typed_lines() -> Iterator[str]:
 
 def _find_viewer() -> Callable[[Path], None]:
     """What shows an image in this terminal; nothing, if it has neither sixels nor kitty's graphics."""
+    from PIL import Image
     from rich.console import Console
     from textual_image import renderable  # asks the terminal what it can
 
     if renderable.Image not in (renderable.SixelImage, renderable.TGPImage):
         return lambda _: None
+    logging.getLogger("textual_image").setLevel(logging.ERROR)
+    # Asks for the size of a letter, once and now: later, what is typed would be taken for the answer.
+    Console(file=StringIO()).print(renderable.Image(Image.new("RGB", (1, 1))))
     console = Console()
     return lambda path: console.print(renderable.Image(path))
