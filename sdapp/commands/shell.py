@@ -43,15 +43,15 @@ a red house --steps 30     paint a prompt; options are those of a line of a prom
 /show FILE                 show an image; without a file, the last one
 /help, /quit"""
 COMPARED = "euler-a, ddim, unipc, dpm++2m-karras"  # what /compare takes without names
-SCHEDULERS = [row.name for row in TABLE]
+SCHEDULER_NAMES = [row.name for row in TABLE]
 # How the text before the cursor ends → what can come there.
 COMPLETIONS: tuple[tuple[str, Iterable[str]], ...] = (
     (r"^(/\w*)$", re.findall(r"/\w+", SHELL_HELP)),
-    (r"^/set +scheduler=(\S*)$", SCHEDULERS),
+    (r"^/set +scheduler=(\S*)$", SCHEDULER_NAMES),
     (r"^/set +([\w.]*)$", [f"{key}=" for key in SETTINGS]),
     (r"^/unset +([\w.]*)$", list(SETTINGS)),
-    (r"^/(?:scheduler|compare) (?:.*, *)?([^,]*)$", SCHEDULERS),
-    (r"--(?:scheduler|sampler)[ =]+(\S*)$", SCHEDULERS),
+    (r"^/(?:scheduler|compare) (?:.*, *)?([^,]*)$", SCHEDULER_NAMES),
+    (r"--(?:scheduler|sampler)[ =]+(\S*)$", SCHEDULER_NAMES),
     (r"(?:^| )(--[\w-]*)$", [f"--{key.replace('_', '-')}" for key in COLUMNS]),
 )
 
@@ -140,7 +140,7 @@ class Shell:
         if name:
             self._set(f"scheduler={name}")
         else:
-            say(", ".join(SCHEDULERS))
+            say(", ".join(SCHEDULER_NAMES))
 
     def _compare(self, names: str) -> None:
         schedulers = "|".join(re.split(r" *[,|] *", names or COMPARED))
