@@ -16,7 +16,7 @@ SKIPPED = "flagged by the safety checker, so there is no image; --set flagged=wr
 
 
 class SafetyChecker:
-    """A safety checker in float32 on the CPU, where it takes no memory of the device; a second an image.
+    """A safety checker in float32 on the CPU, where it takes no memory of the device.
 
     `skips` says that what it flags is kept out.
     """
