@@ -20,3 +20,12 @@ echo "comparing schedulers:"
 sdapp compare "a castle on a beach at night" --schedulers ddim,dpm++2m-karras --steps 5,10 --seeds 1 \
     --set 'compare.references=[dpm++2m-karras@40, heun@20]' --out "$out/comparison" > "$out/comparison.txt"
 echo "  $(head -n 1 "$out/comparison.txt")"
+
+echo
+echo "Look at $out/comparison/report.html in a browser. What to type next:"
+case "$(command -v sdapp)" in
+"$PWD"/.venv/*) echo "  export PATH=\"$PWD/.venv/bin:\$PATH\"" ;; # of make demo, which sets it for itself only
+esac
+echo '  sdapp generate "a yellow ship on the ocean at night" --seed 1'
+echo '  sdapp batch examples/prompts.txt --out night'
+echo '  sdapp generate --help'
