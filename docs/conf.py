@@ -20,6 +20,7 @@ copyright = "the sdapp authors, Apache-2.0"
 extensions = ["myst_parser"]
 myst_heading_anchors = 4
 html_theme = "furo"
+smartquotes = False  # they make one dash of --config
 html_title = f"sdapp {__version__}"
 html_theme_options = {
     "source_repository": REPOSITORY,

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import pyte
 
-COLUMNS, LINES = 84, 20
+COLUMNS, LINES = 96, 20
 CELL, LINE, MARGIN = 8.4, 19, 14  # pixels
-SHORTEST, LONGEST, LAST = 0.08, 0.5, 4.0  # seconds that a frame is shown
+SHORTEST, LONGEST, LAST = 0.08, 0.2, 5.0  # seconds that a frame is shown
 COMMANDS = (  # and after how many lines of output each is interrupted
     ('sdapp generate "a red house on a beach at sunset" --seed 7', None),
     ("sdapp batch prompts.txt --out night --seed 1", 4),
