@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from sd_parsers import ParserManager
 from typer.testing import CliRunner, Result
 
+from browser import axe, browser, visit  # noqa: F401 - fixtures
 from sdapp.errors import InputError
 from sdapp.metadata.record import SUFFIXES, read_header
 
@@ -47,10 +48,12 @@ MODEL_TESTS = (
     "commands/test_batch.py",
     "commands/test_compare.py",
     "commands/test_generate.py",
+    "commands/test_grid.py",
     "commands/test_replay.py",
     "commands/test_screen.py",
     "comparisons/test_analytic_ends.py",
     "comparisons/test_browser.py",
+    "grids/test_browser.py",
     "diffusion/",
     "models/test_checkpoints.py",
     "models/test_originals.py",

@@ -11,11 +11,13 @@ import typer
 from sdapp.batches.run import Batch
 from sdapp.commands import completion
 from sdapp.commands.estimates import Estimate, History
-from sdapp.commands.options import OUT_FOLDER, RUN, DryRun, all_layers, option, with_options
+from sdapp.commands.grid import report_grid
+from sdapp.commands.options import RUN, DryRun, all_layers, option, out_folder, with_options
 from sdapp.commands.running import CONTINUE, Session
 from sdapp.commands.terminal import count, print_line, print_note, say
 from sdapp.config import validate
 from sdapp.errors import ConfigError, JobsFailedError
+from sdapp.grids.folder import GRID_FILE
 from sdapp.schedulers import resolve
 from sdapp.settings.files import parse_override
 from sdapp.settings.grid import Match
@@ -25,6 +27,7 @@ from sdapp.settings.ranges import numbers
 if TYPE_CHECKING:  # these import numpy
     from sdapp.comparisons.cells import Comparison
     from sdapp.comparisons.plan import ComparisonPlan
+    from sdapp.comparisons.statistics import Summary
 
 GRID = "Comparison"  # a group of options in --help
 GRID_OPTIONS: dict[str, Any] = {
@@ -32,7 +35,7 @@ GRID_OPTIONS: dict[str, Any] = {
         str,
         "--schedulers",
         metavar="LIST",
-        help="Names, such as pndm,ddim,dpm++2m.",
+        help="Names, such as ddim,unipc; default: those used most.",
         complete=completion.listed(completion.SCHEDULERS),
         panel=GRID,
     ),
@@ -55,7 +58,7 @@ GRID_OPTIONS: dict[str, Any] = {
         help="Paint each image this many times; the median of the seconds counts.",
         panel=GRID,
     ),
-    "output.dir": OUT_FOLDER,
+    "output.dir": out_folder("comparison"),
 }
 Prompts = Annotated[
     list[str] | None, typer.Argument(metavar="PROMPT", help="What to paint.", show_default=False)
@@ -64,7 +67,7 @@ Vary = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=LIST",
-        help="Compare at several values of a setting, such as guidance_scale=3,5,7.5. Can be repeated.",
+        help="Repeat the comparison at values of a setting, such as guidance_scale=3,7. Can be repeated.",
         autocompletion=completion.varied_keys,
         rich_help_panel=GRID,
     ),
@@ -80,7 +83,9 @@ AsJson = Annotated[
 ]
 Folder = Annotated[
     Path,
-    typer.Argument(metavar="FOLDER", help="The folder of a comparison, finished or not.", show_default=False),
+    typer.Argument(
+        metavar="FOLDER", help="The folder of a comparison or a grid, finished or not.", show_default=False
+    ),
 ]
 
 
@@ -95,11 +100,17 @@ def compare(
     truth: Truth = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Compare schedulers: a report to look at, contact sheets to share, tables to compute with.
+    """Compare schedulers by measured error: a verdict, a report to look at, contact sheets, tables.
 
     Stop it at any time and run it again: it continues with what is missing.
 
+    Without --schedulers it compares those that are used most.
+
+    To see many values of another setting, `sdapp grid` needs fewer images.
+
     Examples:
+
+    sdapp compare "a castle at night"
 
     sdapp compare "a castle at night" --schedulers pndm,ddim,lms,dpm++2m --steps 5,10,20,50 --seeds 1,2,3
 
@@ -118,15 +129,17 @@ def compare(
 
 
 def report(folder: Folder, as_json: AsJson = False) -> None:
-    """Make the report and the contact sheets of a comparison again, from what is in its folder.
+    """Make the page and the contact sheets of a comparison or a grid again, from what is in its folder.
 
     Example:
 
     sdapp report comparison
     """
+    if (folder / GRID_FILE).exists():
+        return report_grid(folder, as_json)
     from sdapp.comparisons.run import finish
 
-    _print_comparison(*finish(folder), as_json)
+    return _print_comparison(*finish(folder), as_json)
 
 
 def _compare(layers: list[Layer], dry_run: bool, options: dict[str, Any]) -> None:
@@ -230,27 +243,35 @@ def _tell_size(plan: "ComparisonPlan") -> int:
 
 
 def _print_comparison(comparison: "Comparison", files: list[Path], as_json: bool) -> None:
-    """Print the paths of report, sheets and table, or each cell as JSON; and the ranking on stderr."""
+    """Print the paths of report, sheets and table, or each cell as JSON; verdict and ranking on stderr."""
     from sdapp.comparisons.cells import to_json
+    from sdapp.comparisons.verdict import verdict
 
     for line in map(to_json, comparison.cells) if as_json else files:
         print_line(line)
-    say(_ranking(comparison))
+    say(f"{_ranking(comparison)}\n{verdict(comparison)}")
 
 
 def _ranking(comparison: "Comparison") -> str:
-    """List the schedulers in the last column, the smallest error first."""
-    from sdapp.comparisons.report.format import budget
-    from sdapp.comparisons.statistics import band, rank, summarise
+    """List the schedulers in the column that the report is sorted by, tied ones with the same place."""
+    from sdapp.comparisons.cells import budget
+    from sdapp.comparisons.statistics import middle, rank, summarise
 
-    column, below = comparison.columns[-1], band(comparison)
-    summaries = {summary.scheduler: summary for summary in summarise(comparison) if summary.column == column}
-    meaningless = f" (do not rank errors below {below:.3g})" if below else ""
-    lines = [f"at {budget(column, comparison.match)}{meaningless}:"]
-    width = max(map(len, summaries)) + 2
-    for place, name in enumerate(rank(comparison, column), 1):
-        summary = summaries[name]
-        error = f"error {summary.solver_error.median:.4f}" if summary.solver_error else "not measured"
-        seconds = f"{summary.seconds.median:.2f} s" if summary.seconds else ""
-        lines.append(f"{place:3} {name:<{width}}{'stochastic' if summary.stochastic else error:<18}{seconds}")
+    column = middle(comparison)
+    summaries = {item.scheduler: item for item in summarise(comparison) if item.column == column}
+    names = rank(comparison, column)
+    width, places = max(map(len, names)), [item.place for item in summaries.values()]
+    lines = [f"at {budget(column, comparison.match)}, by median solver error:"]
+    for item in (summaries[name] for name in names):
+        tied = places.count(item.place) > 1
+        place = f"{item.place}{'=' if tied else ' '}" if item.place else ""
+        seconds = f"{item.seconds.median:.2f} s" if item.seconds else ""
+        lines.append(f"{place:>4} {item.scheduler:<{width}}  {_error(item):<16}  {seconds}".rstrip())
     return "\n".join(lines)
+
+
+def _error(item: "Summary") -> str:
+    if item.solver_error is None:
+        return "stochastic" if item.stochastic else "not measured"
+    partly = f" ({item.measured} of {item.of})" if item.is_partial else ""
+    return f"{item.solver_error.median:.4f}{partly}"

@@ -162,15 +162,6 @@ OPTIONS: dict[str, Any] = {
     "profile": switch("--profile", help="Print at the end where the time went.", panel=RUN),
     "verbose": switch("--verbose", "-v", help="Show messages of diffusers and transformers.", panel=RUN),
 }
-OUT_FOLDER = option(
-    Path,
-    "--out",
-    "-o",
-    metavar="FOLDER",
-    help=f"The folder for all files; default: {DEFAULT_VALUES['output'].dir}.",
-    callback=check_is_folder,
-    panel=OUTPUT,
-)
 SWITCHES = ("json", "profile", "verbose")
 IMAGE_FORMATS = {".png": "png", ".jpg": "jpeg", ".webp": "webp"}
 IMAGE_SUFFIXES = (*IMAGE_FORMATS, ".jpeg")
@@ -227,6 +218,15 @@ class Command(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         return plain_parameters(super().get_params(ctx))
+
+
+def out_folder(default: str) -> Any:
+    """Return the annotation of --out where it is always a folder."""
+    text = f"The folder for all files; default: {default}."
+    return option(Path, "--out", "-o", metavar="FOLDER", help=text, callback=check_is_folder, panel=OUTPUT)
+
+
+OUT_FOLDER = out_folder(DEFAULT_VALUES["output"].dir)
 
 
 def with_options(

@@ -16,6 +16,7 @@ from sdapp.outputs.files import overwrite
 from sdapp.settings.grid import Match
 
 COMPARISON, CELLS, REFERENCES, TABLE = "comparison.json", "results.jsonl", "references.jsonl", "results.csv"
+UNITS: Mapping[Match, str] = {"unet-calls": "UNet calls", "steps": "steps", "seconds": "seconds"}
 Value = str | int | float | bool
 Key = tuple[str, int, frozenset[tuple[str, Value]]]
 STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")  # JSON has no NaN and no infinity
@@ -128,6 +129,11 @@ class Comparison:
         """Yield each combination of prompt, seed and varied values."""
         for prompt, seed, values in product(self.prompts, self.seeds, product(*self.varied.values())):
             yield Combination(prompt, seed, dict(zip(self.varied, values, strict=True)))
+
+
+def budget(column: float, match: Match) -> str:
+    """A column with its unit, such as `20 UNet calls`."""
+    return f"{column:g} {UNITS[match]}"
 
 
 CODECS: Mapping[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Comparison, Cell, Reference)}

@@ -22,10 +22,14 @@ from sdapp.settings.layers import Layer, merge, override
 from sdapp.settings.messages import place_message
 
 TXT2IMG = Txt2Img()
+TITLE_NAMES = 4
 COMPARE_DEFAULTS = {
     "output.dir": "comparison",
     "compile": "off",  # compiling would count as the time of some images
-}
+    "compare.schedulers": [
+        "euler", "ddim", "dpm++2m", "dpm++2m-karras", "unipc", "heun", "euler-a", "dpm++2m-sde-karras",
+    ],
+}  # fmt: skip
 # Settings that suit every task, for checks before those of each cell.
 NEUTRAL = (override("scheduler", "euler", ""), override("steps", MOST_STEPS, ""), override("eta", None, ""))
 # Settings that a comparison does not use, and what it uses instead.
@@ -52,11 +56,6 @@ class ComparisonPlan:
         self.layers, self.command = layers, command
         defaults = [override(key, value, "sdapp compare") for key, value in COMPARE_DEFAULTS.items()]
         self._base = merge([*defaults, *layers])
-        if "schedulers" not in (self._base.values.get("compare") or {}):
-            raise ConfigError(
-                "compare.schedulers: there is nothing to compare; "
-                "give --schedulers, or a config with `compare:`"
-            )
         asked = validate(merge([self._base, *NEUTRAL]))
         assert asked.compare is not None
         self.grid: Grid = asked.compare
@@ -183,7 +182,7 @@ class ComparisonPlan:
     def _grid_alone(self) -> Comparison:
         """The comparison without cells and references."""
         return Comparison(
-            title=f"{len(self.grid.schedulers)} schedulers compared",
+            title=_title(self.grid.schedulers, self.model.name),
             match=self.grid.match,
             schedulers=tuple(self.grid.schedulers),
             columns=tuple(self.grid.steps),
@@ -214,6 +213,12 @@ class ComparisonPlan:
         config = self._configs[name, budget, tuple(where.varied.values())]
         [job] = plan(config.model_copy(update={"prompt": where.prompt}), self.model, [where.seed])
         return self._jobs.setdefault(job.id, job)
+
+
+def _title(names: Sequence[str], model: str) -> str:
+    shown = [*names[:TITLE_NAMES], f"{len(names) - TITLE_NAMES} more schedulers"]
+    shown = [*names] if len(names) <= TITLE_NAMES + 1 else shown
+    return f"{' and '.join(filter(None, (', '.join(shown[:-1]), shown[-1])))} with {Path(model).name}"
 
 
 def most_steps(grid: Grid, name: str, limit: int, task: Task = TXT2IMG) -> int:

@@ -25,7 +25,8 @@ const kept = {
 // An image is {status, src, file, alt, message}: `src` is shown at once, `file` as soon as it is loaded.
 function makeViewer() {
   const dialog = $("#viewer"), stage = $(".stage"), panes = $$(".pane"), cut = $("#cut");
-  let front = "a", zoom = 1, centre = [0.5, 0.5];
+  const GAINS = [2, 4, 8];
+  let front = "a", zoom = 1, centre = [0.5, 0.5], gain = 8;
 
   function open() {
     [front, zoom, centre] = ["a", 1, [0.5, 0.5]];
@@ -98,7 +99,17 @@ function makeViewer() {
     lay();
   }
 
-  function compare(mode) { dialog.dataset.mode = mode; front = "a"; lay(); }
+  // The mode that is on already: blink shows the other image, difference takes the next factor.
+  function compare(mode) {
+    const again = dialog.dataset.mode === mode;
+    if (again && mode === "blink") return blink();
+    if (again && mode === "difference") gain = GAINS[(GAINS.indexOf(gain) + 1) % GAINS.length];
+    $("[data-mode=difference]", dialog).textContent = `Difference ×${gain}`;
+    dialog.style.setProperty("--gain", gain);
+    dialog.dataset.mode = mode;
+    front = "a";
+    lay();
+  }
   function blink() {
     if (dialog.dataset.mode !== "blink") dialog.dataset.mode = "blink";
     front = front === "a" ? "b" : "a";
@@ -106,7 +117,11 @@ function makeViewer() {
   }
   $(".switch", dialog).addEventListener("click", (event) => { if (event.target.dataset.mode) compare(event.target.dataset.mode); });
   $("#close").addEventListener("click", () => dialog.close());
-  $(".zoom").addEventListener("click", (event) => { if (event.target.dataset.zoom) magnify(2 ** event.target.dataset.zoom); });
+  $(".zoom").addEventListener("click", (event) => {
+    const { zoom: by, key } = event.target.dataset;
+    if (by) magnify(2 ** by);
+    if (key) dialog.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  });
   cut.addEventListener("input", lay);
   new ResizeObserver(lay).observe(stage);
   stage.addEventListener("wheel", (event) => {

@@ -31,10 +31,12 @@ class Inline:
         return _hash(self.script)
 
 
-def render_page(folder: Path, name: str, **values: Any) -> Iterator[bytes]:
+def render_page(
+    folder: Path, name: str, shared: tuple[str, ...] = ("page",), **values: Any
+) -> Iterator[bytes]:
     """Yield the parts of a page: `name`.html.jinja in a folder, with `name`.css and `name`.js beside it.
 
-    They come after the style and the script that all pages share.
+    They come after the `shared` styles and scripts of this folder.
     """
     loader = FileSystemLoader([folder, SHARED])
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -43,7 +45,7 @@ def render_page(folder: Path, name: str, **values: Any) -> Iterator[bytes]:
         Markup(
             "".join(
                 path.read_text(encoding="utf-8")
-                for path in (SHARED / f"page.{kind}", folder / f"{name}.{kind}")
+                for path in (*(SHARED / f"{each}.{kind}" for each in shared), folder / f"{name}.{kind}")
             )
         )
         for kind in ("css", "js")

@@ -408,7 +408,6 @@ def test_what_a_foreign_image_could_not_carry_over_is_told(sdapp: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([PROMPT], "compare.schedulers: there is nothing to compare; give --schedulers"),
         ([PROMPT, "--schedulers", "ddin"], "--schedulers: no scheduler 'ddin', did you mean 'ddim'?"),
         ([PROMPT, "--schedulers", "ddim", "--steps", "0"], "--steps: budgets must be above 0, not 0"),
         ([PROMPT, "--schedulers", "ddim", "--seeds", "1,1"], "--seeds: 1 is in the list more than once"),

@@ -1,8 +1,6 @@
 """The report in a real browser: opened from the disk, with the network cut off, worked by mouse, keys and touch."""
 
-import os
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -12,73 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browser import SCREENS, Open, findings
 from made_comparisons import HOSTILE, make
 from sdapp.comparisons import statistics
 from sdapp.comparisons.cells import read_comparison, write_comparison
 from sdapp.comparisons.report import format, report
+from sdapp.comparisons.verdict import verdict
 from sdapp.pages.page import SYMBOLS
-
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-NOTE_VIOLATIONS = """
-    window.violations = [];
-    document.addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));
-"""
-Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        sync_playwright = None  # type: ignore[assignment]
-    if not chromium or not sync_playwright:
-        lacking = (
-            "Chromium (apt-get install chromium)"
-            if sync_playwright
-            else "playwright (pip install playwright)"
-        )
-        assert "SDAPP_REQUIRE_BROWSER" not in os.environ, (
-            f"SDAPP_REQUIRE_BROWSER is set, and there is no {lacking}"
-        )
-        pytest.skip(f"there is no {lacking}")
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Open]:
-    """Opens a report; at the end nothing may have asked for the network, complained, or broken the policy."""
-    complaints: list[str] = []
-    pages = []
-
-    def refuse(route: Any) -> None:
-        complaints.append(f"asked for {route.request.url}")
-        route.abort()
-
-    def go(path: Path, quiet: bool = True, **options: Any) -> Any:
-        context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
-        context.set_offline(True)
-        context.route(lambda url: url.startswith(("http:", "https:", "ws:", "wss:")), refuse)
-        context.add_init_script(NOTE_VIOLATIONS)
-        page = context.new_page()
-        if quiet:
-            page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
-        pages.append(page)
-        page.goto(path.as_uri())
-        return page
-
-    yield go
-    for page in pages:
-        complaints += page.evaluate("window.violations ?? []")
-        page.context.close()
-    assert complaints == []
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +44,13 @@ def pixels(page: Any, selector: str) -> np.ndarray:
 
 
 def cell(page: Any, scheduler: int, column: int) -> Any:
-    return page.locator(f'button.cell[data-scheduler="{scheduler}"][data-column="{column}"]')
+    return page.locator(f'button.cell[data-row="{scheduler}"][data-column="{column}"]')
 
 
 def compare(page: Any, scheduler: int, column: int) -> None:
     """Open the viewer, and wait for the lossless images."""
     cell(page, scheduler, column).click()
-    page.wait_for_function(
-        "[...document.querySelectorAll('.stage img')].every((one) => one.dataset.lossless === 'yes')"
-    )
+    page.locator(".stage img:not([data-lossless=yes])").first.wait_for(state="detached")
 
 
 def original(folder: Path, file: str) -> np.ndarray:
@@ -267,7 +203,7 @@ def test_seeds_prompts_and_varied_keys_choose_the_combination(page: Any, folder:
     comparison = read_comparison(folder)
 
     def labels() -> list[str]:
-        return page.locator("#grid tr[data-scheduler='0'] .error").all_inner_texts()  # type: ignore[no-any-return]
+        return page.locator("#grid tr[data-row='0'] .error").all_inner_texts()  # type: ignore[no-any-return]
 
     def expected(**same: Any) -> list[str]:
         cells = [one for one in comparison.cells if one.scheduler == "ddim"]
@@ -307,11 +243,11 @@ def test_sorting_by_another_column(page: Any, folder: Path) -> None:
 def test_plot_and_grid_light_each_other_up(page: Any) -> None:
     cell(page, 1, 2).hover()
     lit = page.locator(".plot.shown .point.lit")
-    assert (lit.get_attribute("data-scheduler"), lit.get_attribute("data-column")) == ("1", "2")
+    assert (lit.get_attribute("data-row"), lit.get_attribute("data-column")) == ("1", "2")
     assert page.locator(".plot.shown .curve.lit").count() == 1
     assert page.locator(".readout").inner_text().startswith("unipc, 20 UNet calls: solver error 0.")
-    page.locator('.plot.shown .point[data-scheduler="0"][data-column="0"] .dot').hover()
-    assert page.locator("#grid .cell.lit").get_attribute("data-scheduler") == "0"
+    page.locator('.plot.shown .point[data-row="0"][data-column="0"] .dot').hover()
+    assert page.locator("#grid .cell.lit").get_attribute("data-row") == "0"
     page.mouse.move(640, 790)
     page.locator("h1").hover()
     assert page.locator(".lit").count() == 0
@@ -324,6 +260,45 @@ def test_the_plot_turns_to_seconds(page: Any) -> None:
     page.locator(".chart").get_by_role("button", name="seconds").click()
     assert page.locator(".plot.shown").get_attribute("data-axis") == "seconds"
     assert page.locator(".plot:not(.shown)").is_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("screen", SCREENS)
+def test_axe_finds_nothing(visit: Open, folder: Path, axe: str, screen: str, scheme: str) -> None:
+    page = visit(folder / "report.html", color_scheme=scheme, **SCREENS[screen])
+    assert findings(page, axe) == []
+    cell(page, 0, 0).click()
+    assert findings(page, axe) == []
+
+
+def test_the_verdict_is_the_one_of_the_terminal(page: Any, folder: Path) -> None:
+    assert page.locator(".verdict").inner_text() == verdict(read_comparison(folder))
+    assert page.locator("h1").bounding_box()["y"] < page.locator(".verdict").bounding_box()["y"] < 100
+
+
+def test_the_difference_takes_other_factors_when_it_is_asked_for_again(page: Any, folder: Path) -> None:
+    comparison = read_comparison(folder)
+    compare(page, 0, 0)
+    painted, target = (
+        original(folder, str(comparison.cells[0].file)),
+        original(folder, str(comparison.references[0].file)),
+    )
+    button = page.locator("#viewer [data-mode=difference]")
+    page.keyboard.press("d")
+    for factor in (2, 4, 8):
+        button.click()
+        assert button.inner_text() == f"Difference ×{factor}"
+        assert abs(seen(page) - np.minimum(factor * abs(painted - target), 255)).max() <= factor
+
+
+def test_buttons_on_a_phone_show_the_next_image(visit: Open, folder: Path) -> None:
+    page = visit(folder / "report.html", **SCREENS["phone"])
+    cell(page, 0, 0).tap()
+    assert page.locator("#viewer .touch").is_visible()
+    page.get_by_role("button", name="Next image").tap()
+    assert page.locator("#name-a").inner_text() == "ddim, 10 UNet calls"
+    page.get_by_role("button", name="Previous image").tap()
+    assert page.locator("#name-a").inner_text() == "ddim, 5 UNet calls"
 
 
 def test_dark_and_light(visit: Open, folder: Path) -> None:

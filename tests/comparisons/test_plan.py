@@ -211,12 +211,15 @@ def test_a_prompt_on_the_command_line_replaces_that_of_the_config() -> None:
     assert list(ComparisonPlan([Layer(given, {"compare.prompts": "PROMPT"})]).notes) == []
 
 
-def test_without_schedulers_there_is_nothing_to_compare() -> None:
+def test_without_schedulers_those_that_are_used_most_are_compared() -> None:
     for values in ({}, {"compare": {}}, {"compare": {"steps": [5]}}):
-        with pytest.raises(
-            ConfigError, match="nothing to compare; give --schedulers, or a config with `compare:`"
-        ):
-            ComparisonPlan([Layer({"prompt": "a house"} | values)])
+        grid = ComparisonPlan([Layer({"prompt": "a house"} | values)]).grid
+        assert {"euler", "euler-a", "dpm++2m-karras", "unipc"} <= set(grid.schedulers)
+
+
+def test_the_title_names_what_is_compared() -> None:
+    title = compare_plan(schedulers=["ddim", "unipc"]).comparison.title
+    assert title == "ddim and unipc with postcards"
 
 
 def test_errors_are_gathered() -> None:

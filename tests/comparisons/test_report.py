@@ -3,6 +3,7 @@ import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from made_comparisons import HOSTILE, SOLVERS, make
 from peak_memory import LINUX, peak_memory
-from sdapp.comparisons import statistics
+from sdapp.comparisons import analytic, statistics
 from sdapp.comparisons.cells import read_comparison, write_comparison
 from sdapp.comparisons.report import format, plots, report
 from sdapp.errors import MissingInputError
@@ -55,7 +56,7 @@ class Page(HTMLParser):
 
     @property
     def cells(self) -> list[dict[str, str | None]]:
-        return [found for found in self.all("button", **{"class": "cell"}) if "data-scheduler" in found]
+        return [found for found in self.all("button", **{"class": "cell"}) if "data-row" in found]
 
 
 def test_one_file_holds_the_whole_comparison(tmp_path: Path) -> None:
@@ -88,9 +89,7 @@ def test_the_policy_allows_nothing_but_its_own_script_and_style(tmp_path: Path) 
 def test_rows_stand_in_the_order_of_their_error(tmp_path: Path) -> None:
     made = make(tmp_path)
     page = Page(report.build_report(tmp_path))
-    rows = [
-        made.schedulers[int(str(row["data-scheduler"]))] for row in page.all("tr") if "data-scheduler" in row
-    ]
+    rows = [made.schedulers[int(str(row["data-row"]))] for row in page.all("tr") if "data-row" in row]
     assert rows == list(statistics.rank(made, 20))
     assert rows[-3:] == ["dpm++2m-sde-karras", "euler-a", "lcm"]
 
@@ -133,7 +132,7 @@ def test_failed_missing_and_unreadable_cells_say_so(tmp_path: Path) -> None:
     assert [cell["data-status"] for cell in page.cells].count("done") == 1
     labels = " ".join(str(cell["aria-label"]) for cell in page.cells)
     assert "the latents became NaN" in labels
-    assert f"{two.scheduler}, 20 UNet calls: not painted yet" in labels
+    assert f"{two.scheduler}, 20 UNet calls, seed 1: not painted yet" in labels
     assert "not an image" in labels
     assert "solver error not finite" in labels
     assert page.data["views"][0]["reference"]["message"] == "not painted yet"
@@ -150,7 +149,7 @@ def test_stochastic_schedulers_have_images_and_times_but_no_curve(tmp_path: Path
     plot = plots.convergence(made, "unet_calls")
     assert [made.schedulers[curve.scheduler] for curve in plot.curves] == ["ddim"]
     page = Page(report.build_report(tmp_path))
-    assert "stochastic: no convergence to this image" in page.texts
+    assert "stochastic: not ranked, judge by eye" in page.texts
     random = [cell for row in page.data["views"][0]["cells"][1:] for cell in row]
     assert all(cell["note"] and not cell["error"] for cell in random)
 
@@ -158,11 +157,23 @@ def test_stochastic_schedulers_have_images_and_times_but_no_curve(tmp_path: Path
 def test_the_band_lies_where_the_references_differ(tmp_path: Path) -> None:
     made = make(tmp_path, ("ddim",), (5, 20))
     plot = plots.convergence(made, "seconds")
-    assert plot.band is not None
-    assert plots.TOP < plot.band < plots.HEIGHT - plots.BOTTOM
-    below = [point.y > plot.band for point in plot.curves[0].points]
-    assert below == [False, False]
-    assert plots.convergence(replace(made, references=()), "seconds").band is None
+    assert len(plot.bands) == 2  # one for each prompt
+    assert all(plots.TOP < band < plots.HEIGHT - plots.BOTTOM for band in plot.bands)
+    assert not any(point.y > band for point in plot.curves[0].points for band in plot.bands)
+    assert plots.convergence(replace(made, references=()), "seconds").bands == ()
+
+
+def test_no_two_curves_look_alike_and_each_has_its_name_at_its_end(tmp_path: Path) -> None:
+    names = [name for name in analytic.deterministic() if name in SOLVERS]
+    made = make(tmp_path, names, (5, 20), (1,), ("a house",), size=8)
+    looks = plots.styles(analytic.deterministic())
+    assert len(set(looks.values())) == len(looks) > 39
+    curves = plots.convergence(made, "unet_calls").curves
+    assert [curve.name for curve in curves] == names
+    lines = sorted(curve.label for curve in curves)
+    assert all(below - above > plots.LINE - 0.2 for above, below in pairwise(lines))
+    page = report.build_report(tmp_path).read_text(encoding="utf-8")
+    assert all(f">{name}</text>" in page for name in names)
 
 
 def test_errors_below_the_band_are_set_apart(tmp_path: Path) -> None:

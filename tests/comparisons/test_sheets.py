@@ -60,9 +60,7 @@ def test_a_comparison_over_several_sheets_is_drawn_whole(tmp_path: Path) -> None
 
 
 def test_a_block_that_fits_no_sheet_is_refused_before_anything_is_painted() -> None:
-    with pytest.raises(
-        ConfigError, match=r"16 schedulers × 12 columns .* choose a smaller --width and --height"
-    ):
+    with pytest.raises(ConfigError, match=r"16 rows × 12 columns .* choose a smaller --size"):
         sheets.plan_sheets((2048, 2048), tuple(SOLVERS), 12, 1)
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 # Viridis (matplotlib, CC0) at nine even steps, from dark to bright.
 VIRIDIS = ("440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725")
-UNITS = {"unet-calls": "UNet calls", "steps": "steps", "seconds": "seconds"}
 
 
 def number(value: float) -> str:
@@ -33,11 +32,6 @@ def decibels(value: float) -> str:
 def counted(value: int, noun: str) -> str:
     """`1 step`, `20 steps`."""
     return f"{value:,} {noun}{'' if value == 1 else 's'}"
-
-
-def budget(column: float, match: str) -> str:
-    """A column with its unit, such as `20 UNet calls`; `match` is Comparison.match."""
-    return f"{column:g} {UNITS[match]}"
 
 
 @dataclass(frozen=True)
