@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"  # before the imports: modules below read it
 
-from sdapp.api import batch, compare, generate, paint, paint_file, replay, stream
+from sdapp.api import batch, compare, generate, grid, paint, paint_file, replay, stream
 from sdapp.warm import StableDiffusion
 
 load = StableDiffusion.load
@@ -13,6 +13,7 @@ __all__ = [
     "batch",
     "compare",
     "generate",
+    "grid",
     "load",
     "paint",
     "paint_file",

@@ -1,4 +1,4 @@
-"""The Python functions: generate, stream, batch, compare and replay.
+"""The Python functions: generate, stream, batch, compare, grid and replay.
 
 They print nothing and change nothing process-wide.
 """
@@ -16,6 +16,7 @@ from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import Batch
 from sdapp.config import RunConfig, validate
 from sdapp.errors import JobsFailedError, gathered
+from sdapp.grids.axes import AxisGiven, read_axes
 from sdapp.jobs import LoadKey, Work, plan
 from sdapp.keywords import BatchKeywords, CompareKeywords, GenerateKeywords
 from sdapp.models.locate import Model
@@ -30,6 +31,7 @@ from sdapp.settings.layers import Layer, merge
 
 if TYPE_CHECKING:
     from sdapp.comparisons.cells import Comparison
+    from sdapp.grids.folder import ImageGrid
 
 
 @overload
@@ -150,6 +152,39 @@ def compare(
     for _ in paint_comparison(planned, executor, on_step, notes.wait):
         pass
     return finish(planned.folder)[0]
+
+
+def grid(  # noqa: PLR0913 - an axis is an argument
+    prompt: str | None = None,
+    *,
+    x: AxisGiven,
+    y: AxisGiven | None = None,
+    z: AxisGiven | None = None,
+    out: str | Path = "grid",
+    on_step: OnStep | None = None,
+    on_note: OnNote | None = None,
+    executor: Executor | None = None,
+    **settings: Unpack[GenerateKeywords],
+) -> "ImageGrid":
+    """Paint an image for each combination of values and return the grid: `grid("a castle",
+    x="guidance_scale=1-20", y={"scheduler": ["euler-a", "unipc"]})`.
+
+    An axis is a text as for `sdapp grid`, or one setting and its values. The folder `out` gets a page,
+    contact sheets and the images; images that are in it already are not painted again. An image that fails is
+    a cell with its reason. Raises SdappError.
+    """
+    from sdapp.grids.plan import GridPlan
+    from sdapp.grids.run import finish_grid, paint_grid
+
+    given: dict[str, Any] = {**settings} | ({} if prompt is None else {"prompt": prompt})
+    layer = as_layer(given | {"output": {**given.get("output", {}), "dir": str(out)}})
+    planned = GridPlan([layer], read_axes({"x": x, "y": y, "z": z}))
+    notes = Notes(on_note)
+    notes.tell(planned.notes)
+    executor = executor or LocalExecutor(planned.models)
+    for _ in paint_grid(planned, executor, on_step, notes.wait):
+        pass
+    return finish_grid(planned.folder)[0]
 
 
 def replay(

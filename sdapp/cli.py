@@ -12,6 +12,7 @@ from sdapp.commands.compare import compare, report
 from sdapp.commands.config import config_app
 from sdapp.commands.doctor import doctor
 from sdapp.commands.generate import generate, img2img, inpaint
+from sdapp.commands.grid import grid
 from sdapp.commands.options import Command
 from sdapp.commands.replay import replay
 from sdapp.commands.schedulers import schedulers
@@ -33,6 +34,7 @@ COMMANDS = (
     img2img,
     inpaint,
     batch,
+    grid,
     shell,
     replay,
     compare,

@@ -15,17 +15,17 @@ TOP = (
     "__main__",
     "cli", "commands",
     "warm", "api", "arguments", "keywords",
-    "comparisons", "replays", "batches", "notes", "pipelines", "diffusion", "outputs", "pages", "records",
+    "comparisons", "grids", "replays", "batches", "notes", "pipelines", "diffusion", "pages", "outputs", "records",
     "metadata", "prompts", "jobs", "models", "config", "settings", "schedulers", "scheduler_table", "images", "markup", "errors",
     "profiling",
 )  # fmt: skip
 INSIDE = {
     "commands": (
         "shell",
-        "generate", "batch", "compare", "replay", "show", "tokens", "config", "schedulers", "doctor", "running", "options",
+        "generate", "batch", "compare", "grid", "replay", "show", "tokens", "config", "schedulers", "doctor", "running", "options",
         "completion", "estimates", "terminal",
     ),
-    "comparisons": ("run", "report", "measure", "plan", "pace", "folder", "statistics", "cells", "metrics", "analytic"),
+    "comparisons": ("run", "report", "measure", "plan", "pace", "folder", "verdict", "statistics", "cells", "metrics", "analytic"),
     "comparisons/report": ("report", "plots", "sheets", "format"),
     "batches": ("prune", "stream", "run", "prompt_file", "executors", "items", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (
@@ -33,7 +33,8 @@ INSIDE = {
         "task_inputs", "text_encoder", "noise",
         "devices",
     ),
-    "pages": ("page",),
+    "pages": ("sources", "page", "sheet"),
+    "grids": ("run", "page", "sheets", "plan", "folder", "axes"),
     "outputs": ("writer", "painted", "encode", "naming", "files"),
     "metadata": (
         "read", "comfyui", "infotext", "named", "carry", "samplers", "record", "containers",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from sdapp.errors import ConfigError
-from sdapp.jobs import Job
+from sdapp.jobs import Job, LoadKey
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Item:
     line: int
     index: int  # among all images of the file
     choices: Mapping[str, str]  # of `{a|b}` and `__words__` in its prompts
+    load: LoadKey | None = None  # if it needs another load of a model than the rest of its batch
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,8 @@ class _Painting:
 
     def _work(self, items: Sequence[Item]) -> Work:
         config, jobs = self.batch.config, [item.job for item in items]
-        return Work(self.batch.load, jobs, config.batch_size, keep_going=True, unet_calls=self.unet_calls)
+        load = items[0].load or self.batch.load
+        return Work(load, jobs, config.batch_size, keep_going=True, unet_calls=self.unet_calls)
 
     def _is_done(self, item: Item) -> bool:
         self.batch.finished.refresh()
@@ -235,10 +236,12 @@ class _Painting:
 
 
 def _alike(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Put jobs that can share UNet calls together, within a window of the file."""
+    """Put jobs that can share UNet calls together, within a window of the file; those of a load in a row."""
     items = iter(items)
     while window := list(islice(items, WINDOW)):
-        packs: dict[str, list[Item]] = {}
+        packs: dict[tuple[LoadKey | None, str], list[Item]] = {}
         for item in window:
-            packs.setdefault(item.job.pack, []).append(item)
-        yield from sorted(packs.values(), key=lambda pack: str(pack[0].job.loras))  # exchanged seldom
+            packs.setdefault((item.load, item.job.pack), []).append(item)
+        order = {load: number for number, load in enumerate(dict.fromkeys(item.load for item in window))}
+        # LoRAs are exchanged seldom.
+        yield from sorted(packs.values(), key=lambda pack: (order[pack[0].load], str(pack[0].job.loras)))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sdapp.config import SETTINGS, VARIABLE, read_user_config
 from sdapp.errors import SdappError
+from sdapp.grids.axes import KEYS
 from sdapp.models.files import BUILT_IN
 from sdapp.scheduler_table import TABLE
 from sdapp.settings.files import names_in, presets
@@ -33,6 +34,7 @@ def listed(known: Iterable[str]) -> Completion:
 SCHEDULERS = [name for row in TABLE for name in (row.name, *(f"{row.name}-{each}" for each in row.sigmas))]
 setting_keys = offer(f"{key}=" for key in SETTINGS)
 varied_keys = offer(f"{key}=" for key in VARIABLE)
+axis_keys = offer([*(f"{key}=" for key in KEYS), "prompt:", "lora:"])
 
 
 def configs(incomplete: str) -> list[str]:

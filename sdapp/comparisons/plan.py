@@ -26,10 +26,8 @@ TITLE_NAMES = 4
 COMPARE_DEFAULTS = {
     "output.dir": "comparison",
     "compile": "off",  # compiling would count as the time of some images
-    "compare.schedulers": [
-        "euler", "ddim", "dpm++2m", "dpm++2m-karras", "unipc", "heun", "euler-a", "dpm++2m-sde-karras",
-    ],
-}  # fmt: skip
+    "compare": {},  # its own defaults
+}
 # Settings that suit every task, for checks before those of each cell.
 NEUTRAL = (override("scheduler", "euler", ""), override("steps", MOST_STEPS, ""), override("eta", None, ""))
 # Settings that a comparison does not use, and what it uses instead.

@@ -98,6 +98,11 @@ def _own_fields(values: Mapping[str, Any]) -> dict[str, str | None]:
     }
 
 
+def with_fields(text: str, fields: Mapping[str, str]) -> str:
+    """Add fields at the end of an infotext, as A1111's scripts do."""
+    return ", ".join([text, *(f"{key}: {_quote(value)}" for key, value in fields.items())])
+
+
 def _lora_tag(lora: Mapping[str, Any]) -> str:
     """A LoRA as A1111 writes it into the prompt: its weight, or those of the text encoders and the UNet."""
     weights = [each for each in (lora["text_encoder_weight"], lora["weight"]) if each is not None]

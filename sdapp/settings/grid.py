@@ -81,7 +81,7 @@ class Grid(Frozen):
         BeforeValidator(_split_names, json_schema_input_type=str | list[str]),
         AfterValidator(lambda names: _refuse_repeated([_find_scheduler(name).name for name in names])),
         Field(min_length=1, description="Names as `sdapp schedulers` lists them."),
-    ]
+    ] = ["euler", "ddim", "dpm++2m", "dpm++2m-karras", "unipc", "heun", "euler-a", "dpm++2m-sde-karras"]
     match: Annotated[
         Match, Field(description="What is equal within a column: UNet calls, steps, or seconds per image.")
     ] = "unet-calls"
