@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"  # before the imports: modules below read it
 
-from sdapp.api import batch, compare, generate, grid, paint, paint_file, replay, stream
+from sdapp.api import batch, compare, generate, grid, paint, paint_file, replay, stream, upscale
 from sdapp.warm import StableDiffusion
 
 load = StableDiffusion.load
@@ -19,4 +19,5 @@ __all__ = [
     "paint_file",
     "replay",
     "stream",
+    "upscale",
 ]

@@ -1,4 +1,4 @@
-"""The Python functions: generate, stream, batch, compare, grid and replay.
+"""The Python functions: generate, stream, batch, compare, grid, replay and upscale.
 
 They print nothing and change nothing process-wide.
 """
@@ -28,6 +28,7 @@ from sdapp.records import OnStep, Result
 from sdapp.replays import paint_replays, plan_replays
 from sdapp.settings.grid import Grid
 from sdapp.settings.layers import Layer, merge
+from sdapp.upscales import plan_upscales
 
 if TYPE_CHECKING:
     from sdapp.comparisons.cells import Comparison
@@ -233,6 +234,27 @@ class Stream(Iterator[Result]):
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
+def upscale(
+    *images: str | Path,
+    on_step: OnStep | None = None,
+    on_note: OnNote | None = None,
+    executor: Executor | None = None,
+    **settings: Any,
+) -> Iterator[Result]:
+    """Make images larger, with the settings inside them: `for result in upscale("a.png", upscale=1.5):
+    result.image.show()`.
+
+    `settings` replace those of all images; `upscale` is the factor (2 if not given), or all keys of that
+    group. `result.source` is the path of the image. Everything is checked when this is called. An image that
+    fails is a result with its error. Raises SdappError.
+    """
+    planned, errors = plan_upscales([Path(image) for image in images], [Layer(settings)], Notes(on_note))
+    if errors:
+        raise gathered(errors)
+    models = {each.load: each.model for each in planned}
+    return Stream(paint_replays(planned, executor or LocalExecutor(models), on_step), "upscale")
+
+
 # --- planning ---------------------------------------------------------------------------------------------
 
 
@@ -256,7 +278,13 @@ def plan_images(layers: Sequence[Layer]) -> PlannedImages:
     config = validate(merged)
     model = locate_model(config.model, config.revision, config.vae)
     jobs = plan(config, model)
-    work = Work(LoadKey.of(config, model), jobs, config.batch_size, unet_calls=jobs.unet_calls)
+    work = Work(
+        LoadKey.of(config, model),
+        jobs,
+        config.batch_size,
+        unet_calls=jobs.unet_calls,
+        preview=config.preview_file,
+    )
     return PlannedImages(config, model, work, tuple(notes_before_painting(config, model, jobs[0])))
 
 

@@ -11,7 +11,7 @@ from sdapp.commands.batch import batch
 from sdapp.commands.compare import compare, report
 from sdapp.commands.config import config_app
 from sdapp.commands.doctor import doctor
-from sdapp.commands.generate import generate, img2img, inpaint
+from sdapp.commands.generate import generate, img2img, inpaint, outpaint
 from sdapp.commands.grid import grid
 from sdapp.commands.options import Command
 from sdapp.commands.replay import replay
@@ -20,6 +20,7 @@ from sdapp.commands.shell import shell
 from sdapp.commands.show import show
 from sdapp.commands.terminal import Commands, end_without_stdout, open_streams
 from sdapp.commands.tokens import tokens
+from sdapp.commands.upscale import upscale
 from sdapp.diffusion.startup import leave
 from sdapp.errors import MissingInputError
 
@@ -33,6 +34,8 @@ COMMANDS = (
     generate,
     img2img,
     inpaint,
+    outpaint,
+    upscale,
     batch,
     grid,
     shell,

@@ -54,7 +54,54 @@ class Inpaint(Frozen):
     ] = None
 
 
-Task = Annotated[Txt2Img | Img2Img | Inpaint, Field(discriminator="kind")]
+def _sides(value: object) -> object:
+    """Read `left=128,right=64`; something else is returned as it is."""
+    if not isinstance(value, str):
+        return value
+    parts = [part for part in re.split(r"[,;\s]+", value) if part]
+    pairs = [re.fullmatch(r"(\w+)=(\d{1,9})", part) for part in parts]
+    if not parts or not all(pairs):
+        raise ValueError(f"write it as left=128,right=64, not {value!r:.80}")
+    return {pair[1]: int(pair[2]) for pair in pairs if pair}
+
+
+Added = Annotated[int, Field(ge=0, le=8192)]
+
+
+class Sides(Frozen):
+    """How many pixels an image grows by, on each side."""
+
+    left: Added = 0
+    right: Added = 0
+    top: Added = 0
+    bottom: Added = 0
+
+
+class Outpaint(Frozen):
+    """An image that is continued beyond its sides; every pixel of it stays as it is."""
+
+    kind: Annotated[Literal["outpaint"], Setting("text")]
+    image: Annotated[FilePath, Field(description="The image to continue.")]
+    sides: Annotated[
+        Sides,
+        BeforeValidator(_sides, json_schema_input_type=str | Sides),
+        Field(description="Pixels to add, such as left=128,right=64; at most the image's own size."),
+        Setting("text"),
+    ]
+    strength: Annotated[
+        float,
+        Field(gt=0, le=1, description="How far from the continued colours; 1 suits models for inpainting."),
+    ] = 0.9
+
+
+class UpscaleImage(Frozen):
+    """An image that exists: nothing is painted before it is upscaled."""
+
+    kind: Annotated[Literal["upscale"], Setting("text")]
+    image: Annotated[FilePath, Field(description="The image to upscale.")]
+
+
+Task = Annotated[Txt2Img | Img2Img | Inpaint | Outpaint | UpscaleImage, Field(discriminator="kind")]
 
 
 class SchedulerChoice(Frozen):
@@ -87,6 +134,59 @@ def _name_alone(value: object) -> object:
 AutoSwitch = Annotated[bool | Literal["auto"], Setting(expected="true, false or auto")]
 
 
+def _multiple_of_8(pixels: int) -> int:
+    if pixels % 8:
+        below = pixels // 8 * 8
+        raise ValueError(f"must be a multiple of 8; the nearest are {below} and {below + 8}")
+    return pixels
+
+
+Enlarger = Literal["lanczos", "latent", "latent-bicubic", "latent-nearest", "model"]
+
+
+def _scale_alone(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {"scale": value} if is_number else value
+
+
+class Upscale(Frozen):
+    """A stage after the first image, which makes it larger; `width` and `height` stay those of the first."""
+
+    scale: Annotated[
+        float, Field(gt=1, le=16, description="Sides of the final image: width and height times this.")
+    ] = 2.0
+    method: Annotated[
+        Literal["hires", "model"],
+        Field(
+            description="hires: enlarge the image, then denoise it again; model: an upscaler such as ESRGAN."
+        ),
+    ] = "hires"
+    enlarge: Annotated[
+        Enlarger, Field(description="hires: what enlarges the image, or its latents; model: an upscaler.")
+    ] = "lanczos"
+    strength: Annotated[
+        float, Field(gt=0, le=1, description="hires: how much may change; int(steps × strength) steps run.")
+    ] = 0.4
+    steps: Annotated[int | None, Field(ge=1, le=1000, description="Default: as the first image.")] = None
+    scheduler: Annotated[
+        SchedulerChoice | None,
+        BeforeValidator(_name_alone, json_schema_input_type=str | SchedulerChoice),
+        Field(description="Default: as the first image."),
+    ] = None
+    tile: Annotated[
+        Annotated[int, Field(ge=64, le=8192), AfterValidator(_multiple_of_8)] | None,
+        Field(description="Side in pixels of tiles that overlap; default: the whole image at once."),
+    ] = None
+    model: Annotated[FilePath | None, Field(description="The upscaler: a .safetensors file.")] = None
+    sha256: Annotated[
+        str | None, Field(description="Of the upscaler's tensors; others are refused."), Setting("name")
+    ] = None
+
+    @property
+    def uses_model(self) -> bool:
+        return "model" in (self.method, self.enlarge)
+
+
 class Memory(Frozen):
     """What to trade for memory on the device; auto: what the free memory of a GPU needs."""
 
@@ -102,8 +202,8 @@ class Memory(Frozen):
 
 
 PLACEHOLDERS = (
-    "prompt", "seed", "index", "scheduler", "steps", "guidance_scale", "width", "height", "model", "task",
-    "id", "date", "time",
+    "prompt", "seed", "index", "scheduler", "steps", "guidance_scale", "width", "height", "final_width",
+    "final_height", "image", "model", "task", "id", "date", "time",
 )  # fmt: skip
 PLACEHOLDER_LIST = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
 
@@ -133,6 +233,7 @@ class Output(Frozen):
     quality: Annotated[int, Field(ge=1, le=100, description="JPEG and WebP; WebP is lossless at 100.")] = 95
 
 
+PREVIEW = "preview.png"
 MAX_LORA_WEIGHT = 10
 
 
@@ -194,13 +295,6 @@ Switch = Literal["auto", "on", "off"]
 BatchSize = Annotated[
     Annotated[int, Field(ge=1, le=256)] | Literal["auto"], Setting(expected="a number from 1 to 256, or auto")
 ]
-
-
-def _multiple_of_8(pixels: int) -> int:
-    if pixels % 8:
-        below = pixels // 8 * 8
-        raise ValueError(f"must be a multiple of 8; the nearest are {below} and {below + 8}")
-    return pixels
 
 
 Side = Annotated[
@@ -315,6 +409,11 @@ class ImageSettings(Frozen):
         Setting(in_grid=True),
     ] = None
     task: Task = Txt2Img()
+    upscale: Annotated[
+        Upscale | None,
+        BeforeValidator(_scale_alone, json_schema_input_type=float | Upscale),
+        Field(description="Make the image larger after it is painted: a factor, or {scale, method, …}."),
+    ] = None
     prediction_type: Annotated[
         Literal["auto", "epsilon", "v_prediction"],
         Field(description="What the UNet predicts: noise or v; auto: as the model's files say."),
@@ -379,8 +478,15 @@ class RunConfig(ImageSettings, LoadSettings):
         Field(description="Number of images to denoise together; auto finds a fast one that fits in memory."),
     ] = 1
     output: Output = Output()
+    preview: Annotated[
+        bool, Field(description=f"Keep {PREVIEW} in output.dir fresh while an image is painted.")
+    ] = False
     folders: Folders = Folders()
     compare: Annotated[Grid | None, Field(description="The grid of `sdapp compare`.")] = None
+
+    @property
+    def preview_file(self) -> str | None:
+        return str(Path(self.output.dir) / PREVIEW) if self.preview else None
 
 
 SETTINGS = declared(RunConfig)
@@ -466,10 +572,8 @@ def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
     except ConfigError as exc:
         key, _, message = str(exc).partition(": ")
         yield key, message
-    if not isinstance(config.task, Txt2Img) and int(config.steps * config.task.strength) < 1:
-        at_least = min(1.0, -(-100 // config.steps) / 100)
-        none_run = f"with strength {config.task.strength:g}, none of {config.steps} steps runs"
-        yield "task.strength", f"{none_run}; use at least {at_least:g}"
+    yield from _task_conflicts(config)
+    yield from _upscale_conflicts(config)
     if (config.width is None) != (config.height is None):
         yield "width" if config.width else "height", "give both width and height, or neither"
     if config.seed is not None and config.seed + config.count - 1 > MAX_SEED:
@@ -482,3 +586,46 @@ def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "loras", "cannot be merged into layers that are offloaded; use memory.offload: model or none"
     if config.compile == "on" and config.memory.offload not in ("auto", "none"):
         yield "compile", "an offloaded UNet cannot be compiled; turn off compile or memory.offload"
+
+
+def _task_conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
+    if isinstance(config.task, Img2Img | Inpaint | Outpaint):
+        yield from _no_steps("task", config.steps, config.task.strength)
+    if isinstance(config.task, Outpaint) and not any(config.task.sides.model_dump().values()):
+        yield "task.sides", "nothing is added; give pixels for at least one side, such as left=128"
+    if isinstance(config.task, Outpaint | UpscaleImage) and (config.width or config.height):
+        yield "width", f"the size of {config.task.kind} follows from its image; leave out width and height"
+
+
+def _no_steps(group: str, steps: int, strength: float) -> Iterator[tuple[str, str]]:
+    if int(steps * strength) < 1:
+        at_least = min(1.0, -(-100 // steps) / 100)
+        none_run = f"with strength {strength:g}, none of {steps} steps runs"
+        yield f"{group}.strength", f"{none_run}; use at least {at_least:g}"
+
+
+def _upscale_conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Yield what does not fit in `upscale`, or with it."""
+    upscale = config.upscale
+    if upscale is None:
+        if isinstance(config.task, UpscaleImage):
+            yield "upscale", "is missing: how much larger should the image be? For example upscale: 2"
+        return
+    if upscale.uses_model and upscale.model is None:
+        yield "upscale.model", "is missing: which upscaler? Give a .safetensors file, such as of ESRGAN"
+    if upscale.model is not None and not upscale.uses_model:
+        yield "upscale.model", "is not used; add upscale.method: model, or upscale.enlarge: model"
+    if upscale.method != "hires":
+        return
+    steps = upscale.steps or config.steps
+    yield from _no_steps("upscale", steps, upscale.strength)
+    try:
+        schedulers.check_run((upscale.scheduler or config.scheduler).resolve(), steps, None)
+    except ConfigError as exc:
+        key, _, message = str(exc).partition(": ")
+        yield f"upscale.{key}", message
+    if upscale.enlarge.startswith("latent") and isinstance(config.task, Inpaint | Outpaint | UpscaleImage):
+        message = f"{upscale.enlarge} needs latents of the whole image, which {config.task.kind} has not"
+        yield "upscale.enlarge", f"{message}; use lanczos"
+    if upscale.tile and config.cache_interval > 1:
+        yield "upscale.tile", "does not fit with cache_interval, which remembers one tile only; use one"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -18,21 +19,26 @@ from sdapp.config import (
     BatchSize,
     Embedding,
     ImageSettings,
+    Img2Img,
     LoadSettings,
     Lora,
     ModelSettings,
+    Outpaint,
     RunConfig,
     SchedulerChoice,
     Task,
+    Upscale,
 )
 from sdapp.errors import ConfigError
 from sdapp.models.embedding_files import find_embeddings, vector_counts
 from sdapp.models.locate import Model, check_clip_skip, check_task
 from sdapp.models.lora_files import check_loras
 from sdapp.models.safety import check_ships
+from sdapp.models.upscalers import check_upscaler
 from sdapp.models.words import check_words
 from sdapp.settings.files import find_named
 
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 LORA_TAG = re.compile(r"<lora:([^<>:]+)((?::[-+]?\d*\.?\d+){0,2})>")
 # The record of a JPEG has room for 65,504 bytes. A byte of a prompt takes up to 12.1 of them: up to 6 in the
 # job (a control character in JSON) and 6 in the note about truncated text, or 3 and 9. A quarter is left.
@@ -66,6 +72,10 @@ class Job(ImageSettings, ModelSettings):
         content["task"] = {key: value for key, value in content["task"].items() if key not in self.inputs}
         for name in ("loras", "embeddings"):
             content[name] = [{key: each[key] for key in each if key != "file"} for each in content[name]]
+        if self.upscale:
+            usual = Upscale().model_dump(mode="json")
+            given = content["upscale"] | {"model": None}  # which its digest stands for
+            content["upscale"] = {key: value for key, value in given.items() if value != usual[key]}
         negative = self.negative_prompt
         if markup.is_plain(self.prompt) and markup.is_plain(negative, is_negative=True):
             content["emphasis"] = "original"
@@ -87,9 +97,9 @@ class Job(ImageSettings, ModelSettings):
         return _canonical(content | {"chunks": self.chunks})
 
     def __copy__(self) -> Self:
-        """Copy without `id` and `pack`: `model_copy` may change the fields that they were computed from."""
+        """Copy without what was computed from fields, which `model_copy` may change."""
         copied = super().__copy__()
-        for name in ("id", "pack"):
+        for name in ("id", "pack", "second_pass"):
             copied.__dict__.pop(name, None)
         return copied
 
@@ -106,8 +116,59 @@ class Job(ImageSettings, ModelSettings):
 
     @property
     def unet_calls(self) -> int:
-        """How often the UNet will be called for this image."""
-        return self.scheduler.resolve().unet_calls(self.steps_to_run)
+        """How often the UNet will be called for this image, by both passes if it is upscaled by `hires`."""
+        calls = self.scheduler.resolve().unet_calls(self.steps_to_run) if self.steps_to_run else 0
+        rounds = len(self.rounds) if self.task.kind == "outpaint" else 1
+        return calls * rounds + (self.second_pass.unet_calls if self.second_pass else 0)
+
+    @property
+    def has_passes(self) -> bool:
+        """Whether the image is denoised several times."""
+        return self.task.kind == "outpaint" or self.upscale is not None
+
+    @property
+    def rounds(self) -> list[Box]:
+        """The parts of the canvas that are filled one after the other by outpainting, the last one all of it.
+
+        Each round continues an image by at most half its width or height on a side.
+        """
+        assert self.task.kind == "outpaint"
+        left, top = self.task.sides.left, self.task.sides.top
+        box = left, top, self.width - self.task.sides.right, self.height - self.task.sides.bottom
+        boxes = list[Box]()
+        while box != (0, 0, self.width, self.height):
+            across, down = (box[2] - box[0] + 1) // 2, (box[3] - box[1] + 1) // 2
+            right, bottom = min(box[2] + across, self.width), min(box[3] + down, self.height)
+            box = max(box[0] - across, 0), max(box[1] - down, 0), right, bottom
+            boxes.append(box)
+        return boxes
+
+    @property
+    def final_width(self) -> int:
+        return final_side(self.width, self.upscale)
+
+    @property
+    def final_height(self) -> int:
+        return final_side(self.height, self.upscale)
+
+    @cached_property
+    def second_pass(self) -> "Job | None":
+        """The job that denoises the enlarged image again (`upscale.method: hires`), as img2img; else None.
+
+        Its size is the final one, rounded up to multiples of 8; the rest is cut off the finished image.
+        """
+        upscale = self.upscale
+        if upscale is None or upscale.method != "hires":
+            return None
+        change = {
+            "task": Img2Img(kind="img2img", image="-", strength=upscale.strength),
+            "steps": upscale.steps or self.steps,
+            "scheduler": upscale.scheduler or self.scheduler,
+            "width": -(-self.final_width // 8) * 8,
+            "height": -(-self.final_height // 8) * 8,
+            "upscale": None,
+        }
+        return self.model_copy(update=change)
 
 
 class JobList(Sequence[Job]):
@@ -156,6 +217,7 @@ class Work:
     batch_size: BatchSize = 1
     keep_going: bool = False  # a job that fails becomes a result with its error
     unet_calls: int = 0  # of the whole run; decides whether compiling saves time
+    preview: str | None = None  # a file that shows the image that is being painted
 
 
 def _pinned_vae(config: RunConfig, model: Model) -> str | None:
@@ -179,8 +241,18 @@ LATER_DEFAULTS = {
 
 
 def steps_to_run(task: Task, steps: int) -> int:
-    """Return how many of `steps` run for a task: int(steps × strength) if it starts from an image."""
+    """Return how many of `steps` run for a task: int(steps × strength) if it starts from an image.
+
+    None run for an image that is only upscaled.
+    """
+    if task.kind == "upscale":
+        return 0
     return steps if task.kind == "txt2img" else min(int(steps * task.strength), steps)
+
+
+def final_side(pixels: int, upscale: Upscale | None) -> int:
+    """Return a side of the final image, in whole pixels; a half is rounded up."""
+    return pixels if upscale is None else int(pixels * upscale.scale + 0.5)
 
 
 def _canonical(content: Mapping[str, Any]) -> str:
@@ -221,6 +293,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         "revision": model.revision,
         "vae": _pinned_vae(config, model),
         "scheduler": choose_scheduler(config, model)[0],
+        "upscale": _fitting_upscale(config, model, width, height),
         "width": width,
         "height": height,
         "seed": seeds[0],
@@ -289,6 +362,28 @@ def choose_scheduler(config: RunConfig, model: Model) -> tuple[SchedulerChoice, 
     return SchedulerChoice(name=name, options=dict(options)), note
 
 
+def _fitting_upscale(config: RunConfig, model: Model, width: int, height: int) -> Upscale | None:
+    """Return the settings of upscaling, with the scheduler that the model runs with and the upscaler's
+    digest.
+    """
+    upscale = config.upscale
+    _check_final_size(upscale, width, height)
+    if upscale and upscale.uses_model:
+        upscale = check_upscaler(upscale)
+    if upscale is None or upscale.scheduler is None:
+        return upscale
+    second = config.model_copy(update={"scheduler": upscale.scheduler, "eta": None})
+    return upscale.model_copy(update={"scheduler": choose_scheduler(second, model)[0]})
+
+
+def _check_final_size(upscale: Upscale | None, width: int, height: int) -> None:
+    final = final_side(width, upscale), final_side(height, upscale)
+    if final[0] * final[1] > images.MAX_PIXELS:
+        most = math.floor(100 * math.sqrt(images.MAX_PIXELS / (width * height))) / 100
+        size = f"{final[0]}x{final[1]} are more than {images.MAX_PIXELS:,} pixels"
+        raise ConfigError(f"upscale.scale: {size}; for {width}x{height}, use at most {most:g}")
+
+
 def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict[str, str]]:
     """Check the input files; return the size of the image and their digests."""
     asked = (config.width, config.height) if config.width and config.height else None
@@ -297,9 +392,10 @@ def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict
         return asked or (model.size, model.size), {}
     # With padding, only the masked part is painted at the given size; the image keeps its own size.
     cropped = task.kind == "inpaint" and task.padding is not None
-    image = images.inputs.image(task.image, None if cropped else asked, cropped, keep_alpha=True)
+    any_size = cropped or task.kind in ("outpaint", "upscale")
+    image = images.inputs.image(task.image, None if any_size else asked, any_size, keep_alpha=True)
     size = image.size
-    if task.kind == "inpaint" and config.output.format == "jpeg" and image.mode == "RGBA":
+    if task.kind != "img2img" and config.output.format == "jpeg" and image.mode == "RGBA":
         raise ConfigError(
             f"output.format: {task.image} is partly transparent, which a JPEG cannot store; use png or webp"
         )
@@ -307,4 +403,18 @@ def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict
     if task.kind == "inpaint":
         images.inputs.mask(task.mask, task.image, size)
         inputs["mask"] = images.inputs.read(task.mask, "mask")[1]
+    if task.kind == "outpaint":
+        return _grown(task, size), inputs
     return asked or ((model.size, model.size) if cropped else size), inputs
+
+
+def _grown(task: Outpaint, size: images.Size) -> images.Size:
+    """The size of an image with what is added to it. Raises ConfigError for sides larger than the image."""
+    for sides, pixels, name in ((("left", "right"), size[0], "wide"), (("top", "bottom"), size[1], "high")):
+        for side in sides:
+            if (added := getattr(task.sides, side)) > pixels:
+                way = f"add at most {pixels}, and outpaint the result again"
+                raise ConfigError(
+                    f"task.sides.{side}: {added} pixels, but the image is {pixels} {name}; {way}"
+                )
+    return size[0] + task.sides.left + task.sides.right, size[1] + task.sides.top + task.sides.bottom

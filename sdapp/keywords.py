@@ -78,10 +78,49 @@ class SchedulerChoiceKeywords(TypedDict, total=False):
     exact: bool
 
 
+class SidesKeywords(TypedDict, total=False):
+    """How many pixels an image grows by, on each side."""
+
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+
 class Txt2ImgKeywords(TypedDict, total=False):
     """An image from a prompt alone."""
 
     kind: Literal["txt2img"]
+
+
+class UpscaleImageKeywords(TypedDict, total=False):
+    """An image that exists: nothing is painted before it is upscaled."""
+
+    kind: Required[Literal["upscale"]]
+    image: Required[InputImage]
+
+
+class OutpaintKeywords(TypedDict, total=False):
+    """An image that is continued beyond its sides; every pixel of it stays as it is."""
+
+    kind: Required[Literal["outpaint"]]
+    image: Required[InputImage]
+    sides: Required[str | SidesKeywords]
+    strength: float
+
+
+class UpscaleKeywords(TypedDict, total=False):
+    """A stage after the first image, which makes it larger; `width` and `height` stay those of the first."""
+
+    scale: float
+    method: Literal["hires", "model"]
+    enlarge: Literal["lanczos", "latent", "latent-bicubic", "latent-nearest", "model"]
+    strength: float
+    steps: int | None
+    scheduler: str | SchedulerChoiceKeywords
+    tile: int | None
+    model: str | None
+    sha256: str | None
 
 
 class TaskKeywords(TypedDict, total=False):
@@ -106,7 +145,8 @@ class SharedKeywords(TaskKeywords, total=False):
     height: int | None
     original_size: str | Sequence[int] | None
     crop: str | Sequence[int] | None
-    task: Txt2ImgKeywords | Img2ImgKeywords | InpaintKeywords
+    task: Txt2ImgKeywords | Img2ImgKeywords | InpaintKeywords | OutpaintKeywords | UpscaleImageKeywords
+    upscale: float | UpscaleKeywords
     prediction_type: Literal["auto", "epsilon", "v_prediction"]
     zero_snr: Literal["auto", "on", "off"]
     loras: AnyPath | Sequence[AnyPath | LoraKeywords]
@@ -136,6 +176,7 @@ class RunKeywords(TypedDict, total=False):
 
     batch_size: int | Literal["auto"]
     output: OutputKeywords
+    preview: bool
     folders: FoldersKeywords
 
 

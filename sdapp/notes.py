@@ -5,9 +5,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from shutil import which
+
+import psutil
 
 from sdapp import markup
-from sdapp.config import RunConfig, Txt2Img
+from sdapp.config import Img2Img, Inpaint, RunConfig
 from sdapp.images import inputs
 from sdapp.jobs import Job, choose_scheduler
 from sdapp.models.embedding_files import name_of, without_names
@@ -17,6 +20,8 @@ from sdapp.models.words import unknown_words
 from sdapp.schedulers import few_steps, is_for_few_steps
 
 MAX_LINE_NOTES = 20
+SHARP = 0.5
+DECODES = 6  # numbers per pixel and channel that decoding holds at once (benchmarks/activations.py)
 CHOICE = re.compile(r"\{[^{}]*\|[^{}]*\}|__[\w/-]*[A-Za-z][\w/-]*?__")
 OnNote = Callable[[str], object]  # is given a note for the user
 
@@ -44,10 +49,17 @@ def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator
     """What the user should know about the images of a run; `job` is the first one."""
     if choice := CHOICE.search(f"{job.prompt} {job.negative_prompt}"):
         yield f"prompt: {choice[0]!r} is plain text here; it chooses only in prompt files (sdapp batch)"
-    yield from filter(None, (choose_scheduler(config, model)[1],))
+    yield from filter(None, (choose_scheduler(config, model)[1], note_on_preview(config)))
     yield from notes_on_settings(config, model, job)
-    if not isinstance(job.task, Txt2Img) and job.steps_to_run != job.steps:
-        yield f"{job.steps_to_run} of {job.steps} steps run at strength {job.task.strength:g}"
+    for each in filter(None, (job, job.second_pass)):
+        if isinstance(each.task, Img2Img | Inpaint) and each.steps_to_run != each.steps:
+            again = "" if each is job else f" again at {job.final_width}x{job.final_height}"
+            yield f"{each.steps_to_run} of {each.steps} steps run{again} at strength {each.task.strength:g}"
+
+
+def note_on_preview(config: RunConfig) -> str:
+    """Where the preview is, or ""."""
+    return f"while an image is painted, {config.preview_file} shows it" if config.preview else ""
 
 
 def notes_on_line(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
@@ -72,7 +84,8 @@ def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str
     for key, text in prompts.items():
         yield from markup.notes(key, text, job.prompt_syntax)
     yield from _without_effect(config, model, job)
-    if job.width * job.height > 4 * model.size**2:
+    yield from _on_upscaling(config, model, job)
+    if job.width * job.height > 4 * model.size**2 and job.task.kind not in ("outpaint", "upscale"):
         yield (
             f"{job.width}x{job.height} is far more than the {model.size}x{model.size} that {model.name} "
             "was trained on: it takes long, and things repeat; --size makes it smaller"
@@ -84,6 +97,22 @@ def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str
         yield f"{job.task.image}: img2img paints the whole image opaque; what is transparent begins as white"
     if config.compile == "on" and "cache_interval" not in job.shortcuts:
         yield "the UNet is compiled at the first step of each size, which can take minutes"
+
+
+def _on_upscaling(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
+    """Notes on large images: enlarged latents that stay blurred, and more memory than this machine has."""
+    upscale, pixels = job.upscale, job.final_width * job.final_height
+    if upscale and upscale.enlarge.startswith("latent") and upscale.strength < SHARP:
+        yield f"enlarged latents stay blurred below an upscale.strength of {SHARP}; or enlarge by lanczos"
+    is_on_gpu = config.device not in ("auto", "cpu") or which("nvidia-smi") is not None
+    if is_on_gpu or config.memory.vae_tiling is True or pixels <= model.size**2:
+        return
+    width = model.facts.get("widths", [128])[0]
+    needed, free = DECODES * width * pixels * 4, psutil.virtual_memory().available
+    if needed > free:
+        size = f"{job.final_width}x{job.final_height}"
+        way = "memory.vae_tiling: true needs less"
+        yield f"decoding {size} takes about {needed / 2**30:.0f} GiB, {free / 2**30:.0f} are free; {way}"
 
 
 def _without_effect(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
@@ -114,7 +143,8 @@ def _without_effect(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
          job.clip_skip == 1 and is_xl),
         ("output.quality", "on PNG, which is lossless", quality_is_given and config.output.format == "png"),
     )  # fmt: skip
-    yield from (f"{key} has no effect {case}" for key, case, applies in rules if applies)
+    used = rules if calls else rules[-1:]  # without calls, it is only enlarged
+    yield from (f"{key} has no effect {case}" for key, case, applies in used if applies)
 
 
 class LineNotes:

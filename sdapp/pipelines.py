@@ -5,11 +5,11 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import groupby
+from itertools import groupby, zip_longest
 from operator import attrgetter
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from sdapp import __version__
-from sdapp.config import BatchSize, Memory
+from sdapp.config import BatchSize, Inpaint, Memory
 from sdapp.diffusion.batch_size import BatchSizes
 from sdapp.diffusion.decode import Decoded, decode_latents
 from sdapp.diffusion.devices import choose_device, choose_dtype
@@ -26,13 +26,15 @@ from sdapp.diffusion.loading import load_pipeline
 from sdapp.diffusion.loras import Loras
 from sdapp.diffusion.memory import is_shortage, memory_in_use, memory_taken
 from sdapp.diffusion.noise import HALVES, draw_in_float32
-from sdapp.diffusion.placement import Placement
+from sdapp.diffusion.placement import TILE, Placement
+from sdapp.diffusion.preview import Preview
 from sdapp.diffusion.safety import SKIPPED, SafetyChecker
 from sdapp.diffusion.shortcuts import with_shortcuts
 from sdapp.diffusion.solvers import build_scheduler
 from sdapp.diffusion.startup import LOADING, without_advice
 from sdapp.diffusion.task_inputs import (
     TaskInputs,
+    grown,
     keep_sizes_exact,
     paint_whole_cells,
     paste_result,
@@ -42,6 +44,8 @@ from sdapp.diffusion.task_inputs import (
 )
 from sdapp.diffusion.text_encoder import Conditioning, PromptText, TextEncoder
 from sdapp.diffusion.unet import Denoiser
+from sdapp.diffusion.upscale import enlarge_latents, enlarged, with_tiles
+from sdapp.diffusion.upscalers import Upscalers
 from sdapp.errors import ConfigError, SdappError, UpstreamError
 from sdapp.jobs import Job, LoadKey
 from sdapp.models.families import Family
@@ -52,6 +56,7 @@ from sdapp.profiling import timed
 from sdapp.prompts.tokens import cut_by
 from sdapp.records import OnStep, Record, Result
 
+CALLS = ("unet_calls", "unguided_calls", "cached_calls")
 VERSIONED = ("diffusers", "transformers", "torch")
 REPAID = 7_500  # UNet calls: compiling takes a minute and saves 8 ms per call (published, not measured here)
 SETTLED = 200  # calls of one batch size after which `batch_size: auto` is no longer trying it
@@ -64,25 +69,45 @@ class Painting:
 
     jobs: tuple[Job, ...]
     index: int  # of the first job in the run
-    pipe: Any
-    inputs: TaskInputs | None
+    inputs: list[TaskInputs]  # of each job, none for txt2img
+    preview: str | None  # a file to keep fresh
     reporter: "_StepReporter | None"
     conditioning: Conditioning | None = None
     latents: torch.Tensor | None = None
     decoded: Decoded | None = None
+    upscaled: list[Image.Image] = field(default_factory=list)  # by `upscale.method: model`
     entry: dict[str, Any] = field(default_factory=dict)  # fields of the Record, which the stages fill in
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The images so far: those that are only upscaled, or what was painted, pasted into the inputs."""
+        if self.upscaled:
+            return self.upscaled
+        if self.decoded is None:
+            return [each.whole for each in self.inputs if each.whole]
+        painted = map(Image.fromarray, self.decoded.levels)
+        return [paste_result(*each) for each in zip_longest(self.inputs, painted)]
 
 
 class _StepReporter:
-    """Calls `on_step` from a pipeline; `raised` is what it raised, which is not an error of the pipeline."""
+    """Calls `on_step` from a pipeline; `raised` is what it raised, which is not an error of the pipeline.
 
-    def __init__(self, on_step: OnStep, index: int, images: int) -> None:
+    `steps` are those of all passes for these images, 0 for a single one.
+    """
+
+    def __init__(self, on_step: OnStep, index: int, images: int, steps: int) -> None:
         self._on_step, self._index, self._images = on_step, index, images
+        self._steps, self._before, self._done = steps, 0, 0
         self.raised: Exception | None = None
 
+    def begin_pass(self) -> None:
+        """Count on from the steps that are done."""
+        self._before = self._done
+
     def __call__(self, pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        self._done = self._before + step + 1
         try:
-            self._on_step(self._index, self._images, step + 1, pipe.num_timesteps)
+            self._on_step(self._index, self._images, self._done, max(self._steps, pipe.num_timesteps))
         except Exception as exc:
             self.raised = exc
             raise
@@ -122,8 +147,11 @@ class Painter:
                 draw_in_float32(each, "prepare_latents", "prepare_mask_latents")
         paint_whole_cells(self._pipes["inpaint"])
         self._placement = Placement(self._pipes, device, memory, family)
-        self._sizes = BatchSizes(device)
-        self._stages = (self._encode, self._denoise, self._decode)
+        self._preview, self._upscalers = Preview(family, pipe.vae), Upscalers(device, self.dtype)
+        self._preview_file: str | None = None
+        self._tile: int | None = None  # of second passes, since memory ran out
+        self._sizes, self._scale = BatchSizes(device), int(pipe.vae_scale_factor)
+        self._stages = (self._encode, self._denoise, self._decode, self._outpaint, self._upscale)
 
     @property
     def pipelines(self) -> Mapping[str, Any]:
@@ -140,14 +168,16 @@ class Painter:
         batch_size: BatchSize = 1,
         on_step: OnStep | None = None,
         keep_going: bool = False,
+        preview: str | None = None,
     ) -> Iterator[Result]:
         """Paint jobs in order, up to `batch_size` neighbours of one pack at a time; read them when needed.
 
         A job without finite pixels, or for which memory runs out, becomes a Result with its error. With
         `keep_going` so does a job that fails otherwise; without it SdappError is raised, UpstreamError for an
-        error of diffusers or torch. What `on_step` raises is passed on.
+        error of diffusers or torch. What `on_step` raises is passed on. `preview` is a file that shows the
+        image that is being painted.
         """
-        index = 0
+        index, self._preview_file = 0, preview
         while index < len(jobs):
             ahead = jobs[index : index + self.together(jobs[index], batch_size)]
             batch = tuple(next(groupby(ahead, attrgetter("pack")))[1])
@@ -160,7 +190,8 @@ class Painter:
         self, batch: tuple[Job, ...], index: int, on_step: OnStep | None, keep_going: bool
     ) -> Iterator[Result]:
         """Paint a batch; catch here, and only here, what upstream raises; retry with less memory."""
-        reporter = _StepReporter(on_step, index, len(batch)) if on_step else None
+        steps = batch[0].unet_calls if batch[0].has_passes else 0
+        reporter = _StepReporter(on_step, index, len(batch), steps) if on_step else None
         results, reason, may_split, is_short = list[Result](), "", len(batch) > 1, False
         try:
             results = self._paint_batch(batch, index, reporter)
@@ -188,11 +219,20 @@ class Painter:
         if may_split:
             yield from self._paint_or_fail(batch[:half], index, on_step, keep_going)
             yield from self._paint_or_fail(batch[half:], index + half, on_step, keep_going)
-        elif is_short and self._placement.save_more():
+        elif is_short and (self._placement.save_more() or self._use_tiles(batch[0])):
             yield from self._paint_or_fail(batch, index, on_step, keep_going)
         else:
             error = f"memory ran out, and nothing is left to save: {reason}" if is_short else reason
             yield from (Result(job, index + i, None, None, error) for i, job in enumerate(batch))
+
+    def _use_tiles(self, job: Job) -> bool:
+        """Denoise enlarged images in tiles from now on; False if nothing is left to do so."""
+        if job.second_pass is None or self._tile is not None:
+            return False
+        self._tile = TILE
+        then = f"enlarged images are denoised in tiles of {TILE} pixels, which changes them"
+        self._placement.notes.append(f"memory ran out: since then {then}")
+        return True
 
     # --- one batch -------------------------------------------------------------------------------------
 
@@ -207,13 +247,14 @@ class Painter:
             with timed("LoRA"):
                 self._loras.apply(batch[0].loras)
         started, before = time.perf_counter(), memory_in_use(self.device)
-        pipe = self._pipes[batch[0].task.kind]
-        pipe.scheduler = self._scheduler(batch)
-        painting = Painting(batch, index, pipe, prepare_inputs(batch[0]), reporter)
+        inputs = prepare_inputs(batch[0])
+        painting = Painting(
+            batch, index, [inputs] * len(batch) if inputs else [], self._preview_file, reporter
+        )
         with torch.no_grad():
             for stage in self._stages:
                 painting.entry |= stage(painting)
-        pipe.maybe_free_model_hooks()
+        self._pipes["txt2img"].maybe_free_model_hooks()
         seconds = (time.perf_counter() - started) / len(batch)
         self._sizes.learn(batch[0], len(batch), seconds, before)
         peak = before + memory_taken(self.device, before) if self.device.type == "cuda" else None
@@ -224,6 +265,8 @@ class Painter:
     def _encode(self, painting: Painting) -> Mapping[str, Any]:
         """Encode the prompts; the negative ones only where guidance uses them (scale > 1)."""
         jobs, job = painting.jobs, painting.jobs[0]
+        if not job.unet_calls:  # it is only enlarged
+            return {}
         negative = [PromptText.of(each, each.negative_prompt) for each in jobs]
         with timed("encode", self._settle):
             painting.conditioning = self._text.encode(
@@ -234,14 +277,20 @@ class Painter:
 
     def _denoise(self, painting: Painting) -> Mapping[str, Any]:
         """Make latents from noise (and the input images) with the pipeline of the task."""
+        jobs, job, eta = painting.jobs, painting.jobs[0], _eta(painting.jobs[0])
+        if job.task.kind in ("outpaint", "upscale"):
+            return {}
         assert painting.conditioning is not None
-        jobs, job, pipe, eta = painting.jobs, painting.jobs[0], painting.pipe, _eta(painting.jobs[0])
+        has_mask = bool(painting.inputs and painting.inputs[0].mask)
+        pipe = self._pipes["inpaint" if has_mask else job.task.kind]
+        pipe.scheduler = self._scheduler(jobs)
         channels = pipe.unet.config.in_channels, self.family.latent_channels
         watched = self.denoiser.watched(pipe.scheduler, is_whole=job.cache_interval == 1)
-        with watched as calls, with_shortcuts(pipe, job) as shortcuts:
+        kept = self._preview.kept(pipe, painting.preview)
+        with watched as calls, with_shortcuts(pipe, job) as shortcuts, kept:
             painting.latents = pipe(
                 **painting.conditioning.arguments(),
-                **pipeline_arguments(job, painting.inputs, len(jobs), *channels),
+                **pipeline_arguments(job, painting.inputs, *channels),
                 **(told_sizes(job) if self.family.reads_sizes else {}),
                 # On the CPU, one per image: the noise of an image depends on its own seed only.
                 generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
@@ -262,17 +311,98 @@ class Painter:
         }
 
     def _decode(self, painting: Painting) -> Mapping[str, Any]:
-        """Make pixels of the latents."""
-        assert painting.latents is not None
+        """Make pixels of the latents, if they are painted, and not enlarged first."""
+        upscale = painting.jobs[0].upscale
+        is_enlarged = upscale and upscale.method == "hires" and upscale.enlarge.startswith("latent")
+        if painting.latents is None or is_enlarged:
+            return {}
         with timed("decode", self._settle):
             painting.decoded = decode_latents(self._vae, painting.latents)
         return {}
 
+    def _outpaint(self, painting: Painting) -> Mapping[str, Any]:
+        """Continue the images beyond their sides, in rounds of inpainting."""
+        job = painting.jobs[0]
+        if job.task.kind != "outpaint":
+            return {}
+        task = Inpaint(kind="inpaint", image="-", mask="-", strength=job.task.strength)
+        corner = job.task.sides.left, job.task.sides.top  # of the images, on the whole canvas
+        for left, top, right, bottom in job.rounds:
+            place = corner[0] - left, corner[1] - top
+            inputs = [
+                grown(image, place, (right - left, bottom - top), 2 * self._scale)
+                for image in painting.images
+            ]
+            assert isinstance(inputs[0].image, Image.Image)
+            width, height = inputs[0].image.size
+            change = {"task": task, "width": width, "height": height, "upscale": None}
+            self._paint_over(painting, [each.model_copy(update=change) for each in painting.jobs], inputs)
+            corner = left, top
+        return {}
+
+    def _upscale(self, painting: Painting) -> Mapping[str, Any]:
+        """Enlarge the images, or their latents, and denoise them again as img2img."""
+        job, upscale = painting.jobs[0], painting.jobs[0].upscale
+        if upscale is None:
+            return {}
+        final = job.final_width, job.final_height
+        if upscale.method == "model":
+            with timed("upscale", self._settle):
+                large = [self._upscalers.enlarge(image, upscale, final) for image in painting.images]
+            painting.upscaled = large
+            return {"final_size": final}
+        jobs = [each.second_pass for each in painting.jobs if each.second_pass]
+        tile = upscale.tile or self._tile
+        with with_tiles(self.denoiser.unet, tile and tile // self._scale):
+            ran = self._paint_over(painting, jobs, self._enlarge(painting))
+        second = {key: ran[key] for key in ("scheduler_class", "scheduler_config", "eta", "unet_calls")}
+        return {"final_size": final, "second_pass": second}
+
+    def _paint_over(
+        self, painting: Painting, jobs: Sequence[Job], inputs: list[TaskInputs]
+    ) -> Mapping[str, Any]:
+        """Paint images over those of `painting`, which become the new ones; return the entry of this pass.
+
+        Calls of all passes are added up in the entry of `painting`. What was wrong with the images before is
+        wrong with these.
+        """
+        if painting.reporter:
+            painting.reporter.begin_pass()
+        again = replace(painting, jobs=tuple(jobs), inputs=inputs)
+        entry, first = {**self._denoise(again)}, painting.entry
+        self._decode(again)
+        assert again.decoded is not None
+        if painting.decoded is not None:
+            again.decoded = again.decoded.after(painting.decoded)
+        painting.inputs, painting.decoded, painting.latents = again.inputs, again.decoded, again.latents
+        calls = {key: first.get(key, 0) + entry[key] for key in CALLS}
+        first.update(entry | first | calls)
+        return entry
+
+    def _enlarge(self, painting: Painting) -> list[TaskInputs]:
+        """The inputs of the second pass of these images."""
+        job, second, upscale = painting.jobs[0], painting.jobs[0].second_pass, painting.jobs[0].upscale
+        assert second is not None
+        assert upscale is not None
+        final, size = (job.final_width, job.final_height), (second.width, second.height)
+        if painting.decoded is None and painting.latents is not None:
+            large = enlarge_latents(painting.latents, upscale.enlarge, size, self._scale)
+            return [TaskInputs(latents, size=final) for latents in large]
+        images = painting.images
+        if upscale.enlarge == "model":
+            images = [self._upscalers.enlarge(image, upscale, final) for image in images]
+        inputs = [enlarged(image, final, size) for image in images]
+        if self.denoiser.unet.config.in_channels == self.family.latent_channels:
+            return inputs
+        # A model for inpainting does img2img too, if all is masked.
+        return [replace(each, mask=Image.new("L", size, 255)) for each in inputs]
+
     def _finish(self, painting: Painting) -> Iterator[Result]:
         """Make the results: images (after inpainting, pasted into the input image) and their records."""
-        decoded = painting.decoded
-        assert decoded is not None
+        decoded = painting.decoded or Decoded.nothing(len(painting.jobs))
         run_notes = [*self._placement.notes, *filter(None, [self.denoiser.failure])]
+        for key, nothing in (("scheduler_class", ""), ("scheduler_config", {}), ("unet_calls", 0)):
+            painting.entry.setdefault(key, nothing)
         painting.entry |= {
             "device": _device_name(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -280,16 +410,17 @@ class Painter:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"sdapp": __version__} | {package: version(package) for package in VERSIONED},
         }
-        for i, job in enumerate(painting.jobs):
+        for i, (job, image) in enumerate(zip(painting.jobs, painting.images, strict=True)):
             notes = (*cut_by(self._text.tokenizer, job), *run_notes, *decoded.notes[i])
-            error, image, flagged = decoded.errors[i], None, None
+            error, flagged = decoded.errors[i], None
             if not error:
-                image = paste_result(painting.inputs, Image.fromarray(decoded.levels[i]))
                 flagged = self._safety.look(image) if self._safety else None
             if self._safety and flagged and self._safety.skips:
-                error, image = SKIPPED, None
+                error = SKIPPED
             record = Record(job_id=job.id, notes=notes, flagged=flagged, **painting.entry)
-            yield Result(job, painting.index + i, record, image, error, latents=decoded.latents[i])
+            finished = None if error else image
+            latents = None if painting.decoded is None else decoded.latents[i]
+            yield Result(job, painting.index + i, record, finished, error, latents=latents)
 
     def _scheduler(self, batch: tuple[Job, ...]) -> Any:
         """A new scheduler for these jobs. Raises ConfigError, with the reason, if it cannot do the steps."""

@@ -37,6 +37,8 @@ class Record:
     eta: float | None = None  # the eta that ran; None if the scheduler takes none, and in older images
     memory: Mapping[str, Any] = field(default_factory=dict)  # what was done to save memory on the device
     flagged: bool | None = None  # by the safety checker; None if there was none
+    final_size: tuple[int, int] | None = None  # width and height, if the image was upscaled
+    second_pass: Mapping[str, Any] | None = None  # scheduler and UNet calls of `upscale.method: hires`
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,7 +1,7 @@
 """Images painted again from the settings inside them, and compared with what they were."""
 
 import reprlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -38,9 +38,13 @@ class Replay:
 
 
 def plan_replays(
-    paths: Sequence[Path], layers: Sequence[Layer], notes: Notes, below: Sequence[Layer] = ()
+    paths: Sequence[Path],
+    layers: Sequence[Layer],
+    notes: Notes,
+    below: Sequence[Layer] = (),
+    read: Callable[[Path], Layer] = read_settings,
 ) -> tuple[list[Replay], list[SdappError]]:
-    """Plan the jobs of all images, with `layers` over the settings inside each and `below` under them.
+    """Plan the jobs of all images, with `layers` over what is read of each image and `below` under that.
 
     Tells the notes of each image; returns the errors of those that cannot be painted, which name the image.
     """
@@ -49,7 +53,12 @@ def plan_replays(
     models: dict[tuple[str | None, ...], Model] = {}
     for path in paths:
         try:
-            replays.append(_plan_replay(path, below, layers, models, notes))
+            if path.is_dir():
+                raise InputError(f"{path}: is a folder; give the images in it: {path}/*.png")
+            inside = read(path)
+            notes.tell(inside.notes)
+            config = validate(merge([*below, inside, *layers]))
+            replays.append(_plan_replay(path, config, models, notes))
         except SdappError as exc:
             lines = [line if str(path) in line else f"{path}: {line}" for line in str(exc).splitlines()]
             errors.append(type(exc)("\n".join(lines)))
@@ -57,17 +66,8 @@ def plan_replays(
 
 
 def _plan_replay(
-    path: Path,
-    below: Sequence[Layer],
-    layers: Sequence[Layer],
-    models: dict[tuple[str | None, ...], Model],
-    notes: Notes,
+    path: Path, config: RunConfig, models: dict[tuple[str | None, ...], Model], notes: Notes
 ) -> Replay:
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give the images in it: {path}/*.png")
-    inside = read_settings(path)
-    notes.tell(inside.notes)
-    config = validate(merge([*below, inside, *layers]))
     key = config.model, config.revision, config.vae
     if key not in models:
         models[key] = locate_model(*key)
@@ -100,13 +100,17 @@ def paint_replays(
         jobs = [job for each in group for job in each.jobs]
         sources = [each.path for each in group for _ in each.jobs]
         calls = sum(job.unet_calls for job in jobs)
-        work = Work(group[0].load, jobs, group[0].config.batch_size, keep_going=True, unet_calls=calls)
-        for result in executor.paint(work, _counting_from(painted, on_step)):
+        config = group[0].config
+        work = Work(
+            group[0].load, jobs, config.batch_size, True, unet_calls=calls, preview=config.preview_file
+        )
+        for result in executor.paint(work, counting_from(painted, on_step)):
             yield replace(result, index=painted + result.index, source=sources[result.index])
         painted += len(jobs)
 
 
-def _counting_from(painted: int, on_step: OnStep | None) -> OnStep | None:
+def counting_from(painted: int, on_step: OnStep | None) -> OnStep | None:
+    """A hook for jobs that come after so many others of the run."""
     return on_step and (lambda first, *step: on_step(painted + first, *step))
 
 

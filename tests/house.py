@@ -15,22 +15,23 @@ TOP = (
     "__main__",
     "cli", "commands",
     "warm", "api", "arguments", "keywords",
-    "comparisons", "grids", "replays", "batches", "notes", "pipelines", "diffusion", "pages", "outputs", "records",
+    "comparisons", "grids", "upscales", "replays", "batches", "notes", "pipelines", "diffusion", "pages", "outputs", "records",
     "metadata", "prompts", "jobs", "models", "config", "settings", "schedulers", "scheduler_table", "images", "markup", "errors",
     "profiling",
 )  # fmt: skip
 INSIDE = {
     "commands": (
-        "shell",
-        "generate", "batch", "compare", "grid", "replay", "show", "tokens", "config", "schedulers", "doctor", "running", "options",
+        "shell", "generate", "upscale", "batch", "compare", "grid", "replay", "show", "tokens", "config", "schedulers", "doctor",
+        "running", "options",
         "completion", "estimates", "terminal",
     ),
     "comparisons": ("run", "report", "measure", "plan", "pace", "folder", "verdict", "statistics", "cells", "metrics", "analytic"),
     "comparisons/report": ("report", "plots", "sheets", "format"),
     "batches": ("prune", "stream", "run", "prompt_file", "executors", "items", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (
-        "safety", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "shortcuts", "decode",
-        "task_inputs", "text_encoder", "noise",
+        "safety", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "preview", "upscalers", "upscale", "shortcuts",
+        "decode",
+        "task_inputs", "outpaint", "text_encoder", "noise",
         "devices",
     ),
     "pages": ("sources", "page", "sheet"),
@@ -41,8 +42,8 @@ INSIDE = {
     ),
     "prompts": ("variants", "files", "txt", "columns", "templates", "lines", "seeds", "tokens"),
     "models": (
-        "words",
-        "lora_files", "embedding_files", "safety", "vae", "locate", "kinds", "hub", "families", "originals", "files",
+        "words", "upscalers", "lora_files", "embedding_files", "safety", "vae", "locate", "kinds", "hub", "families",
+        "originals", "files",
     ),
     "settings": ("grid", "messages", "files", "layers", "ranges", "types"),
 }  # fmt: skip

@@ -66,7 +66,9 @@ def source() -> str:
     run, groups = SCHEMA["properties"], dict(SCHEMA["$defs"])
     grid = groups.pop("Grid")["properties"]
     parts = [HEAD]
-    for name, group in groups.items():
+    for name, group in sorted(
+        groups.items(), key=lambda item: "$ref" in json.dumps(item[1])
+    ):  # those in groups first
         owner = next((key for key, schema in run.items() if f"#/$defs/{name}" in json.dumps(schema)), "")
         doc = group["description"].partition("\n")[0]
         parts.append(keywords(name, "", doc, group["properties"], f"{owner}.", group.get("required", ())))

@@ -83,7 +83,8 @@ class LocalExecutor:
 
     def paint(self, work: Work, on_step: OnStep | None = None) -> Iterator[Result]:
         with self._lock:
-            results = self.painter(work).paint(work.jobs, work.batch_size, on_step, work.keep_going)
+            painter = self.painter(work)
+            results = painter.paint(work.jobs, work.batch_size, on_step, work.keep_going, work.preview)
         while True:
             with self._lock:  # not while the caller has a result, so that other threads can paint
                 result = next(results, None)

@@ -227,8 +227,8 @@ class _Painting:
 
     def _work(self, items: Sequence[Item]) -> Work:
         config, jobs = self.batch.config, [item.job for item in items]
-        load = items[0].load or self.batch.load
-        return Work(load, jobs, config.batch_size, keep_going=True, unet_calls=self.unet_calls)
+        load, calls, preview = items[0].load or self.batch.load, self.unet_calls, config.preview_file
+        return Work(load, jobs, config.batch_size, True, unet_calls=calls, preview=preview)
 
     def _is_done(self, item: Item) -> bool:
         self.batch.finished.refresh()

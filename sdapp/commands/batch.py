@@ -40,7 +40,7 @@ from sdapp.errors import (
     SdappError,
 )
 from sdapp.models.locate import Model
-from sdapp.notes import LineNotes, notes_on_line
+from sdapp.notes import LineNotes, note_on_preview, notes_on_line
 from sdapp.prompts.lines import PromptFileError
 from sdapp.prompts.seeds import Seeds
 from sdapp.prompts.tokens import notes_on_length
@@ -181,6 +181,7 @@ def _print_results(
     results: Generator[Result, None, None], session: Session, options: dict[str, Any], run: Batch
 ) -> None:
     """Print each result, and at the end what became of them."""
+    session.notes.tell(filter(None, [note_on_preview(run.config)]))
     lines, begun = [], time.monotonic()
     with closing(results):
         for result in results:

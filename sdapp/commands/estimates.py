@@ -34,7 +34,10 @@ class History:
     def _kind(self, job: Job) -> str:
         guided = "guided" if job.guidance_scale > 1 else "unguided"
         shortcuts = "".join(f" {key} {value}" for key, value in job.shortcuts.items())
-        return f"{self._load.model_dump_json()} {job.width}x{job.height} {guided}{shortcuts}"
+        size = f"{job.width}x{job.height}"
+        if job.upscale:
+            size += f" to {job.final_width}x{job.final_height} {job.upscale.method}"
+        return f"{self._load.model_dump_json()} {size} {guided}{shortcuts}"
 
     def add(self, result: Result) -> None:
         """Take in an image that was published."""

@@ -1,4 +1,4 @@
-"""The commands `sdapp generate`, `img2img` and `inpaint`."""
+"""The commands `sdapp generate`, `img2img`, `inpaint` and `outpaint`."""
 
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +11,7 @@ from sdapp.commands.estimates import History
 from sdapp.commands.options import IMAGE, all_layers, option, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import print_result
-from sdapp.config import Img2Img, Inpaint
+from sdapp.config import Img2Img, Inpaint, Outpaint
 from sdapp.errors import JobsFailedError, MissingInputError
 from sdapp.outputs.encode import encode
 from sdapp.outputs.files import check_folder
@@ -25,10 +25,14 @@ Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="The image to start
 Mask = Annotated[
     Path, typer.Argument(metavar="MASK", help="White is painted again, black stays.", show_default=False)
 ]
+SIDES = {
+    f"task.sides.{side}": option(int, f"--{side}", help=f"Pixels to add at the {side}.", panel=IMAGE)
+    for side in ("left", "right", "top", "bottom")
+}
 
 
 def strength_option(usual: float) -> dict[str, Any]:
-    """--strength, which belongs to the two tasks that start from an image."""
+    """--strength, which belongs to the tasks that start from an image."""
     how = f"How much may change: 0 keeps the image, 1 ignores it; default: {usual}."
     return {"task.strength": option(float, "--strength", help=how, panel=IMAGE)}
 
@@ -69,6 +73,17 @@ def inpaint(options: dict[str, Any], image: Image, mask: Mask, prompt: Prompt = 
         raise MissingInputError(f"MASK: there is no file {mask}; write: sdapp inpaint IMAGE MASK PROMPT")
     task = {"task.kind": "inpaint", "task.image": image, "task.mask": mask}
     _generate(options, task | {"prompt": prompt})
+
+
+@with_options("size", own=SIDES | strength_option(Outpaint.model_fields["strength"].default))
+def outpaint(options: dict[str, Any], image: Image, prompt: Prompt = None) -> None:
+    """Continue an image beyond its sides; every pixel of it stays as it is.
+
+    Example:
+
+    sdapp outpaint house.png "a red house on a beach at sunset" --left 32 --right 32
+    """
+    _generate(options, {"task.kind": "outpaint", "task.image": image, "prompt": prompt})
 
 
 def _generate(options: dict[str, Any], own: dict[str, Any]) -> None:

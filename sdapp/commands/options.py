@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from sdapp.commands import completion
 from sdapp.commands.terminal import plain_parameters, print_note, say
-from sdapp.config import SETTINGS, RunConfig, own_layers, read_config_file, read_override
+from sdapp.config import PREVIEW, SETTINGS, RunConfig, own_layers, read_config_file, read_override
 from sdapp.errors import ConfigError
 from sdapp.metadata.read import read_settings
 from sdapp.models.files import BUILT_IN
@@ -94,6 +94,9 @@ OPTIONS: dict[str, Any] = {
         panel=IMAGE,
     ),
     "size": option(str, "--size", metavar="WxH", help=SIZES, panel=IMAGE),
+    "upscale": option(
+        float, "--upscale", help="Make each image larger by this factor, and denoise it again.", panel=IMAGE
+    ),
     "model": option(
         str,
         "--model",
@@ -141,6 +144,9 @@ OPTIONS: dict[str, Any] = {
         help=f"A folder, or the file of the image (cat.png); default: {DEFAULT_VALUES['output'].dir}.",
         panel=OUTPUT,
     ),
+    "preview": option(
+        bool, "--preview", help=f"Keep {PREVIEW} there fresh while an image is painted.", panel=OUTPUT
+    ),
     "json": switch("--json", help="Print a line of JSON for each image instead of its path.", panel=OUTPUT),
     "config": option(
         list[Path],
@@ -173,6 +179,7 @@ ORIGINS = {
     "embeddings": "--embedding",
     "prompt": "PROMPT",
     "compare.prompts": "PROMPT",
+    "upscale.model": "--upscaler",
     "task.kind": "sdapp {}",
     "task.image": "IMAGE",
     "task.mask": "MASK",

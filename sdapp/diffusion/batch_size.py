@@ -45,4 +45,5 @@ class BatchSizes:
 
 
 def _kind(job: Job) -> tuple[object, ...]:
-    return job.task.kind, job.width, job.height, job.guidance_scale > 1, *map(str, job.shortcuts.items())
+    size = job.width, job.height, job.final_width, job.final_height
+    return job.task.kind, *size, job.guidance_scale > 1, *map(str, job.shortcuts.items())

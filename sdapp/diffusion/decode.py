@@ -1,6 +1,6 @@
 """Decode latents to pixels; check them and make bytes of them on the device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,21 @@ class Decoded:
     latents: torch.Tensor  # [B, 4, h, w], float32
     errors: tuple[str | None, ...]
     notes: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def nothing(cls, images: int) -> "Decoded":
+        """Of images that were never latents."""
+        return cls(
+            np.zeros((images, 0, 0, 3), np.uint8), torch.zeros(images, 0), (None,) * images, ((),) * images
+        )
+
+    def after(self, earlier: "Decoded") -> "Decoded":
+        """The same images, with the errors and notes of those that they were made from."""
+        errors = tuple(one or other for one, other in zip(earlier.errors, self.errors, strict=True))
+        pairs = zip(earlier.notes, self.notes, strict=True)
+        return replace(
+            self, errors=errors, notes=tuple(tuple(dict.fromkeys(one + two)) for one, two in pairs)
+        )
 
 
 def keep_dtype(vae: Any, dtype: torch.dtype) -> None:

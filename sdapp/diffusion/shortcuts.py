@@ -99,7 +99,7 @@ class _DeepCache:
         self._kept: dict[Forward, Any] = {}
         stack.callback(unet.register_forward_pre_hook(self._decide).remove)
         for block in filter(None, [*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]]):
-            _replace_forward(block, self._remembering(block.forward), stack)
+            stack.enter_context(replaced_forward(block, self._remembering(block.forward)))
 
     def _decide(self, _unet: Any, args: tuple[Any, ...]) -> None:
         self._is_whole = self._calls_left == 0 or args[0].shape != self._shape
@@ -116,11 +116,15 @@ class _DeepCache:
         return forward
 
 
-def _replace_forward(module: Any, forward: Forward, stack: ExitStack) -> None:
-    """Replace the `forward` of a module until the stack is closed, as accelerate's offloading does."""
+@contextmanager
+def replaced_forward(module: Any, forward: Forward) -> Iterator[None]:
+    """Replace the `forward` of a module in the `with` block, as accelerate's offloading does."""
     before = vars(module).get("forward")
-    if before is None:
-        stack.callback(delattr, module, "forward")
-    else:
-        stack.callback(setattr, module, "forward", before)
     module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before

@@ -1,18 +1,18 @@
 """Prepare the input images of a task for its pipeline, and paste what was painted into them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers.image_processor import VaeImageProcessor
-from PIL import Image
+from PIL import Image, ImageFilter
 
-from sdapp.config import Img2Img, Inpaint, Txt2Img
-from sdapp.images import Size, inputs, resize_mask
-from sdapp.jobs import Job
-
-Box = tuple[int, int, int, int]
+from sdapp.config import Img2Img, Inpaint, Outpaint, Txt2Img, UpscaleImage
+from sdapp.diffusion.outpaint import filled, without_seam
+from sdapp.images import Size, inputs, on_white, resize_mask
+from sdapp.jobs import Box, Job
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,20 @@ class TaskInputs:
 
     For inpainting with padding, the model gets only a part of the image: `image` and `mask` are that part,
     scaled to the size that is painted. The result is pasted into `whole`. In masks, 255 is painted.
+    For outpainting, and the second pass of upscaling, the right and lower edge of what is painted may be cut
+    off.
     """
 
-    image: Image.Image  # RGB
+    image: Image.Image | torch.Tensor  # RGB, or latents [4, h, w] of it
     mask: Image.Image | None = None
     whole: Image.Image | None = (
         None  # the input image, RGBA if it has transparent pixels; only for inpainting
     )
     whole_mask: Image.Image | None = None
     box: Box = (0, 0, 0, 0)  # the part of it that the model sees; may reach beyond its edges
+    size: Size | None = None  # of what remains of the painted image
+    alpha: Image.Image | None = None  # the transparency that the finished image gets
+    is_grown: bool = False  # `whole` is continued into `whole_mask` without a seam
 
 
 def prepare_inputs(job: Job) -> TaskInputs | None:
@@ -38,11 +43,14 @@ def prepare_inputs(job: Job) -> TaskInputs | None:
     if isinstance(task, Txt2Img):
         return None
     padding = task.padding if isinstance(task, Inpaint) else None
-    asked = task.image, size if padding is None else None, True, job.inputs.get("image")
+    has_own_size = padding is not None or isinstance(task, Outpaint | UpscaleImage)
+    asked = task.image, None if has_own_size else size, True, job.inputs.get("image")
     image = inputs.image(*asked)
     if isinstance(task, Img2Img):
         return TaskInputs(image)
     whole = inputs.image(*asked, keep_alpha=True)
+    if isinstance(task, Outpaint | UpscaleImage):
+        return TaskInputs(image, whole=whole)
     mask = inputs.mask(task.mask, task.image, image.size, planned=job.inputs.get("mask"))
     if padding is None:
         return TaskInputs(image, mask, whole, mask, (0, 0, *size))
@@ -101,33 +109,58 @@ def told_sizes(job: Job) -> dict[str, Any]:
 
 
 def pipeline_arguments(
-    job: Job, canvas: TaskInputs | None, batch: int, unet_channels: int, latent_channels: int
+    job: Job, canvases: Sequence[TaskInputs], unet_channels: int, latent_channels: int
 ) -> dict[str, Any]:
-    """The arguments of the task's pipeline for a batch of so many images, besides prompts, seeds and steps.
+    """The arguments of the task's pipeline, besides prompts, seeds and steps.
 
-    `unet_channels` are more than `latent_channels` if the model is made for inpainting.
+    `canvases` has the inputs of each image of the batch, nothing for txt2img. `unet_channels` are more than
+    `latent_channels` if the model is made for inpainting.
     """
     size = {"width": job.width, "height": job.height}
-    if canvas is None or isinstance(job.task, Txt2Img):
+    if isinstance(job.task, Txt2Img | Outpaint | UpscaleImage):
         return size
     # One copy per image: with a single one, inpainting draws all noise from the first generator.
-    shared = {"image": [canvas.image] * batch, "strength": job.task.strength}
-    if not canvas.mask:
+    given = [canvas.image for canvas in canvases]
+    latents = [image for image in given if isinstance(image, torch.Tensor)]
+    shared = {"image": torch.stack(latents) if latents else given, "strength": job.task.strength}
+    if not canvases[0].mask:
         return shared
     # A UNet that is not made for inpainting never sees the masked image, which the pipeline encodes
     # all the same. That encoding draws from the generators: it is needed if the scheduler draws later.
     is_drawn_later = job.scheduler.resolve().stochastic or bool(job.eta)
     is_needed = unet_channels != latent_channels or is_drawn_later
     unseen = {} if is_needed else {"masked_image_latents": torch.zeros(1, latent_channels, 1, 1)}
-    return shared | size | {"mask_image": [canvas.mask] * batch} | unseen
+    return shared | size | {"mask_image": [canvas.mask for canvas in canvases]} | unseen
 
 
 def paste_result(canvas: TaskInputs | None, painted: Image.Image) -> Image.Image:
     """The finished image: after inpainting, the input image with the masked pixels replaced (opaque)."""
-    if canvas is None or canvas.whole is None or canvas.whole_mask is None:
+    if canvas is None:
         return painted
+    if canvas.whole is None or canvas.whole_mask is None:
+        finished = painted.crop((0, 0, *canvas.size)) if canvas.size else painted
+        if canvas.alpha:
+            finished.putalpha(canvas.alpha)
+        return finished
+    if canvas.is_grown:
+        painted = without_seam(painted, on_white(canvas.whole), canvas.whole_mask)
     left, top, right, bottom = canvas.box
     painted = painted.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
     finished = canvas.whole.copy()
     finished.paste(painted, (left, top), canvas.whole_mask.crop(canvas.box))
-    return finished
+    return finished.crop((0, 0, *canvas.size)) if canvas.size else finished
+
+
+def grown(image: Image.Image, place: tuple[int, int], size: Size, overlap: int) -> TaskInputs:
+    """The inputs that continue an image, RGB or RGBA, to a canvas of `size` on which it stands at `place`.
+
+    The canvas is rounded up to multiples of 8, and cut afterwards. What is painted begins `overlap` pixels
+    inside the image, so that it fits to what is there; those pixels are then replaced by the image's own.
+    """
+    padded = -(-size[0] // 8) * 8, -(-size[1] // 8) * 8
+    canvas, new = Image.new(image.mode, padded, "white"), Image.new("L", padded, 255)
+    canvas.paste(image, place)
+    new.paste(0, (*place, place[0] + image.width, place[1] + image.height))
+    wide = ImageFilter.MaxFilter(2 * overlap + 1)
+    start = filled(on_white(canvas), new)
+    return TaskInputs(start, new.filter(wide), canvas, new, (0, 0, *padded), size, is_grown=True)

@@ -43,6 +43,12 @@ OWN = {  # fields that only sdapp writes, with their settings
     "Prediction type": "prediction_type", "Zero SNR": "zero_snr", "Original size": "original_size",
     "Crop": "crop",
 }  # fmt: skip
+# A1111's names of what enlarges images before a second pass → ours; the first of a kind is written.
+UPSCALERS = {
+    "Lanczos": "lanczos", "Latent": "latent", "Latent (antialiased)": "latent",
+    "Latent (bicubic)": "latent-bicubic", "Latent (bicubic antialiased)": "latent-bicubic",
+    "Latent (nearest-exact)": "latent-nearest", "Latent (nearest)": "latent-nearest",
+}  # fmt: skip
 INPAINT = {"maskblur", "maskmode", "maskedcontent", "inpaintarea", "maskedareapadding"}
 
 
@@ -60,7 +66,9 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
         re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", values[key]).replace("Negative prompt:", "negative prompt:")
         for key in ("prompt", "negative_prompt")
     )
-    is_plain = values["prompt_syntax"] == "plain"
+    is_plain, second = values["prompt_syntax"] == "plain", _hires_fields(values)
+    if "strength" not in task:  # which A1111 has for one of the two only
+        task = task | {"strength": second.pop("Hires strength", None)}
     is_marked = not all(map(markup.is_plain, (prompt, negative)))
     emphasis = "None" if is_plain else EMPHASES[values["emphasis"]]
     fields = {
@@ -68,7 +76,7 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
         "CFG scale": str(values["guidance_scale"]).removesuffix(".0"), "Seed": values["seed"],
         "Size": f"{values['width']}x{values['height']}", "Model": model_name,
         "VAE": values["vae"] and Path(values["vae"]).name.partition("@")[0].removesuffix(".safetensors"),
-        "Denoising strength": task.get("strength"),
+        "Denoising strength": task["strength"],
         "Clip skip": skip + 1 if skip else None, "RNG": "CPU",
         "Lora hashes": ", ".join(f"{Path(lora['file']).stem}: {lora['sha256'][:12]}" for lora in loras),
         "Mask mode": "Inpaint masked" if task["kind"] == "inpaint" else None,
@@ -77,7 +85,7 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
         "Inpaint area": None if padding is None else "Only masked", "Masked area padding": padding,
         "CFG rescale": values["guidance_rescale"] or None,
         "Noise Schedule": ZERO_SNR if values["zero_snr"] == "on" else None,
-        **_own_fields(values),
+        **_own_fields(values), **second, "Outpaint": _sides_as_text(task.get("sides")),
         "Eta DDIM": values["eta"], "Scheduler options": json.dumps(options) if options else None,
         "Version": f"sdapp {version}",
     }  # fmt: skip
@@ -101,6 +109,41 @@ def _own_fields(values: Mapping[str, Any]) -> dict[str, str | None]:
 def with_fields(text: str, fields: Mapping[str, str]) -> str:
     """Add fields at the end of an infotext, as A1111's scripts do."""
     return ", ".join([text, *(f"{key}: {_quote(value)}" for key, value in fields.items())])
+
+
+def _sides_as_text(sides: Mapping[str, int] | None) -> str:
+    return " ".join(f"{side}={pixels}" for side, pixels in (sides or {}).items() if pixels)
+
+
+def _hires_fields(values: Mapping[str, Any]) -> Values:
+    """The fields of upscaling: A1111's, and `Hires strength`, `Hires source` and `Final size` of sdapp.
+
+    `Hires steps` are those that run, as in A1111.
+    """
+    upscale = values["upscale"]
+    if upscale is None:
+        return {}
+    steps, sides = upscale["steps"] or values["steps"], (values["width"], values["height"])
+    file = upscale["model"] and Path(upscale["model"]).stem
+    fields = {
+        "Hires source": "image" if values["task"]["kind"] == "upscale" else None,
+        "Final size": "x".join(str(int(side * upscale["scale"] + 0.5)) for side in sides),
+    }
+    if upscale["method"] == "model":  # as A1111's page for finished images writes it
+        return fields | {"Postprocess upscale by": f"{upscale['scale']:.12g}", "Postprocess upscaler": file}
+    fields |= {
+        "Hires upscale": f"{upscale['scale']:.12g}",
+        "Hires steps": min(int(steps * upscale["strength"]), steps),
+        "Hires upscaler": next(
+            (name for name, ours in UPSCALERS.items() if ours == upscale["enlarge"]), file
+        ),
+        "Hires strength": upscale["strength"],
+        "Hires tile": upscale["tile"],
+    }
+    if upscale["scheduler"]:
+        resolved = schedulers.resolve(**upscale["scheduler"])
+        fields["Hires sampler"], fields["Hires schedule type"], _ = _scheduler_words(resolved)
+    return fields
 
 
 def _lora_tag(lora: Mapping[str, Any]) -> str:
@@ -284,10 +327,73 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
 
 
 def _move_task(fields: Fields, carried: Carried, plain: Mapping[str, str]) -> None:
-    """Move img2img or inpaint out of the fields, unless the strength is that of a hires fix's second pass."""
-    if "denoisingstrength" not in plain or any(name.startswith(("hires", "firstpass")) for name in plain):
-        return
+    """Move img2img, inpaint and the second pass of a hires fix out of the fields.
+
+    In A1111 one strength is either that of img2img or that of the second pass.
+    """
+    if {"hiresupscale", "hiresresize"} & plain.keys():
+        _move_hires(fields, carried, own="hiresstrength" in plain)
+        if "hiressource" in plain:
+            fields.take("Hires source")
+            carried.values["task"] = {"kind": "upscale"}
+            carried.leave_out("task.image", "not inside the image")
+    if "denoisingstrength" not in plain or any(name.startswith("firstpass") for name in plain):
+        return None
+    if any(name.startswith("hires") for name in plain) and "hiresstrength" not in plain:
+        return None
+    if sides := fields.take("Outpaint")[1]:
+        name, strength = fields.take("Denoising strength")
+        for side in ("width", "height"):  # of the result
+            carried.values.pop(side, None)
+        return carried.task("outpaint", name, strength, sides=sides)
     is_cropped = plain.get("inpaintarea") == "Only masked"
     more = {"padding": fields.take("Masked area padding")[1] or "32"} if is_cropped else {}
     name, strength = fields.take("Denoising strength")
-    carried.task("inpaint" if INPAINT & plain.keys() else "img2img", name, strength, **more)
+    return carried.task("inpaint" if INPAINT & plain.keys() else "img2img", name, strength, **more)
+
+
+def _move_hires(fields: Fields, carried: Carried, own: bool) -> None:
+    """Move the second pass of a hires fix; `own` says that it has a strength besides that of img2img."""
+    strength_name, strength = fields.take("Hires strength" if own else "Denoising strength")
+    (name, scale), (_, resize) = fields.take("Hires upscale"), fields.take("Hires resize")
+    if not scale:
+        name, scale = "Hires resize", _scale_of(resize, carried.values)
+        if scale is None:
+            carried.leave_out(name, resize, "the second pass would have another shape")
+    (_, enlarger), (_, steps) = fields.take("Hires upscaler"), fields.take("Hires steps")
+    (_, sampler), (_, schedule) = fields.take("Hires sampler"), fields.take("Hires schedule type")
+    (_, tile), _ = fields.take("Hires tile"), fields.take("Final size")
+    enlarge = UPSCALERS.get(enlarger or "Latent")
+    upscale: Values = {"scale": scale, "enlarge": enlarge or "lanczos", "strength": strength}
+    if tile:
+        upscale["tile"] = tile
+    steps = int(steps) if str(steps).isdecimal() and int(steps) else carried.values.get("steps", 20)
+    if steps_in_all := _steps_in_all(steps, strength):
+        upscale["steps"] = steps_in_all
+    if sampler and sampler != "Use same sampler":
+        other = Carried()
+        other.scheduler(sampler, "" if schedule in (None, "Use same scheduler") else schedule)
+        upscale |= other.values
+        carried.left_out += [f"Hires {line[0].lower()}{line[1:]}" for line in other.left_out]
+    shown = f"{scale}, {strength_name}: {strength}"
+    if scale and carried.carry(name, shown, upscale=upscale) and enlarge is None:
+        carried.leave_out("Hires upscaler", enlarger, "the image is enlarged by lanczos instead")
+
+
+def _scale_of(resize: str | None, values: Mapping[str, Any]) -> float | None:
+    """The factor of a `Hires resize: WxH`, where a 0 follows the other side; None for another shape."""
+    found = re.fullmatch(r"(\d+)x(\d+)", resize or "")
+    sides = [side for side in (values.get("width"), values.get("height")) if side]
+    if not found or len(sides) < 2:
+        return None
+    scales = [int(large) / side for large, side in zip(found.groups(), sides, strict=True) if int(large)]
+    return scales[0] if scales and max(scales) < 1.01 * min(scales) else None
+
+
+def _steps_in_all(run: int, strength: str | None) -> int | None:
+    """The fewest steps of which so many run at a strength: int(steps × strength)."""
+    try:
+        share = float(strength or "")
+    except ValueError:
+        return None
+    return next((n for n in range(run, 1001) if int(n * share) == run), None)

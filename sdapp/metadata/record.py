@@ -33,6 +33,8 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
     content["task"] |= {key: relative(content["task"][key]) for key in job.inputs}
     for key in ("loras", "embeddings"):
         content[key] = [each | {"file": relative(each["file"])} for each in content[key]]
+    if job.upscale and job.upscale.model:
+        content["upscale"]["model"] = relative(job.upscale.model)
     for key in MODEL_KEYS & content.keys():
         if content[key] not in (None, BUILT_IN) and Path(content[key]).exists():
             content[key] = relative(content[key])
@@ -41,8 +43,9 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
 
 def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
     """Return the job inside an image as a layer of settings. Raises InputError if an input file changed."""
-    values = LATER_DEFAULTS | {key: value for key, value in content.items() if key != "inputs"} | {"count": 1}
     task, inputs = content.get("task", {}), content.get("inputs", {})
+    given = {key: value for key, value in content.items() if key not in _derived(task)}
+    values = LATER_DEFAULTS | given | {"count": 1}
     are_mappings = isinstance(task, dict) and isinstance(inputs, dict)
     if not are_mappings or not all(isinstance(task.get(key), str) for key in inputs):
         raise InputError(f"{image}: its record is broken: task and inputs do not match")
@@ -62,10 +65,23 @@ def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
         ):
             raise InputError(f"{image}: its record is broken: its {key} are no list of files")
         values[key] = [each | {"file": str(image.parent / each["file"])} for each in files]
+    values["upscale"] = _anchored_upscale(content.get("upscale"), image.parent)
     for key in MODEL_KEYS:
         if str(values.get(key, "")).startswith("."):
             values[key] = layers.anchor(values[key], image.parent)
     return layers.Layer(values, {dotted: str(image) for dotted in dotted_keys(values)})
+
+
+def _derived(task: Any) -> tuple[str, ...]:
+    """The fields of a job that follow from others; the size too, where it is that of an input image."""
+    has_own_size = isinstance(task, dict) and task.get("kind") in ("outpaint", "upscale")
+    return ("inputs", "width", "height") if has_own_size else ("inputs",)
+
+
+def _anchored_upscale(upscale: Any, folder: Path) -> Any:
+    """The settings of upscaling with the path of the upscaler, if there is one, in a folder."""
+    has_model = isinstance(upscale, dict) and isinstance(upscale.get("model"), str)
+    return upscale | {"model": str(folder / upscale["model"])} if has_model else upscale
 
 
 def dotted_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:

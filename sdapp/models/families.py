@@ -25,6 +25,12 @@ class Family:
     latent_scale: int = 8  # pixels per latent, along one side
     latent_scaling: float = 0.18215  # factor between the latents of the autoencoder and those of the UNet
     reads_sizes: bool = False  # its UNet is told the original size of an image, and where it was cropped
+    # Colours in -1 … 1 of a latent, roughly: a row of red, green and blue for each channel (as in ComfyUI).
+    latent_colours: tuple[tuple[float, float, float], ...] = (
+        (0.3512, 0.2297, 0.3227), (0.3250, 0.4974, 0.2350), (-0.2829, 0.1762, 0.2721),
+        (-0.2120, -0.2616, -0.7177),
+    )  # fmt: skip
+    colour_bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
     overflows_in_float16: bool = False  # its autoencoder does, unless the config says `force_upcast: false`
 
     @property
@@ -68,6 +74,13 @@ FAMILIES = (
         text_encoders={"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
         latent_scaling=0.13025,
         unet_values=79,
+        latent_colours=(
+            (0.3651, 0.4232, 0.4341),
+            (-0.2533, -0.0042, 0.1068),
+            (0.1076, 0.1111, -0.0362),
+            (-0.3165, -0.2492, -0.2188),
+        ),
+        colour_bias=(0.1084, -0.0175, -0.0011),
         reads_sizes=True,
         overflows_in_float16=True,
     ),

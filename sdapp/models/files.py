@@ -1,5 +1,6 @@
 """Read JSON and safetensors files without torch."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,13 @@ def tensor_shapes(path: Path, key: str = "model") -> dict[str, list[int]]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
         problem = "cannot be read" if isinstance(exc, OSError) else "is damaged"
         raise UnavailableError(f"{key}: {path} {problem}: {exc}; download or copy it again") from exc
+
+
+def tensor_digest(path: Path) -> str:
+    """The SHA-256 in hex of what follows the header of a safetensors file, by which A1111 knows LoRAs."""
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def refuse_others(name: str, path: Path, key: str = "model") -> None:

@@ -34,6 +34,7 @@ VAE = r"^first_stage_model\.decoder\.conv_in\.|^vae replaced$"
 LAST_OF_XL = r"\.input_blocks\.8\.1\.transformer_blocks\.9\."
 # Files without the UNet of a checkpoint. The first row that fits counts, here and below.
 IS_LORA = r"(^|[._])lora[._]|^lycoris_|\.(hada_w|lokr_w|oft_|dora_scale|(diff(_b)?|[wb]_norm)(\s|$))"
+IS_UPSCALER = r"^(model\.1\.sub|body\.0\.rdb1|RRDB_trunk|conv_first)\b"
 LOOSE_PARTS = (
     Kind(IS_LORA, "a LoRA", LORA_OPTION),
     Kind(r"\A([^.\n]+ [\dx]*\n)+\Z", "a textual inversion embedding", UNUSED),
@@ -47,7 +48,8 @@ LOOSE_PARTS = (
     Kind(r"^(input_blocks\.0\.0|down_blocks\.0\.(resnets|attentions))\.", "a UNet alone", WHOLE),
     Kind(r"^(cond_stage_model\.|transformer\.|model\.)?(text_model|resblocks|encoder\.block|layers)\.",
          "a text encoder alone", WHOLE),
-    Kind(r"^(model\.1\.sub|body\.0\.rdb1|RRDB_trunk|conv_first)\b", "an upscaler of finished images", WHOLE),
+    Kind(IS_UPSCALER, "an upscaler of finished images",
+         "use it with a whole model: --set upscale.method=model --set upscale.model=FILE"),
 )  # fmt: skip
 # Whole models.
 OTHER_MODELS = (

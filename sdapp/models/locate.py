@@ -290,7 +290,7 @@ def _missing_files(model: Model) -> Iterator[str]:
 
 def check_task(model: Model, kind: str) -> None:
     """Refuse a task that the model's UNet is not made for. Raises ConfigError."""
-    if model.in_channels != model.family.latent_channels and kind != "inpaint":
+    if model.in_channels != model.family.latent_channels and kind in ("txt2img", "img2img"):
         raise ConfigError(
             f"task: {model.name} is made for inpainting ({model.in_channels} channels) and cannot do {kind}; "
             "use `sdapp inpaint`"

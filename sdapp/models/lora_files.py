@@ -1,6 +1,5 @@
 """LoRA files: whether they are there and fit a model, found from their headers without torch."""
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 from sdapp.config import Lora
 from sdapp.errors import ConfigError, InputError, MissingInputError
 from sdapp.models.families import family_of_width
-from sdapp.models.files import read_json, refuse_others, tensor_shapes
+from sdapp.models.files import read_json, refuse_others, tensor_digest, tensor_shapes
 from sdapp.models.kinds import IS_LORA
 from sdapp.models.locate import Model
 
@@ -79,9 +78,7 @@ def _examine(path: Path, _size: int, _changed: int) -> tuple[str, int | None]:
         what = "an embedding of its own" if others[0].startswith("bundle_emb.") else "tensors of another kind"
         raise InputError(f"loras: {path} has {what} ({others[0]}), which sdapp cannot merge")
     width = next((shape[1] for name, shape in shapes.items() if READS_TEXT.search(name)), None)
-    with path.open("rb") as file:
-        file.seek(8 + int.from_bytes(file.read(8), "little"))
-        return hashlib.file_digest(file, "sha256").hexdigest(), width
+    return tensor_digest(path), width
 
 
 def alpha_of(path: Path, part: str, module: str, rank: int) -> float | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from sdapp.jobs import Job
 
 MAX_NAME_BYTES = 200
+NUMBERS_OF_JOB = ("seed", "steps", "width", "height", "final_width", "final_height")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
 
 
@@ -24,7 +25,8 @@ def file_stem(template: str, job: Job, index: int) -> str:
         "id": job.id,
         "date": f"{now:%Y-%m-%d}",
         "time": f"{now:%H%M%S}",
-    } | {key: str(getattr(job, key)) for key in ("seed", "steps", "width", "height")}
+        "image": _slug(Path(job.task.image).stem, 80) if job.task.kind != "txt2img" else "",
+    } | {key: str(getattr(job, key)) for key in NUMBERS_OF_JOB}
     stem = re.sub(r"\{(\w+)\}", lambda match: values[match[1]], unicodedata.normalize("NFC", template))
     stem = _truncate(stem, MAX_NAME_BYTES).rstrip(" .").lstrip(" .-~") or "image"
     base, dot, rest = stem.partition(".")

@@ -19,7 +19,7 @@ ALIASES = {
     "task": "task.kind", "image": "task.image", "mask": "task.mask", "padding": "task.padding",
     "strength": "task.strength", "denoising_strength": "task.strength",
     "size": "size", "seeds": "seed", "cfg_scale": "guidance_scale", "n_iter": "count",
-    "lora": "loras", "embedding": "embeddings",
+    "lora": "loras", "embedding": "embeddings", "upscale": "upscale.scale", "outpaint": "task.sides",
 }  # fmt: skip
 # In .txt only: kohya's letters, and A1111's batch_size, which is a number of images.
 SHORT_OPTIONS = {
@@ -148,8 +148,8 @@ def assemble_line(
     with errors.collect():
         _take_size(values, origins)
     content = seed_content(values)
-    for key, kind in (("task.mask", "inpaint"), ("task.image", "img2img")):
-        if key in values:
+    for key, kind in (("task.sides", "outpaint"), ("task.mask", "inpaint"), ("task.image", "img2img")):
+        if any(given == key or given.startswith(f"{key}.") for given in values):
             values.setdefault("task.kind", kind)
     for key in FILE_KEYS:
         group, _, last = key.rpartition(".")

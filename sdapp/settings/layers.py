@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# Groups that may be given as one value: of which key, and its types.
+ONE_VALUE: dict[str, tuple[str, tuple[type, ...]]] = {
+    "scheduler": ("name", (str,)), "upscale": ("scale", (int, float)),
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -70,10 +75,11 @@ def _superseded(values: Mapping[str, Any], layer: Layer) -> Iterator[str]:
 def _lay_over(values: dict[str, Any], over: Mapping[str, Any]) -> None:
     for key, value in over.items():
         below = values.get(key)
-        if key == "scheduler" and isinstance(below, str) and isinstance(value, dict):
-            below = values[key] = {"name": below}
-        if key == "scheduler" and isinstance(below, dict) and isinstance(value, str):
-            below["name"] = value
+        main, is_one = ONE_VALUE.get(key, ("", ()))
+        if isinstance(below, is_one) and isinstance(value, dict):
+            below = values[key] = {main: below}
+        if isinstance(below, dict) and isinstance(value, is_one):
+            below[main] = value
         elif isinstance(value, dict):
             if not isinstance(below, dict):
                 below = values[key] = {}

@@ -14,6 +14,7 @@ from sdapp.settings.types import Setting, alternatives, to_whole
 
 WORDS = {  # pydantic's types of errors → what is allowed, with the values that it gives
     "greater_than_equal": "must be {ge} or more",
+    "greater_than": "must be greater than {gt}",
     "less_than_equal": "must be {le} or less",
     "finite_number": "must be a finite number",
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),

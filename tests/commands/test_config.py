@@ -102,7 +102,7 @@ def lines(text: str) -> list[str]:
         ("task: {kind: img2img, image: x, strength: 1.01}", "f:1:33: task.strength: ", "must be 1 or less, not 1.01"),
         ("task: {kind: img2img, image: x, strength: 0.01}", "f:1:33: task.strength: ", "use at least 0.05"),
         ("task: {kind: inpaint, image: x, mask: y, padding: -1}", "f:1:42: task.padding: ", "must be 0 or more"),
-        ("task: {kind: img3img}", "f:1:8: task.kind: ", "must be one of txt2img, img2img, inpaint, not 'img3img'"),
+        ("task: {kind: img3img}", "f:1:8: task.kind: ", "must be one of txt2img, img2img, inpaint, outpaint, upscale, not 'img3img'"),
         ("task: {image: x}", "f:1:1: task", "kind"),
         ("output: {name: '{sed}'}", "f:1:10: output.name: ", "the placeholders are {prompt} {seed} {index} "),
         ("output: {name: '{seed:04d}'}", "f:1:10: output.name: ", "the placeholders are "),

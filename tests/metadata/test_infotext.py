@@ -281,14 +281,47 @@ def test_infotext_of_a1111_is_carried_over_and_the_rest_is_named() -> None:
         "prompt": "a lighthouse,  (stormy sea:1.3),\noil on canvas", "negative_prompt": "lowres, text,\nwatermark",
         "scheduler": {"name": "dpm++2m-karras", "options": {}}, "steps": 28, "guidance_scale": 6.5, "seed": 2718281828,
         "width": 512, "height": 640, "clip_skip": 1, "prompt_syntax": "a1111",
+        "upscale": {"scale": 2.0, "enlarge": "latent", "strength": 0.6, "steps": 47},  # of 47, 28 run at 0.6
     }  # fmt: skip
     assert left == [
         "LoRA: add_detail:0.8",
         "RNG: GPU (the same seed gives other noise)",
-        "Denoising strength: 0.6",
-        "Hires upscale: 2",
-        "Hires upscaler: Latent",
     ]
+    RunConfig.model_validate(found)
+
+
+@pytest.mark.parametrize(
+    ("fields", "upscale", "named"),
+    [
+        (
+            "Hires upscale: 1.5, Hires steps: 15, Hires upscaler: Latent (bicubic), Denoising strength: 0.7",
+            {"scale": 1.5, "enlarge": "latent-bicubic", "strength": 0.7, "steps": 22},
+            [],
+        ),
+        (
+            "Hires resize: 1024x0, Hires steps: 10, Hires upscaler: R-ESRGAN 4x+, Denoising strength: 0.35",
+            {"scale": 2.0, "enlarge": "lanczos", "strength": 0.35, "steps": 29},
+            ["Hires upscaler: R-ESRGAN 4x+ (the image is enlarged by lanczos instead)"],
+        ),
+        (
+            "Hires upscale: 2, Hires sampler: DPM++ SDE, Hires schedule type: Karras, Hires upscaler: Lanczos, "
+            "Denoising strength: 0.5",
+            {"scale": 2.0, "enlarge": "lanczos", "strength": 0.5, "steps": 40,
+             "scheduler": {"name": "dpm++sde-karras", "options": {}}},
+            [],
+        ),
+        ("Hires resize: 1024x640, Hires upscaler: Latent, Denoising strength: 0.5", None,
+         ["Hires resize: 1024x640 (the second pass would have another shape)"]),
+        ("Hires upscale: 1, Denoising strength: 0.5", None,
+         ["Hires upscale: 1, Denoising strength: 0.5 (must be greater than 1)"]),
+    ],
+)  # fmt: skip
+def test_the_hires_fix_of_a1111_is_read(
+    fields: str, upscale: dict[str, Any] | None, named: list[str]
+) -> None:
+    found, left = carried_over(f"x\nSteps: 20, Sampler: Euler, Seed: 1, Size: 512x512, RNG: CPU, {fields}")
+    assert found.get("upscale") == upscale
+    assert left == named
     RunConfig.model_validate(found)
 
 

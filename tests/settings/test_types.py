@@ -23,21 +23,35 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
         "output.dir",
         "loras",
         "loras.file",
+        "embeddings",
+        "embeddings.file",
         "folders.models",
         "folders.loras",
+        "folders.embeddings",
+        "upscale.model",
     }
     assert set(MODEL_KEYS) == keys("model") == {"model", "vae", "safety_checker"}
-    assert keys("text") == {"prompt", "negative_prompt", "task.kind", "output.name"}
-    assert keys("name") == {"scheduler.name", "revision", "loras.sha256"}
+    assert keys("text") == {
+        "prompt",
+        "negative_prompt",
+        "task.kind",
+        "task.sides",
+        "output.name",
+        "embeddings.name",
+    }
+    assert keys("name") == {
+        "scheduler.name", "upscale.scheduler.name", "upscale.sha256", "revision", "loras.sha256", "embeddings.sha256",
+    }  # fmt: skip
     assert [key for key, setting in SETTINGS.items() if setting.list_of] == [
         "guidance_interval",
         "original_size",
         "crop",
         "loras",
+        "embeddings",
     ]
     assert set(RunConfig.model_fields) - set(COLUMNS) == {
         "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last", "batch_size", "output",
-        "compare", "folders", "safety_checker", "flagged",
+        "compare", "folders", "preview", "safety_checker", "flagged",
     }  # fmt: skip
     assert set(COLUMNS) - set(VARIABLE) == {"scheduler", "steps", "prompt", "seed", "count"}
 
@@ -73,9 +87,9 @@ def test_files_inside_lists_and_groups_become_relative_to_the_file_that_names_th
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("task=5", "--set task=5: must be a group of keys (kind, image, strength, mask, padding), not 5"),
+        ("task=5", "--set task=5: must be a group of keys (kind, image, strength, mask, padding, sides), not 5"),
         ("task={kind: img2img, image: a, img2img: 1}", "task.img2img: unknown key; allowed here: kind, image, strength"),
-        ("scheduler=[1]", "--set scheduler=[1]: must be a group of keys (name, options), not [1]"),
+        ("scheduler=[1]", "--set scheduler=[1]: must be a group of keys (name, options, exact), not [1]"),
         ("output.dir.x=1", "output.dir: must be text, not {'x': 1}; put it in quotes"),
         ("compare.vary.a.b=1", "compare.vary.a: must be a list, not {'b': 1}"),
         ("memory.offload.x=1", "memory.offload: must be 'auto', 'none', 'model', "),

@@ -1,0 +1,82 @@
+"""Images that exist, made larger with the settings inside them, into a folder that can be continued."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdapp import images
+from sdapp.batches.items import Item
+from sdapp.batches.run import Batch
+from sdapp.errors import InputError, SdappError
+from sdapp.metadata.read import read_settings
+from sdapp.metadata.record import read_header, to_layer
+from sdapp.models.files import BUILT_IN
+from sdapp.notes import Notes
+from sdapp.replays import Replay, group_by_load, plan_replays
+from sdapp.settings.layers import Layer, merge, override
+
+UPSCALE_DEFAULTS = {
+    "prompt": "",
+    "upscale.scale": 2,
+    "output.name": "{image}-{final_width}x{final_height}",
+}
+REPLACED = (
+    "task",
+    "inputs",
+    "width",
+    "height",
+    "count",
+    "upscale",
+)  # settings that are those of the new image
+
+
+def plan_upscales(
+    paths: Sequence[Path], layers: Sequence[Layer], notes: Notes, below: Sequence[Layer] = ()
+) -> tuple[list[Replay], list[SdappError]]:
+    """Plan to upscale images, with `layers` over the settings inside each and `below` under them.
+
+    Tells the notes of each image; returns the errors of those that cannot be used, which name the image.
+    """
+    defaults = [override(key, value, "sdapp upscale") for key, value in UPSCALE_DEFAULTS.items()]
+    asked = merge([*defaults, *below, *layers]).values["upscale"]
+    if asked.get("method") == "model":  # no Stable Diffusion is used: the smallest one stands for it
+        layers = [
+            *layers,
+            override("model", BUILT_IN, "sdapp upscale"),
+            override("loras", [], "sdapp upscale"),
+        ]
+    return plan_replays(paths, layers, notes, [*defaults, *below], _settings_for)
+
+
+def _settings_for(path: Path) -> Layer:
+    """The settings to upscale an image with: what is inside it, and the image itself as input.
+
+    An image without a seed gets one from its bytes, so that the same command always makes the same image.
+    """
+    digest, name = images.inputs.read(str(path), "image")[1], str(path)
+    try:
+        job = read_header(path)["job"]
+        inside = to_layer({key: value for key, value in job.items() if key not in REPLACED}, path)
+    except InputError:  # no image of sdapp
+        try:
+            inside = read_settings(path)
+        except InputError:
+            note = f"{path}: no settings are inside, so those of the command are used"
+            inside = Layer({}, notes=(note,))
+    kept = {key: value for key, value in inside.values.items() if key not in REPLACED}
+    own = {"seed": int(digest[:8], 16)} | kept | {"task": {"kind": "upscale", "image": name}}
+    origins = {key: place for key, place in inside.origins.items() if key.partition(".")[0] not in REPLACED}
+    return Layer(own, origins | {"task": name, "task.image": name}, inside.notes)
+
+
+def upscale_batches(planned: Sequence[Replay]) -> list[Batch]:
+    """One batch for each load of a model; all have one folder. What failed before is tried again."""
+    places = {each.path: place for place, each in enumerate(planned)}
+    batches = []
+    for group in group_by_load(planned):
+        items = [
+            Item(job, places[each.path] + 1, places[each.path], {}) for each in group for job in each.jobs
+        ]
+        name = f"sdapp upscale --model {group[0].config.model}"
+        config = group[0].config
+        batches.append(Batch(items.copy, config, group[0].load, prompt_files=(name,), retry_failed=True))
+    return batches
