@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import CLIPConfig
 
 from conftest import POSTCARDS
-from sdapp.api import generate
+from sdapp.api import generate, stream
 from sdapp.batches.ledger import read_ledger
 from sdapp.diffusion.safety import SafetyChecker
 from sdapp.errors import ConfigError, UnavailableError
@@ -25,7 +25,7 @@ FLAGGED = 7  # the seed of the image that the checker of the tests flags
 
 
 def paint(**settings: Any) -> list[Result]:
-    return list(generate(**QUICK | settings))
+    return list(stream(**QUICK | settings))
 
 
 def save_checker(folder: Path, concept: Image.Image | None = None) -> Path:

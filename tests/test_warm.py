@@ -147,6 +147,12 @@ def test_what_is_not_read_says_that_it_paints_nothing() -> None:
     results.close()
 
 
+def test_a_result_can_be_read_as_the_iterator_that_it_was(sd: package.StableDiffusion) -> None:
+    with pytest.warns(DeprecationWarning, match=r"sdapp\.stream is the iterator"):
+        [result] = sd.generate("a cat", steps=1, seed=7)
+    assert result.job.seed == 7
+
+
 def test_the_keyword_arguments_are_those_of_the_settings() -> None:
     written = keywords.MODULE.read_text(encoding="utf-8")
     assert written == keywords.formatted(), "run: python tests/keywords.py"

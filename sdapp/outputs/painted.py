@@ -1,5 +1,7 @@
 """A painted image with its record, as the Python functions return it."""
 
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -25,6 +27,12 @@ class Painted(Result):
     def of(cls, result: Result) -> Self:
         """The same result; it must have an image."""
         return cls(**{field.name: getattr(result, field.name) for field in fields(result)})
+
+    def __iter__(self) -> Iterator[Self]:
+        """Deprecated: `generate` returns the result; `stream` is the iterator."""
+        text = "sdapp.generate returns the result itself now; sdapp.stream is the iterator"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        yield self
 
     def save(self, path: str | Path) -> Path:
         """Write the image, with its settings inside, to a .png, .jpg or .webp file, and return its path.
