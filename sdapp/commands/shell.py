@@ -240,6 +240,6 @@ def _find_viewer() -> Callable[[Path], None]:
         return lambda _: None
     logging.getLogger("textual_image").setLevel(logging.ERROR)
     # Asks for the size of a letter, once and now: later, what is typed would be taken for the answer.
-    Console(file=StringIO()).print(renderable.Image(Image.new("RGB", (1, 1))))
+    Console(file=StringIO()).print(renderable.Image(Image.new("RGB", (64, 64))))
     console = Console()
     return lambda path: console.print(renderable.Image(path))
