@@ -228,7 +228,7 @@ def test_the_shell_paints_shows_and_survives_ctrl_c(tmp_path: Path) -> None:
         ("/set steps=900", "a ship\r"),
         ("step 2/900", "\x03"),
         ("stopped: 0 done, 1 left", "/set steps=0\r"),
-        ("steps: must be 1 or more", "/unset steps\r"),
+        ("steps=0: must be 1 or more", "/unset steps\r"),
         ("/unset steps", "/compare ddim, unipc\r"),
         ("a-red-house-7-unipc.png", "a cat --stepz 3\r"),
         ("column 7: --stepz: unknown option", "/quit\r"),
