@@ -226,7 +226,9 @@ def _paint_arriving(run: Batch, prompts: PromptFile, options: dict[str, Any]) ->
     with session:
         if sys.stdin.isatty():
             print_note(FROM_TERMINAL)
-        texts = arriving_lines(sys.stdin.buffer, session.rest)
+        # Not sys.stdin: a thread that waits for it would break the end of the interpreter.
+        stdin = open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: SIM115
+        texts = arriving_lines(stdin, session.rest)
         hooks = tell, session.on_step, session.wait
         _print_results(paint_arriving(prompts, run, texts, session.executor, *hooks), session, options, run)
     left_out = (f"{count(wrong, 'error')} in lines, which were left out",) if wrong else ()
