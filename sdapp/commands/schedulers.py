@@ -115,5 +115,6 @@ def explain_scheduler(name: str) -> str:
         elif repr(resolved.options.get(option, default)) not in (default, repr(default)):
             value = f"{resolved.options[option]!r}, where the class has {default}"
         lines.append(f"  {option}: {value}")
+    names = f"Also called {', '.join((row.label, *row.aliases))}; capitals and spaces make no difference"
     needs = f"Needs {row.needs}: pip install {row.needs}" if row.needs else ""
-    return "\n".join([*lines, *filter(None, (row.note, needs, *resolved.notes))])
+    return "\n".join([*lines, *filter(None, (names, row.note, needs, *resolved.notes))])
