@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from sdapp.arguments import as_layer
+from sdapp.batches.cluster import choose_executor
 from sdapp.batches.executors import Executor, LocalExecutor
 from sdapp.batches.items import Item, Shard
 from sdapp.batches.prompt_file import PromptFile
@@ -122,7 +123,7 @@ def batch(
     if prompts.keep_seeds():
         found = run.survey()
     notes.tell(line_notes.texts())
-    executor = executor or LocalExecutor({run.load: prompts.model})
+    executor = executor or choose_executor(run.config.executor, {run.load: prompts.model})
     return Stream(run.paint(executor, found, on_step, notes.wait), "batch")
 
 
@@ -149,7 +150,7 @@ def compare(
     planned = ComparisonPlan([as_layer({**others, "compare": grid, "output": {"dir": str(out)}})])
     notes = Notes(on_note)
     notes.tell(planned.notes)
-    executor = executor or LocalExecutor({planned.load: planned.model})
+    executor = executor or choose_executor(planned.config.executor, {planned.load: planned.model})
     for _ in paint_comparison(planned, executor, on_step, notes.wait):
         pass
     return finish(planned.folder)[0]

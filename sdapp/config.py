@@ -231,6 +231,10 @@ class Output(Frozen):
         Literal["png", "jpeg", "webp"], Field(description="All of them contain the record; png is lossless.")
     ] = "png"
     quality: Annotated[int, Field(ge=1, le=100, description="JPEG and WebP; WebP is lossless at 100.")] = 95
+    shared: Annotated[
+        bool,
+        Field(description="On a cluster: all nodes see this folder, and workers save images themselves."),
+    ] = False
 
 
 PREVIEW = "preview.png"
@@ -469,6 +473,32 @@ class Folders(Frozen):
     ] = None
 
 
+class ExecutorChoice(Frozen):
+    """Where the images of a batch or a comparison are painted."""
+
+    kind: Annotated[
+        Literal["local", "ray"],
+        Field(description="This process, or a Ray cluster; default: ray if an address is given."),
+    ] = "local"
+    address: Annotated[
+        str,
+        Field(min_length=1, description="Of the cluster: auto, HOST:PORT or ray://HOST:PORT."),
+        Setting("name"),
+    ] = "auto"
+    workers: Annotated[
+        int | None, Field(ge=1, le=10_000, description="At most so many; default: all that fit.")
+    ] = None
+    gpus: Annotated[
+        float | None, Field(ge=0, le=8, description="Of each worker; default: 1 if the cluster has GPUs.")
+    ] = None
+    cpus: Annotated[float, Field(gt=0, le=1024, description="Of each worker; its number of threads.")] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ray_if_addressed(cls, values: Any) -> Any:
+        return {"kind": "ray"} | values if isinstance(values, dict) and "address" in values else values
+
+
 class RunConfig(ImageSettings, LoadSettings):
     """Every setting of a run, as it was given."""
 
@@ -482,6 +512,7 @@ class RunConfig(ImageSettings, LoadSettings):
         bool, Field(description=f"Keep {PREVIEW} in output.dir fresh while an image is painted.")
     ] = False
     folders: Folders = Folders()
+    executor: ExecutorChoice = ExecutorChoice()
     compare: Annotated[Grid | None, Field(description="The grid of `sdapp compare`.")] = None
 
     @property

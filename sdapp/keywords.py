@@ -68,6 +68,7 @@ class OutputKeywords(TypedDict, total=False):
     name: str
     format: Literal["png", "jpeg", "webp"]
     quality: int
+    shared: bool
 
 
 class SchedulerChoiceKeywords(TypedDict, total=False):

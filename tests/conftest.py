@@ -45,6 +45,7 @@ MODEL_TESTS = (
     "test_sdxl.py",
     "test_docs.py",
     "test_training.py",
+    "batches/test_cluster.py",
     "test_wheel.py",
     "test_upscale.py",
     "commands/test_batch.py",

@@ -27,7 +27,7 @@ INSIDE = {
     ),
     "comparisons": ("run", "report", "measure", "plan", "pace", "folder", "verdict", "statistics", "cells", "metrics", "analytic"),
     "comparisons/report": ("report", "plots", "sheets", "format"),
-    "batches": ("prune", "stream", "run", "prompt_file", "executors", "items", "finished", "ledger", "seed_state", "leases"),
+    "batches": ("prune", "stream", "run", "prompt_file", "cluster", "executors", "items", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (
         "safety", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "preview", "upscalers", "upscale", "shortcuts",
         "decode",

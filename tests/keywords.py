@@ -65,6 +65,7 @@ def source() -> str:
     """The source of the module."""
     run, groups = SCHEMA["properties"], dict(SCHEMA["$defs"])
     grid = groups.pop("Grid")["properties"]
+    del groups["ExecutorChoice"]
     parts = [HEAD]
     for name, group in sorted(
         groups.items(), key=lambda item: "$ref" in json.dumps(item[1])
@@ -76,7 +77,7 @@ def source() -> str:
     image = {key: run[key] for key in ImageSettings.model_fields if not SETTINGS[key].in_grid}
     own = {key: run[key] for key in ImageSettings.model_fields if SETTINGS[key].in_grid and key != "prompt"}
     load = {key: run[key] for key in LoadSettings.model_fields}
-    others = {*image, *own, *load, "prompt", "count", "compare"}
+    others = {*image, *own, *load, "prompt", "count", "compare", "executor"}  # the functions have their own
     rest = {key: schema for key, schema in run.items() if key not in others}
     compared = {key: schema for key, schema in grid.items() if key != "prompts"}
     parts += [

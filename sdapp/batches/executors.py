@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from sdapp.batches.items import Item
+from sdapp.config import Output
 from sdapp.diffusion.startup import importing
 from sdapp.jobs import LoadKey, Work
 from sdapp.models.locate import Model
@@ -27,13 +28,14 @@ class Pack:
 
     work: Work
     items: tuple[Item, ...]
+    output: Output | None = None  # what an executor that paints elsewhere may encode the images for
 
 
 class Executor(Protocol):
     """Paints work, in this process or elsewhere."""
 
     def together(self, work: Work) -> int:
-        """How many jobs at the beginning of the work should be in one pack."""
+        """How many jobs at the beginning of the work should be in one pack; all of them have one `pack`."""
 
     def paint(self, work: Work, on_step: OnStep | None = None) -> Iterator[Result]:
         """Paint jobs in order; yield a result for each. Raises SdappError if one cannot be painted, except

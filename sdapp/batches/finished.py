@@ -36,6 +36,11 @@ class Finished:
         """`done`, `failed`, or `left` to paint."""
         return "done" if job_id in self.done else "failed" if job_id in self.failed else "left"
 
+    def add(self, job_id: str, path: Path) -> None:
+        """Add an image that this run has written, so that it need not be opened again."""
+        self._seen.add(path.name)
+        self.done.setdefault(job_id, path)
+
     def refresh(self) -> None:
         """Add what is new since the last look; each image is opened once. Raises OutputError."""
         try:

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from sdapp.errors import ConfigError
 from sdapp.jobs import Job, LoadKey
+from sdapp.records import Result
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,10 @@ class Item:
     index: int  # among all images of the file
     choices: Mapping[str, str]  # of `{a|b}` and `__words__` in its prompts
     load: LoadKey | None = None  # if it needs another load of a model than the rest of its batch
+
+    def label(self, result: Result) -> Result:
+        """Return the result of its job with what this item says."""
+        return replace(result, index=self.index, choices=self.choices, line=self.line)
 
 
 @dataclass(frozen=True)

@@ -127,20 +127,22 @@ class Batch:
     def take(self, result: Result, item: Item) -> Result:
         """Count a result, add what its item says, and give it to `keep`."""
         self._painted += 1
-        result = replace(result, index=item.index, choices=item.choices, line=item.line)
+        result = item.label(result)
         if self.keep:
             self.keep(result)
         return result
 
     def _encode(self, result: Result) -> Result:
         try:
-            return encode(result, self.config.output)
+            return result if result.file or result.path else encode(result, self.config.output)
         except ConfigError as exc:  # its format has no room for its record
             return replace(result, image=None, error=str(exc))
 
     def _publish(self, result: Result, leases: Leases) -> Result:
-        path = save(result, self.config.output) if result.image else None
+        path = result.path or (save(result, self.config.output) if result.image else None)
         append_line(self.folder, Line.of(result, path, self.prompt_files))
+        if path:
+            self.finished.add(result.job.id, path)
         leases.release(result.job.id)
         return replace(result, path=path, file=None)
 
@@ -208,13 +210,13 @@ class _Painting:
         finished = self.batch.finished
         for alike in _alike(item for item in items if item.job.id not in finished):
             queue = iter(alike)
-            while leased := list(islice(self._lease(queue), self.executor.together(self._work(alike[:1])))):
+            while leased := list(islice(self._lease(queue), self.executor.together(self._work(alike)))):
                 finished.refresh()  # a run that held one of these has published it before releasing it
                 for item in leased:
                     if item.job.id in finished:
                         self.leases.release(item.job.id)
                 if left := tuple(item for item in leased if item.job.id not in finished):
-                    yield Pack(self._work(left), left)
+                    yield Pack(self._work(left), left, None if self.batch.keep else self.batch.config.output)
 
     def _lease(self, queue: Iterator[Item]) -> Iterator[Item]:
         for item in queue:

@@ -1,10 +1,12 @@
 """The command `sdapp batch`: prompt files that can be stopped and continued."""
 
 import json
+import math
 import os
 import stat
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -12,17 +14,19 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from sdapp.batches.cluster import TOGETHER
 from sdapp.batches.items import Item, Shard
 from sdapp.batches.ledger import LEDGER_FILE, Line
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.prune import find_strays
-from sdapp.batches.run import Batch, Survey
+from sdapp.batches.run import WINDOW, Batch, Survey
 from sdapp.batches.seed_state import STATE_FILE
 from sdapp.batches.stream import arriving_lines, paint_arriving
 from sdapp.commands.estimates import Estimate, History, duration
 from sdapp.commands.options import (
     IMAGE,
     OUT_FOLDER,
+    RAY,
     RUN,
     DryRun,
     all_layers,
@@ -91,6 +95,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="With --prune: remove them.", r
 FROM_TERMINAL = "reading prompts from the terminal; Ctrl-D ends them"
 SEED = "Base that the seeds of lines without one are made from; random if not given."
 LINE_OPTIONS = {
+    "executor.address": RAY,
     "seed": option(int, "--seed", "-s", help=SEED, panel=IMAGE),
     "count": option(
         int, "--count", help="Images of each line, each with another seed; default: 1.", panel=IMAGE
@@ -159,7 +164,8 @@ def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
     if prompts.keep_seeds():  # another run has just begun the folder with another base seed
         found = _survey(run, prompts.model)
     session = Session(options["verbose"], CONTINUE)
-    session.begin({run.load: prompts.model}, found.left, History(run.load), lambda: run.progress)
+    models, where = {run.load: prompts.model}, run.config.executor
+    session.begin(models, found.left, History(run.load), lambda: run.progress, where)
     with session:
         _print_results(
             run.paint(session.executor, found, session.on_step, session.wait), session, options, run
@@ -297,9 +303,10 @@ def _survey(run: Batch, model: Model, listed: Callable[[Item], str] | None = Non
     `listed` gives the text by which each image that is left is listed; then prompts that take more than one
     chunk of tokens are noted as well.
     """
-    estimate, notes = Estimate(History(run.load)), LineNotes()
+    estimate, notes, alike = Estimate(History(run.load)), LineNotes(), Counter[tuple[int, str]]()
 
     def add(item: Item) -> None:
+        alike[alike.total() // WINDOW, item.job.pack] += 1
         estimate.add(item.job)
         notes.add(item.line, notes_on_line(run.config, model, item.job))
         if listed:
@@ -316,6 +323,10 @@ def _survey(run: Batch, model: Model, listed: Callable[[Item], str] | None = Non
     parts += [f"{found.repeated} asked for more than once"] if found.repeated else []
     parts += [estimate.in_words(run.folder)] if found.left else []
     print_note("; ".join(parts))
+    if run.config.executor.kind == "ray" and found.left:
+        size = TOGETHER if run.config.batch_size == "auto" else run.config.batch_size
+        packs = sum(math.ceil(number / size) for number in alike.values())
+        print_note(f"at least {count(packs, 'pack')} of up to {size} images; {estimate.on_workers()}")
     return found
 
 

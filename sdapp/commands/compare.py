@@ -12,7 +12,7 @@ from sdapp.batches.run import Batch
 from sdapp.commands import completion
 from sdapp.commands.estimates import Estimate, History
 from sdapp.commands.grid import report_grid
-from sdapp.commands.options import RUN, DryRun, all_layers, option, out_folder, with_options
+from sdapp.commands.options import RAY, RUN, DryRun, all_layers, option, out_folder, with_options
 from sdapp.commands.running import CONTINUE, Session
 from sdapp.commands.terminal import count, print_line, print_note, say
 from sdapp.config import validate
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # these import numpy
 
 GRID = "Comparison"  # a group of options in --help
 GRID_OPTIONS: dict[str, Any] = {
+    "executor.address": RAY,
     "compare.schedulers": option(
         str,
         "--schedulers",
@@ -155,7 +156,8 @@ def _compare(layers: list[Layer], dry_run: bool, options: dict[str, Any]) -> Non
         for cell in plan.comparison.cells if options["json"] else ():
             print_line(to_json(cell))
         return
-    with session.begin({plan.load: plan.model}, images, History(plan.load)):
+    where = plan.config.executor
+    with session.begin({plan.load: plan.model}, images, History(plan.load), where=where):
         if plan.unpaced:
             plan = with_paces(plan, session.executor, session.on_step)
             session.images = _tell_size(plan)

@@ -9,6 +9,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from sdapp.commands.terminal import count
 from sdapp.errors import OutputError
 from sdapp.jobs import Job, LoadKey
 from sdapp.outputs.files import overwrite
@@ -17,6 +18,7 @@ from sdapp.records import Result
 RUNS = 6  # how many of the last runs count: the machine may have been busy in one of them
 NEAR = 1.3  # ends of a range that are nearer than this are one figure
 FEW_SECONDS = 10
+WORKERS = (1, 8, 64)
 
 
 class History:
@@ -99,6 +101,13 @@ class Estimate:
             text += f" of {_bytes_text(free)} free"
             text += "; THAT IS MORE THAN THERE IS" if size > free else ""
         return text
+
+    def on_workers(self) -> str:
+        """Return the time that a cluster needs at this machine's pace, for several numbers of workers."""
+        if self._total is None:
+            return "time unknown"
+        fast, slow, _ = self._total
+        return "; ".join(f"{_span(fast / n, slow / n)} with {count(n, 'worker')}" for n in WORKERS)
 
 
 def _span(fast: float, slow: float) -> str:

@@ -172,9 +172,17 @@ SWITCHES = ("json", "profile", "verbose")
 IMAGE_FORMATS = {".png": "png", ".jpg": "jpeg", ".webp": "webp"}
 IMAGE_SUFFIXES = (*IMAGE_FORMATS, ".jpeg")
 IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")  # whatever the name
+RAY = option(
+    str,
+    "--ray",
+    metavar="ADDRESS",
+    help="Paint on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT.",
+    panel=RUN,
+)
 # What gave a setting, where that is not the option of its name.
 ORIGINS = {
     **dict.fromkeys(("output.dir", "output.name", "output.format"), "--out"),
+    "executor.address": "--ray",
     "loras": "--lora",
     "embeddings": "--embedding",
     "prompt": "PROMPT",

@@ -10,9 +10,11 @@ from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
-from sdapp.batches.executors import LocalExecutor, load_painter
+from sdapp.batches.cluster import RayExecutor
+from sdapp.batches.executors import Executor, LocalExecutor, load_painter
 from sdapp.commands.estimates import History
 from sdapp.commands.terminal import bar, erase_line, print_note, say_at_once
+from sdapp.config import ExecutorChoice
 from sdapp.errors import InterruptedRunError
 from sdapp.jobs import LoadKey, Work
 from sdapp.models.locate import Model
@@ -37,7 +39,7 @@ class Session:
     def __init__(self, verbose: bool, hint: str = "", is_shell: bool = False) -> None:
         """In a shell, a signal never ends the process: a second one raises KeyboardInterrupt."""
         self.images = 0  # how many there are to paint
-        self.executor = LocalExecutor(loader=self._load)
+        self.executor: Executor = LocalExecutor(loader=self._load)
         self.notes = Notes(print_note)
         self._history: History | None = None
         self._verbose, self._hint = verbose, hint
@@ -52,11 +54,17 @@ class Session:
         images: int,
         history: History | None = None,
         done: Callable[[], int] | None = None,
+        where: ExecutorChoice | None = None,
     ) -> Self:
-        """Say what will be painted, before the `with`. `done` counts images that other runs paint as well."""
+        """Say what will be painted and where, before the `with`. `done` counts also what other runs paint."""
         self.images, self._history, self._told = images, history, 0
         self._done = done or (lambda: self._told)
-        self.executor.know(models)
+        if where and where.kind == "ray":
+            self.executor = RayExecutor(where, next(iter(models)).device, look=self._look)
+            dashboard = f"; dashboard: http://{self.executor.dashboard}" if self.executor.dashboard else ""
+            print_note(f"painting on a Ray cluster{dashboard}")
+        elif isinstance(self.executor, LocalExecutor):
+            self.executor.know(models)
         return self
 
     def __enter__(self) -> Self:
@@ -79,6 +87,12 @@ class Session:
         which = f"image {first + 1}" if together == 1 else f"images {first + 1}-{first + together}"
         done = first + together * step / of
         bar.show(f"{which} of {self.images}", done, self.images, f"step {step}/{of}")
+
+    def _look(self, cluster: RayExecutor) -> None:
+        """Show what the workers of a cluster do. Raises InterruptedRunError after a signal."""
+        self._check()
+        done = self._done()
+        bar.show(f"{done} of {self.images} images", done, self.images, cluster.in_words())
 
     def tell_result(self, result: Result) -> None:
         """Print the notes of a result and remember its time. Call it before its path is printed."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from platformdirs import user_state_path
 
+from sdapp.batches.executors import LocalExecutor
 from sdapp.batches.items import Item
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.seed_state import SeedState
@@ -102,6 +103,7 @@ class Shell:
         model = self._model()
         key = LoadKey.of(self.config, model)
         with self._session.begin({key: model}, 0) as session:
+            assert isinstance(session.executor, LocalExecutor)
             session.executor.painter(Work(key, ()))
 
     def do(self, line: str) -> None:
