@@ -40,7 +40,7 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
         "embeddings.name",
     }
     assert keys("name") == {
-        "scheduler.name", "upscale.scheduler.name", "upscale.sha256", "revision", "loras.sha256", "embeddings.sha256",
+        "scheduler.name", "upscale.scheduler.name", "upscale.sha256", "revision", "loras.sha256", "embeddings.sha256", "executor.address",
     }  # fmt: skip
     assert [key for key, setting in SETTINGS.items() if setting.list_of] == [
         "guidance_interval",
@@ -51,7 +51,7 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
     ]
     assert set(RunConfig.model_fields) - set(COLUMNS) == {
         "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last", "batch_size", "output",
-        "compare", "folders", "preview", "safety_checker", "flagged",
+        "compare", "folders", "preview", "safety_checker", "flagged", "executor",
     }  # fmt: skip
     assert set(COLUMNS) - set(VARIABLE) == {"scheduler", "steps", "prompt", "seed", "count"}
 
