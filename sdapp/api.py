@@ -277,7 +277,7 @@ def plan_images(layers: Sequence[Layer]) -> PlannedImages:
     """Check layers of settings and plan the images, without torch. Raises SdappError."""
     merged = merge([*layers])
     config = validate(merged)
-    model = locate_model(config.model, config.revision, config.vae)
+    model = locate_model(config.model, config.revision, config.vae, config.base)
     jobs = plan(config, model)
     work = Work(
         LoadKey.of(config, model),

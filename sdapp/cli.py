@@ -13,6 +13,7 @@ from sdapp.commands.config import config_app
 from sdapp.commands.doctor import doctor
 from sdapp.commands.generate import generate, img2img, inpaint, outpaint
 from sdapp.commands.grid import grid
+from sdapp.commands.models import models, pull
 from sdapp.commands.options import Command
 from sdapp.commands.replay import replay
 from sdapp.commands.schedulers import schedulers
@@ -43,6 +44,8 @@ COMMANDS = (
     compare,
     report,
     schedulers,
+    models,
+    pull,
     tokens,
     show,
     doctor,

@@ -327,6 +327,10 @@ class ModelSettings(Frozen):
         ModelReference | None,
         Field(description="Another autoencoder: org/name[@revision], a folder or a .safetensors file."),
     ] = None
+    base: Annotated[
+        ModelReference | None,
+        Field(description="A whole model that has what a single file lacks: text encoders, autoencoder."),
+    ] = None
     dtype: Annotated[
         Literal["auto", "float16", "bfloat16", "float32"],
         Field(description="auto: float16 on CUDA and MPS, else float32."),
@@ -577,6 +581,8 @@ def _with_paths(config: RunConfig, merged: layers.Layer) -> RunConfig:
         found["model"] = path
     elif merged.named_model:
         raise ConfigError(_no_such_model(merged, config.folders.models))
+    if path := files.find_named(config.folders.models, config.base or ""):
+        found["base"] = path
     for key, folder in (("loras", config.folders.loras), ("embeddings", config.folders.embeddings)):
         if given := getattr(config, key):
             paths = [files.find_named(folder, each.file) or each.file for each in given]

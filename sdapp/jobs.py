@@ -48,7 +48,8 @@ MAX_JPEG_PROMPTS = 4_000
 class Job(ImageSettings, ModelSettings):
     """What decides the pixels of one image; the fields are named and nested as in a config.
 
-    `revision` and `vae` are pinned to a commit; `dtype` is as given: what `auto` became is in the record.
+    `revision`, `vae` and `base` are pinned to a commit; `dtype` is as given: what `auto` became is in the
+    record.
     """
 
     width: int
@@ -198,14 +199,14 @@ class JobList(Sequence[Job]):
 class LoadKey(LoadSettings):
     """What one load of a model depends on; jobs with equal keys can share a load.
 
-    `revision` and `vae` are pinned to a commit. Keys can be pickled.
+    `revision`, `vae` and `base` are pinned to a commit. Keys can be pickled.
     """
 
     @classmethod
     def of(cls, config: RunConfig, model: Model) -> Self:
         """Return the key of a run's settings and the model that was found for them."""
         given = {name: getattr(config, name) for name in cls.model_fields}
-        return cls(**given | {"revision": model.revision, "vae": _pinned_vae(config, model)})
+        return cls(**given | _pinned(config, model))
 
 
 @dataclass(frozen=True)
@@ -220,10 +221,11 @@ class Work:
     preview: str | None = None  # a file that shows the image that is being painted
 
 
-def _pinned_vae(config: RunConfig, model: Model) -> str | None:
-    if config.vae is None or model.vae_revision is None:
-        return config.vae
-    return f"{config.vae.partition('@')[0]}@{model.vae_revision}"
+def _pinned(config: RunConfig, model: Model) -> dict[str, str | None]:
+    """The references to models with their commits, where they are from the Hub."""
+    commits = {"vae": model.vae_revision, "base": model.base and model.base.revision}
+    found = {"revision": model.revision, "vae": config.vae, "base": config.base}
+    return found | {key: f"{str(found[key]).partition('@')[0]}@{sha}" for key, sha in commits.items() if sha}
 
 
 # Every id contains these. A setting that was added later is in it only if it is not the default, so that the
@@ -290,8 +292,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         raise ConfigError("seed: give at least one")
     (width, height), inputs = _size_and_inputs(config, model)
     resolved = {
-        "revision": model.revision,
-        "vae": _pinned_vae(config, model),
+        **_pinned(config, model),
         "scheduler": choose_scheduler(config, model)[0],
         "upscale": _fitting_upscale(config, model, width, height),
         "width": width,

@@ -4,13 +4,15 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import groupby, zip_longest
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -48,6 +50,7 @@ from sdapp.diffusion.upscale import enlarge_latents, enlarged, with_tiles
 from sdapp.diffusion.upscalers import Upscalers
 from sdapp.errors import ConfigError, SdappError, UpstreamError
 from sdapp.jobs import Job, LoadKey
+from sdapp.models.checksums import sha256_of
 from sdapp.models.families import Family
 from sdapp.models.locate import Model
 from sdapp.models.safety import find_checker
@@ -146,6 +149,7 @@ class Painter:
             if self.dtype in HALVES:
                 draw_in_float32(each, "prepare_latents", "prepare_mask_latents")
         paint_whole_cells(self._pipes["inpaint"])
+        self.model_sha256: Future[str] | None = None  # of a single file; computed beside everything else
         self._placement = Placement(self._pipes, device, memory, family)
         self._preview, self._upscalers = Preview(family, pipe.vae), Upscalers(device, self.dtype)
         self._preview_file: str | None = None
@@ -407,6 +411,7 @@ class Painter:
             "device": _device_name(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "memory": self._placement.saving,
+            "model_sha256": self.model_sha256 and self.model_sha256.result(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"sdapp": __version__} | {package: version(package) for package in VERSIONED},
         }
@@ -470,12 +475,13 @@ def load(
     `unet_calls` of the whole run and `batch_size` decide whether compiling pays. Threads load one after the
     other. Raises UnavailableError, ConfigError.
     """
-    model = model or locate_model(key.model, key.revision, key.vae)
+    model = model or locate_model(key.model, key.revision, key.vae, key.base)
     device = choose_device(key.device)
     dtype = choose_dtype(key.dtype, device)
     if key.memory.offload not in ("auto", "none") and device.type == "cpu":
         raise ConfigError("memory.offload: on a CPU there is nothing to offload from; use none")
     checker = find_checker(key.safety_checker, model)
+    checksum = _in_background(sha256_of, model.path) if model.is_file else None
     with LOADING, without_advice():
         safety = SafetyChecker(checker, skips=key.flagged == "skip") if checker else None
         pipe = load_pipeline(model, dtype)
@@ -486,10 +492,19 @@ def load(
     memory = key.memory.model_copy(update={"offload": "none"}) if is_open else key.memory
     painter = Painter(pipe, model.family, device, memory, safety)
     painter._placement.notes += model.notes
+    painter.model_sha256 = checksum
     if key.compile == "on" or (key.compile == "auto" and _repays(painter, unet_calls, batch_size)):
         # `batch_size: auto` measures times, which must not include compiling.
         painter.denoiser.compile(after=0 if key.compile == "on" and batch_size != "auto" else SETTLED)
     return painter
+
+
+def _in_background(function: Callable[[Path], str], path: Path) -> Future[str]:
+    """Call a function in a thread of its own."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(function, path)
+    pool.shutdown(wait=False)
+    return future
 
 
 def _repays(painter: Painter, unet_calls: int, batch_size: BatchSize) -> bool:

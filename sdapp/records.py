@@ -39,6 +39,7 @@ class Record:
     flagged: bool | None = None  # by the safety checker; None if there was none
     final_size: tuple[int, int] | None = None  # width and height, if the image was upscaled
     second_pass: Mapping[str, Any] | None = None  # scheduler and UNet calls of `upscale.method: hires`
+    model_sha256: str | None = None  # of a model that is a single file
 
 
 @dataclass(frozen=True, repr=False)

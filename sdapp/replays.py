@@ -68,7 +68,7 @@ def plan_replays(
 def _plan_replay(
     path: Path, config: RunConfig, models: dict[tuple[str | None, ...], Model], notes: Notes
 ) -> Replay:
-    key = config.model, config.revision, config.vae
+    key = config.model, config.revision, config.vae, config.base
     if key not in models:
         models[key] = locate_model(*key)
     jobs = plan(config, models[key])
@@ -172,7 +172,7 @@ def setup_differences(path: Path, here: Record) -> str | None:
 def _setup(record: object) -> dict[str, str]:
     """Device, dtype and versions of a record, which may be any JSON, as printable text."""
     facts = record if isinstance(record, dict) else {}
-    found = {key: facts[key] for key in ("device", "dtype") if key in facts}
+    found = {key: facts[key] for key in ("device", "dtype", "model_sha256") if facts.get(key) is not None}
     if isinstance(versions := facts.get("versions"), dict):
         found |= versions
     return {

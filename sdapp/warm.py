@@ -39,7 +39,7 @@ class StableDiffusion:
         `device`, `memory`, … `compile="auto"` does not compile. Raises UnavailableError, ConfigError.
         """
         config = validate(as_layer({**settings, "model": model}))
-        found = locate_model(config.model, config.revision, config.vae)
+        found = locate_model(config.model, config.revision, config.vae, config.base)
         key = LoadKey.of(config, found)
         executor = LocalExecutor({key: found})
         executor.painter(Work(key, ()))

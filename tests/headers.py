@@ -35,10 +35,10 @@ def checkpoint(channels: int = 4, width: int = 768, **more: Sequence[int]) -> di
     }
 
 
-CLIP = {"cond_stage_model.transformer.text_model.embeddings.position_embedding.weight": (77, 768)}
+CLIP = {"cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (49408, 768)}
 OPENCLIP = {"cond_stage_model.model.token_embedding.weight": (49408, 1024)}
 XL = {
     f"{UNET}input_blocks.8.1.transformer_blocks.9.attn2.to_k.weight": (1280, 2048),
-    "conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight": (77, 768),
-    "conditioner.embedders.1.model.positional_embedding": (77, 1280),
+    "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight": (49408, 768),
+    "conditioner.embedders.1.model.token_embedding.weight": (49408, 1280),
 }

@@ -21,7 +21,7 @@ TOP = (
 )  # fmt: skip
 INSIDE = {
     "commands": (
-        "shell", "generate", "upscale", "batch", "compare", "grid", "replay", "show", "tokens", "config", "schedulers", "doctor",
+        "shell", "generate", "upscale", "batch", "compare", "grid", "replay", "show", "models", "tokens", "config", "schedulers", "doctor",
         "running", "options",
         "completion", "estimates", "terminal",
     ),
@@ -42,8 +42,8 @@ INSIDE = {
     ),
     "prompts": ("variants", "files", "txt", "columns", "templates", "lines", "seeds", "tokens"),
     "models": (
-        "words", "upscalers", "lora_files", "embedding_files", "safety", "vae", "locate", "kinds", "hub", "families",
-        "originals", "files",
+        "words", "catalog", "upscalers", "lora_files", "embedding_files", "safety", "vae", "locate", "kinds", "hub", "families",
+        "originals", "checksums", "files",
     ),
     "settings": ("grid", "messages", "files", "layers", "ranges", "types"),
 }  # fmt: skip

@@ -22,7 +22,9 @@ HEADERS = [
 # Commands with files that are not here → their exit code, and what they say.
 MISSING = {
     "sdapp shell": (2, "needs a terminal"),
-    "stable-diffusion-v1-5/": (69, "the Hub cannot be reached"),
+    "stable-diffusion-v1-5/": (69, "you are offline"),
+    "sdapp show ~/models/": (66, "there is no file"),
+    "sdapp pull": (69, "you are offline"),
     "--model ~/models/": (69, "no folder or file"),
     "(my-style:0.8)": (66, "there is no folder"),
     "--embedding": (66, "no such file"),

@@ -108,6 +108,6 @@ class LocalExecutor:
             if self._painter is not None:
                 self._painter = None
                 gc.collect()  # otherwise two models are in memory at a time
-            model = self._models.get(key) or locate_model(key.model, key.revision, key.vae)
+            model = self._models.get(key) or locate_model(key.model, key.revision, key.vae, key.base)
             self._painter, self._load = self._loader(work, model), key
         return self._painter

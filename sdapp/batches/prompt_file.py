@@ -46,7 +46,7 @@ class PromptFile:
         base = [*(override(key, value, "sdapp batch") for key, value in BATCH_DEFAULTS.items()), *layers]
         config = validate(merge(base))
         begun = begin_seeds(Path(config.output.dir), config.seed, seeds)
-        model = locate_model(config.model, config.revision, config.vae)
+        model = locate_model(config.model, config.revision, config.vae, config.base)
         return cls(path, base, config, model, begun)
 
     @property

@@ -42,7 +42,7 @@ def configs(incomplete: str) -> list[str]:
     return [*offer(presets())(incomplete), *_paths(incomplete)]
 
 
-def models(incomplete: str) -> list[str]:
+def model_names(incomplete: str) -> list[str]:
     """Offer the built-in model, those in the user's own folder, and files and folders."""
     try:
         folder = (merge(read_user_config()).values.get("folders") or {}).get("models")

@@ -90,8 +90,10 @@ def config_check(
     for file in files:
         try:
             config = validate(merge(read_config_file(file)))
-            if find_path(config.model):  # a model of the Hub is not downloaded
-                locate(config.model, config.revision, Path(config.vae) if config.vae else None)
+            # Models of the Hub are not downloaded.
+            if find_path(config.model) and (config.base is None or Path(config.base).exists()):
+                base = None if config.base is None else locate(config.base)
+                locate(config.model, config.revision, Path(config.vae) if config.vae else None, base)
             typer.echo(f"{file}: good")
         except SdappError as exc:
             errors.append(exc)

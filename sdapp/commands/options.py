@@ -1,6 +1,7 @@
 """The options of every command that paints, defined once, and the layers of settings that they become."""
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
@@ -103,7 +104,7 @@ OPTIONS: dict[str, Any] = {
         "-m",
         metavar="NAME",
         help=f"A Hub id, a folder or a .safetensors file; default: {BUILT_IN}, which is built in.",
-        complete=completion.models,
+        complete=completion.model_names,
         panel=MODEL,
     ),
     "loras": option(
@@ -165,10 +166,11 @@ OPTIONS: dict[str, Any] = {
         complete=completion.setting_keys,
         panel=RUN,
     ),
+    "offline": switch("--offline", help="Never ask the Hub: take models from the cache.", panel=RUN),
     "profile": switch("--profile", help="Print at the end where the time went.", panel=RUN),
     "verbose": switch("--verbose", "-v", help="Show messages of diffusers and transformers.", panel=RUN),
 }
-SWITCHES = ("json", "profile", "verbose")
+SWITCHES = ("json", "offline", "profile", "verbose")
 IMAGE_FORMATS = {".png": "png", ".jpg": "jpeg", ".webp": "webp"}
 IMAGE_SUFFIXES = (*IMAGE_FORMATS, ".jpeg")
 IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")  # whatever the name
@@ -268,6 +270,8 @@ def with_options(
 
         def run(**values: Any) -> None:
             options = dict.fromkeys(OPTIONS) | {name: values.pop(_parameter(name)) for name in table}
+            if options["offline"]:
+                os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
             with profiled(say) if options["profile"] else nullcontext():
                 command(options, **values)
 

@@ -61,7 +61,7 @@ OWN_OPTIONS = {  # where the shared ones would tell of the defaults of new image
         "-m",
         metavar="NAME",
         help=f"A Hub id, a folder or a .safetensors file; {OF_EACH}, if it is one of sdapp.",
-        complete=completion.models,
+        complete=completion.model_names,
         panel=MODEL,
     ),
 }

@@ -168,7 +168,7 @@ class Shell:
         self.config = validate(merge([*self._layers, *self._given.values()]))
 
     def _model(self) -> Model:
-        return locate_model(self.config.model, self.config.revision, self.config.vae)
+        return locate_model(self.config.model, self.config.revision, self.config.vae, self.config.base)
 
     def _items(self, line: str, seed: int, name: str | None) -> tuple[RunConfig, Model, list[Item]]:
         names = [override("output.name", name, "/compare")] if name else []

@@ -6,12 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
+from sdapp.commands.models import facts_in_short, facts_json
 from sdapp.commands.terminal import print_line, print_note
 from sdapp.config import RunConfig
-from sdapp.errors import SdappError, gathered
+from sdapp.errors import MissingInputError, SdappError, gathered
 from sdapp.images import decode_file
 from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import read_image, record_text
+from sdapp.models.catalog import Found, describe
+from sdapp.models.checksums import sha256_of
 
 ALWAYS = ("scheduler", "steps", "guidance_scale", "seed", "width", "height")
 APART = ("prompt", "negative_prompt", "model", "revision", "inputs")
@@ -19,16 +22,25 @@ APART = ("prompt", "negative_prompt", "model", "revision", "inputs")
 
 def show(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE", help="Images of sdapp or others.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="FILE", help="Images of sdapp or others, or models.", show_default=False),
     ],
     full: Annotated[bool, typer.Option("--full", help="Everything: the job, and what happened.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, one JSON object a line.")] = False,
 ) -> None:
-    """Print the settings inside images, also of other programs."""
+    """Print the settings inside images, also of other programs, or what a model, LoRA or VAE file is."""
     import yaml
 
     errors: list[SdappError] = []
     for image in images:
+        if image.suffix == ".safetensors" or (image / "model_index.json").is_file():
+            found = _describe_model(image)
+            print_line(
+                facts_json(found)
+                if as_json
+                else yaml.safe_dump(facts_in_short(found), sort_keys=False, width=1000).rstrip()
+            )
+            continue
         try:
             content = _content_of(image)
         except SdappError as exc:
@@ -43,6 +55,15 @@ def show(
         print_line(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=1000).rstrip())
     if errors:
         raise gathered(errors)
+
+
+def _describe_model(path: Path) -> Found:
+    """What a model is, with the SHA-256 of a file."""
+    if path.is_file():
+        sha256_of(path)
+    elif not path.is_dir():
+        raise MissingInputError(f"FILE: there is no file {path}")
+    return describe(path)
 
 
 def _content_of(image: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ TokenizerOf = Annotated[
         "--model",
         metavar="NAME",
         help="Whose tokenizer; default: CLIP's, which all models but postcards use.",
-        autocompletion=completion.models,
+        autocompletion=completion.model_names,
         show_default=False,
     ),
 ]

@@ -58,7 +58,8 @@ class ComparisonPlan:
         assert asked.compare is not None
         self.grid: Grid = asked.compare
         self._check(asked)
-        self.folder, self.model = Path(asked.output.dir), locate_model(asked.model, asked.revision, asked.vae)
+        self.folder = Path(asked.output.dir)
+        self.model = locate_model(asked.model, asked.revision, asked.vae, asked.base)
         self.paces = read_paces(self.folder)
         self.prompts = self.grid.prompts or [str(asked.prompt)]
         self.references = {

@@ -1,20 +1,23 @@
 """Load the weights of a model into a pipeline of diffusers."""
 
-import json
-import traceback
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import diffusers
 import torch
 import transformers
-from diffusers.loaders.single_file_utils import SingleFileComponentError
+from accelerate import init_empty_weights
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+)
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from sdapp.diffusion.decode import keep_dtype
@@ -22,15 +25,22 @@ from sdapp.diffusion.startup import LOADING
 from sdapp.errors import UnavailableError
 from sdapp.models.files import read_json
 from sdapp.models.locate import Model
-from sdapp.models.originals import Config, clip_tokenizer, read_configs, read_vae_config
+from sdapp.models.originals import (
+    TIME_COND,
+    Config,
+    clip_tokenizer,
+    modern_names,
+    read_config,
+    read_vae_config,
+)
 
 # What diffusers and transformers raise for files that cannot be loaded.
 BROKEN = (
     OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, OverflowError, SafetensorError,
-    SingleFileComponentError,
 )  # fmt: skip
 NO_TOKENIZER = 100_000  # transformers gives a tokenizer without files a far larger limit
 LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
+Weights = Mapping[str, torch.Tensor]
 
 
 def load_pipeline(model: Model, dtype: torch.dtype) -> Any:
@@ -41,10 +51,8 @@ def load_pipeline(model: Model, dtype: torch.dtype) -> Any:
     with LOADING, without_progress_bars():
         vae = _load_vae(model, dtype)
         try:
-            vae |= {} if vae else _load_own_vae(model, dtype)
             pipe = (_from_file if model.is_file else _from_folder)(model, dtype, vae)
         except BROKEN as exc:
-            _refuse_missing(model.path, _tensors_without_values(exc) if model.is_file else [])
             raise UnavailableError(f"model: {model.path} cannot be loaded: {_reason(exc)}") from exc
     if pipe.tokenizer.model_max_length > NO_TOKENIZER:
         raise UnavailableError(f"model: {model.path}: its tokenizer cannot be read; download the model again")
@@ -52,40 +60,24 @@ def load_pipeline(model: Model, dtype: torch.dtype) -> Any:
     return pipe
 
 
-def _vae_dtype(model: Model, dtype: torch.dtype, config: Config) -> torch.dtype:
-    """The dtype of an autoencoder with this config: float32 where it would overflow in float16."""
+def _dtype_of(part: str, model: Model, dtype: torch.dtype, config: Config) -> torch.dtype:
+    """The dtype of a part with this config: float32 for an autoencoder that would overflow in float16."""
     overflows = model.family.overflows_in_float16 and config.get("_class_name") != "AutoencoderTiny"
-    needs_float32 = overflows and config.get("force_upcast", True)
+    needs_float32 = part == "vae" and overflows and config.get("force_upcast", True)
     return torch.float32 if dtype == torch.float16 and needs_float32 else dtype
 
 
-def _load_own_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
-    """The model's own autoencoder, if it needs another dtype than the rest, so that no digit is lost."""
-    is_file, folder = model.is_file, model.path / "vae"
-    config = model.family.layout["vae"] if is_file else read_json(folder / "config.json")
-    if (own := _vae_dtype(model, dtype, config)) == dtype:
-        return {}
-    if is_file:
-        return {"vae": _vae_of_file(model.path, own, read_vae_config(model.path, model.family.layout))}
-    cls = getattr(diffusers, config["_class_name"])
-    return {"vae": load_part(cls, folder, own, model.weights("vae")[0])}
-
-
-def _vae_of_file(path: Path, dtype: torch.dtype, config: Config) -> Any:
-    with _configs_and_tokenizers({"vae": config}) as ours:
-        return diffusers.AutoencoderKL.from_single_file(
-            str(path), dtype=dtype, config=ours["config"], subfolder="vae", local_files_only=True
-        )
+def _part_of_folder(part: str, model: Model, dtype: torch.dtype) -> Any:
+    """Load a part from the folder of a model, in the variant that the folder has of it."""
+    library, name = read_json(model.path / "model_index.json")[part]
+    own = _dtype_of(part, model, dtype, read_json(model.path / part / "config.json"))
+    return load_part(getattr(LIBRARIES[library], name), model.path / part, own, model.weights(part)[0])
 
 
 def _from_folder(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
-    """Load each part in the variant that the folder has of it."""
-    family, classes = model.family, read_json(model.path / "model_index.json")
-    parts = dict(vae)
+    family, parts = model.family, dict(vae)
     for part in [part for part in family.weight_folders if part not in parts]:
-        library, name = classes[part]
-        cls = getattr(LIBRARIES[library], name)
-        parts[part] = load_part(cls, model.path / part, dtype, model.weights(part)[0])
+        parts[part] = _part_of_folder(part, model, dtype)
     cls = getattr(diffusers, family.pipelines["txt2img"])
     return cls.from_pretrained(
         model.path, local_files_only=True, **family.components, **family.options, **parts
@@ -109,35 +101,69 @@ def load_part(
 
 
 def _from_file(model: Model, dtype: torch.dtype, vae: dict[str, Any]) -> Any:
-    family = model.family
-    cls = getattr(diffusers, family.pipelines["txt2img"])
-    given = {"dtype": dtype, **family.components, **family.options, **vae}
-    layout = {part: config for part, config in family.layout.items() if model.has_own(part)}
-    with _configs_and_tokenizers(read_configs(model.path, layout)) as ours:
-        pipe = cls.from_single_file(str(model.path), local_files_only=True, **ours, **given)
-    for part in family.weight_folders:
-        _refuse_missing(model.path, _on_meta(getattr(pipe, part)))
-    return pipe
+    """Build each part from the tensors of the file, or load it from the base if the file lacks it."""
+    family, config = model.family, model.scheduler_config
+    parts = {"scheduler": getattr(diffusers, config["_class_name"]).from_config(config), **vae}
+    sources = [each.path for each in (model, model.base) if each and each.is_file]
+    tensors = {path: _read_tensors(path) for path in sources}
+    for part in [part for part in family.weight_folders if part not in parts]:
+        source = model.lender(part)
+        if source.is_file:
+            config = read_config(source.path, family.layout, part)
+            own = _dtype_of(part, model, dtype, config)
+            parts[part] = _build_part(part, config, tensors[source.path], own, source.path)
+        else:
+            parts[part] = _part_of_folder(part, source, dtype)
+    for part, tokenizer in family.text_encoders.items():
+        folder = model.lender(part).path / tokenizer
+        parts[tokenizer] = clip_tokenizer(**family.layout[tokenizer])
+        if folder.is_dir():
+            parts[tokenizer] = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    return getattr(diffusers, family.pipelines["txt2img"])(**parts, **family.components, **family.options)
 
 
-@contextmanager
-def _configs_and_tokenizers(configs: Mapping[str, Config]) -> Iterator[dict[str, Any]]:
-    """The arguments with which `from_single_file` asks no Hub: a folder of configs, and parts."""
-    index, parts = {"vae": ["diffusers", "AutoencoderKL"]}, {}
-    with TemporaryDirectory(prefix="sdapp-") as folder:
-        for part, config in configs.items():
-            if part.startswith("tokenizer"):
-                index[part], parts[part] = ["transformers", "CLIPTokenizer"], clip_tokenizer(**config)
-            elif part == "scheduler":
-                cls = getattr(diffusers, config["_class_name"])
-                index[part], parts[part] = ["diffusers", cls.__name__], cls.from_config(config)
-            else:
-                name = config.get("_class_name") or config["architectures"][0]
-                index[part] = ["transformers" if part.startswith("text_encoder") else "diffusers", name]
-                (Path(folder) / part).mkdir()
-                (Path(folder) / part / "config.json").write_text(json.dumps(config))
-        (Path(folder) / "model_index.json").write_text(json.dumps(index))
-        yield {"config": folder, **parts}
+def _read_tensors(path: Path) -> Weights:
+    tensors = load_file(path)
+    names = modern_names(tensors)
+    return {names[name]: tensor for name, tensor in tensors.items()}
+
+
+def _build_part(
+    part: str, config: Config, tensors: Weights, dtype: torch.dtype, path: Path, key: str = "model"
+) -> Any:
+    """Build a part with the tensors of a file. Raises UnavailableError if some are missing."""
+    with init_empty_weights():
+        if part.startswith("text_encoder"):
+            cls = getattr(transformers, config["architectures"][0])
+            module = cls(transformers.CLIPTextConfig(**config))
+        else:
+            module = getattr(diffusers, config["_class_name"]).from_config(config)
+    try:
+        found = _converted(part, config, tensors, module)
+    except KeyError as exc:  # diffusers asks for some by name
+        _refuse_missing(path, [str(exc.args[0])], key)
+    # A copy: in the mapped file a tensor may begin anywhere, and kernels round otherwise by alignment.
+    cast = {name: each.to(dtype, copy=True) for name, each in found.items() if each.is_floating_point()}
+    _refuse_missing(path, module.load_state_dict(cast, strict=False, assign=True).missing_keys, key)
+    return module.eval()
+
+
+def _converted(part: str, config: Config, tensors: Weights, module: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a part by the names that they have in diffusers and transformers."""
+    if part == "unet":
+        found = convert_ldm_unet_checkpoint(tensors, config)
+        if TIME_COND in tensors:
+            found["time_embedding.cond_proj.weight"] = tensors[TIME_COND]
+    elif part == "vae":
+        found = convert_ldm_vae_checkpoint(tensors, config)
+    elif (prefix := config["prefix"]).endswith(".model."):
+        found = convert_open_clip_checkpoint(module, tensors, prefix)
+    else:
+        found = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        found = {f"text_model.{name.removeprefix(prefix)}": tensor for name, tensor in found.items()}
+    if part.startswith("text_encoder") and not hasattr(module, "text_model"):  # since transformers 5.6
+        found = {name.removeprefix("text_model."): tensor for name, tensor in found.items()}
+    return dict(found)
 
 
 def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
@@ -149,28 +175,15 @@ def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
             config = read_vae_config(model.vae, model.family.layout)
             if not model.is_file:
                 config |= read_json(model.path / "vae" / "config.json")
-            part = _vae_of_file(model.vae, _vae_dtype(model, dtype, config), config)
+            own = _dtype_of("vae", model, dtype, config)
+            part = _build_part("vae", config, load_file(model.vae), own, model.vae, "vae")
         else:
             config = read_json(model.vae / "config.json", "vae")
             cls = getattr(diffusers, config["_class_name"])
-            part = load_part(cls, model.vae, _vae_dtype(model, dtype, config), key="vae")
+            part = load_part(cls, model.vae, _dtype_of("vae", model, dtype, config), key="vae")
     except BROKEN as exc:
-        _refuse_missing(model.vae, _tensors_without_values(exc) if model.vae.is_file() else [], "vae")
         raise UnavailableError(f"vae: {model.vae} cannot be loaded: {_reason(exc)}") from exc
     return {"vae": part}
-
-
-def _on_meta(module: torch.nn.Module) -> list[str]:
-    """The parameters that were given no values."""
-    return [name for name, parameter in module.named_parameters() if parameter.is_meta]
-
-
-def _tensors_without_values(exc: Exception) -> list[str]:
-    """The tensors that a file lacks, from an error of `from_single_file`, which seldom names them."""
-    if isinstance(exc, KeyError):
-        return [str(exc.args[0])]
-    modules = (frame.f_locals.get("model") for frame, _ in traceback.walk_tb(exc.__traceback__))
-    return next((_on_meta(module) for module in modules if isinstance(module, torch.nn.Module)), [])
 
 
 def _refuse_missing(path: Path, names: Collection[str], key: str = "model") -> None:

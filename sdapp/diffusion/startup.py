@@ -56,8 +56,7 @@ def without_advice() -> Iterator[None]:
 
 def _read_ahead(model: Model) -> None:
     """Let the system read the weights into its page cache, from where they are mapped."""
-    parts = () if model.is_file else model.family.weight_folders
-    files = [path for part in parts for path in model.weights(part)[1]] or [model.path]
+    files = [*model.weight_files, *(model.base.weight_files if model.base else ())]
     for path in files if hasattr(os, "posix_fadvise") else []:
         with suppress(OSError), path.open("rb") as file:  # loading says what is wrong
             # In pieces: Linux reads only the first part of a long range.

@@ -36,7 +36,7 @@ class GridPlan:
             raise ConfigError(
                 f"a grid of {size:,} images is too large to look at; at most {MAX_CELLS:,}: {way}"
             )
-        self._models: dict[tuple[str, str | None, str | None], Model] = {}
+        self._models: dict[tuple[str | None, ...], Model] = {}
         self.cells = tuple(self._cells())
         first = self.cells[0].config
         self.folder = Path(first.output.dir)
@@ -135,7 +135,7 @@ class GridPlan:
         return randbelow(2**32) if kept is None else kept
 
     def _model(self, config: RunConfig) -> Model:
-        key = config.model, config.revision, config.vae
+        key = config.model, config.revision, config.vae, config.base
         if key not in self._models:
             self._models[key] = locate_model(*key)
         return self._models[key]

@@ -52,12 +52,15 @@ UPSCALERS = {
 INPAINT = {"maskblur", "maskmode", "maskedcontent", "inpaintarea", "maskedareapadding"}
 
 
-def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> str:
+def write_infotext(
+    values: Mapping[str, Any], model_name: str, version: str, sha256: str | None = None
+) -> str:
     """Return the infotext of an image as A1111 1.10 writes it (`create_infotext`).
 
-    `values` is a Job's `model_dump()`. What infotext cannot contain is replaced so that the image stays the
-    same: control characters by spaces, `Negative prompt:` in a prompt by lower case (CLIP ignores case). The
-    field `Scheduler options` is sdapp's own. Raises ConfigError for an unknown scheduler.
+    `values` is a Job's `model_dump()`; `sha256` is that of a model in a single file. What infotext cannot
+    contain is replaced so that the image stays the same: control characters by spaces, `Negative prompt:` in
+    a prompt by lower case (CLIP ignores case). The field `Scheduler options` is sdapp's own. Raises
+    ConfigError for an unknown scheduler.
     """
     task, skip, padding = values["task"], values["clip_skip"], values["task"].get("padding")
     loras: list[Values] = values["loras"]
@@ -74,7 +77,8 @@ def write_infotext(values: Mapping[str, Any], model_name: str, version: str) -> 
     fields = {
         "Steps": values["steps"], "Sampler": sampler, "Schedule type": schedule,
         "CFG scale": str(values["guidance_scale"]).removesuffix(".0"), "Seed": values["seed"],
-        "Size": f"{values['width']}x{values['height']}", "Model": model_name,
+        "Size": f"{values['width']}x{values['height']}", "Model hash": (sha256 or "")[:10],
+        "Model": model_name,
         "VAE": values["vae"] and Path(values["vae"]).name.partition("@")[0].removesuffix(".safetensors"),
         "Denoising strength": task["strength"],
         "Clip skip": skip + 1 if skip else None, "RNG": "CPU",

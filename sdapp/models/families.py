@@ -66,7 +66,8 @@ FAMILIES = (
     ),
     Family(
         "Stable Diffusion XL",
-        r"^context 2048$|^added text_time$|^pipeline StableDiffusionXL|^conditioner\.embedders\.1\.",
+        r"^context 2048$|^added text_time$|^pipeline StableDiffusionXL|^conditioner\.embedders\.1\."
+        r"|\.label_emb\.0\.0\.",
         originals.SDXL,
         pipelines=_pipelines("StableDiffusionXL"),
         components={},

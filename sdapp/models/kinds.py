@@ -28,9 +28,6 @@ class Kind:
 
 
 IN_FILE = r"^model\.diffusion_model\."
-CLIP = r"transformer\.text_model\.embeddings\.position_embedding\."
-TEXT = rf"^cond_stage_model\.({CLIP}|model\.token_embedding\.)|^conditioner\.embedders\."
-VAE = r"^first_stage_model\.decoder\.conv_in\.|^vae replaced$"
 LAST_OF_XL = r"\.input_blocks\.8\.1\.transformer_blocks\.9\."
 # Files without the UNet of a checkpoint. The first row that fits counts, here and below.
 IS_LORA = r"(^|[._])lora[._]|^lycoris_|\.(hada_w|lokr_w|oft_|dora_scale|(diff(_b)?|[wb]_norm)(\s|$))"
@@ -45,7 +42,6 @@ LOOSE_PARTS = (
     Kind(r"^unet\.", "a checkpoint in the layout of diffusers", FOLDER),
     Kind(r"^(first_stage_model\.|vae\.)?decoder\.(conv_in|layers\.\d+|\d+)\.", "an autoencoder (VAE)",
          "use it with a whole model: --set vae=FILE"),
-    Kind(r"^(input_blocks\.0\.0|down_blocks\.0\.(resnets|attentions))\.", "a UNet alone", WHOLE),
     Kind(r"^(cond_stage_model\.|transformer\.|model\.)?(text_model|resblocks|encoder\.block|layers)\.",
          "a text encoder alone", WHOLE),
     Kind(IS_UPSCALER, "an upscaler of finished images",
@@ -59,10 +55,12 @@ OTHER_MODELS = (
     Kind(r"^(embedder\.model\.visual|noise_augmentor)\.|^pipeline StableUnCLIP", "Stable unCLIP"),
     Kind(r"^pipeline StableDiffusionLatentUpscale", "the x2 latent upscaler"),
     Kind(r"\.time_stack\.|^unet (UNetSpatioTemporal|UNetMotion|UNet3D)", "a model for videos"),
-    Kind(r"^(model\.diffusion_model\.)?(transformer_blocks|blocks|layers)\.0\.|^transformer folder$",
+    Kind(r"^(model\.diffusion_model\.)?((joint_|single_)?transformer_blocks|blocks|layers)\.0\.",
          "a diffusion transformer"),
+    Kind(r"^transformer folder$", "a diffusion transformer"),
     Kind(r"^pipeline ((Kandinsky|IF|AltDiffusion|AudioLDM|LDM|DDPM)\w*)$", r"a model of another kind (\1)"),
     Kind(r"^code (\S+)$", r"a model with code of its own (\1), which is not run"),
+    Kind(r"^class (\S+)$", r"a model with a part of another class (\1)"),
     Kind(r"^unet (?!UNet2DConditionModel$)(\S+)$", r"a model with a UNet of another class (\1)"),
     Kind(r"^text_encoder (?!clip)(\S+)$", r"a model with another text encoder than CLIP (\1)"),
     Kind(r"^channels 8$", "InstructPix2Pix (8 input channels)"),
@@ -75,12 +73,6 @@ OTHER_MODELS = (
     Kind(r"^betas none$", "a model without betas in its scheduler_config.json", SCHEDULER),
     Kind(r"(^|\.)(scaled_fp8|scale_weight|weight_scale|comfy_quant|absmax|quant_map|SCB) |^quantized ",
          "quantized with scales, which would be ignored", "give the float16 or float32 checkpoint"),
-    Kind(r"^cond_stage_model\.transformer\.(embeddings|encoder)\.",
-         "a checkpoint whose text encoder has the old names", FOLDER),
-    Kind(IN_FILE, "a UNet alone", WHOLE, unless=f"{TEXT}|{VAE}"),
-    Kind(IN_FILE, "a checkpoint that lacks a text encoder", WHOLE, unless=rf"{TEXT}0\.{CLIP}"),
-    Kind(IN_FILE, "a checkpoint that lacks a text encoder", WHOLE, unless=rf"{TEXT}1\.model\.positional_"),
-    Kind(IN_FILE, "a checkpoint without autoencoder (VAE)", "give one: --set vae=PATH", unless=VAE),
     Kind(r"attn2\.to_k\.weight \d+x2048$", "a smaller SDXL (such as SSD-1B)", FOLDER, unless=LAST_OF_XL),
 )  # fmt: skip
 

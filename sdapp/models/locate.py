@@ -10,12 +10,17 @@ from typing import Any
 
 from sdapp.errors import ConfigError, UnavailableError, nearest
 from sdapp.models import hub, originals
+from sdapp.models.checksums import check_download
 from sdapp.models.families import FAMILIES, Family
 from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, refuse_others, tensor_shapes
 from sdapp.models.kinds import ONLY, find_kind
 
 UNET_INPUTS = "model.diffusion_model.input_blocks."  # names of the UNet's tensors in a single file
 CONFIG_FILES = ("model_index.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+OUR_CLASSES = re.compile(
+    r"UNet2DConditionModel|Autoencoder\w+|\w+VAE|CLIPTextModel(WithProjection)?|CLIPTokenizer(Fast)?"
+    r"|\w+Scheduler"
+)
 SHARD = re.compile(r"-\d{5}-of-(\d{5})")
 ALLOWED = "a diffusers folder, a .safetensors file, or a Hub id such as "
 SHORT_NAMES = {  # without capitals and signs
@@ -43,6 +48,7 @@ class Model:
     revision: str | None = None  # the commit, for a model from the Hub
     vae: Path | None = None  # the autoencoder that replaces its own: a folder or a file
     vae_revision: str | None = None  # its commit, if it is from the Hub
+    base: "Model | None" = None  # has the parts that a single file lacks
 
     @property
     def is_file(self) -> bool:
@@ -56,7 +62,7 @@ class Model:
         other classes. Of both: `channels` and `context`, the input channels of the UNet and the width of the
         text embeddings that it reads.
         """
-        facts = _file_facts(tensor_shapes(self.path)) if self.is_file else _folder_facts(self.path)
+        facts = _file_facts(originals.read_shapes(self.path)) if self.is_file else _folder_facts(self.path)
         facts["vae"] = None if self.vae is None else "replaced"
         return {name: fact for name, fact in facts.items() if fact is not None}
 
@@ -87,7 +93,7 @@ class Model:
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer of the (first) text encoder; CLIP's if it has no files of its own."""
-        folder = self.path / "tokenizer"
+        folder = self.lender("text_encoder").path / "tokenizer"
         if not folder.is_dir():
             return originals.clip_tokenizer()
         from transformers import CLIPTokenizer  # does not import torch
@@ -140,6 +146,12 @@ class Model:
         return chosen or None, found.get(chosen, [])
 
     @property
+    def weight_files(self) -> list[Path]:
+        """The files that are loaded for the model's own parts."""
+        parts = filter(self.has_own, self.family.weight_folders)
+        return [self.path] if self.is_file else [file for part in parts for file in self.weights(part)[1]]
+
+    @property
     def notes(self) -> list[str]:
         """A note if some parts have full weights and others have not."""
         parts = () if self.is_file else filter(self.has_own, self.family.weight_folders)
@@ -150,7 +162,18 @@ class Model:
 
     def has_own(self, part: str) -> bool:
         """Whether a part is loaded from the model's own files."""
-        return part != "vae" or self.vae is None
+        is_here = not self.is_file or originals.first_tensor(self.family.layout[part]) in self.facts
+        return is_here and (part != "vae" or self.vae is None)
+
+    def lender(self, part: str) -> "Model":
+        """The model whose files have a part: this one, or the base for what a single file lacks."""
+        return self if self.base is None or self.has_own(part) else self.base
+
+    @property
+    def lacks(self) -> list[str]:
+        """The parts that a single file lacks, without an autoencoder that is replaced."""
+        missing = [part for part in self.family.weight_folders if not self.has_own(part)]
+        return missing if self.vae is None else [part for part in missing if part != "vae"]
 
 
 def _file_facts(shapes: dict[str, list[int]]) -> dict[str, Any]:
@@ -167,10 +190,12 @@ def _folder_facts(folder: Path) -> dict[str, Any]:
 
     index, unet, vae, scheduler = map(read, CONFIG_FILES)
     has_betas = not {"beta_start", "trained_betas"}.isdisjoint(scheduler)
-    code = (entry[0] for part, entry in index.items() if part in hub.FOLDERS and entry[0])
+    parts = {part: entry for part, entry in index.items() if part in hub.FOLDERS and entry[0]}
+    classes = (name for _, name in parts.values() if not OUR_CLASSES.fullmatch(name))
     return {
         "pipeline": index.get("_class_name"),
-        "code": next((library for library in code if library not in ("diffusers", "transformers")), None),
+        "code": next(_code_of(folder, index, parts), None),
+        "class": next(classes, None),
         "unet": unet.get("_class_name"),
         "channels": unet.get("in_channels"),
         "context": unet.get("cross_attention_dim"),
@@ -188,23 +213,58 @@ def _folder_facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def locate(name: str, revision: str | None = None, vae: Path | None = None) -> Model:
+def _code_of(folder: Path, index: dict[str, Any], parts: dict[str, Any]) -> Iterator[str]:
+    """The names of code that a folder brings along: of a part, of the pipeline, or an `auto_map`."""
+    yield from (library for library, _ in parts.values() if library not in ("diffusers", "transformers"))
+    yield from ("custom_pipeline" for key in index if key == "custom_pipeline")
+    if not isinstance(index.get("_class_name", ""), str):
+        yield "custom_pipeline"
+    for part in hub.FOLDERS:
+        for file in ("config.json", "tokenizer_config.json"):
+            if (folder / part / file).is_file() and "auto_map" in read_json(folder / part / file):
+                yield f"{part}/auto_map"
+
+
+def locate(
+    name: str, revision: str | None = None, vae: Path | None = None, base: Model | None = None
+) -> Model:
     """Find a model by its built-in name, folder, file or Hub id; download it if it is not in the cache.
 
-    `vae` replaces its own autoencoder. Accepts safetensors only, and no remote code. Raises UnavailableError,
-    and ConfigError for a revision that is given to anything but a Hub id.
+    `vae` replaces its own autoencoder, `base` has the parts that a single file lacks. Accepts safetensors
+    only, and no remote code. Raises UnavailableError, and ConfigError for a revision that is given to
+    anything but a Hub id.
     """
     if path := find_path(name):
         if revision is not None:
             raise ConfigError(f"revision: {revision!r} is for models from the Hub; {name} has none")
-        return _checked(Model(name, path, vae=vae))
+        return _checked(Model(name, path, vae=vae, base=base))
     if cached := hub.cached_commit(name, revision):
         with suppress(UnavailableError):  # an incomplete download
             return _checked(Model(name, cached, cached.name, vae))
-    # Refuse what is not supported before gigabytes are downloaded.
+    return _checked(_fetch(name, revision, vae))
+
+
+def pull_model(name: str, revision: str | None = None) -> Path:
+    """Download a model of the Hub and check the SHA-256 of each file that is loaded; return its folder.
+
+    A damaged file is downloaded again. Raises UnavailableError.
+    """
+    model = _fetch(name, revision)
+    for file in model.weight_files:
+        try:
+            check_download(file, is_fresh=True)
+        except UnavailableError:
+            file.resolve().unlink()
+            _fetch(name, revision)
+            check_download(file, is_fresh=True)
+    return _checked(model).path
+
+
+def _fetch(name: str, revision: str | None, vae: Path | None = None) -> Model:
+    """Download what is not in the cache; refuse what is not supported before gigabytes are downloaded."""
     _checked(Model(name, hub.download(name, revision, hub.CONFIGS)), has_weights=False)
     folder = hub.download(name, revision, hub.WANTED, hub.find_unwanted(name, revision))
-    return _checked(Model(name, folder, folder.name, vae))
+    return Model(name, folder, folder.name, vae)
 
 
 def find_path(name: str, key: str = "model") -> Path | None:
@@ -237,17 +297,27 @@ def find_path(name: str, key: str = "model") -> Path | None:
 
 def _checked(model: Model, has_weights: bool = True) -> Model:
     """Return the model. Raises UnavailableError for one that cannot be loaded, with what is wrong."""
-    try:
-        problem = next(_problems(model, has_weights), None)
-    except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as exc:
-        problem = f": its files are not those of a Stable Diffusion: {exc}"
-    if problem:
+    if problem := find_problem(model, has_weights):
         raise UnavailableError(f"model: {model.name}{problem}")
+    for file in model.weight_files if has_weights and not model.is_file else ():
+        check_download(file)
     return model
 
 
+def find_problem(model: Model, has_weights: bool = True) -> str | None:
+    """Why a model cannot be loaded: the end of a sentence that begins with its name.
+
+    `has_weights` is False for a folder with the config files only. Raises UnavailableError for a file that is
+    damaged.
+    """
+    try:
+        return next(_problems(model, has_weights), None)
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as exc:
+        return f": its files are not those of a Stable Diffusion: {exc}"
+
+
 def _problems(model: Model, has_weights: bool) -> Iterator[str]:
-    """Why a model cannot be loaded; `has_weights` is False for a folder with the config files only."""
+    """Why a model cannot be loaded; the first reason counts."""
     if not model.is_file and not (model.path / "model_index.json").is_file():
         yield f" is not a diffusers folder: model_index.json is missing{_what_else(model.path)}"
     is_part = "channels" not in model.facts
@@ -255,10 +325,20 @@ def _problems(model: Model, has_weights: bool) -> Iterator[str]:
         yield f" is {kind.replace('FILE', model.name)}"
     if is_part and (model.is_file or not (model.path / "unet").exists()):
         yield f" has no UNet that sdapp knows; {ONLY}"
+    if model.base is None and (lacks := model.lacks):
+        yield f" {_says_lacks(lacks)}"
     if has_weights and not model.is_file:
         yield from _missing_files(model)
     if min(model.size, model.scale, model.in_channels) < 1 or not model.latent_scaling > 0:
         yield ": a size or a factor in its config.json files is not positive"
+
+
+def _says_lacks(parts: list[str]) -> str:
+    """What a file without these parts is, and the way out."""
+    if parts == ["vae"]:
+        return "has no autoencoder (VAE); give one: --set vae=PATH"
+    what = "is a UNet alone" if "vae" in parts else f"has no {' and no '.join(parts)}"
+    return f"{what}; take the rest from another model: --set base=MODEL"
 
 
 def _what_else(folder: Path) -> str:

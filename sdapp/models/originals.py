@@ -5,7 +5,7 @@ A diffusers folder states the sizes of its parts in config files; a single file 
 
 import gzip
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,9 @@ UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
 TIME_COND = f"{UNET_PREFIX}time_embed.cond_proj.weight"  # in LCMs: the UNet reads the guidance scale
 MERGES = Path(__file__).parent / "clip" / "merges.txt.gz"
 END_TOKEN = "<|endoftext|>"
+OLD_CLIP = re.compile(r"^((?:cond_stage_model|conditioner\.embedders\.0)\.transformer\.)(?=[ef][a-z_]*\.)")
+IN_UNET = re.compile(r"(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)\.")
+IS_DIFFUSERS_UNET = {"conv_in.weight", "down_blocks.0.resnets.0.conv1.weight", "conv_out.weight"}
 
 
 class Width(NamedTuple):
@@ -38,7 +41,7 @@ def _unet(downs: str, ups: str, heads: int | None, first_context: str, **rest: A
         "in_channels": Width(f"{UNET_PREFIX}input_blocks.0.0.weight", 1),
         "block_out_channels": widths,
         "down_block_types": ["CrossAttnDownBlock2D" if each == "x" else "DownBlock2D" for each in downs],
-        "up_block_types": ["CrossAttnUpBlock2D" if each == "x" else "UpBlock2D" for each in ups],
+        "up_block_types": _up_blocks(ups),
         "layers_per_block": 2,
         "attention_head_dim": heads or [width._replace(per=64) for width in widths],
         "cross_attention_dim": Width(
@@ -46,6 +49,10 @@ def _unet(downs: str, ups: str, heads: int | None, first_context: str, **rest: A
         ),
         **rest,
     }
+
+
+def _up_blocks(ups: str) -> list[str]:
+    return ["CrossAttnUpBlock2D" if each == "x" else "UpBlock2D" for each in ups]
 
 
 def _vae(sample_size: int, **rest: Any) -> Config:
@@ -68,6 +75,7 @@ def _clip(prefix: str, layers: int, kind: str = "CLIPTextModel") -> Config:
     table = prefix + ("token_embedding.weight" if is_open else "embeddings.token_embedding.weight")
     inner = "transformer.resblocks.0.mlp.c_fc" if is_open else "encoder.layers.0.mlp.fc1"
     return {
+        "prefix": prefix,  # of its tensors, in the file
         "architectures": [kind],
         "model_type": "clip_text_model",
         "hidden_act": "gelu" if is_open else "quick_gelu",
@@ -117,26 +125,62 @@ SDXL: Config = {
 }  # fmt: skip
 
 
-def read_configs(path: Path, layout: Config) -> dict[str, Config]:
-    """The configs of a file's parts: `layout` with its widths read off the file.
+def modern_names(names: Collection[str]) -> dict[str, str]:
+    """The names of a file's tensors in the layout that is read here, by those in the file.
+
+    Brings together: CLIP with and without `text_model.`; UNets alone, without their prefix or in the layout
+    of diffusers.
+    """
+    found = {name: OLD_CLIP.sub(r"\1text_model.", name) for name in names}
+    if "input_blocks.0.0.weight" in found:
+        found |= {name: UNET_PREFIX + name for name in names if IN_UNET.match(name)}
+    if found.keys() >= IS_DIFFUSERS_UNET:
+        ups = _up_blocks("-xxx" if "down_blocks.0.attentions.0.proj_in.weight" in found else "xx-")
+        parts = ((name, *name.rpartition(".")) for name in names)
+        found |= {name: f"{UNET_PREFIX}{unet_name(layer, 2, ups)}.{kind}" for name, layer, _, kind in parts}
+    return found
+
+
+def read_shapes(path: Path, key: str = "model") -> dict[str, list[int]]:
+    """The shapes of a file's tensors by their modern names. Raises UnavailableError, see `tensor_shapes`."""
+    shapes = tensor_shapes(path, key)
+    names = modern_names(shapes)
+    return {names[name]: shape for name, shape in shapes.items()}
+
+
+def first_tensor(config: Config) -> str:
+    """A tensor by which one sees whether a file has the part of this layout."""
+    return next(width.tensor for width in _widths(config))
+
+
+def _widths(value: Any) -> Iterator[Width]:
+    if isinstance(value, Width):
+        yield value
+    elif isinstance(value, list | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _widths(each)
+
+
+def read_config(path: Path, layout: Config, part: str) -> Config:
+    """The config of a part of a file: that of its layout, with the widths read off the file.
 
     Raises UnavailableError that names the part which the file does not have.
     """
-    shapes = tensor_shapes(path)
-    configs = {part: _fill(config, shapes, f"model: {path} has no {part}") for part, config in layout.items()}
-    if TIME_COND in shapes:
-        configs["unet"]["time_cond_proj_dim"] = shapes[TIME_COND][1]
-    return configs | {"scheduler": scheduler_config(path, layout)}
+    shapes = read_shapes(path)
+    config: Config = _fill(layout[part], shapes, f"model: {path} has no {part}")
+    if part == "unet" and TIME_COND in shapes:
+        config["time_cond_proj_dim"] = shapes[TIME_COND][1]
+    return config
 
 
 def scheduler_config(path: Path, layout: Config) -> Config:
     """The config of a file's scheduler: that of its family, with what its UNet predicts."""
     config: Config = dict(layout["scheduler"])
-    if TIME_COND in tensor_shapes(path):
+    if TIME_COND in read_shapes(path):
         config = {"_class_name": "LCMScheduler", **_BETAS}
     if predicts_v(path, layout):
         config["prediction_type"] = "v_prediction"
-        config["rescale_betas_zero_snr"] = "ztsnr" in tensor_shapes(path)
+        config["rescale_betas_zero_snr"] = "ztsnr" in read_shapes(path)
     return config
 
 
@@ -145,17 +189,18 @@ def predicts_v(path: Path, layout: Config) -> bool:
     import numpy as np
     from safetensors import SafetensorError, safe_open
 
-    shapes, name = tensor_shapes(path), f"{UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias"
+    shapes, name = read_shapes(path), f"{UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias"
+    in_file = {modern: name for name, modern in modern_names(tensor_shapes(path)).items()}
     is_plain = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", [0, 4])[1] == 4
     is_2 = layout["unet"] is STABLE_DIFFUSION_2["unet"] and is_plain  # its inpainting predicts noise
     if "v_pred" in shapes or not is_2 or name not in shapes:
         return "v_pred" in shapes
     try:
         with safe_open(path, framework="numpy") as file:
-            values = file.get_tensor(name)
+            values = file.get_tensor(in_file[name])
     except (TypeError, AttributeError):  # numpy has no bfloat16 and no float8
         with safe_open(path, framework="pt") as file:
-            values = file.get_tensor(name).float().numpy()
+            values = file.get_tensor(in_file[name]).float().numpy()
     except SafetensorError as exc:
         raise UnavailableError(f"model: {path} is damaged: {exc}; download it again") from exc
     return bool(np.std(values) > 0.09)

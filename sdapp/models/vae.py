@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sdapp.errors import ConfigError, UnavailableError
+from sdapp.models.checksums import check_download
 from sdapp.models.files import read_json, tensor_shapes
 from sdapp.models.hub import cached_commit, download
 from sdapp.models.locate import Model, find_path, locate
@@ -14,16 +15,22 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 PREFIXES = ("", "first_stage_model.", "vae.")
 
 
-def locate_model(name: str, revision: str | None = None, vae: str | None = None) -> Model:
-    """Find a model, and the autoencoder that replaces its own if `vae` is given.
+def locate_model(
+    name: str, revision: str | None = None, vae: str | None = None, base: str | None = None
+) -> Model:
+    """Find a model, the autoencoder that replaces its own if `vae` is given, and its `base`.
 
-    `vae` is a folder, a `.safetensors` file, `org/name` or `org/name@revision`. Raises what `locate` raises,
-    and ConfigError for an autoencoder that does not fit the model.
+    `vae` is a folder, a `.safetensors` file, `org/name` or `org/name@revision`; so is `base`, a whole model
+    that has the parts which a single file lacks. Raises what `locate` raises, and ConfigError for what does
+    not fit the model.
     """
+    if base is not None:
+        find_path(name)  # raises before the base is downloaded
+    whole = None if base is None else locate(*_split_revision(base))
     if vae is None:
-        return locate(name, revision)
+        return _with_base(locate(name, revision, base=whole))
     path, commit = _find(vae)
-    model = locate(name, revision, path)
+    model = _with_base(locate(name, revision, path, whole))
     channels, scale, scaling = _facts_of_file(path) if path.is_file() else _facts_of_folder(path)
     for here, there, fact in (
         (channels, model.family.latent_channels, "latent channels"),
@@ -37,15 +44,31 @@ def locate_model(name: str, revision: str | None = None, vae: str | None = None)
     return replace(model, vae_revision=commit)
 
 
+def _with_base(model: Model) -> Model:
+    """Check that the base fits a model. Raises ConfigError."""
+    base = model.base
+    if base and base.family is not model.family:
+        raise ConfigError(f"base: {base.name} is {base.family.name}, {model.name} is {model.family.name}")
+    if base and not model.lacks:
+        raise ConfigError(f"base: {model.name} has all parts of its own; leave out base")
+    return model
+
+
+def _split_revision(name: str) -> tuple[str, str | None]:
+    """The Hub id and the revision in `org/name@revision`; a path stays as it is."""
+    hub_id, _, revision = name.partition("@")
+    return (name, None) if Path(name).expanduser().exists() else (hub_id, revision or None)
+
+
 def _find(name: str) -> tuple[Path, str | None]:
     """The path of an autoencoder, and its commit if it is from the Hub."""
-    hub_id, _, revision = name.partition("@")
-    if path := find_path(name if Path(name).exists() else hub_id, "vae"):
+    hub_id, revision = _split_revision(name)
+    if path := find_path(hub_id, "vae"):
         return path, None
     files = ("config.json", WEIGHTS)
     folder = cached_commit(hub_id, revision)
     if folder is None or not all((folder / file).is_file() for file in files):
-        folder = download(hub_id, revision or None, files, key="vae")
+        folder = download(hub_id, revision, files, key="vae")
     return folder, folder.name
 
 
@@ -69,6 +92,7 @@ def _facts_of_folder(folder: Path) -> tuple[int, int, float | None]:
             f"vae: {folder}: its config.json is not that of an autoencoder: {exc}"
         ) from exc
     tensor_shapes(folder / WEIGHTS, "vae")  # raises UnavailableError for a damaged file
+    check_download(folder / WEIGHTS, "vae")
     return facts if kind == "AutoencoderKL" else (*facts[:2], None)  # the others take latents as they are
 
 

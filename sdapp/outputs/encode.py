@@ -29,7 +29,8 @@ def encode(result: Result, output: Output) -> Result:
     content = {"job": to_portable(job, Path(output.dir)), "record": asdict(result.record)}
     content |= {"choices": dict(result.choices)} if result.choices else {}
     name = Path(job.model).name.removesuffix(".safetensors")
-    parameters = infotext.write_infotext(job.model_dump(), name, result.record.versions.get("sdapp", ""))
+    version, sha256 = result.record.versions.get("sdapp", ""), result.record.model_sha256
+    parameters = infotext.write_infotext(job.model_dump(), name, version, sha256)
     options = (
         _for_png(content, parameters) if output.format == "png" else _for_others(content, parameters, output)
     )

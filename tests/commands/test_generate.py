@@ -283,7 +283,7 @@ BAD_INPUT = {
     "a model folder of pickles": (69, "can run code", f"{SAY} --model pickled"),
     "a pickled checkpoint": (69, "not safetensors", f"{SAY} --model model.ckpt"),
     "a corrupt checkpoint": (69, "is no safetensors file", f"{SAY} --model corrupt.safetensors"),
-    "a Hub id without a network": (69, "the Hub cannot be reached", f"{SAY} --model nobody/nothing"),
+    "a Hub id without a network": (69, "you are offline", f"{SAY} --model nobody/nothing"),
     "an output folder that is a file": (73, "cannot write to", f"{SAY} --out bad.yaml"),
     "a missing image": (66, "cannot read nowhere.png", "img2img nowhere.png cat"),
     "an image that is text": (65, "not an image", "img2img text.png cat"),

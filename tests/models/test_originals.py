@@ -1,20 +1,23 @@
 """Single files of every family: recognized, configured from their own header, and painted as their folder is."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import sdapp as api
 from headers import checkpoint, save_header
 from original_layout import original_tensors, random_original, save_original, vae_tensors
 from sdapp.config import validate
-from sdapp.errors import UnavailableError
+from sdapp.errors import ConfigError, UnavailableError
 from sdapp.jobs import LoadKey, plan
 from sdapp.models.families import FAMILIES
 from sdapp.models.locate import locate
-from sdapp.models.originals import clip_tokenizer, read_configs
+from sdapp.models.originals import clip_tokenizer, read_config, scheduler_config
 from sdapp.models.vae import locate_model
 from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
@@ -39,7 +42,88 @@ def test_a_single_file_paints_what_its_folder_paints_without_a_network(
     asked = {"width": 64, "height": 64, "steps": 2, "task": tasks(house, mask)[kind]}
     one, other = (paint(settings(model, **asked))[0] for model in (folder, file))
     assert locate(str(file)).family is FAMILIES[number]
+    assert one.record.model_sha256 is None
+    assert other.record.model_sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     assert (pixels(one) == pixels(other)).all()
+
+
+UNET = "model.diffusion_model."
+
+
+def only_unet(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(UNET): value for name, value in tensors.items() if name.startswith(UNET)}
+
+
+def without_text_encoders(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in tensors.items() if not name.startswith("cond")}
+
+
+@pytest.mark.parametrize("kept", [only_unet, without_text_encoders, None])
+def test_what_a_file_lacks_is_taken_from_its_base(
+    kept: Any, both: tuple[Path, Path, int], tmp_path: Path
+) -> None:
+    """From a folder or a file; the UNet alone may have the names of diffusers."""
+    folder, file, number = both
+    if number == 1:
+        pytest.skip("a UNet of 2.x is known by its width, which is another here")
+    part, base = tmp_path / "part.safetensors", folder
+    if kept is None:
+        part, base = folder / "unet" / "diffusion_pytorch_model.safetensors", file
+    else:
+        save_file(kept(load_file(file)), part)
+    asked = {"width": 64, "height": 64, "steps": 1}
+    [own] = paint(settings(file, **asked))
+    [other] = api.generate(**settings(part, base=str(base), **asked))
+    assert other.job.base == str(base)
+    assert (pixels(own) == pixels(other)).all()
+    with pytest.raises(ConfigError, match=r"base: .* has all parts of its own"):
+        api.generate(**settings(file, base=str(base), **asked))
+
+
+def test_a_base_is_of_the_same_family(both: tuple[Path, Path, int], tiny: Any, tmp_path: Path) -> None:
+    folder, _, number = both
+    other = tiny(is_xl=number != 2)
+    unet = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    with pytest.raises(ConfigError, match=r"base: .* is Stable Diffusion"):
+        api.generate(**settings(unet, base=str(other)))
+
+
+def test_text_encoders_may_have_the_names_that_clip_had_before(
+    both: tuple[Path, Path, int], tmp_path: Path
+) -> None:
+    _, file, number = both
+    tensors = {name.replace(".text_model.", "."): value for name, value in load_file(file).items()}
+    if number != 1:  # OpenCLIP has other names
+        assert tensors.keys() != load_file(file).keys()
+    save_file(tensors, tmp_path / "old.safetensors")
+    one, other = (
+        paint(settings(path, width=64, height=64, steps=1))[0]
+        for path in (file, tmp_path / "old.safetensors")
+    )
+    assert (pixels(one) == pixels(other)).all()
+
+
+def test_the_unet_of_an_lcm_is_recognized(tmp_path: Path) -> None:
+    pipe = random_original(0)
+    unet = dict(pipe.unet.config) | {"time_cond_proj_dim": 16}
+    pipe.unet = type(pipe.unet).from_config(unet)
+    cond = {f"{UNET}time_embed.cond_proj.weight": pipe.unet.time_embedding.cond_proj.weight}
+    save_original(pipe, tmp_path / "lcm.safetensors", **{name: each.detach() for name, each in cond.items()})
+    pipe.save_pretrained(tmp_path / "folder")
+    results, told = [], []
+    for model in (tmp_path / "lcm.safetensors", tmp_path / "folder"):
+        asked = settings(model, width=64, height=64, steps=2, scheduler="lcm", negative_prompt="a tree")
+        results += api.generate(**asked, on_note=told.append)
+    assert (pixels(results[0]) == pixels(results[1])).all()
+    assert (
+        told.count("negative_prompt has no effect on this model, whose UNet reads the guidance scale (LCM)")
+        == 2
+    )
+    [job] = plan(
+        validate(Layer(settings(tmp_path / "lcm.safetensors"))), locate(str(tmp_path / "lcm.safetensors"))
+    )
+    assert "scheduler" not in settings("x")
+    assert job.scheduler.name == "lcm"
 
 
 # The numbers in the configs of stable-diffusion-v1-5, stable-diffusion-2-1 and stable-diffusion-xl-base-1.0.
@@ -82,7 +166,8 @@ def test_the_configs_of_a_published_model_are_read_off_its_shapes(
     with torch.device("meta"):
         pipe = random_original(number, published, in_channels)
     shapes = {name: list(tensor.shape) for name, tensor in original_tensors(pipe).items()}
-    configs = read_configs(save_header(tmp_path / "model.safetensors", shapes), family.layout)
+    path = save_header(tmp_path / "model.safetensors", shapes)
+    configs = {part: read_config(path, family.layout, part) for part in family.weight_folders}
     for part, numbers in published.items():
         assert {key: configs[part][key] for key in numbers} == numbers
     assert configs["unet"]["in_channels"] == in_channels
@@ -110,7 +195,7 @@ def test_what_a_model_predicts_is_read_off_the_file(
             0, spread
         )
     save_original(pipe, tmp_path / "model.safetensors", **{name: torch.zeros(0) for name in markers})
-    scheduler = read_configs(tmp_path / "model.safetensors", FAMILIES[number].layout)["scheduler"]
+    scheduler = scheduler_config(tmp_path / "model.safetensors", FAMILIES[number].layout)
     assert scheduler.get("prediction_type", "epsilon") == prediction
     assert scheduler.get("rescale_betas_zero_snr", False) == is_zero
 

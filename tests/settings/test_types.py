@@ -30,7 +30,7 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
         "folders.embeddings",
         "upscale.model",
     }
-    assert set(MODEL_KEYS) == keys("model") == {"model", "vae", "safety_checker"}
+    assert set(MODEL_KEYS) == keys("model") == {"model", "vae", "base", "safety_checker"}
     assert keys("text") == {
         "prompt",
         "negative_prompt",
@@ -51,7 +51,7 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
     ]
     assert set(RunConfig.model_fields) - set(COLUMNS) == {
         "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last", "batch_size", "output",
-        "compare", "folders", "preview", "safety_checker", "flagged", "executor",
+        "compare", "folders", "preview", "safety_checker", "flagged", "executor", "base",
     }  # fmt: skip
     assert set(COLUMNS) - set(VARIABLE) == {"scheduler", "steps", "prompt", "seed", "count"}
 
