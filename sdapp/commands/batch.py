@@ -60,7 +60,8 @@ SeedsMode = Annotated[
     Seeds | None,
     typer.Option(
         "--seeds",
-        help="How lines without a seed get theirs; default: derived.",
+        metavar="HOW",
+        help="Seeds of lines without one: derived (the default), increment or same.",
         show_default=False,
         rich_help_panel=IMAGE,
     ),
