@@ -269,10 +269,10 @@ class Embedding(Frozen):
     )
 
 
-def _each(read: Callable[[str], object]) -> Callable[[object], object]:
+def _each(read: Callable[[str], object]) -> Callable[[object], list[object]]:
     """Read each text among one value or a list of them; null is an empty list."""
 
-    def read_all(value: object) -> object:
+    def read_all(value: object) -> list[object]:
         values = value if isinstance(value, list) else [] if value is None else [value]
         return [read(each) if isinstance(each, str) else each for each in values]
 
@@ -293,6 +293,55 @@ def _lora(text: str) -> object:
     file, *weights = found.groups()
     given = zip(("weight", "text_encoder_weight"), weights, strict=True)
     return {"file": file} | {name: float(weight) for name, weight in given if weight}
+
+
+CONTROL_FORM = "MODEL:IMAGE[:SCALE[:START..END]]"
+
+
+class Control(Frozen):
+    """A ControlNet, and the image that it follows."""
+
+    model: Annotated[
+        ModelReference, Field(description="org/name[@revision], a diffusers folder or a .safetensors file.")
+    ]
+    image: Annotated[
+        FilePath, Field(description="What it follows, such as edges; a photo is not turned into them.")
+    ]
+    scale: Annotated[float, Field(ge=0, le=10, description="How strongly it steers.")] = 1.0
+    start: Annotated[float, Field(ge=0, le=1, description="Where in the run it begins.")] = 0.0
+    end: Annotated[float, Field(ge=0, le=1, description="Where in the run it ends.")] = 1.0
+    sha256: Annotated[
+        str | None, Field(description="Of the image; another image is refused."), Setting("name")
+    ] = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError(f"start must be below end, not {self.start:g} and {self.end:g}")
+        return self
+
+
+def _control(text: str) -> object:
+    """Read `MODEL:IMAGE[:SCALE[:START..END]]`; return any other text as it is."""
+    path, number = r"((?:[A-Za-z]:(?=[\\/]))?[^:]+)", r"(\d+\.?\d*|\.\d+)"
+    found = re.fullmatch(rf"{path}:{path}(?::{number})?(?::{number}\.\.{number})?", text)
+    if found is None:
+        return text
+    model, image, *numbers = found.groups()
+    given = zip(("scale", "start", "end"), numbers, strict=True)
+    return {"model": model, "image": image} | {key: float(value) for key, value in given if value}
+
+
+def _variants_of_control(value: object) -> object:
+    """Read texts also in lists in a list, which are the variants of a line in a prompt file."""
+    return [_variants_of_control(each) if isinstance(each, list) else each for each in _each(_control)(value)]
+
+
+def _controls(value: object) -> object:
+    values = _each(_control)(value)
+    if bad := [each for each in values if isinstance(each, str)]:
+        raise ValueError(f"write it as {CONTROL_FORM}, or {{model, image, …}}, not {bad[0]!r}")
+    return values
 
 
 Switch = Literal["auto", "on", "off"]
@@ -444,6 +493,12 @@ class ImageSettings(Frozen):
         Field(description="Textual inversion files: FILE[:NAME]; default: those in folders.embeddings."),
         Setting("file", list_of=(str, dict)),
     ] = None
+    control: Annotated[
+        list[Control],
+        BeforeValidator(_controls, json_schema_input_type=str | list[str | Control]),
+        Field(description=f"ControlNets with their images: {CONTROL_FORM}, or {{model, image, …}}."),
+        Setting(list_of=(str, dict), parse=_variants_of_control),
+    ] = []
     eta: Annotated[float | None, Field(ge=0, le=1, description="Fresh noise that DDIM and TCD add.")] = None
     clip_skip: Annotated[int, Field(ge=0, le=11, description="Last layers of the text encoder to skip.")] = 0
     cache_interval: Annotated[
@@ -549,6 +604,14 @@ def read_user_config() -> list[layers.Layer]:
     return read_config_file(path) if (path := user_config()).is_file() else []
 
 
+def folders_of(given: list[layers.Layer]) -> Folders:
+    """Return the folders that layers of settings name; none if they are wrong, which `validate` tells."""
+    try:
+        return Folders.model_validate(layers.merge(given).values.get("folders") or {})
+    except ValidationError:
+        return Folders()
+
+
 def user_config() -> Path:
     """The path of the user's own config, such as ~/.config/sdapp/config.yaml."""
     return user_config_path("sdapp") / "config.yaml"
@@ -617,6 +680,8 @@ def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "seed", f"seed + count goes past {MAX_SEED}"
     if config.dtype == "float16" and config.device == "cpu":
         yield "dtype", "float16 cannot run on a CPU; use float32, or bfloat16 if the CPU supports it"
+    if config.control and (config.upscale or config.task.kind in ("upscale", "outpaint")):
+        yield "control", "cannot steer upscaling and outpainting; paint first, then upscale the image"
     if config.embeddings and config.prompt_syntax == "plain":
         yield "embeddings", "prompt_syntax: plain reads every word as text; use a1111"
     if config.loras and config.memory.offload in ("group", "sequential"):

@@ -55,18 +55,19 @@ class Inputs:
         any_size: bool = False,
         planned: str | None = None,
         keep_alpha: bool = False,
+        key: str = "image",
     ) -> Image.Image:
         """Return an RGB image, resized to `size` if given; transparency becomes white.
 
-        With `keep_alpha` it is RGBA instead if any pixel is transparent.
+        With `keep_alpha` it is RGBA instead if any pixel is transparent. `key` is its setting, for errors.
         Raises MissingInputError, InputError for a file that cannot be used, and ConfigError if `size` has
         another shape (by more than 5 %) or, without `size` and `any_size`, if a side is no multiple of 8.
         """
-        data, digest = self.read(path, "image", planned)
+        data, digest = self.read(path, key, planned)
         whole = decoded = self._once(("image", digest), lambda: decode_pixels(data, path))
         if decoded.mode == "RGBA" and not keep_alpha:
             whole = self._once(("on white", digest), lambda: on_white(decoded))
-        _check_size(whole.size, path, size, any_size)
+        _check_size(whole.size, f"{key}: {path}", size, any_size)
         if size is None or size == whole.size:
             return whole
         return self._once((whole.mode, digest, size), lambda: whole.resize(size, Image.Resampling.LANCZOS))
@@ -229,15 +230,15 @@ def _to_srgb(image: Image.Image, path: str) -> Image.Image:
     return converted if changes.getbbox() else plain
 
 
-def _check_size(has: Size, path: str, wanted: Size | None, any_size: bool) -> None:
+def _check_size(has: Size, named: str, wanted: Size | None, any_size: bool) -> None:
     if wanted and not _same_shape(has, wanted):
         raise ConfigError(
-            f"image: {path} is {has[0]}×{has[1]}, another shape than {wanted[0]}×{wanted[1]}; "
+            f"{named} is {has[0]}×{has[1]}, another shape than {wanted[0]}×{wanted[1]}; "
             "crop it, or give a size of its shape"
         )
     if not (wanted or any_size) and (has[0] % 8 or has[1] % 8):
         advice = _nearest_sizes(has)
-        raise ConfigError(f"image: {path} is {has[0]}×{has[1]}; sides must be multiples of 8: {advice}")
+        raise ConfigError(f"{named} is {has[0]}×{has[1]}; sides must be multiples of 8: {advice}")
 
 
 def _same_shape(one: Size, other: Size) -> bool:

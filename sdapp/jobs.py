@@ -30,6 +30,7 @@ from sdapp.config import (
     Upscale,
 )
 from sdapp.errors import ConfigError
+from sdapp.models.control_files import check_control
 from sdapp.models.embedding_files import find_embeddings, vector_counts
 from sdapp.models.locate import Model, check_clip_skip, check_task
 from sdapp.models.lora_files import check_loras
@@ -77,6 +78,9 @@ class Job(ImageSettings, ModelSettings):
             usual = Upscale().model_dump(mode="json")
             given = content["upscale"] | {"model": None}  # which its digest stands for
             content["upscale"] = {key: value for key, value in given.items() if value != usual[key]}
+        content["control"] = [
+            {key: each[key] for key in each if key != "image"} for each in content["control"]
+        ]
         negative = self.negative_prompt
         if markup.is_plain(self.prompt) and markup.is_plain(negative, is_negative=True):
             content["emphasis"] = "original"
@@ -276,10 +280,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     check_task(model, config.task.kind)
     check_clip_skip(model, config.clip_skip)
     check_ships(config.safety_checker, model)
-    size = len((config.prompt + config.negative_prompt).encode())
-    if config.output.format == "jpeg" and size > MAX_JPEG_PROMPTS:
-        room = f"a JPEG has room for {MAX_JPEG_PROMPTS:,} bytes of prompts, these have {size:,}"
-        raise ConfigError(f"output.format: {room}; use png or webp")
+    _check_room(config)
     prompt, tags = _lora_tags(config)
     if "model" not in config.model_fields_set:  # with postcards by default, not by choice
         check_words(model, markup.words(prompt) if config.prompt_syntax == "a1111" else prompt)
@@ -299,12 +300,20 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         "height": height,
         "seed": seeds[0],
         "inputs": inputs,
-        "loras": check_loras([*config.loras, *tags], model),
+        "loras": check_loras([*config.loras, *tags], model, config.folders.loras),
         "embeddings": embeddings,
+        "control": check_control(config.control, model, _hint_size(config, (width, height))),
         "chunks": _count_chunks(config, model, vector_counts(embeddings)),
     }
     given = {name: getattr(config, name) for name in Job.model_fields if name in RunConfig.model_fields}
     return JobList(Job(**given | resolved), seeds)
+
+
+def _check_room(config: RunConfig) -> None:
+    size = len(((config.prompt or "") + config.negative_prompt).encode())
+    if config.output.format == "jpeg" and size > MAX_JPEG_PROMPTS:
+        room = f"a JPEG has room for {MAX_JPEG_PROMPTS:,} bytes of prompts, these have {size:,}"
+        raise ConfigError(f"output.format: {room}; use png or webp")
 
 
 def _lora_tags(config: RunConfig) -> tuple[str, list[Lora]]:
@@ -344,6 +353,13 @@ def _count_chunks(config: RunConfig, model: Model, embeddings: Mapping[str, int]
         texts = [text for text in texts if not markup.is_short(text)]
     chunks = (markup.chunk(text, model.tokenizer, embeddings=embeddings) for text in texts)
     return max(map(len, chunks), default=1)
+
+
+def _hint_size(config: RunConfig, size: images.Size) -> images.Size:
+    """The size whose shape the images of ControlNets must have: with padding that of the whole image."""
+    if config.control and config.task.kind == "inpaint" and config.task.padding is not None:
+        return images.inputs.image(config.task.image, None, any_size=True).size
+    return size
 
 
 def _encoded_texts(config: RunConfig) -> list[str]:

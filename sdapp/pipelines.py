@@ -22,6 +22,7 @@ from PIL import Image
 from sdapp import __version__
 from sdapp.config import BatchSize, Inpaint, Memory
 from sdapp.diffusion.batch_size import BatchSizes
+from sdapp.diffusion.control import ControlNets
 from sdapp.diffusion.decode import Decoded, decode_latents
 from sdapp.diffusion.devices import choose_device, choose_dtype
 from sdapp.diffusion.loading import load_pipeline
@@ -41,6 +42,7 @@ from sdapp.diffusion.task_inputs import (
     paint_whole_cells,
     paste_result,
     pipeline_arguments,
+    prepare_hints,
     prepare_inputs,
     told_sizes,
 )
@@ -137,6 +139,7 @@ class Painter:
         self.scheduler_config: dict[str, Any] = dict(pipe.scheduler.config)
         self.denoiser = Denoiser(pipe.unet, device, self._settle)
         self._vae, self._text, self._loras = pipe.vae, TextEncoder(pipe), Loras(pipe)
+        self._control = ControlNets(pipe.unet, device)
         # Built from the components: from_pipe() would cast the shared weights to float32.
         self._pipes: dict[str, Any] = {
             kind: pipe if kind == "txt2img" else getattr(diffusers, name)(**pipe.components, **family.options)
@@ -291,7 +294,10 @@ class Painter:
         channels = pipe.unet.config.in_channels, self.family.latent_channels
         watched = self.denoiser.watched(pipe.scheduler, is_whole=job.cache_interval == 1)
         kept = self._preview.kept(pipe, painting.preview)
-        with watched as calls, with_shortcuts(pipe, job) as shortcuts, kept:
+        canvas = painting.inputs[0] if painting.inputs else None
+        hints, stays = prepare_hints(job, canvas), self._placement.offload == "none"
+        steered = self._control.steering(pipe, job, hints, stays)
+        with watched as calls, with_shortcuts(pipe, job) as shortcuts, kept, steered:
             painting.latents = pipe(
                 **painting.conditioning.arguments(),
                 **pipeline_arguments(job, painting.inputs, *channels),

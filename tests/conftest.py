@@ -32,6 +32,7 @@ MODEL_TESTS = (
     "test_warm.py",
     "test_threads.py",
     "test_benchmarks.py",
+    "test_control.py",
     "test_embeddings.py",
     "test_families.py",
     "test_gpu.py",

@@ -29,7 +29,7 @@ INSIDE = {
     "comparisons/report": ("report", "plots", "sheets", "format"),
     "batches": ("prune", "stream", "run", "prompt_file", "cluster", "executors", "items", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (
-        "safety", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "preview", "upscalers", "upscale", "shortcuts",
+        "safety", "control", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "preview", "upscalers", "upscale", "shortcuts",
         "decode",
         "task_inputs", "outpaint", "text_encoder", "noise",
         "devices",
@@ -42,7 +42,7 @@ INSIDE = {
     ),
     "prompts": ("variants", "files", "txt", "columns", "templates", "lines", "seeds", "tokens"),
     "models": (
-        "words", "catalog", "upscalers", "lora_files", "embedding_files", "safety", "vae", "locate", "kinds", "hub", "families",
+        "words", "catalog", "upscalers", "lora_files", "embedding_files", "control_files", "safety", "vae", "locate", "kinds", "hub", "families",
         "originals", "checksums", "files",
     ),
     "settings": ("grid", "messages", "files", "layers", "ranges", "types"),

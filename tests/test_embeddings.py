@@ -97,6 +97,10 @@ def test_an_image_is_replayed_with_its_embeddings(
     path = paint(sdapp, tiny(), "a mood", "-n", "bad-hands")
     done = sdapp("replay", path, "--verify")
     assert (done.exit_code, "difference 0 of 255" in done.stdout) == (0, True), done.stderr
+    (folder / "Mood.safetensors").rename(folder / "other.safetensors")
+    moved = sdapp("replay", path, "--verify")
+    assert (moved.exit_code, "difference 0 of 255" in moved.stdout) == (0, True), moved.stderr
+    (folder / "other.safetensors").unlink()
     embedding(folder / "Mood.safetensors", 5)
     changed = sdapp("replay", path, "--verify")
     assert changed.exit_code == 65

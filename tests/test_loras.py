@@ -1,5 +1,6 @@
 """LoRAs in configs, options and prompt files: painted, recorded, compared and refused."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
@@ -19,6 +21,7 @@ from sdapp.metadata.record import read_header
 from sdapp.models.locate import locate
 from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
+from test_embeddings import embedding
 
 LAYER = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
 Run = Callable[..., Result]
@@ -209,3 +212,71 @@ def test_a_weight_that_is_no_number_is_named(sdapp: Run, files: Path) -> None:
     done = sdapp("generate", "a cat", "--lora", "loras/ink.safetensors:high")
     assert done.exit_code == 66
     assert "the weight 'high' is not a number, such as 0.8" in done.stderr
+
+
+def test_a_lora_that_was_moved_is_found_in_the_folder_by_its_hash(
+    sdapp: Run, tiny: Callable[..., Path], files: Path, tmp_path: Path
+) -> None:
+    path = paint(sdapp, tiny(), "--lora", "loras/ink.safetensors")["path"]
+    (tmp_path / "own-loras" / "deep").mkdir(parents=True)
+    (files / "ink.safetensors").rename(tmp_path / "own-loras" / "deep" / "pen.safetensors")
+    lora(tmp_path / "own-loras" / "ink.safetensors", 5)
+    save_file({"a": torch.zeros(1)}, tmp_path / "own-loras" / "c.safetensors", {"sshs_model_hash": "0" * 64})
+    assert sdapp("config", "set", "folders.loras", tmp_path / "own-loras").exit_code == 0
+    done = sdapp("replay", path, "--verify")
+    assert (done.exit_code, "difference 0 of 255" in done.stdout) == (0, True), done.stderr
+    (tmp_path / "own-loras" / "deep" / "pen.safetensors").unlink()
+    gone = sdapp("replay", path)
+    assert gone.exit_code == 65
+    assert "ink.safetensors is not the file that was used" in gone.stderr
+    (tmp_path / "own-loras" / "ink.safetensors").unlink()
+    gone = sdapp("replay", path)
+    assert gone.exit_code == 66
+    assert "no such file, nor is there one with its SHA-256 in" in gone.stderr
+
+
+def test_files_that_a_config_varies_are_relative_to_it(
+    sdapp: Run, tiny: Callable[..., Path], files: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "compare.yaml").write_text(
+        "prompt: a cat\ncompare:\n  schedulers: [ddim]\n  steps: [2]\n  seeds: [1]\n"
+        "  vary: {loras: ['../loras/ink.safetensors:0.5', '../loras/oil.safetensors']}\n"
+    )
+    done = sdapp("compare", "--config", "deep/compare.yaml", "--model", tiny(), "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert "2 cells and 4 reference images" in done.stderr
+
+
+def test_an_image_of_another_program_uses_the_files_of_your_folders(
+    sdapp: Run, tiny: Callable[..., Path], files: Path, tmp_path: Path
+) -> None:
+    """By hash, also under another name; without a hash by name. Others are named."""
+    embedding(tmp_path / "embeddings" / "mood.safetensors")
+    pen, mood = (
+        hashlib.sha256(data).hexdigest()[:12]
+        for data in (
+            tensor_bytes(files / "ink.safetensors"),
+            (tmp_path / "embeddings/mood.safetensors").read_bytes(),
+        )
+    )
+    info = PngInfo()
+    info.add_text("parameters", "a feeling, <lora:pen:0.5>, <lora:oil:0.4:0.8> <lora:gone:1>\nSteps: 2, Sampler: Euler, CFG scale: 5, "
+                  f'Seed: 9, Size: 64x64, RNG: CPU, Lora hashes: "pen: {pen}", TI hashes: "feeling: {mood}, bad: 0123456789ab", Version: v1.10.1')  # fmt: skip
+    Image.new("RGB", (64, 64)).save("theirs.png", pnginfo=info)
+    for name, folder in (("loras", files), ("embeddings", tmp_path / "embeddings")):
+        assert sdapp("config", "set", f"folders.{name}", folder).exit_code == 0
+    done = sdapp("generate", "--config", "theirs.png", "--model", tiny())
+    assert done.exit_code == 0, done.stderr
+    job = read_header(Path(done.stdout.strip()))["job"]
+    loras = [(Path(each["file"]).stem, each["weight"], each["text_encoder_weight"]) for each in job["loras"]]
+    assert loras == [("ink", 0.5, None), ("oil", 0.8, 0.4)]
+    assert [(Path(each["file"]).stem, each["name"]) for each in job["embeddings"]] == [("mood", "feeling")]
+    told = " ".join(done.stderr.split())
+    assert f"LoRA: gone:1 (not in {files})" in told
+    assert "TI hashes: bad: 0123456789ab (not in" in told
+
+
+def tensor_bytes(path: Path) -> bytes:
+    data = path.read_bytes()
+    return data[8 + int.from_bytes(data[:8], "little") :]

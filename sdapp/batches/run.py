@@ -237,6 +237,12 @@ class _Painting:
         return item.job.id in self.batch.finished.done
 
 
+def _exchanged(pack: list[Item]) -> str:
+    """What is exchanged between packs: sorted by it, seldom."""
+    job = pack[0].job
+    return f"{[each.model for each in job.control]} {job.loras}"
+
+
 def _alike(items: Iterable[Item]) -> Iterator[list[Item]]:
     """Put jobs that can share UNet calls together, within a window of the file; those of a load in a row."""
     items = iter(items)
@@ -245,5 +251,4 @@ def _alike(items: Iterable[Item]) -> Iterator[list[Item]]:
         for item in window:
             packs.setdefault((item.load, item.job.pack), []).append(item)
         order = {load: number for number, load in enumerate(dict.fromkeys(item.load for item in window))}
-        # LoRAs are exchanged seldom.
-        yield from sorted(packs.values(), key=lambda pack: (order[pack[0].load], str(pack[0].job.loras)))
+        yield from sorted(packs.values(), key=lambda pack: (order[pack[0].load], _exchanged(pack)))

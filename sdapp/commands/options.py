@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 
 from sdapp.commands import completion
 from sdapp.commands.terminal import plain_parameters, print_note, say
-from sdapp.config import PREVIEW, SETTINGS, RunConfig, own_layers, read_config_file, read_override
+from sdapp.config import PREVIEW, SETTINGS, RunConfig, folders_of, own_layers, read_config_file, read_override
 from sdapp.errors import ConfigError
 from sdapp.metadata.read import read_settings
 from sdapp.models.files import BUILT_IN
@@ -119,6 +119,13 @@ OPTIONS: dict[str, Any] = {
         "--embedding",
         metavar="FILE[:NAME]",
         help="An embedding; its NAME in a prompt stands for it.",
+        panel=MODEL,
+    ),
+    "control": option(
+        list[str],
+        "--control",
+        metavar="MODEL:IMAGE[:SCALE]",
+        help="A ControlNet and its image. Can be repeated.",
         panel=MODEL,
     ),
     "device": option(
@@ -291,7 +298,10 @@ def file_layers(files: list[Path] | None) -> list[Layer]:
     """The layers of --config files and images. Prints their notes, so that they come before any error."""
     found: list[Layer] = []
     for file in files or []:
-        layers = [read_settings(file)] if _is_image(file) else read_config_file(file)
+        if _is_image(file):
+            layers = [read_settings(file, folders_of([*own_layers(), *found]))]
+        else:
+            layers = read_config_file(file)
         for layer in layers:
             for note in layer.notes:
                 print_note(note)

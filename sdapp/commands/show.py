@@ -8,7 +8,7 @@ import typer
 
 from sdapp.commands.models import facts_in_short, facts_json
 from sdapp.commands.terminal import print_line, print_note
-from sdapp.config import RunConfig
+from sdapp.config import RunConfig, folders_of, read_user_config
 from sdapp.errors import MissingInputError, SdappError, gathered
 from sdapp.images import decode_file
 from sdapp.metadata.read import read_settings
@@ -70,7 +70,7 @@ def _content_of(image: Path) -> dict[str, Any]:
     """The job and the record inside an image, or the settings of another program; tells their notes."""
     if record_text(decode_file(str(image))) is not None:
         return read_image(image)
-    found = read_settings(image)
+    found = read_settings(image, folders_of(read_user_config()))
     for note in found.notes:
         print_note(note)
     return {"job": found.values | ({"model": found.named_model} if found.named_model else {})}

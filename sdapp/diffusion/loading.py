@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 from diffusers.loaders.single_file_utils import (
+    convert_controlnet_checkpoint,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
@@ -23,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from sdapp.diffusion.decode import keep_dtype
 from sdapp.diffusion.startup import LOADING
 from sdapp.errors import UnavailableError
+from sdapp.models.control_files import control_sizes
 from sdapp.models.files import read_json
 from sdapp.models.locate import Model
 from sdapp.models.originals import (
@@ -33,6 +36,7 @@ from sdapp.models.originals import (
     read_config,
     read_vae_config,
 )
+from sdapp.models.vae import find_part
 
 # What diffusers and transformers raise for files that cannot be loaded.
 BROKEN = (
@@ -156,6 +160,9 @@ def _converted(part: str, config: Config, tensors: Weights, module: Any) -> dict
             found["time_embedding.cond_proj.weight"] = tensors[TIME_COND]
     elif part == "vae":
         found = convert_ldm_vae_checkpoint(tensors, config)
+    elif part == "controlnet":
+        converted = convert_controlnet_checkpoint(dict(tensors), config)
+        found = {name: tensor for name, tensor in converted.items() if tensor is not None}
     elif (prefix := config["prefix"]).endswith(".model."):
         found = convert_open_clip_checkpoint(module, tensors, prefix)
     else:
@@ -164,6 +171,27 @@ def _converted(part: str, config: Config, tensors: Weights, module: Any) -> dict
     if part.startswith("text_encoder") and not hasattr(module, "text_model"):  # since transformers 5.6
         found = {name.removeprefix("text_model."): tensor for name, tensor in found.items()}
     return dict(found)
+
+
+def load_control(name: str, unet: Any) -> Any:
+    """Load a ControlNet, `org/name@commit`, a folder or a file, on the CPU in the dtype of the UNet.
+
+    A file has no config: it has the layers of the UNet that it steers. Raises UnavailableError.
+    """
+    path, _ = find_part(name, "control")
+    cls, sizes = diffusers.ControlNetModel, control_sizes(path)
+    with LOADING, without_progress_bars():
+        try:
+            if path.is_dir():
+                return load_part(cls, path, unet.dtype, key="control")
+            config = {key: unet.config[key] for key in signature(cls).parameters if key in unet.config} | {
+                "_class_name": cls.__name__,
+                "in_channels": sizes.in_channels,
+                "conditioning_embedding_out_channels": sizes.hint_channels,
+            }
+            return _build_part("controlnet", config, _read_tensors(path), unet.dtype, path, "control")
+        except BROKEN as exc:
+            raise UnavailableError(f"control: {path} cannot be loaded: {_reason(exc)}") from exc
 
 
 def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Loras:
                     for parameter, change in _changes(self._modules(part)[module], tensors):
                         if parameter not in self._originals:
                             self._originals[parameter] = parameter.detach().to("cpu", copy=True)
-                        merged = parameter.float() + weight * change.to(parameter.device)
+                        merged = parameter.float() + weight * change
                         parameter.copy_(merged.to(parameter.dtype))
                 except (RuntimeError, LookupError, AttributeError) as exc:
                     raise UnavailableError(
@@ -149,7 +149,8 @@ class Loras:
 
 
 def _changes(layer: Any, tensors: Tensors) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor]]:
-    """The parameters of a layer that change, each with its ΔW at a weight of 1, in float32."""
+    """The parameters of a layer that change, each with its ΔW at a weight of 1, in float32 on its device."""
+    tensors = {name: tensor.to(layer.weight.device) for name, tensor in tensors.items()}
     if "diff_b" in tensors:
         yield layer.bias, _shaped(tensors["diff_b"], layer.bias.shape)
     shape = layer.weight.shape
@@ -157,7 +158,7 @@ def _changes(layer: Any, tensors: Tensors) -> Iterator[tuple[torch.nn.Parameter,
         yield layer.weight, _shaped(tensors["diff"], shape)
     elif tensors.keys() - {"diff_b", "alpha"}:
         change = _shaped(_product(tensors), shape) * _scale(tensors)
-        yield layer.weight, _with_lengths(layer.weight.float().cpu(), change, tensors)
+        yield layer.weight, _with_lengths(layer.weight.float(), change, tensors)
 
 
 def _with_lengths(original: torch.Tensor, change: torch.Tensor, tensors: Tensors) -> torch.Tensor:

@@ -60,6 +60,19 @@ def prepare_inputs(job: Job) -> TaskInputs | None:
     return TaskInputs(part, part_mask, whole, mask, box)
 
 
+def prepare_hints(job: Job, canvas: TaskInputs | None) -> list[Image.Image]:
+    """The images of the job's ControlNets at the size that is painted; with padding, the same part of each.
+
+    Raises InputError for a changed file.
+    """
+    size, is_part = (job.width, job.height), isinstance(job.task, Inpaint) and job.task.padding is not None
+    whole = canvas.whole.size if is_part and canvas and canvas.whole else size
+    hints = [inputs.image(each.image, whole, planned=each.sha256, key="control") for each in job.control]
+    if not is_part or canvas is None:
+        return hints
+    return [_crop(hint, canvas.box).resize(size, Image.Resampling.LANCZOS) for hint in hints]
+
+
 def _box_around(mask: Image.Image, padding: int, size: Size) -> Box:
     """The white part of a mask with `padding` pixels around it, widened to the shape of a size."""
     left, top, right, bottom = VaeImageProcessor.get_crop_region(mask, *size, pad=padding)

@@ -42,7 +42,8 @@ class Denoiser:
         self.unet.forward = self._forward
 
     def _forward(self, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        self._seen[kind := (sample.shape, sample.stride())] += 1
+        is_steered = kwargs.get("mid_block_additional_residual") is not None  # by a ControlNet
+        self._seen[kind := (sample.shape, sample.stride(), is_steered)] += 1
         frequent = [each for each, calls in self._seen.items() if calls > self._compile_after][:MAX_SHAPES]
         if self.failure or not self._may_compile or kind not in frequent:
             return self._plain(sample, *args, **kwargs)

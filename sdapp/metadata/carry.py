@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from sdapp import markup, schedulers
-from sdapp.config import RunConfig
+from sdapp.config import Folders, RunConfig
 from sdapp.errors import ConfigError, InputError
 from sdapp.metadata.samplers import SAMPLERS, SCHEDULE_WORDS, Values, plain_word, split_schedule
+from sdapp.models.embedding_files import find_embedding
+from sdapp.models.lora_files import find_lora
 from sdapp.settings.messages import what_is_wrong
 
 MAX_TEXT = 4_000_000  # characters; a workflow of a thousand nodes has a tenth of it
 EMPHASIS = re.compile(r"(?<!\\)[(\[][^\n]{0,30}")
+LORA_WEIGHTS = re.compile(r"([^:]+)((?::[-+]?\d*\.?\d+){0,2})")
 MARKUP = {
     "emphasis signs": re.compile(r"[\w)](\+\+|--)(?=[\s,.]|$)"),
     "embedding": re.compile(r"\bembedding:\S{1,60}"),
@@ -30,6 +33,9 @@ class Carried:
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     model: str = ""  # its name alone; which model that is here is decided later
+    loras: list[str] = field(default_factory=list)  # `NAME:WEIGHT` of tags in the prompts
+    lora_hashes: dict[str, str] = field(default_factory=dict)  # by name; the first digits of a SHA-256
+    embedding_hashes: dict[str, str] = field(default_factory=dict)
 
     def leave_out(self, name: str, value: object, reason: str = "") -> None:
         """Note a setting that is not carried over, and why."""
@@ -79,8 +85,7 @@ class Carried:
         texts: list[object] = []
         for text in (prompt, negative):
             if isinstance(text, str):
-                for network in markup.NETWORK.findall(text):
-                    self.leave_out("LoRA", network)
+                self.loras += markup.NETWORK.findall(text.replace("<hypernet:", "<lora:hypernet "))
                 text = markup.NETWORK.sub("", text).strip()
                 for name, pattern in MARKUP.items():
                     if found := pattern.search(text):
@@ -91,6 +96,31 @@ class Carried:
                     text = re.sub(r"\b(AND|BREAK)\b", lambda word: word[0].lower(), text)
             texts.append(text)
         self.verbatim(texts[0], texts[1], syntax)
+
+    def use_folders(self, folders: Folders) -> None:
+        """Use the LoRAs and embeddings in the user's folders, by hash or name; leave out the others."""
+        others, self.left_out = self.left_out, []
+        for tag in self.loras:
+            weight = LORA_WEIGHTS.fullmatch(tag)
+            name = tag.partition(":")[0]
+            path = find_lora(folders.loras, name, self.lora_hashes.get(name, "")) if folders.loras else None
+            if path is None or weight is None:
+                where = f"not in {folders.loras}" if folders.loras and weight else ""
+                self.leave_out("LoRA", tag, where)
+                continue
+            numbers = [float(number) for number in weight[2].split(":")[1:]]
+            lora = {"file": str(path), "weight": [1.0, *numbers][-1]}
+            lora |= {"text_encoder_weight": numbers[0]} if len(numbers) > 1 else {}
+            self.carry("LoRA", tag, loras=[*self.values.get("loras", []), lora])
+        if self.embedding_hashes and folders.embeddings:  # these, and no others that have such a name
+            self.values["embeddings"] = []
+        for name, digits in self.embedding_hashes.items():
+            if folders.embeddings and (path := find_embedding(folders.embeddings, digits)):
+                self.values["embeddings"].append({"file": str(path), "name": name})
+            else:
+                where = folders.embeddings or "folders.embeddings"
+                self.leave_out("TI hashes", f"{name}: {digits}", f"not in {where}; its name is read as text")
+        self.left_out += others
 
     def verbatim(self, prompt: object, negative: object, syntax: markup.PromptSyntax) -> None:
         """Carry over prompts as they are, and their syntax if it makes a difference."""

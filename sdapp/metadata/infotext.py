@@ -69,11 +69,10 @@ def write_infotext(
         re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", values[key]).replace("Negative prompt:", "negative prompt:")
         for key in ("prompt", "negative_prompt")
     )
-    is_plain, second = values["prompt_syntax"] == "plain", _hires_fields(values)
+    second = _hires_fields(values)
     if "strength" not in task:  # which A1111 has for one of the two only
         task = task | {"strength": second.pop("Hires strength", None)}
-    is_marked = not all(map(markup.is_plain, (prompt, negative)))
-    emphasis = "None" if is_plain else EMPHASES[values["emphasis"]]
+    emphasis = "None" if values["prompt_syntax"] == "plain" else EMPHASES[values["emphasis"]]
     fields = {
         "Steps": values["steps"], "Sampler": sampler, "Schedule type": schedule,
         "CFG scale": str(values["guidance_scale"]).removesuffix(".0"), "Seed": values["seed"],
@@ -85,7 +84,8 @@ def write_infotext(
         "Lora hashes": ", ".join(f"{Path(lora['file']).stem}: {lora['sha256'][:12]}" for lora in loras),
         "Mask mode": "Inpaint masked" if task["kind"] == "inpaint" else None,
         "TI hashes": ", ".join(f"{each['name']}: {each['sha256'][:12]}" for each in values["embeddings"]),
-        "Emphasis": emphasis if is_marked and emphasis != "Original" else None,
+        **{f"ControlNet {i}": _control_words(each) for i, each in enumerate(values["control"])},
+        "Emphasis": None if emphasis == "Original" or all(map(markup.is_plain, (prompt, negative))) else emphasis,
         "Inpaint area": None if padding is None else "Only masked", "Masked area padding": padding,
         "CFG rescale": values["guidance_rescale"] or None,
         "Noise Schedule": ZERO_SNR if values["zero_snr"] == "on" else None,
@@ -148,6 +148,15 @@ def _hires_fields(values: Mapping[str, Any]) -> Values:
         resolved = schedulers.resolve(**upscale["scheduler"])
         fields["Hires sampler"], fields["Hires schedule type"], _ = _scheduler_words(resolved)
     return fields
+
+
+def _control_words(control: Mapping[str, Any]) -> str:
+    """A ControlNet as its extension for A1111 writes it; `Resize` is what sdapp does with its image."""
+    name = Path(control["model"]).name.partition("@")[0].removesuffix(".safetensors")
+    return (
+        f"Module: none, Model: {name}, Weight: {control['scale']:g}, Resize Mode: Just Resize, "
+        f"Guidance Start: {control['start']:g}, Guidance End: {control['end']:g}, Control Mode: Balanced"
+    )
 
 
 def _lora_tag(lora: Mapping[str, Any]) -> str:
@@ -326,8 +335,15 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
         carried.leave_out("RNG", rng, "the same seed gives other noise")
     known = {"modelhash": ()} if "Model" in all_fields else {}
     known |= {"lorahashes": ()} if markup.NETWORK.search(prompt) else {}
+    carried.lora_hashes = _hashes(all_fields.get("Lora hashes", ""))
+    carried.embedding_hashes = _hashes(fields.take("TI hashes")[1] or "")
     fields.name_rest(carried, DEFAULTS | known)
     return carried
+
+
+def _hashes(text: str) -> dict[str, str]:
+    """The hashes in a field such as `Lora hashes`, by name."""
+    return dict(re.findall(r"([^:,]+): ?([0-9a-f]{8,64})(?:,\s*|$)", text))
 
 
 def _move_task(fields: Fields, carried: Carried, plain: Mapping[str, str]) -> None:

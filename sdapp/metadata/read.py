@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sdapp import images
+from sdapp.config import Folders
 from sdapp.errors import InputError
 from sdapp.metadata.carry import Carried
 from sdapp.metadata.comfyui import read_comfyui
@@ -21,26 +22,30 @@ TOOL_READERS: tuple[Reader, ...] = (  # the first that finds something wins
 )  # fmt: skip
 
 
-def read_foreign(info: Mapping[Any, Any]) -> tuple[str, Carried] | None:
+def read_foreign(info: Mapping[Any, Any], folders: Folders | None = None) -> tuple[str, Carried] | None:
     """Return the tool that made an image and what is carried over; None if no tool is recognized.
 
-    `info` is Pillow's `image.info`. Raises InputError for metadata that is too long, too deep, broken, or
-    of a tool that is not read.
+    `info` is Pillow's `image.info`. LoRAs and embeddings are looked for in `folders`. Raises InputError for
+    metadata that is too long, too deep, broken, or of a tool that is not read.
     """
     found = texts(info)
-    return next(filter(None, (reader(found) for reader in TOOL_READERS)), None)
+    result = next(filter(None, (reader(found) for reader in TOOL_READERS)), None)
+    if result is not None:
+        result[1].use_folders(folders or Folders())
+    return result
 
 
-def read_settings(path: Path) -> Layer:
+def read_settings(path: Path, folders: Folders | None = None) -> Layer:
     """Return the settings inside an image, made by sdapp or another tool, as a layer.
 
-    Its notes name what was not carried over. Raises MissingInputError, InputError.
+    LoRAs and embeddings that an image of another tool names are looked for in `folders`. Its notes name what
+    was not carried over. Raises MissingInputError, InputError.
     """
     image = images.decode_file(str(path))
     if record_text(image) is not None:
         return to_layer(parse_content(image, path)["job"], path)
     try:
-        found = read_foreign(image.info)
+        found = read_foreign(image.info, folders)
     except InputError as exc:
         raise InputError(f"{path}: {exc}") from exc
     if found is None:

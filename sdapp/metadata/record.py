@@ -35,6 +35,9 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
         content[key] = [each | {"file": relative(each["file"])} for each in content[key]]
     if job.upscale and job.upscale.model:
         content["upscale"]["model"] = relative(job.upscale.model)
+    for each in content["control"]:
+        each["image"] = relative(each["image"])
+        each["model"] = relative(each["model"]) if Path(each["model"]).exists() else each["model"]
     for key in MODEL_KEYS & content.keys():
         if content[key] not in (None, BUILT_IN) and Path(content[key]).exists():
             content[key] = relative(content[key])
@@ -58,17 +61,17 @@ def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
             raise InputError(f"{image}: task.{key}: {path} is not the file that this image was made from")
     if isinstance(values.get("scheduler"), dict):
         values["scheduler"] = values["scheduler"] | {"exact": True}  # it ran as it is
-    for key in ("loras", "embeddings"):
-        files = content.get(key, [])
-        if not isinstance(files, list) or not all(
-            isinstance(each, dict) and isinstance(each.get("file"), str) for each in files
+    for key, name in (("loras", "file"), ("embeddings", "file"), ("control", "image")):
+        groups = content.get(key, [])
+        if not isinstance(groups, list) or not all(
+            isinstance(each, dict) and isinstance(each.get(name), str) for each in groups
         ):
             raise InputError(f"{image}: its record is broken: its {key} are no list of files")
-        values[key] = [each | {"file": str(image.parent / each["file"])} for each in files]
+        values[key] = [each | {name: str(image.parent / each[name])} for each in groups]
     values["upscale"] = _anchored_upscale(content.get("upscale"), image.parent)
-    for key in MODEL_KEYS:
-        if str(values.get(key, "")).startswith("."):
-            values[key] = layers.anchor(values[key], image.parent)
+    for group, key in [(values, key) for key in MODEL_KEYS] + [(each, "model") for each in values["control"]]:
+        if str(group.get(key, "")).startswith("."):
+            group[key] = layers.anchor(group[key], image.parent)
     return layers.Layer(values, {dotted: str(image) for dotted in dotted_keys(values)})
 
 

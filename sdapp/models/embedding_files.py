@@ -47,7 +47,7 @@ def find_embeddings(config: RunConfig, texts: Sequence[str], model: Model | None
     counts, tokenizer = dict.fromkeys(likely, 1), model.tokenizer if model else clip_tokenizer()
     chunks = [chunk for text in texts for chunk in markup.chunk(text, tokenizer, embeddings=counts)]
     used = {token.embedding for chunk in chunks for token in chunk} - {""}
-    return [_with_digest(likely[name], name, model) for name in sorted(used)]
+    return [_with_digest(likely[name], name, model, config.folders.embeddings) for name in sorted(used)]
 
 
 def _available(config: RunConfig) -> dict[str, Embedding]:
@@ -83,11 +83,12 @@ def _squeeze(text: str) -> str:
     return "".join(unicodedata.normalize("NFC", text).lower().split())
 
 
-def _with_digest(given: Embedding, name: str, model: Model | None) -> Embedding:
-    path = Path(given.file).expanduser()
+def _with_digest(given: Embedding, name: str, model: Model | None, folder: str | None) -> Embedding:
+    path = _elsewhere(folder, given) or Path(given.file).expanduser()
     refuse_others(given.file, path, "embeddings")
     if not path.is_file():
-        raise MissingInputError(f"embeddings: {given.file}: no such file")
+        where = f", nor is there one with its SHA-256 in {folder}" if folder and given.sha256 else ""
+        raise MissingInputError(f"embeddings: {given.file}: no such file{where}")
     contents = examine_embedding(path)
     if given.sha256 not in (None, contents.sha256):
         message = f"is not the file that was used: its SHA-256 is {contents.sha256}"
@@ -103,6 +104,25 @@ def _with_digest(given: Embedding, name: str, model: Model | None) -> Embedding:
             f"are {has} wide; {model.name} is {model.family.name} and reads {model.facts.get('context')}"
         )
     return Embedding(file=str(path), name=name, sha256=contents.sha256)
+
+
+def _elsewhere(folder: str | None, given: Embedding) -> Path | None:
+    """The file in a folder with the SHA-256 of one that is not where it was; None if none is needed."""
+    path = Path(given.file).expanduser()
+    if not folder or given.sha256 is None or (path.is_file() and _file_digest(path) == given.sha256):
+        return None
+    return find_embedding(folder, given.sha256)
+
+
+def find_embedding(folder: str, sha256: str) -> Path | None:
+    """Return the file in a folder with a SHA-256, or the beginning of one."""
+    files = Path(folder).expanduser().rglob("*.safetensors")
+    return next((each for each in files if _file_digest(each).startswith(sha256)), None)
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def vector_counts(embeddings: Iterable[Embedding]) -> dict[str, int]:
@@ -132,9 +152,7 @@ def _read_contents(path: Path, _size: int, _changed: int) -> Contents:
         raise InputError(
             f"embeddings: {path} has {numbers} vectors; allowed: 1 to {markup.MAX_TOKENS}, as many of both"
         )
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Contents(digest, tuple(names), tuple(width for _, width in sizes), min(counts))
+    return Contents(_file_digest(path), tuple(names), tuple(width for _, width in sizes), min(counts))
 
 
 def without_names(text: str, embeddings: Iterable[Embedding]) -> str:

@@ -9,6 +9,7 @@ ONLY = "supported: " + ", ".join(family.name for family in FAMILIES)
 WHOLE = "give the whole checkpoint, with autoencoder and text encoder"
 UNUSED = f"sdapp does not use any; {WHOLE}"
 LORA_OPTION = "it only changes another model: give it as --lora FILE, with a whole model"
+CONTROL_OPTION = "it only steers another model: give it as --control FILE:IMAGE, with a whole model"
 FOLDER = "give the same model as a diffusers folder"
 SCHEDULER = "if it is a Stable Diffusion after all, give it the scheduler folder of its base model"
 
@@ -34,8 +35,10 @@ IS_LORA = r"(^|[._])lora[._]|^lycoris_|\.(hada_w|lokr_w|oft_|dora_scale|(diff(_b
 IS_UPSCALER = r"^(model\.1\.sub|body\.0\.rdb1|RRDB_trunk|conv_first)\b"
 LOOSE_PARTS = (
     Kind(IS_LORA, "a LoRA", LORA_OPTION),
-    Kind(r"\A([^.\n]+ [\dx]*\n)+\Z", "a textual inversion embedding", UNUSED),
-    Kind(r"^(control_model\.|controlnet_|lllite_)", "a ControlNet", UNUSED),
+    Kind(r"\A([^.\n]+ [\dx]*\n)+\Z", "a textual inversion embedding",
+         "its name in a prompt stands for it: give it as --embedding FILE, with a whole model"),
+    Kind(r"^(lllite_|difference |lora_controlnet )", "a ControlNet of another kind", UNUSED),
+    Kind(r"^(control_model\.|controlnet_|input_hint_block\.)", "a ControlNet", CONTROL_OPTION),
     Kind(r"^(ip_adapter|image_proj)\.", "an IP-Adapter", UNUSED),
     Kind(r"^(adapter\.)?body\.\d+\.(block1|resnets)", "a T2I-Adapter", UNUSED),
     Kind(r"motion_modules\.", "a motion module for videos", UNUSED),

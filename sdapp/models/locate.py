@@ -35,6 +35,7 @@ SHORT_NAMES = {  # without capitals and signs
 EXAMPLES = {
     "model": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "vae": "stabilityai/sd-vae-ft-mse",
+    "control": "lllyasviel/control_v11p_sd15_canny",
     "safety_checker": "CompVis/stable-diffusion-safety-checker",
 }
 

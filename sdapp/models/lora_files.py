@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from sdapp.config import Lora
 from sdapp.errors import ConfigError, InputError, MissingInputError
 from sdapp.models.families import family_of_width
-from sdapp.models.files import read_json, refuse_others, tensor_digest, tensor_shapes
+from sdapp.models.files import MAX_HEADER, read_json, refuse_others, tensor_digest, tensor_shapes
 from sdapp.models.kinds import IS_LORA
 from sdapp.models.locate import Model
 
@@ -34,21 +35,23 @@ READS_TEXT = re.compile(
 )
 
 
-def check_loras(loras: Sequence[Lora], model: Model) -> list[Lora]:
+def check_loras(loras: Sequence[Lora], model: Model, folder: str | None) -> list[Lora]:
     """Return LoRAs with the SHA-256 of their tensors, and without those of weight 0.
 
-    Raises MissingInputError, UnavailableError for what is no LoRA, InputError for another SHA-256 than a LoRA
-    names, and ConfigError for one that was made for another family than the model's.
+    One whose file is missing, or is another than it was, is looked for in `folder` by its SHA-256. Raises
+    MissingInputError, UnavailableError for what is no LoRA, InputError for another SHA-256 than a LoRA names,
+    and ConfigError for one that was made for another family than the model's.
     """
     found = []
     for lora in loras:
-        path = Path(lora.file).expanduser()
+        path = _moved_to(folder, lora) or Path(lora.file).expanduser()
         refuse_others(lora.file, path, "loras")
         if not path.is_file():
             file, _, weight = lora.file.partition(":")
             wrong = f"the weight {weight!r} is not a number, such as 0.8"
             is_there = weight and Path(file).expanduser().is_file()
-            raise MissingInputError(f"loras: {lora.file}: {wrong if is_there else 'no such file'}")
+            where = f", nor is there one with its SHA-256 in {folder}" if folder and lora.sha256 else ""
+            raise MissingInputError(f"loras: {lora.file}: {wrong if is_there else f'no such file{where}'}")
         digest, width = examine_lora(path)
         if lora.sha256 not in (None, digest):
             raise InputError(f"loras: {lora.file} is not the file that was used: its SHA-256 is {digest}")
@@ -58,6 +61,36 @@ def check_loras(loras: Sequence[Lora], model: Model) -> list[Lora]:
         if lora.weight or lora.text_encoder_weight:
             found.append(lora.model_copy(update={"file": str(path), "sha256": digest}))
     return found
+
+
+def _moved_to(folder: str | None, lora: Lora) -> Path | None:
+    """The file in a folder with the SHA-256 of one that is not where it was; None if none is needed."""
+    path = Path(lora.file).expanduser()
+    if not folder or lora.sha256 is None or (path.is_file() and tensor_digest(path) == lora.sha256):
+        return None
+    return find_lora(folder, path.stem, lora.sha256)
+
+
+def find_lora(folder: str, name: str, sha256: str) -> Path | None:
+    """Return the file in a folder with a SHA-256, or the beginning of one; with "" the file of that name.
+
+    Files whose header has another hash, which kohya's trainer writes there, are not read.
+    """
+    files = list(Path(folder).expanduser().rglob("*.safetensors"))
+    files.sort(key=lambda each: (each.stem.lower() != name.lower(), len(each.parts)))
+    if not sha256:
+        return next((each for each in files[:1] if each.stem.lower() == name.lower()), None)
+    likely = (each for each in files if (_hash_inside(each) or sha256).startswith(sha256))
+    return next((each for each in likely if tensor_digest(each).startswith(sha256)), None)
+
+
+def _hash_inside(path: Path) -> str | None:
+    with path.open("rb") as file, suppress(ValueError, AttributeError):
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size)) if size <= MAX_HEADER else {}
+        hash_inside = (header.get("__metadata__") or {}).get("sshs_model_hash")
+        return hash_inside if isinstance(hash_inside, str) else None
+    return None
 
 
 def examine_lora(path: Path) -> tuple[str, int | None]:

@@ -29,7 +29,7 @@ def locate_model(
     whole = None if base is None else locate(*_split_revision(base))
     if vae is None:
         return _with_base(locate(name, revision, base=whole))
-    path, commit = _find(vae)
+    path, commit = find_part(vae, "vae")
     model = _with_base(locate(name, revision, path, whole))
     channels, scale, scaling = _facts_of_file(path) if path.is_file() else _facts_of_folder(path)
     for here, there, fact in (
@@ -60,15 +60,15 @@ def _split_revision(name: str) -> tuple[str, str | None]:
     return (name, None) if Path(name).expanduser().exists() else (hub_id, revision or None)
 
 
-def _find(name: str) -> tuple[Path, str | None]:
-    """The path of an autoencoder, and its commit if it is from the Hub."""
+def find_part(name: str, key: str) -> tuple[Path, str | None]:
+    """The path of one part of a model that the setting `key` names, and its commit if it is from the Hub."""
     hub_id, revision = _split_revision(name)
-    if path := find_path(hub_id, "vae"):
+    if path := find_path(hub_id, key):
         return path, None
     files = ("config.json", WEIGHTS)
     folder = cached_commit(hub_id, revision)
     if folder is None or not all((folder / file).is_file() for file in files):
-        folder = download(hub_id, revision, files, key="vae")
+        folder = download(hub_id, revision, files, key=key)
     return folder, folder.name
 
 

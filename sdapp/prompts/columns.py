@@ -53,7 +53,8 @@ REFUSED_KEYS = {
     for key in RunConfig.model_fields
     if key not in COLUMNS
 }
-FILE_KEYS = {key for key, setting in SETTINGS.items() if setting.kind == "file"}
+PATH_KEYS = {key: each.kind for key, each in SETTINGS.items() if each.kind in ("file", "model")}
+PARSED_KEYS = {key: each.parse for key, each in SETTINGS.items() if each.parse}
 NUMBER_CELL = re.compile(r"([-+]?[0-9]{1,100})|[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,4})?")
 PLAIN = Setting()
 LITERALS = {"true": True, "false": False, "null": None}
@@ -151,16 +152,23 @@ def assemble_line(
     for key, kind in (("task.sides", "outpaint"), ("task.mask", "inpaint"), ("task.image", "img2img")):
         if any(given == key or given.startswith(f"{key}.") for given in values):
             values.setdefault("task.kind", kind)
-    for key in FILE_KEYS:
-        group, _, last = key.rpartition(".")
-        for name, inner in ((key, ()), (group, (last,))):
-            if name in values:
-                values[name] = files.anchored(values[name], folder, "file", inner)
+    _anchor(values, folder)
     seeds = None
     with errors.collect():
         seeds = _take_seeds(values, origins)
     errors.raise_if_any()
     return values, origins, seeds, content
+
+
+def _anchor(values: dict[str, Any], folder: Path) -> None:
+    """Change relative paths, in place, into paths that start at a folder."""
+    for key in PARSED_KEYS.keys() & values.keys():
+        values[key] = PARSED_KEYS[key](values[key])
+    for key, kind in PATH_KEYS.items():
+        group, _, last = key.rpartition(".")
+        for name, inner in ((key, ()), (group, (last,))):
+            if name in values:
+                values[name] = files.anchored(values[name], folder, kind, inner)
 
 
 def _take_size(values: dict[str, Any], origins: dict[str, str]) -> None:

@@ -237,8 +237,11 @@ def anchor_paths(values: dict[str, Any], folder: Path, settings: Mapping[str, Se
     `settings` says which keys are paths; they may stand in groups and lists.
     """
     for dotted, setting in settings.items():
+        if setting.parse and dotted in values:
+            values[dotted] = setting.parse(values[dotted])
         if setting.kind in ("file", "model"):
             anchored(values, folder, setting.kind, dotted.split("."))
+            anchored(values, folder, setting.kind, ["compare", "vary", dotted])
 
 
 def anchored(value: Any, folder: Path, kind: str, keys: Sequence[str] = ()) -> Any:

@@ -1,6 +1,6 @@
 """What all settings share: strict checking, and what each of them declares in its annotation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -39,6 +39,7 @@ class Setting:
     list_of: tuple[type, ...] = ()  # a list of items of these types is one value, not variants
     in_grid: bool = False  # `compare` has a list of its own for it, so `compare.vary` refuses it
     expected: str = ""  # what is allowed, for error messages
+    parse: Callable[[Any], Any] | None = None  # makes groups of texts that have paths inside
 
 
 def declared(group: type[BaseModel]) -> dict[str, Setting]:

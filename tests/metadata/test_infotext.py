@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdapp import images, schedulers
-from sdapp.config import Img2Img, Inpaint, Memory, RunConfig, SchedulerChoice, Txt2Img
+from sdapp.config import Folders, Img2Img, Inpaint, Memory, RunConfig, SchedulerChoice, Txt2Img
 from sdapp.errors import InputError
 from sdapp.jobs import Job
 from sdapp.metadata import containers, infotext, read, samplers
@@ -40,6 +40,7 @@ def written(**changes: Any) -> str:
 def carried_over(text: str) -> tuple[dict[str, Any], list[str]]:
     """What a config gets of an infotext, and what is left out."""
     carried = infotext.carry_fields(*infotext.split_infotext(text))
+    carried.use_folders(Folders())
     return carried.values, carried.left_out
 
 
@@ -411,6 +412,13 @@ def test_the_ddim_schedule_is_an_option_except_for_ddim_itself() -> None:
     ]
 
 
+def test_emphasis_without_the_mean_is_written_where_there_are_weights_and_read() -> None:
+    text = written(prompt="a (red:1.2) house", prompt_syntax="a1111", emphasis="no-norm")
+    assert "Emphasis: No norm" in text
+    assert carried_over(text)[0]["emphasis"] == "no-norm"
+    assert "Emphasis" not in written(prompt="a red house", prompt_syntax="a1111", emphasis="no-norm")
+
+
 @pytest.mark.parametrize(
     ("field", "left"),
     [
@@ -423,7 +431,7 @@ def test_the_ddim_schedule_is_an_option_except_for_ddim_itself() -> None:
         ("Clip skip: 13", "Clip skip: 13 (must be 11 or less)"),
         ("Clip skip: two", "Clip skip: two (must be a whole number)"),
         ("Denoising strength: 2", "Denoising strength: 2 (must be 1 or less)"),
-        ("TI hashes: \"easynegative: c74b4e810b03\"", "TI hashes: easynegative: c74b4e810b03"),
+        ("TI hashes: \"easynegative: c74b4e810b03\"", "TI hashes: easynegative: c74b4e810b03 (not in folders.embeddings; its name is read as text)"),
         ("Model hash: 6ce0161689", "Model hash: 6ce0161689"),
         ("Mask mode: Inpaint not masked", "Mask mode: Inpaint not masked"),
     ],
@@ -479,7 +487,7 @@ def test_prompts_and_fields_are_separated(text: str, prompt: str, negative: str 
         ("embedding:easy.pt cat", ["embedding: embedding:easy.pt"]),
         ("cat++ dog", ["emphasis signs: t++"]),
         (r"\(cat\) BREAKFAST, and C++x", []),
-        ("<hypernet:anime:1>", ["LoRA: anime:1"]),
+        ("<hypernet:anime:1>", ["LoRA: hypernet anime:1"]),
     ],
 )
 def test_markup_of_other_tools_is_named(prompt: str, left: list[str]) -> None:

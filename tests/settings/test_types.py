@@ -25,12 +25,13 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
         "loras.file",
         "embeddings",
         "embeddings.file",
+        "control.image",
         "folders.models",
         "folders.loras",
         "folders.embeddings",
         "upscale.model",
     }
-    assert set(MODEL_KEYS) == keys("model") == {"model", "vae", "base", "safety_checker"}
+    assert set(MODEL_KEYS) == keys("model") == {"model", "vae", "base", "safety_checker", "control.model"}
     assert keys("text") == {
         "prompt",
         "negative_prompt",
@@ -41,6 +42,7 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
     }
     assert keys("name") == {
         "scheduler.name", "upscale.scheduler.name", "upscale.sha256", "revision", "loras.sha256", "embeddings.sha256", "executor.address",
+        "control.sha256",
     }  # fmt: skip
     assert [key for key, setting in SETTINGS.items() if setting.list_of] == [
         "guidance_interval",
@@ -48,6 +50,7 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
         "crop",
         "loras",
         "embeddings",
+        "control",
     ]
     assert set(RunConfig.model_fields) - set(COLUMNS) == {
         "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last", "batch_size", "output",
