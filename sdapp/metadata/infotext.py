@@ -69,7 +69,7 @@ def write_infotext(
         re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", values[key]).replace("Negative prompt:", "negative prompt:")
         for key in ("prompt", "negative_prompt")
     )
-    second = _hires_fields(values)
+    second, is_plain = _hires_fields(values), all(map(markup.is_plain, (prompt, negative)))
     if "strength" not in task:  # which A1111 has for one of the two only
         task = task | {"strength": second.pop("Hires strength", None)}
     emphasis = "None" if values["prompt_syntax"] == "plain" else EMPHASES[values["emphasis"]]
@@ -85,7 +85,7 @@ def write_infotext(
         "Mask mode": "Inpaint masked" if task["kind"] == "inpaint" else None,
         "TI hashes": ", ".join(f"{each['name']}: {each['sha256'][:12]}" for each in values["embeddings"]),
         **{f"ControlNet {i}": _control_words(each) for i, each in enumerate(values["control"])},
-        "Emphasis": None if emphasis == "Original" or all(map(markup.is_plain, (prompt, negative))) else emphasis,
+        "Emphasis": None if is_plain or emphasis == "Original" else emphasis,
         "Inpaint area": None if padding is None else "Only masked", "Masked area padding": padding,
         "CFG rescale": values["guidance_rescale"] or None,
         "Noise Schedule": ZERO_SNR if values["zero_snr"] == "on" else None,
