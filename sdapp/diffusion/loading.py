@@ -189,7 +189,7 @@ def load_control(name: str, unet: Any) -> Any:
                 "in_channels": sizes.in_channels,
                 "conditioning_embedding_out_channels": sizes.hint_channels,
             }
-            return _build_part("controlnet", config, _read_tensors(path), unet.dtype, path, "control")
+            return _build_part("controlnet", config, load_file(path), unet.dtype, path, "control")
         except BROKEN as exc:
             raise UnavailableError(f"control: {path} cannot be loaded: {_reason(exc)}") from exc
 
