@@ -184,8 +184,9 @@ class Painter:
         error of diffusers or torch. What `on_step` raises is passed on. `preview` is a file that shows the
         image that is being painted.
         """
-        index, self._preview_file = 0, preview
+        index = 0
         while index < len(jobs):
+            self._preview_file = preview  # threads take turns, each with its own
             ahead = jobs[index : index + self.together(jobs[index], batch_size)]
             batch = tuple(next(groupby(ahead, attrgetter("pack")))[1])
             yield from self._paint_or_fail(batch, index, on_step, keep_going)
@@ -233,8 +234,12 @@ class Painter:
             yield from (Result(job, index + i, None, None, error) for i, job in enumerate(batch))
 
     def _use_tiles(self, job: Job) -> bool:
-        """Denoise enlarged images in tiles from now on; False if nothing is left to do so."""
-        if job.second_pass is None or self._tile is not None:
+        """Denoise enlarged images in tiles from now on; False if that saves nothing for this job.
+
+        A cache remembers one tile only, so with a `cache_interval` there are none.
+        """
+        is_tiled = job.upscale and (job.upscale.tile or self._tile or job.cache_interval > 1)
+        if job.second_pass is None or is_tiled:
             return False
         self._tile = TILE
         then = f"enlarged images are denoised in tiles of {TILE} pixels, which changes them"
@@ -362,7 +367,7 @@ class Painter:
             painting.upscaled = large
             return {"final_size": final}
         jobs = [each.second_pass for each in painting.jobs if each.second_pass]
-        tile = upscale.tile or self._tile
+        tile = upscale.tile or (self._tile if job.cache_interval == 1 else None)
         with with_tiles(self.denoiser.unet, tile and tile // self._scale):
             ran = self._paint_over(painting, jobs, self._enlarge(painting))
         second = {key: ran[key] for key in ("scheduler_class", "scheduler_config", "eta", "unet_calls")}

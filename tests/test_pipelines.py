@@ -643,6 +643,23 @@ def test_a_job_that_never_fits_fails_by_name_and_the_next_is_tried(tiny: Callabl
     assert next(results).error is None
 
 
+@pytest.mark.parametrize("change", [{"cache_interval": 2}, {"upscale": {"scale": 2, "tile": 128}}])
+def test_a_second_pass_is_not_tiled_where_that_saves_nothing_or_does_not_fit(
+    change: dict[str, Any], tiny: Callable[..., Path]
+) -> None:
+    asked = settings(tiny(), upscale=2) | change
+    painter = painter_of(asked)
+
+    def fail(_module: Any, args: Any) -> None:
+        if args[0].shape[-1] > 8:  # the latents of the second pass
+            raise RuntimeError("out of memory")
+
+    painter.denoiser.unet.register_forward_pre_hook(fail)
+    [result] = painter.paint(plan(validate(Layer(asked)), locate(asked["model"])))
+    assert "nothing is left to save" in str(result.error)
+    assert not any("denoised in tiles" in note for note in painter._placement.notes)
+
+
 # --- errors of diffusers and torch ---------------------------------------------------------------------------------
 
 
