@@ -241,7 +241,7 @@ def upscale(
     on_note: OnNote | None = None,
     executor: Executor | None = None,
     **settings: Any,
-) -> Iterator[Result]:
+) -> Stream:
     """Make images larger, with the settings inside them: `for result in upscale("a.png", upscale=1.5):
     result.image.show()`.
 
@@ -249,7 +249,7 @@ def upscale(
     group. `result.source` is the path of the image. Everything is checked when this is called. An image that
     fails is a result with its error. Raises SdappError.
     """
-    planned, errors = plan_upscales([Path(image) for image in images], [Layer(settings)], Notes(on_note))
+    planned, errors = plan_upscales([Path(image) for image in images], [as_layer(settings)], Notes(on_note))
     if errors:
         raise gathered(errors)
     models = {each.load: each.model for each in planned}

@@ -9,7 +9,7 @@ from PIL import ImageChops
 
 from sdapp import images
 from sdapp.batches.executors import Executor
-from sdapp.config import RunConfig, folders_of, validate
+from sdapp.config import Folders, RunConfig, folders_of, validate
 from sdapp.errors import InputError, SdappError
 from sdapp.jobs import JobList, LoadKey, Work, plan
 from sdapp.metadata.read import read_settings
@@ -42,7 +42,7 @@ def plan_replays(
     layers: Sequence[Layer],
     notes: Notes,
     below: Sequence[Layer] = (),
-    read: Callable[[Path], Layer] | None = None,
+    read: Callable[[Path, Folders], Layer] = read_settings,
 ) -> tuple[list[Replay], list[SdappError]]:
     """Plan the jobs of all images, with `layers` over what is read of each image and `below` under that.
 
@@ -55,7 +55,7 @@ def plan_replays(
         try:
             if path.is_dir():
                 raise InputError(f"{path}: is a folder; give the images in it: {path}/*.png")
-            inside = read(path) if read else read_settings(path, folders_of([*below, *layers]))
+            inside = read(path, folders_of([*below, *layers]))
             notes.tell(inside.notes)
             config = validate(merge([*below, inside, *layers]))
             replays.append(_plan_replay(path, config, models, notes))

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sdapp import images
 from sdapp.batches.items import Item
 from sdapp.batches.run import Batch
+from sdapp.config import Folders
 from sdapp.errors import InputError, SdappError
 from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import read_header, to_layer
@@ -26,7 +28,18 @@ REPLACED = (
     "height",
     "count",
     "upscale",
+    "control",
 )  # settings that are those of the new image
+# By an upscaler alone: the smallest model stands for the one of the image, with nothing that belongs to that.
+WITHOUT_MODEL: dict[str, Any] = {
+    "model": BUILT_IN,
+    "vae": None,
+    "base": None,
+    "clip_skip": 0,
+    "loras": [],
+    "embeddings": [],
+    "safety_checker": "off",
+}
 
 
 def plan_upscales(
@@ -38,16 +51,14 @@ def plan_upscales(
     """
     defaults = [override(key, value, "sdapp upscale") for key, value in UPSCALE_DEFAULTS.items()]
     asked = merge([*defaults, *below, *layers]).values["upscale"]
-    if asked.get("method") == "model":  # no Stable Diffusion is used: the smallest one stands for it
-        layers = [
-            *layers,
-            override("model", BUILT_IN, "sdapp upscale"),
-            override("loras", [], "sdapp upscale"),
-        ]
+    task = override("task.kind", "upscale", "sdapp upscale")  # above a config, whose size is not used
+    layers = [*layers[:-1], task, *layers[-1:]]
+    if isinstance(asked, dict) and asked.get("method") == "model":
+        layers += [override(key, value, "sdapp upscale") for key, value in WITHOUT_MODEL.items()]
     return plan_replays(paths, layers, notes, [*defaults, *below], _settings_for)
 
 
-def _settings_for(path: Path) -> Layer:
+def _settings_for(path: Path, folders: Folders) -> Layer:
     """The settings to upscale an image with: what is inside it, and the image itself as input.
 
     An image without a seed gets one from its bytes, so that the same command always makes the same image.
@@ -58,7 +69,7 @@ def _settings_for(path: Path) -> Layer:
         inside = to_layer({key: value for key, value in job.items() if key not in REPLACED}, path)
     except InputError:  # no image of sdapp
         try:
-            inside = read_settings(path)
+            inside = read_settings(path, folders)
         except InputError:
             note = f"{path}: no settings are inside, so those of the command are used"
             inside = Layer({}, notes=(note,))

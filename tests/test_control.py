@@ -216,6 +216,17 @@ def test_upscaling_is_not_steered(sdapp: Run, models: dict[str, Path], hint: Pat
     assert (done.exit_code, "cannot steer upscaling and outpainting" in done.stderr) == (2, True)
 
 
+def test_a_steered_image_is_upscaled_without_its_control(
+    sdapp: Run, models: dict[str, Path], hint: Path
+) -> None:
+    shared = ("--model", models["SD 1"], "--steps", 5)
+    done = sdapp("generate", "a cat", *shared, "--control", f"{models['SD 1 one']}:{hint}")
+    hint.unlink()
+    large = sdapp("upscale", done.stdout.strip(), *shared, "--out", "large")
+    assert large.exit_code == 0, large.stderr
+    assert read_header(Path(large.stdout.strip()))["job"]["control"] == []
+
+
 def test_paths_in_files_are_relative_to_the_file(
     sdapp: Run, models: dict[str, Path], hint: Path, tmp_path: Path
 ) -> None:
