@@ -153,3 +153,12 @@ def test_what_is_refused_before_anything_is_loaded(
     result = sdapp("outpaint", house, "a", *sides)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_the_size_of_a_config_is_not_used(sdapp: Command, house: Path) -> None:
+    Path("wide.yaml").write_text("width: 512\nheight: 512\nsteps: 2\n")
+    outpaint = sdapp("outpaint", house, "a", "--config", "wide.yaml", "--left", 8, "--out", "wide.png")
+    assert outpaint.exit_code == 0, outpaint.stderr
+    upscale = sdapp("upscale", "wide.png", "--config", "wide.yaml", "--strength", 0.5, "--out", "large")
+    assert upscale.exit_code == 0, upscale.stderr
+    assert [Image.open(each).size for each in ("wide.png", upscale.stdout.strip())] == [(72, 64), (144, 128)]

@@ -37,7 +37,8 @@ def override(dotted: str, value: object, origin: str) -> Layer:
 def merge(layers: list[Layer]) -> Layer:
     """Lay each layer over those before it.
 
-    A new scheduler, model or kind of task drops the options of the old one.
+    A new scheduler, model or kind of task drops the options of the old one. Outpainting and upscaling
+    drop a size, since theirs follows from the image.
     """
     merged = Layer({})
     for layer in layers:
@@ -70,6 +71,9 @@ def _superseded(values: Mapping[str, Any], layer: Layer) -> Iterator[str]:
     match values.get("task"), over.get("task"):
         case {"kind": below}, {"kind": kind} if kind != below:
             yield "task"
+    match over.get("task"):
+        case {"kind": "outpaint" | "upscale"}:
+            yield from ("width", "height")
 
 
 def _lay_over(values: dict[str, Any], over: Mapping[str, Any]) -> None:
