@@ -10,6 +10,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from sdapp.commands.terminal import count
+from sdapp.config import ModelSettings
 from sdapp.errors import OutputError
 from sdapp.jobs import Job, LoadKey
 from sdapp.outputs.files import overwrite
@@ -22,7 +23,10 @@ WORKERS = (1, 8, 64)
 
 
 class History:
-    """What UNet calls and files took in the last runs on this machine, by model, size and shortcuts."""
+    """What UNet calls and files took in the last runs on this machine, by model, size and shortcuts.
+
+    `load` is that of the images, or of one of them; the model of each is that of its job.
+    """
 
     def __init__(self, load: LoadKey, path: Path | None = None) -> None:
         self._load, self._path = load, path
@@ -39,7 +43,8 @@ class History:
         size = f"{job.width}x{job.height}"
         if job.upscale:
             size += f" to {job.final_width}x{job.final_height} {job.upscale.method}"
-        return f"{self._load.model_dump_json()} {size} {guided}{shortcuts}"
+        load = self._load.model_copy(update={key: getattr(job, key) for key in ModelSettings.model_fields})
+        return f"{load.model_dump_json()} {size} {guided}{shortcuts}"
 
     def add(self, result: Result) -> None:
         """Take in an image that was published."""
@@ -70,7 +75,8 @@ class History:
         try:
             known = self._known[self._kind(job)]
             paces = [float(pace) for pace in known["seconds"][-RUNS:]]
-            return min(paces) * job.unet_calls, max(paces) * job.unet_calls, mean(known["bytes"][-RUNS:])
+            calls = max(1, job.unet_calls)
+            return min(paces) * calls, max(paces) * calls, mean(known["bytes"][-RUNS:])
         except (KeyError, TypeError, ValueError):
             return None
 
