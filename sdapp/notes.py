@@ -49,7 +49,8 @@ def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator
     """What the user should know about the images of a run; `job` is the first one."""
     if choice := CHOICE.search(f"{job.prompt} {job.negative_prompt}"):
         yield f"prompt: {choice[0]!r} is plain text here; it chooses only in prompt files (sdapp batch)"
-    yield from filter(None, (choose_scheduler(config, model)[1], note_on_preview(config)))
+    yield from filter(None, [choose_scheduler(config, model)[1]])
+    yield from notes_on_place(config)
     yield from notes_on_settings(config, model, job)
     for each in filter(None, (job, job.second_pass)):
         if isinstance(each.task, Img2Img | Inpaint) and each.steps_to_run != each.steps:
@@ -57,9 +58,15 @@ def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator
             yield f"{each.steps_to_run} of {each.steps} steps run{again} at strength {each.task.strength:g}"
 
 
-def note_on_preview(config: RunConfig) -> str:
-    """Where the preview is, or ""."""
-    return f"while an image is painted, {config.preview_file} shows it" if config.preview else ""
+def notes_on_place(config: RunConfig, may_use_cluster: bool = False) -> Iterator[str]:
+    """Where the preview is, and what has no effect where the images are painted."""
+    is_cluster = config.executor.kind == "ray"
+    if is_cluster and not may_use_cluster:
+        yield "executor has no effect here: only batch and compare paint on a cluster"
+    if config.preview and is_cluster and may_use_cluster:
+        yield "preview has no effect on a cluster: no image is painted here"
+    elif config.preview:
+        yield f"while an image is painted, {config.preview_file} shows it"
 
 
 def notes_on_line(config: RunConfig, model: Model, job: Job) -> Iterator[str]:

@@ -266,7 +266,8 @@ class _Run:
 
     def _for_elsewhere(self, pack: Pack) -> Pack:
         """The pack as a worker needs it, which has another working folder and does a part of the run."""
-        work = replace(pack.work, unet_calls=pack.work.unet_calls // len(self.cluster.hands))
+        calls = pack.work.unet_calls // len(self.cluster.hands)
+        work = replace(pack.work, unet_calls=calls, preview=None)
         output = pack.output and pack.output.model_copy(update={"dir": str(Path(pack.output.dir).resolve())})
         return replace(pack, work=work, output=output)
 

@@ -44,7 +44,7 @@ from sdapp.errors import (
     SdappError,
 )
 from sdapp.models.locate import Model
-from sdapp.notes import LineNotes, note_on_preview, notes_on_line
+from sdapp.notes import LineNotes, notes_on_line, notes_on_place
 from sdapp.prompts.lines import PromptFileError
 from sdapp.prompts.seeds import Seeds
 from sdapp.prompts.tokens import notes_on_length
@@ -188,7 +188,7 @@ def _print_results(
     results: Generator[Result, None, None], session: Session, options: dict[str, Any], run: Batch
 ) -> None:
     """Print each result, and at the end what became of them."""
-    session.notes.tell(filter(None, [note_on_preview(run.config)]))
+    session.notes.tell(notes_on_place(run.config, may_use_cluster=True))
     lines, begun = [], time.monotonic()
     with closing(results):
         for result in results:
@@ -214,7 +214,8 @@ def _paint_arriving(run: Batch, prompts: PromptFile, options: dict[str, Any]) ->
     run.begin()
     prompts.keep_seeds()
     session = Session(options["verbose"], CONTINUE)
-    session.begin({run.load: prompts.model}, 0, History(run.load), lambda: run.progress)
+    models, where = {run.load: prompts.model}, run.config.executor
+    session.begin(models, 0, History(run.load), lambda: run.progress, where)
     wrong = 0
 
     def tell(found: Survey, items: list[Item], errors: PromptFileError) -> None:
@@ -255,7 +256,8 @@ def _watch(file: Path, options: dict[str, Any], seeds: Seeds | None, shard: Shar
                 run.begin()
                 if prompts.keep_seeds():
                     found = _survey(run, prompts.model)
-                session.begin({run.load: prompts.model}, found.left, History(run.load))
+                models, where = {run.load: prompts.model}, run.config.executor
+                session.begin(models, found.left, History(run.load), where=where)
                 results = run.paint(session.executor, found, session.on_step, session.wait)
                 _print_results(results, session, options, run)
             except InterruptedRunError:

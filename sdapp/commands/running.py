@@ -57,9 +57,10 @@ class Session:
         where: ExecutorChoice | None = None,
     ) -> Self:
         """Say what will be painted and where, before the `with`. `done` counts also what other runs paint."""
-        self.images, self._history, self._told = images, history, 0
+        is_here = where is None or where.kind == "local"
+        self.images, self._history, self._told = images, history if is_here else None, 0
         self._done = done or (lambda: self._told)
-        if where and where.kind == "ray":
+        if where and not is_here and not isinstance(self.executor, RayExecutor):
             self.executor = RayExecutor(where, next(iter(models)).device, look=self._look)
             dashboard = f"; dashboard: http://{self.executor.dashboard}" if self.executor.dashboard else ""
             print_note(f"painting on a Ray cluster{dashboard}")

@@ -185,7 +185,8 @@ class Shell:
         key, session, output = LoadKey.of(config, model), self._session, config.output
         for item in items:
             session.notes.tell(notes_on_line(config, model, item.job))
-        work = Work(key, [item.job for item in items], config.batch_size, keep_going=True)
+        jobs, preview = [item.job for item in items], config.preview_file
+        work = Work(key, jobs, config.batch_size, keep_going=True, preview=preview)
         session.begin({key: model}, len(items), History(key))
         with session, closing(self._results(work)) as painted:
             for result in write_results(

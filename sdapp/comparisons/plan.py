@@ -15,7 +15,7 @@ from sdapp.config import VARIABLE, RunConfig, SchedulerChoice, Task, Txt2Img, va
 from sdapp.errors import ConfigError, SdappError, did_you_mean, gathered
 from sdapp.jobs import Job, LoadKey, plan, steps_to_run
 from sdapp.models.vae import locate_model
-from sdapp.notes import notes_on_line
+from sdapp.notes import notes_on_line, notes_on_place
 from sdapp.schedulers import check_run, resolve
 from sdapp.settings.grid import MOST_STEPS, Grid
 from sdapp.settings.layers import Layer, merge, override
@@ -99,6 +99,7 @@ class ComparisonPlan:
         for key, decides in UNUSED_SETTINGS.items():
             if given.get(key) is not None:
                 yield place_message(key, f"has no effect in a comparison; {decides}", self._base)
+        yield from notes_on_place(self.config, may_use_cluster=True)
         for reference in self.comparison.references:
             yield from notes_on_line(self.config, self.model, self._jobs[reference.id])
 

@@ -16,7 +16,7 @@ from sdapp.grids.folder import IMAGES, AxisFacts, GridCell, ImageGrid, kept_seed
 from sdapp.jobs import Job, LoadKey, plan
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
-from sdapp.notes import notes_on_line
+from sdapp.notes import notes_on_line, notes_on_place
 from sdapp.settings.layers import Layer, merge, override
 
 MAX_CELLS = 10_000
@@ -65,6 +65,7 @@ class GridPlan:
 
     @property
     def notes(self) -> Iterator[str]:
+        yield from notes_on_place(self.config)
         for cell in self.cells:
             yield from notes_on_line(cell.config, cell.model, cell.job)
 

@@ -163,3 +163,15 @@ def test_what_cannot_be_painted_is_refused_before_loading(
     assert result.exit_code in (2, 66, 69)
     assert message in result.stderr
     assert not Path("grid").exists()
+
+
+def test_times_of_each_model_are_its_own_and_what_has_no_effect_is_told(
+    sdapp: Run, tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    models = f"model={tiny()},{tiny(is_xl=True)}"
+    result = sdapp("grid", "a cat", "--x", models, *FAST, "--preview", "--set", "executor.kind=ray")
+    assert result.exit_code == 0, result.stderr
+    assert "executor has no effect here: only batch and compare paint on a cluster" in result.stderr
+    assert "while an image is painted, grid/images/preview.png shows it" in result.stderr
+    kinds = json.loads((tmp_path / "cache" / "sdapp" / "history.json").read_text())
+    assert [sum(str(path) in kind for kind in kinds) for path in (tiny(), tiny(is_xl=True))] == [1, 1]
