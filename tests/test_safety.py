@@ -17,6 +17,7 @@ from sdapp.api import generate, stream
 from sdapp.batches.ledger import read_ledger
 from sdapp.diffusion.safety import SafetyChecker
 from sdapp.errors import ConfigError, UnavailableError
+from sdapp.grids.folder import read_grid
 from sdapp.records import Result
 
 QUICK: dict[str, Any] = {"prompt": "a red house", "steps": 2, "seed": 7}
@@ -113,6 +114,16 @@ def test_generate_writes_the_others_and_exits_with_3(
     assert (first["path"], first["record"]["flagged"]) == (None, True)
     assert second["record"]["flagged"] is False
     assert len(list(Path("night").glob("*.png"))) == 1
+
+
+def test_a_grid_says_that_an_image_was_flagged(sdapp: Callable[..., Any], checker: Path) -> None:
+    done = sdapp(
+        "grid", "a red house", "--steps", "2", "--x", "seed=7,8", "--set", f"safety_checker={checker}"
+    )
+    assert (done.exit_code, "1 of 2 images failed" in done.stderr) == (3, True), done.stderr
+    flagged, fine = read_grid(Path("grid")).cells
+    assert (flagged.status, fine.status) == ("failed", "done")
+    assert "flagged by the safety checker" in str(flagged.reason)
 
 
 def test_a_batch_keeps_what_was_flagged_in_its_ledger_and_paints_it_when_it_is_wanted(

@@ -112,7 +112,7 @@ def read_grid(folder: Path) -> ImageGrid:
 def _look(grid: ImageGrid, folder: Path) -> Iterator[GridCell]:
     images = folder / IMAGES
     done = {job: path for suffix in SUFFIXES.values() for job, path in Finished(images, suffix).done.items()}
-    reasons = {line.id: line.error for line in read_ledger(images)[0] if line.status == "failed"}
+    reasons = {line.id: line.error for line in read_ledger(images)[0] if line.status != "done"}
     for cell in grid.cells:
         if path := done.get(cell.id):
             yield replace(cell, status="done", file=f"{IMAGES}/{path.name}", reason=None)
