@@ -1,6 +1,7 @@
 """The safety checker: off by default; what it flags is a result of its own kind, and no black image."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,8 @@ def test_a_checker_that_flags_nothing_says_so(tmp_path: Path) -> None:
 
 
 def test_on_is_the_one_that_the_model_ships(checker: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for path in POSTCARDS.iterdir():
-        (folder / path.name).symlink_to(path)
-    (folder / "safety_checker").symlink_to(checker)
+    folder = shutil.copytree(POSTCARDS, tmp_path / "model")
+    shutil.copytree(checker, folder / "safety_checker")
     [result] = paint(model=str(folder), safety_checker="on")
     assert result.flagged
     [other] = paint(safety_checker=str(folder))  # or of another model

@@ -268,6 +268,18 @@ def _fetch(name: str, revision: str | None, vae: Path | None = None) -> Model:
     return Model(name, folder, folder.name, vae)
 
 
+def _refuse_links_out(folder: Path, key: str) -> None:
+    """Raise UnavailableError for a folder with links to files elsewhere, but for those of the Hub's cache."""
+    root = folder.resolve()
+    allowed = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
+    for pattern in ("*.json", "*.safetensors", *hub.FOLDERS, *hub.WANTED):
+        for entry in folder.glob(pattern):
+            if not any(entry.resolve().is_relative_to(place) for place in allowed):
+                link = entry if entry.is_symlink() else entry.parent
+                way = "copy it into the folder, or link the whole folder"
+                raise UnavailableError(f"{key}: {link} is a link out of {folder}; {way}")
+
+
 def find_path(name: str, key: str = "model") -> Path | None:
     """The folder or file that a setting `key` names; None if it is a Hub id.
 
@@ -279,6 +291,7 @@ def find_path(name: str, key: str = "model") -> Path | None:
     path = Path(name).expanduser() if name.startswith("~/") else Path(name)
     refuse_others(name, path, key)
     if path.exists():
+        _refuse_links_out(path, key)
         return path
     is_file = path.suffix.lower() in (".safetensors", *PICKLED)
     is_id, has_parent = hub.is_hub_id(name) and not is_file, path.parent.is_dir()

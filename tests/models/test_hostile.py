@@ -160,6 +160,14 @@ def with_code_beside(folder: Path) -> None:
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 REMOTE = {"AutoModel": "modeling.Evil", "AutoTokenizer": ["tokenization.Evil", None]}
+
+
+def elsewhere(folder: Path) -> None:
+    """Whole, but its UNet is a link to a folder beside it."""
+    (folder / "unet").rename(folder.parent / "unet")
+    (folder / "unet").symlink_to(folder.parent / "unet")
+
+
 FOLDERS: dict[str, Change] = {
     "a part of its own library": index(unet=["my_unet", "MyUNet"]),
     "a tokenizer of its own library": index(tokenizer=["tokenization", "Evil"]),
@@ -189,6 +197,7 @@ FOLDERS: dict[str, Change] = {
     "weights that lead to a secret": replaced(WEIGHTS, lambda path: path.symlink_to("/etc/passwd")),
     "a config that is a pipe": replaced("unet/config.json", os.mkfifo),
     "a config that leads to a secret": replaced("unet/config.json", lambda path: path.symlink_to("/etc/passwd")),
+    "a part that is elsewhere": elsewhere,
 }  # fmt: skip
 
 

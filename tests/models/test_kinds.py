@@ -453,6 +453,12 @@ def test_no_header_ends_in_a_traceback(tmp_path_factory: pytest.TempPathFactory,
         api.generate(model=str(file), prompt="a cat")
 
 
+@pytest.fixture(scope="session")
+def copied_postcards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Beside the folders of the tests, so that they can have the same files without copies."""
+    return Path(shutil.copytree(POSTCARDS, tmp_path_factory.mktemp("copied") / "postcards"))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(
@@ -461,10 +467,10 @@ def test_no_header_ends_in_a_traceback(tmp_path_factory: pytest.TempPathFactory,
     st.data(),
 )
 def test_no_config_file_ends_in_a_traceback(
-    tmp_path_factory: pytest.TempPathFactory, file: str, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, copied_postcards: Path, file: str, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("config") / "model"
-    shutil.copytree(POSTCARDS, folder, copy_function=os.symlink)
+    shutil.copytree(copied_postcards, folder, copy_function=os.link)
     facts = json.loads((folder / file).read_text())
     changes = data.draw(st.dictionaries(st.sampled_from(sorted(facts)), JSON, max_size=3) | JSON)
     (folder / file).unlink()
