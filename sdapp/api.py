@@ -22,7 +22,7 @@ from sdapp.jobs import LoadKey, Work, plan
 from sdapp.keywords import BatchKeywords, CompareKeywords, GenerateKeywords
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
-from sdapp.notes import LineNotes, Notes, OnNote, notes_before_painting, notes_on_line
+from sdapp.notes import LineNotes, Notes, OnNote, notes_before_painting, notes_on_labels, notes_on_line
 from sdapp.outputs.painted import Painted
 from sdapp.prompts.seeds import Seeds
 from sdapp.records import OnStep, Result
@@ -94,11 +94,12 @@ def stream(
     return Stream(planned.paint(executor, on_step), "stream")
 
 
-def batch(
+def batch(  # noqa: PLR0913 - an option is an argument
     file: str | Path,
     *,
     seeds: Seeds | None = None,
     shard: str = "1/1",
+    skip_invalid: bool = False,
     retry_failed: bool = False,
     on_step: OnStep | None = None,
     on_note: OnNote | None = None,
@@ -109,19 +110,22 @@ def batch(
     print(result.path)`.
 
     `settings` are for all lines that do not set them. The file is checked when this is called; the loop
-    paints. An image that fails is a result with its error. Raises SdappError.
+    paints. An image that fails is a result with its error. With `skip_invalid`, lines with errors are noted
+    and left out. Raises SdappError.
     """
-    prompts = PromptFile.open(Path(file), [as_layer(settings)], seeds)
+    prompts = PromptFile.open(Path(file), [as_layer(settings)], seeds, skip_invalid)
     run = Batch.of(prompts, Shard.parse(shard), retry_failed)
     notes, line_notes = Notes(on_note), LineNotes()
 
     def look(item: Item) -> None:
         line_notes.add(item.line, notes_on_line(run.config, prompts.model, item.job))
+        line_notes.add(item.line, notes_on_labels(item.labels, run.config.output.name))
 
     found = run.survey(look)
     run.begin()
     if prompts.keep_seeds():
         found = run.survey()
+    notes.tell(f"skipped: {line}" for line in str(run.skipped()).splitlines())
     notes.tell(line_notes.texts())
     executor = executor or choose_executor(run.config.executor, {run.load: prompts.model})
     return Stream(run.paint(executor, found, on_step, notes.wait), "batch")
@@ -198,9 +202,9 @@ def replay(
 ) -> "Stream":
     """Paint images again from the settings inside them: `for result in replay("a.png"): result.image.show()`.
 
-    `settings` replace those of all images. `result.source` is the path of the image. Images are checked
-    when this is called; the loop paints, and loads each model when its turn comes. An image that fails is a
-    result with its error. Raises SdappError.
+    A .txt file has paths of images, one a line. `settings` replace those of all images. `result.source` is
+    the path of the image. Images are checked when this is called; the loop paints, and loads each model when
+    its turn comes. An image that fails is a result with its error. Raises SdappError.
     """
     replays, errors = plan_replays([Path(image) for image in images], [as_layer(settings)], Notes(on_note))
     if errors:

@@ -7,6 +7,7 @@ that changes pixels), `LoadSettings` (a load), or `RunConfig` (the run). `Settin
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,7 +15,7 @@ from platformdirs import user_config_path
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from sdapp import schedulers
-from sdapp.errors import ConfigError
+from sdapp.errors import ConfigError, without_repeats
 from sdapp.markup import Emphasis, PromptSyntax
 from sdapp.scheduler_table import Option
 from sdapp.settings import files, layers, ranges
@@ -201,9 +202,10 @@ class Memory(Frozen):
     vae_tiling: Annotated[AutoSwitch, Field(description="Decode in tiles; changes colors a little.")] = "auto"
 
 
+LABELS = ("tag", "id", "filename")  # what a line of a prompt file can have beside its settings
 PLACEHOLDERS = (
-    "prompt", "seed", "index", "scheduler", "steps", "guidance_scale", "width", "height", "final_width",
-    "final_height", "image", "model", "task", "id", "date", "time",
+    "prompt", "seed", "line", "index", "scheduler", "steps", "guidance_scale", "width", "height",
+    "final_width", "final_height", "image", "model", "task", "id", "tag", "filename", "date", "time",
 )  # fmt: skip
 PLACEHOLDER_LIST = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
 
@@ -588,6 +590,12 @@ VARIABLE = tuple(key for key in ImageSettings.model_fields if not SETTINGS[key].
 MODEL_VARIABLE = "SDAPP_MODEL"
 
 
+@cache
+def usual_values() -> Mapping[str, Any]:
+    """The default of each setting, as plain data."""
+    return RunConfig().model_dump(mode="json")
+
+
 def read_config_file(path: Path) -> list[layers.Layer]:
     """Return the layers of a YAML file, its parents first. Raises ConfigError, MissingInputError."""
     return files.read_layers(path, SETTINGS)
@@ -628,7 +636,7 @@ def validate(merged: layers.Layer) -> RunConfig:
         config = RunConfig.model_validate(merged.values)
     except ValidationError as exc:
         messages = [explain(error, merged, RunConfig) for error in exc.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(messages))) from None
+        raise ConfigError("\n".join(without_repeats(dict.fromkeys(messages)))) from None
     if found := list(_conflicts(config)):
         raise ConfigError("\n".join(place_message(key, message, merged) for key, message in found))
     return _with_paths(config, merged)

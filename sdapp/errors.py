@@ -1,6 +1,6 @@
 """The errors that a user can meet, each with the exit code that a script sees, and how they suggest words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -77,6 +77,15 @@ def gathered(errors: Sequence[SdappError]) -> SdappError:
     kinds = {type(error) for error in errors}
     mixed = InputError if all(issubclass(kind, InputError) for kind in kinds) else ConfigError
     return (kinds.pop() if len(kinds) == 1 else mixed)("\n".join(dict.fromkeys(map(str, errors))))
+
+
+def without_repeats(messages: Iterable[str]) -> Iterator[str]:
+    """Leave out a list of what is allowed (`; allowed…`) where a message before has the same one."""
+    seen: set[str] = set()
+    for message in messages:
+        head, _, allowed = message.partition("; allowed")
+        yield head if allowed in seen else message
+        seen |= {allowed} - {""}
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from shutil import which
@@ -10,7 +10,7 @@ from shutil import which
 import psutil
 
 from sdapp import markup
-from sdapp.config import Img2Img, Inpaint, RunConfig
+from sdapp.config import LABELS, Img2Img, Inpaint, RunConfig
 from sdapp.images import inputs
 from sdapp.jobs import Job, choose_scheduler
 from sdapp.models.embedding_files import name_of, without_names
@@ -74,6 +74,14 @@ def notes_on_line(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     if is_for_few_steps(model.scheduler_config):
         yield f"{model.name} was made for few steps; it runs with {job.scheduler.name}"
     yield from notes_on_settings(config, model, job)
+
+
+def notes_on_labels(labels: Mapping[str, str], template: str) -> Iterator[str]:
+    """A note that names the columns of a line that are no settings and not part of the file name."""
+    if unused := [name for name in labels if f"{{{name}}}" not in template]:
+        usable = [f"{{{name}}}" for name in unused if name in LABELS]
+        way = f"; output.name can use {', '.join(usable)}" if usable else ""
+        yield f"not a setting, kept as it is in the images: {', '.join(unused)}{way}"
 
 
 def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str]:

@@ -10,13 +10,14 @@ from PIL import ImageChops
 from sdapp import images
 from sdapp.batches.executors import Executor
 from sdapp.config import Folders, RunConfig, folders_of, validate
-from sdapp.errors import InputError, SdappError
+from sdapp.errors import InputError, MissingInputError, SdappError
 from sdapp.jobs import JobList, LoadKey, Work, plan
 from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import read_header
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
 from sdapp.notes import Notes, notes_before_painting
+from sdapp.prompts.lines import SPACES, PromptFileError, is_read, read_lines
 from sdapp.records import OnStep, Record, Result
 from sdapp.settings.layers import Layer, merge
 
@@ -37,6 +38,28 @@ class Replay:
         return LoadKey.of(self.config, self.model)
 
 
+def _with_lists(paths: Sequence[Path]) -> list[Path]:
+    """Put the images that a .txt file names, a path a line, in the place of that file.
+
+    Paths are relative to the folder of the file; lines that begin with # are comments. Raises
+    MissingInputError for a file that cannot be read, ConfigError for lines that are not text.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.suffix.lower() != ".txt":
+            found.append(path)
+            continue
+        errors = PromptFileError()
+        try:
+            with path.open("rb") as stream:
+                lines = read_lines(stream, str(path), errors)
+                found += [path.parent / line.strip(SPACES) for _, line in lines if is_read(line)]
+        except OSError as exc:
+            raise MissingInputError(f"{path}: cannot read the list of images: {exc.strerror}") from exc
+        errors.raise_if_any()
+    return found
+
+
 def plan_replays(
     paths: Sequence[Path],
     layers: Sequence[Layer],
@@ -51,7 +74,7 @@ def plan_replays(
     replays: list[Replay] = []
     errors: list[SdappError] = []
     models: dict[tuple[str | None, ...], Model] = {}
-    for path in paths:
+    for path in _with_lists(paths):
         try:
             if path.is_dir():
                 raise InputError(f"{path}: is a folder; give the images in it: {path}/*.png")

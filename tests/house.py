@@ -15,17 +15,18 @@ TOP = (
     "__main__",
     "cli", "commands",
     "warm", "api", "arguments", "keywords",
-    "comparisons", "grids", "upscales", "replays", "batches", "notes", "pipelines", "diffusion", "pages", "outputs", "records",
-    "metadata", "prompts", "jobs", "models", "config", "settings", "schedulers", "scheduler_table", "images", "markup", "errors",
+    "comparisons", "grids", "gallery", "upscales", "replays", "batches", "notes", "pipelines", "diffusion", "pages", "outputs", "records",
+    "prompts", "metadata", "jobs", "models", "config", "settings", "schedulers", "scheduler_table", "images", "markup", "errors",
     "profiling",
 )  # fmt: skip
 INSIDE = {
     "commands": (
-        "shell", "generate", "upscale", "batch", "compare", "grid", "replay", "show", "models", "tokens", "config", "schedulers", "doctor",
+        "shell", "generate", "upscale", "batch", "compare", "grid", "gallery", "replay", "show", "models", "tokens", "config", "schedulers", "doctor",
         "running", "options",
         "completion", "estimates", "terminal",
     ),
     "comparisons": ("run", "report", "measure", "plan", "pace", "folder", "verdict", "statistics", "cells", "metrics", "analytic"),
+    "gallery": ("gallery",),
     "comparisons/report": ("report", "plots", "sheets", "format"),
     "batches": ("prune", "stream", "run", "prompt_file", "cluster", "executors", "items", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (

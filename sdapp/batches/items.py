@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from sdapp.errors import ConfigError
@@ -19,10 +19,13 @@ class Item:
     index: int  # among all images of the file
     choices: Mapping[str, str]  # of `{a|b}` and `__words__` in its prompts
     load: LoadKey | None = None  # if it needs another load of a model than the rest of its batch
+    number: str = ""  # in file names: its line, and which image of that line it is, such as `0007-2`
+    labels: Mapping[str, str] = field(default_factory=dict)  # what the line has beside settings
 
     def label(self, result: Result) -> Result:
         """Return the result of its job with what this item says."""
-        return replace(result, index=self.index, choices=self.choices, line=self.line)
+        result = replace(result, index=self.index, choices=self.choices, line=self.line)
+        return replace(result, number=self.number, labels=self.labels)
 
 
 @dataclass(frozen=True)

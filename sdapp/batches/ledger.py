@@ -18,16 +18,18 @@ LEDGER_FILE = "ledger.jsonl"
 
 @dataclass(frozen=True)
 class Line:
-    """What became of one job."""
+    """What became of one job, or of a line that asks for none: its `id` is `prompts.csv:7`."""
 
     id: str
-    status: str  # done, failed, or flagged: kept out because of the safety checker
+    # done, failed, flagged: kept out by the safety checker, or invalid: a line that was skipped
+    status: str
     file: str | None = None
     prompt_line: int = 0
     seed: int | None = None
     seconds: float | None = None
     unet_calls: int | None = None
     error: str | None = None
+    prompt: str | None = None  # of an image that failed
     prompt_files: tuple[str, ...] = ()  # that ask for it, relative to the folder of the images
     unknown: Mapping[str, Any] = field(default_factory=dict)  # fields of a later version, kept as they are
 
@@ -38,7 +40,8 @@ class Line:
         seconds, calls = (record.seconds, record.unet_calls) if record else (None, None)
         missing = "flagged" if result.flagged else "failed"
         status, file = ("done", path.name) if path else (missing, None)
-        return cls(job.id, status, file, result.line, job.seed, seconds, calls, error, prompt_files)
+        prompt = None if path else job.prompt
+        return cls(job.id, status, file, result.line, job.seed, seconds, calls, error, prompt, prompt_files)
 
     @classmethod
     def from_image(cls, path: Path) -> "Line":

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field, replace
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 from sdapp.batches.executors import Executor, Pack
@@ -20,6 +20,7 @@ from sdapp.metadata.record import SUFFIXES
 from sdapp.outputs.encode import encode
 from sdapp.outputs.files import check_folder, overwrite
 from sdapp.outputs.writer import save, write_results
+from sdapp.prompts.lines import PromptFileError
 from sdapp.records import OnStep, Result
 
 WINDOW = 512  # images planned ahead, so that those that can share UNet calls meet
@@ -52,6 +53,7 @@ class Batch:
     prompt_files: tuple[str, ...] = ()
     retry_failed: InitVar[bool] = False
     keep: Callable[[Result], None] | None = None  # gets each result before it is published
+    skipped: Callable[[], PromptFileError] = PromptFileError  # of the last pass over the images
 
     def __post_init__(self, retry_failed: bool) -> None:
         self.folder = Path(self.config.output.dir)
@@ -62,7 +64,8 @@ class Batch:
 
     @classmethod
     def of(cls, prompts: PromptFile, shard: Shard = WHOLE_FILE, retry_failed: bool = False) -> "Batch":
-        return cls(prompts.items, prompts.config, prompts.load, shard, (prompts.name,), retry_failed)
+        names, skipped = (prompts.name,), lambda: prompts.skipped
+        return cls(prompts.items, prompts.config, prompts.load, shard, names, retry_failed, skipped=skipped)
 
     def items(self) -> Iterator[Item]:
         """The images of this shard, each once. Raises what the prompt file raises."""
@@ -92,9 +95,23 @@ class Batch:
         return Survey(**counts, unet_calls=calls)
 
     def begin(self) -> None:
-        """Make the folder, and remove what dead runs left in it. Raises OutputError."""
+        """Make the folder, remove what dead runs left in it, and tell the ledger which lines are skipped.
+
+        Raises OutputError.
+        """
         check_folder(self.folder)
         sweep(self.folder)
+        known = read_ledger(self.folder)[0] if self.skipped().count else []
+        for line in self._skipped_lines():
+            if line not in known:
+                append_line(self.folder, line)
+
+    def _skipped_lines(self) -> Iterator[Line]:
+        rows = self.skipped().rows
+        for number, group in groupby(rows, key=lambda row: row[0]):
+            error = "\n".join(text for _, text in group)
+            names = self.prompt_files
+            yield Line(f"{names[0]}:{number}", "invalid", None, number, error=error, prompt_files=names)
 
     def paint(
         self,
@@ -165,6 +182,7 @@ class Batch:
             if line is not None and (path is not None or line.status != "done"):
                 files = tuple(dict.fromkeys((*line.prompt_files, *self.prompt_files)))
                 kept.append(replace(line, prompt_line=item.line, prompt_files=files))
+        kept = sorted([*kept, *self._skipped_lines()], key=lambda line: line.prompt_line)
         for line in lines.values():
             is_other = set(line.prompt_files) - set(self.prompt_files)
             kept += [line] if line.id in images or (line.status != "done" and is_other) else []

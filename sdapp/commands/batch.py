@@ -44,7 +44,7 @@ from sdapp.errors import (
     SdappError,
 )
 from sdapp.models.locate import Model
-from sdapp.notes import LineNotes, notes_on_line, notes_on_place
+from sdapp.notes import LineNotes, notes_on_labels, notes_on_line, notes_on_place
 from sdapp.prompts.lines import PromptFileError
 from sdapp.prompts.seeds import Seeds
 from sdapp.prompts.tokens import notes_on_length
@@ -79,6 +79,14 @@ ShardText = Annotated[
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.", rich_help_panel=RUN)
 ]
+SkipInvalid = Annotated[
+    bool,
+    typer.Option(
+        "--skip-invalid",
+        help="Paint the lines that are right; the ledger lists the others.",
+        rich_help_panel=RUN,
+    ),
+]
 Prune = Annotated[
     bool,
     typer.Option(
@@ -112,6 +120,7 @@ def batch(  # noqa: PLR0913 - an option is an argument
     seeds: SeedsMode = None,
     shard: ShardText = "1/1",
     dry_run: DryRun = False,
+    skip_invalid: SkipInvalid = False,
     retry_failed: RetryFailed = False,
     prune: Prune = False,
     yes: Yes = False,
@@ -140,7 +149,7 @@ def batch(  # noqa: PLR0913 - an option is an argument
     if not is_live and file == Path("-") and sys.stdin.isatty():
         print_note(FROM_TERMINAL)
     content = b"" if is_live else sys.stdin.buffer.read() if file == Path("-") else file
-    prompts = PromptFile.open(content, all_layers(options), seeds)
+    prompts = PromptFile.open(content, all_layers(options), seeds, skip_invalid)
     run = Batch.of(prompts, Shard.parse(shard), retry_failed)
     if is_live:
         _paint_arriving(run, prompts, options)
@@ -154,9 +163,10 @@ def batch(  # noqa: PLR0913 - an option is an argument
 
 def _dry_run(run: Batch, prompts: PromptFile, as_json: bool) -> None:
     """List what is left, with notes on its lines, and estimate what it takes."""
-    found = _survey(run, prompts.model, _item_as_json if as_json else _item_as_text)
-    if found.left and not prompts.is_begun():
-        print_note("the seeds and choices are examples: the run draws others; --seed fixes them")
+    _survey(run, prompts.model, _item_as_json if as_json else _item_as_text)
+    prompts.keep_dry_run()
+    if skipped := _skipped(run):
+        raise JobsFailedError(*skipped)
 
 
 def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
@@ -171,7 +181,14 @@ def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
         _print_results(
             run.paint(session.executor, found, session.on_step, session.wait), session, options, run
         )
-    _raise_failures(run, found.images)
+    _raise_failures(run, found.images, _skipped(run))
+
+
+def _skipped(run: Batch) -> tuple[str, ...]:
+    """How many lines were skipped, if any."""
+    lines = {line for line, _ in run.skipped().rows}
+    way = "mend them and run the same command again"
+    return (f"{count(len(lines), 'line')} of the prompt file skipped; {way}",) if lines else ()
 
 
 def _raise_failures(run: Batch, images: int, more: tuple[str, ...] = ()) -> None:
@@ -296,7 +313,9 @@ def _item_as_text(item: Item) -> str:
 
 
 def _item_as_json(item: Item) -> str:
-    facts = {"line": item.line, "seed": item.job.seed, "job": item.job.to_data()}
+    facts = {"line": item.line, "seed": item.job.seed, "choices": dict(item.choices)}
+    facts |= {"labels": dict(item.labels)} if item.labels else {}
+    facts |= {"job": item.job.to_data()}
     return json.dumps(facts, ensure_ascii=False)
 
 
@@ -312,11 +331,14 @@ def _survey(run: Batch, model: Model, listed: Callable[[Item], str] | None = Non
         alike[alike.total() // WINDOW, item.job.pack] += 1
         estimate.add(item.job)
         notes.add(item.line, notes_on_line(run.config, model, item.job))
+        notes.add(item.line, notes_on_labels(item.labels, run.config.output.name))
         if listed:
             print_line(listed(item))
             notes.add(item.line, notes_on_length(item.job, model))
 
     found = run.survey(add)
+    for line in str(run.skipped()).splitlines():
+        print_note(f"skipped: {line}")
     for note in notes.texts():
         print_note(note)
     parts = [

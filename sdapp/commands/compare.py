@@ -11,6 +11,7 @@ import typer
 from sdapp.batches.run import Batch
 from sdapp.commands import completion
 from sdapp.commands.estimates import Estimate, History
+from sdapp.commands.gallery import open_page, report_gallery
 from sdapp.commands.grid import report_grid
 from sdapp.commands.options import RAY, RUN, DryRun, all_layers, option, out_folder, with_options
 from sdapp.commands.running import CONTINUE, Session
@@ -85,10 +86,10 @@ AsJson = Annotated[
 Folder = Annotated[
     Path,
     typer.Argument(
-        metavar="FOLDER", help="The folder of a comparison or a grid, finished or not.", show_default=False
+        metavar="FOLDER", help="A folder of a comparison, a grid, a batch or images.", show_default=False
     ),
 ]
-
+Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 
 TRUTH_KEYS = {"schedulers", "steps", "match"}  # of the grid; --truth uses no other setting
 
@@ -129,18 +130,28 @@ def compare(
         _compare(layers, dry_run, options)
 
 
-def report(folder: Folder, as_json: AsJson = False) -> None:
-    """Make the page and the contact sheets of a comparison or a grid again, from what is in its folder.
+def report(folder: Folder, as_json: AsJson = False, show_page: Open = False) -> None:
+    """Make a page of what is in a folder: the report of a comparison, the page of a grid, or a gallery of
+    a batch or of any images with settings inside. They may be unfinished.
 
-    Example:
+    Examples:
 
     sdapp report comparison
-    """
-    if (folder / GRID_FILE).exists():
-        return report_grid(folder, as_json)
-    from sdapp.comparisons.run import finish
 
-    return _print_comparison(*finish(folder), as_json)
+    sdapp report night --open
+    """
+    if (folder / "comparison.json").exists():
+        from sdapp.comparisons.run import finish
+
+        comparison, files = finish(folder)
+        _print_comparison(comparison, files, as_json)
+        page = next(path for path in files if path.suffix == ".html")
+    elif (folder / GRID_FILE).exists():
+        page = report_grid(folder, as_json)
+    else:
+        page = report_gallery(folder, as_json)
+    if show_page:
+        open_page(page)
 
 
 def _compare(layers: list[Layer], dry_run: bool, options: dict[str, Any]) -> None:

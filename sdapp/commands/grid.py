@@ -101,8 +101,8 @@ def _paint_missing(plan: GridPlan, session: Session, found: "Survey", as_json: b
         )
 
 
-def report_grid(folder: Path, as_json: bool) -> None:
-    """Make the page and the sheets of a grid again, and print their paths, or each cell as JSON."""
+def report_grid(folder: Path, as_json: bool) -> Path:
+    """Make the page and the sheets of a grid again; print their paths, or each cell as JSON."""
     from sdapp.grids.run import finish_grid
 
     grid, files = finish_grid(folder)
@@ -115,6 +115,7 @@ def report_grid(folder: Path, as_json: bool) -> None:
     )
     for line in map(json.dumps, cells) if as_json else files:
         print_line(line)
+    return next(path for path in files if path.suffix == ".html")
 
 
 def _list(plan: GridPlan, as_json: bool) -> None:

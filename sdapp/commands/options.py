@@ -16,6 +16,7 @@ from sdapp.commands import completion
 from sdapp.commands.terminal import plain_parameters, print_note, say
 from sdapp.config import PREVIEW, SETTINGS, RunConfig, folders_of, own_layers, read_config_file, read_override
 from sdapp.errors import ConfigError
+from sdapp.images import IMAGE_SUFFIXES
 from sdapp.metadata.read import read_settings
 from sdapp.models.files import BUILT_IN
 from sdapp.profiling import profiled
@@ -179,7 +180,6 @@ OPTIONS: dict[str, Any] = {
 }
 SWITCHES = ("json", "offline", "profile", "verbose")
 IMAGE_FORMATS = {".png": "png", ".jpg": "jpeg", ".webp": "webp"}
-IMAGE_SUFFIXES = (*IMAGE_FORMATS, ".jpeg")
 IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")  # whatever the name
 RAY = option(
     str,

@@ -17,13 +17,20 @@ from sdapp.errors import ConfigError, JobsFailedError, gathered
 from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import save_result
 from sdapp.records import Result
-from sdapp.replays import TOLERANCE, compare_pixels, paint_replays, plan_replays, setup_differences
+from sdapp.replays import (
+    TOLERANCE,
+    compare_pixels,
+    paint_replays,
+    plan_replays,
+    setup_differences,
+)
 
 Images = Annotated[
     list[Path],
     typer.Argument(
         metavar="IMAGE",
-        help="Images of sdapp, A1111, ComfyUI, InvokeAI, Fooocus, SwarmUI and others (docs/metadata.md).",
+        help="Images of sdapp, A1111, ComfyUI, InvokeAI, Fooocus, SwarmUI and others (docs/metadata.md), "
+        "or a .txt file with their paths.",
         show_default=False,
     ),
 ]

@@ -8,16 +8,13 @@ import typer
 
 from sdapp.commands.models import facts_in_short, facts_json
 from sdapp.commands.terminal import print_line, print_note
-from sdapp.config import RunConfig, folders_of, read_user_config
+from sdapp.config import folders_of, read_user_config
 from sdapp.errors import MissingInputError, SdappError, gathered
 from sdapp.images import decode_file
 from sdapp.metadata.read import read_settings
-from sdapp.metadata.record import read_image, record_text
+from sdapp.metadata.record import read_image, record_text, settings_in_words
 from sdapp.models.catalog import Found, describe
 from sdapp.models.checksums import sha256_of
-
-ALWAYS = ("scheduler", "steps", "guidance_scale", "seed", "width", "height")
-APART = ("prompt", "negative_prompt", "model", "revision", "inputs")
 
 
 def show(
@@ -78,20 +75,10 @@ def _content_of(image: Path) -> dict[str, Any]:
 
 def _in_short(job: dict[str, Any], record: Any) -> dict[str, str]:
     """Prompts, settings (of most only those that are not the defaults), model and versions, a line each."""
-    usual = RunConfig().model_dump(mode="json")
-    settings = [
-        f"{key} {_unquoted(value)}"
-        for key, value in job.items()
-        if key in ALWAYS or (key not in APART and value != usual.get(key))
-    ]
+    settings = settings_in_words(job)
     summary = {key: job.get(key) for key in ("prompt", "negative_prompt")}
-    summary |= {"settings": ", ".join(settings), "model": job.get("model"), "revision": job.get("revision")}
-    summary["versions"] = _unquoted(record.get("versions", "")) if isinstance(record, dict) else ""
+    summary["settings"] = ", ".join(f"{key} {text}" for key, text in settings.items())
+    summary |= {"model": job.get("model"), "revision": job.get("revision")}
+    versions = record.get("versions") if isinstance(record, dict) else None
+    summary["versions"] = ", ".join(f"{name}: {text}" for name, text in versions.items()) if versions else ""
     return {key: value for key, value in summary.items() if value}
-
-
-def _unquoted(value: Any) -> str:
-    """A value as text without quotes; of a scheduler without options only its name."""
-    if isinstance(value, dict) and value.get("options") == {}:
-        value = value.get("name")
-    return json.dumps(value, ensure_ascii=False).replace('"', "").strip("{}")

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from sdapp import images
-from sdapp.config import MODEL_KEYS
+from sdapp.config import MODEL_KEYS, usual_values
 from sdapp.errors import InputError
 from sdapp.jobs import LATER_DEFAULTS, Job
 from sdapp.metadata import containers
@@ -17,6 +17,8 @@ from sdapp.models.files import BUILT_IN
 from sdapp.settings import layers
 
 CHUNK = "sdapp"  # the PNG text chunk with job and record; other formats have them in the XMP packet
+ALWAYS_SHOWN = ("scheduler", "steps", "guidance_scale", "seed", "width", "height")
+SHOWN_APART = ("prompt", "negative_prompt", "model", "revision", "inputs")
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
@@ -85,6 +87,23 @@ def _anchored_upscale(upscale: Any, folder: Path) -> Any:
     """The settings of upscaling with the path of the upscaler, if there is one, in a folder."""
     has_model = isinstance(upscale, dict) and isinstance(upscale.get("model"), str)
     return upscale | {"model": str(folder / upscale["model"])} if has_model else upscale
+
+
+def settings_in_words(job: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of a job as text, without prompts and model; most only if they are not the defaults."""
+    usual = usual_values()
+    return {
+        key: _unquoted(value)
+        for key, value in job.items()
+        if key in ALWAYS_SHOWN or (key not in SHOWN_APART and value not in (usual.get(key), []))
+    }
+
+
+def _unquoted(value: Any) -> str:
+    """A value as text without quotes; of a scheduler without options only its name."""
+    if isinstance(value, dict) and value.get("options") == {}:
+        value = value.get("name")
+    return json.dumps(value, ensure_ascii=False).replace('"', "").strip("{}")
 
 
 def dotted_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:

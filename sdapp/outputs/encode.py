@@ -27,7 +27,8 @@ def encode(result: Result, output: Output) -> Result:
         return result
     job = result.job
     content = {"job": to_portable(job, Path(output.dir)), "record": asdict(result.record)}
-    content |= {"choices": dict(result.choices)} if result.choices else {}
+    more = {"choices": dict(result.choices), "labels": dict(result.labels)}
+    content |= {key: value for key, value in more.items() if value}
     name = Path(job.model).name.removesuffix(".safetensors")
     version, sha256 = result.record.versions.get("sdapp", ""), result.record.model_sha256
     parameters = infotext.write_infotext(job.model_dump(), name, version, sha256)

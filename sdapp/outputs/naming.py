@@ -2,9 +2,13 @@
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 
+from sdapp.config import LABELS
+from sdapp.images import IMAGE_SUFFIXES
 from sdapp.jobs import Job
 
 MAX_NAME_BYTES = 200
@@ -12,12 +16,19 @@ NUMBERS_OF_JOB = ("seed", "steps", "width", "height", "final_width", "final_heig
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
 
 
-def file_stem(template: str, job: Job, index: int) -> str:
-    """Fill the placeholders of a file-name template: one safe name without suffix, of at most 200 bytes."""
+def file_stem(
+    template: str, job: Job, index: int, number: str = "", labels: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Fill the placeholders of a file-name template: one safe name without suffix, of at most 200 bytes.
+
+    `number` and `labels` are those of a Result. `{line}` is the number, without one the index. `{id}` is the
+    line's label, without one the job's id; `{tag}` and `{filename}` are `none` for a line without them.
+    """
     now = datetime.now().astimezone()
     values = {
         "prompt": _slug(job.prompt, 80) or "empty",
         "index": f"{index:04d}",
+        "line": number or f"{index:04d}",
         "scheduler": job.scheduler.name,
         "guidance_scale": f"{job.guidance_scale:g}",
         "model": _slug(Path(job.model).name.removesuffix(".safetensors"), 60),
@@ -27,6 +38,10 @@ def file_stem(template: str, job: Job, index: int) -> str:
         "time": f"{now:%H%M%S}",
         "image": _slug(Path(job.task.image).stem, 80) if job.task.kind != "txt2img" else "",
     } | {key: str(getattr(job, key)) for key in NUMBERS_OF_JOB}
+    for label in LABELS:
+        text = labels.get(label, "")
+        text = text.removesuffix(Path(text).suffix) if Path(text).suffix.lower() in IMAGE_SUFFIXES else text
+        values[label] = _slug(text, 80) or values.get(label, "none")
     stem = re.sub(r"\{(\w+)\}", lambda match: values[match[1]], unicodedata.normalize("NFC", template))
     stem = _truncate(stem, MAX_NAME_BYTES).rstrip(" .").lstrip(" .-~") or "image"
     base, dot, rest = stem.partition(".")

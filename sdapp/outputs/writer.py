@@ -77,7 +77,6 @@ def save(result: Result, output: Output) -> Path:
     file = result.file or encode(result, output).file
     if file is None:
         raise JobsFailedError(f"seed {result.job.seed}: {result.error}")
+    stem = file_stem(output.name, result.job, result.index, result.number, result.labels)
     with timed("save"):
-        return publish(
-            file, Path(output.dir), file_stem(output.name, result.job, result.index), SUFFIXES[output.format]
-        )
+        return publish(file, Path(output.dir), stem, SUFFIXES[output.format])

@@ -1,30 +1,36 @@
 """Turn the settings of one line of a prompt file, under their names in any dialect, into a layer."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from functools import lru_cache
 from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdapp.config import COLUMNS, SETTINGS, RunConfig
+from sdapp.config import COLUMNS, LABELS, SETTINGS, RunConfig
 from sdapp.errors import ConfigError, nearest
 from sdapp.prompts.lines import SPACES, PromptFileError
 from sdapp.prompts.seeds import seed_content
+from sdapp.prompts.templates import EVERY, expand_all_groups
 from sdapp.settings import files
 from sdapp.settings.types import MAX_SEED, Setting, to_whole
 
+TEMPLATES = ("prompt", "negative_prompt")  # the settings in which choices are made
 ALIASES = {
     "scheduler": "scheduler.name", "sampler_name": "scheduler.name", "sampler": "scheduler.name",
     "task": "task.kind", "image": "task.image", "mask": "task.mask", "padding": "task.padding",
     "strength": "task.strength", "denoising_strength": "task.strength",
     "size": "size", "seeds": "seed", "cfg_scale": "guidance_scale", "n_iter": "count",
-    "lora": "loras", "embedding": "embeddings", "upscale": "upscale.scale", "outpaint": "task.sides",
-}  # fmt: skip
+    "lora": "loras", "embedding": "embeddings", "upscale": "upscale.scale",
+    "outpaint": "task.sides", "cfg": "guidance_scale",
+    "guidance": "guidance_scale", "negative": "negative_prompt", "file": "labels.filename",
+} | {name: f"labels.{name}" for name in LABELS}  # fmt: skip
 # In .txt only: kohya's letters, and A1111's batch_size, which is a number of images.
 SHORT_OPTIONS = {
     "n": "negative_prompt", "w": "width", "h": "height", "s": "steps", "d": "seed", "l": "guidance_scale",
-    "t": "task.strength", "batch_size": "count",
+    "t": "task.strength", "f": "labels.filename", "batch_size": "count",
 }  # fmt: skip
 REFUSED_KEYS = {
     name: reason
@@ -32,7 +38,6 @@ REFUSED_KEYS = {
         "sdapp has no weight for all LoRAs; give each its own: loras FILE:WEIGHT": "am",
         "sdapp has no scale of its own for the negative prompt": "nl",
         "sdapp has no CLIP guidance": "c",
-        "a line cannot name its file; use output.name": "f",
         "give both sides as original_size WIDTHxHEIGHT": "ow oh",
         "give both as crop LEFT,TOP": "cl ct",
         "sdapp has no original size of its own for the negative prompt": "nw nh",
@@ -55,6 +60,12 @@ REFUSED_KEYS = {
 }
 PATH_KEYS = {key: each.kind for key, each in SETTINGS.items() if each.kind in ("file", "model")}
 PARSED_KEYS = {key: each.parse for key, each in SETTINGS.items() if each.parse}
+MADE_WITH = "made with "  # before the keys of the load of an image whose settings a line takes
+LABEL = "labels."  # before the name of a column that is no setting; it is kept with the images
+KNOWN_NAMES = tuple(dict.fromkeys((*COLUMNS, *ALIASES)))
+# `negativePrompt`, `CFGScale`: the same names without anything between their words.
+SPELLINGS = {word.replace("_", ""): ALIASES.get(word, word) for word in KNOWN_NAMES}
+SETTING_SPELLINGS = [word for word, key in SPELLINGS.items() if not key.startswith(LABEL)]
 NUMBER_CELL = re.compile(r"([-+]?[0-9]{1,100})|[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,4})?")
 PLAIN = Setting()
 LITERALS = {"true": True, "false": False, "null": None}
@@ -88,7 +99,15 @@ def known_key(name: str, is_option: bool = False) -> str | None:
     plain = re.sub("[- ]", "_", name.lower())
     first, *rest = plain.split(".")
     is_nested = first in COLUMNS and all(rest) and len(rest) < files.MAX_DEPTH
-    return ALIASES.get(plain, plain if is_nested else None)
+    return ALIASES.get(plain, plain if is_nested else SPELLINGS.get(plain.replace("_", "")))
+
+
+def label_key(name: str) -> str | None:
+    """Return the key under which a column that is no setting is kept, or None if it looks like a typo."""
+    plain = re.sub("[- _]", "", name.lower())
+    first = re.sub("[- ]", "_", name.lower()).split(".")[0]
+    is_wrong = first in (*REFUSED_KEYS, *COLUMNS) or not name.isprintable()
+    return None if is_wrong or get_close_matches(plain, SETTING_SPELLINGS, cutoff=0.8) else f"{LABEL}{name}"
 
 
 @lru_cache(maxsize=1024)  # a typo is often in every line, and finding the closest word is slow
@@ -97,7 +116,7 @@ def _why_not(name: str, is_option: bool) -> str:
     shown = f"{'--' if is_option else ''}{name if name.isprintable() else repr(name):.80}"
     if reason := REFUSED_KEYS.get(plain.split(".")[0]):
         return f"{shown}: {reason}"
-    words = tuple(dict.fromkeys((*COLUMNS, *ALIASES)))
+    words = KNOWN_NAMES
     near = nearest(plain, words)
     known = [f"--{word.replace('_', '-')}" if is_option else word for word in near or words]
     mean = f", did you mean {known[0]}?" if near else f"; allowed: {', '.join(known)}."
@@ -107,8 +126,18 @@ def _why_not(name: str, is_option: bool) -> str:
 
 
 def from_text(key: str, text: str) -> Any:
-    """Return the value of a cell or option: a number if it looks like one, a list for `a|b`, else text."""
+    """Return the value of a cell or option: a number if it looks like one, else text; a list for `a|b`.
+
+    `{all:a|b}` is a list too. Raises ConfigError for wrong braces.
+    """
+    if key.startswith(LABEL):
+        return text
     kind = SETTINGS.get(key, PLAIN).kind
+    if key not in TEMPLATES and EVERY.search(text):
+        return [from_text(key, each) for each in expand_all_groups(text)]
+    if kind != "file" and key not in TEMPLATES and re.fullmatch(r"\{[^{}]*\|[^{}]*\}", text):
+        way = f"{{all:{text[1:-1]}}} makes an image of each"
+        raise ConfigError(f"{key}: {{a|b}} chooses by the seed, which only prompts do; {way}")
     if SETTINGS.get(key, PLAIN).list_of == (str, dict):
         sets = [re.split(r" *, *", each.strip(SPACES)) for each in text.split("|")]
         return sets if len(sets) > 1 else sets[0]
@@ -124,12 +153,22 @@ def _parse_number(text: str) -> object:
     return LITERALS.get(text, text) if found is None else int(text) if found[1] else float(text)
 
 
-def assemble_line(
-    given: Iterable[Given], folder: Path
-) -> tuple[dict[str, Any], dict[str, str], tuple[int, ...] | None, str]:
-    """Return a line's values and origins by dotted key, its seeds, and the text of its derived seeds.
+class AssembledLine(NamedTuple):
+    """The settings of a line by dotted key, their places, and what else an entry of a prompt file has."""
 
-    Paths are relative to `folder`. Raises PromptFileError with every error and its place.
+    values: dict[str, Any]
+    origins: dict[str, str]
+    seeds: tuple[int, ...] | None
+    content: str  # what derived seeds are made from
+    labels: dict[str, str]
+    variants: int
+    made_with: dict[str, Any]
+
+
+def assemble_line(given: Iterable[Given], folder: Path) -> AssembledLine:
+    """Put the settings of a line together. Paths are relative to `folder`.
+
+    Raises PromptFileError with every error and its place.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -141,8 +180,10 @@ def assemble_line(
         is_product = is_product and type(value) is type(values[key]) is int
         if key in values and not is_product:
             errors.add(0, f"{origin}: {key}: given twice, as {names[key]} and as {name}; keep one")
-        values[key] = values[key] * value if is_product else value
+        values[key] = values[key] * value if is_product else _all_in(key, value)
         names[key], origins[key] = name, origin
+    labels = {key: _as_text(value) for key, value in _take(values, LABEL).items()}
+    made_with = _take(values, MADE_WITH)
     for other, key in permutations(values, 2):
         if key.startswith(f"{other}."):
             errors.add(0, f"{origins[key]}: {key}: does not fit with {other}, which is given too")
@@ -157,7 +198,22 @@ def assemble_line(
     with errors.collect():
         seeds = _take_seeds(values, origins)
     errors.raise_if_any()
-    return values, origins, seeds, content
+    return AssembledLine(values, origins, seeds, content, labels, 1, made_with)
+
+
+def _all_in(key: str, value: Any) -> Any:
+    """A value; that of a JSON or YAML file may be a text with `{all:a|b}`."""
+    is_template = isinstance(value, str) and EVERY.search(value) is not None
+    return from_text(key, value) if is_template and key not in TEMPLATES else value
+
+
+def _take(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Take out the values whose keys begin with a prefix, which is removed."""
+    return {key.removeprefix(prefix): values.pop(key) for key in [*values] if key.startswith(prefix)}
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _anchor(values: dict[str, Any], folder: Path) -> None:

@@ -11,12 +11,26 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sdapp.errors import ConfigError, MissingInputError
-from sdapp.prompts.columns import Given, assemble_line, find_key, from_text, nest
+from sdapp.config import COLUMNS
+from sdapp.errors import ConfigError, InputError, MissingInputError
+from sdapp.images import IMAGE_SUFFIXES
+from sdapp.metadata.read import read_settings
+from sdapp.prompts.columns import (
+    LABEL,
+    MADE_WITH,
+    Given,
+    assemble_line,
+    find_key,
+    from_text,
+    known_key,
+    label_key,
+    nest,
+)
 from sdapp.prompts.lines import SPACES, Lines, PromptFileError, is_read, read_lines
-from sdapp.prompts.txt import leaf_values, parse_line
+from sdapp.prompts.txt import TEXT_IN_FRONT, leaf_values, parse_line
 from sdapp.settings import files, layers
 
+STDIN = "<stdin>"  # in the places of errors
 YAML_BREAKS = re.compile("[\u2028\u2029]")
 Rows = Iterator[tuple[int, list[Given]]]  # numbers of lines, and the settings that they give
 
@@ -28,6 +42,8 @@ class Entry:
     `place` is its `file:line`, and `origins` has the place of each setting. A list of seeds, one for each
     image, is in `seeds`, not in the values; -1 there means a derived one. `content` is the text that derived
     seeds are made from: equal for equal settings in any format and folder; seed and count are not in it.
+    `labels` has what is no setting, such as a tag. `variants` is into how many combinations it was expanded.
+    `made_with` has the model and so on of the image that a line begins with.
     """
 
     line: int
@@ -36,6 +52,9 @@ class Entry:
     origins: Mapping[str, str] = field(default_factory=dict)
     seeds: tuple[int, ...] | None = None
     content: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    variants: int = 1
+    made_with: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def layer(self) -> layers.Layer:
@@ -60,8 +79,8 @@ def read_prompts(path: Path | None, stdin: BinaryIO | None = None) -> Iterator[E
     """
     errors = PromptFileError()
     if path is None:
-        lines = read_lines(stdin or sys.stdin.buffer, "<stdin>", errors)
-        yield from _assemble(_read_stdin(lines, "<stdin>", errors), "<stdin>", Path(), errors)
+        lines = read_lines(stdin or sys.stdin.buffer, STDIN, errors)
+        yield from _assemble(_read_stdin(lines, STDIN, errors), STDIN, Path(), errors)
     elif reader := READERS.get(path.suffix.lower()):
         try:
             with path.open("rb") as stream:
@@ -88,10 +107,37 @@ def _read_stdin(lines: Lines, name: str, errors: PromptFileError) -> Rows:
 
 
 def _read_txt(lines: Lines, name: str, errors: PromptFileError) -> Rows:
+    folder = Path() if name == STDIN else Path(name).parent
     for number, line in lines:
         if is_read(line):
             with errors.collect(number):
-                yield number, parse_line(line.rstrip(" \t"), f"{name}:{number}")
+                given = parse_line(line.rstrip(" \t"), f"{name}:{number}")
+                yield number, _with_settings_of_image(given, folder) if _begins_with_image(given) else given
+
+
+def _begins_with_image(given: list[Given]) -> bool:
+    """Whether a line begins with the path of an image."""
+    is_text = bool(given) and given[0].name == TEXT_IN_FRONT
+    return is_text and given[0].value.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _with_settings_of_image(given: list[Given], folder: Path) -> list[Given]:
+    """The settings inside the image that a line begins with, and those of the line over them."""
+    path, origin = folder / given[0].value, given[0].origin
+    try:
+        inside = read_settings(path.absolute())
+    except InputError as exc:
+        way = 'a line that ends so is the path of an image; give a prompt as --prompt "…"'
+        raise ConfigError(f"{origin}: {exc}; {way}") from exc
+    over = {each.key for each in given[1:]}
+    groups = {key.partition(".")[0] for key in over if key in ("scheduler.name", "task.kind")}
+    over |= {"width", "height"} if "size" in over else set()
+    found = [
+        Given(str(path), f"{MADE_WITH}{key}" if key.partition(".")[0] not in COLUMNS else key, value, origin)
+        for key, value in leaf_values(inside.values)
+        if key != "count" and key not in over and key.partition(".")[0] not in groups and value is not None
+    ]
+    return [*found, *given[1:]]
 
 
 class _CsvLines:
@@ -143,9 +189,10 @@ def _read_header(header: list[str], place: str) -> list[str]:
     errors = PromptFileError()
     for name in map(_text, header):
         with errors.collect(place=place):
-            key = "" if re.fullmatch("(Unnamed: [0-9]+)?", name) else find_key(name)
+            is_unnamed = re.fullmatch("(Unnamed: [0-9]+)?", name)
+            key = "" if is_unnamed else known_key(name) or label_key(name) or find_key(name)
             if key and key in keys:
-                raise ConfigError(f"{name}: is a second column for {key}; keep one")
+                raise ConfigError(f"{name}: is a second column for {key.removeprefix(LABEL)}; keep one")
             keys.append(key)
     errors.raise_if_any()
     return keys
@@ -181,7 +228,8 @@ def _given_in_item(item: object, origins: Mapping[str, str], place: str) -> list
             origin = origins.get(dotted, place)
             with errors.collect(place=origin):
                 has_mappings = isinstance(value, list) and any(isinstance(item, dict) for item in value)
-                key = "scheduler" if dotted == "scheduler" and has_mappings else find_key(dotted)
+                known = known_key(dotted) or label_key(dotted)
+                key = "scheduler" if dotted == "scheduler" and has_mappings else known or find_key(dotted)
                 given.append(Given(dotted, key, value, origin))
     errors.raise_if_any()
     return given

@@ -1,15 +1,16 @@
 """Read UTF-8 files line by line, and collect their errors in the order of the lines."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, pairwise
 from typing import BinaryIO
 
-from sdapp.errors import ConfigError
+from sdapp.errors import ConfigError, without_repeats
 
 MAX_LINE = 1_000_000  # bytes
 MAX_SHOWN = 100  # errors
+MAX_KEPT = 10_000
 BOM = b"\xef\xbb\xbf"
 # Control characters except tab, halves of surrogate pairs, and the byte order marks inside joined files.
 FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff\ufeff]")
@@ -21,27 +22,35 @@ Lines = Iterator[tuple[int, str]]  # numbers, from 1, and texts
 class PromptFileError(ConfigError):
     """All errors of a prompt file in the order of its lines; the first 100 are shown, the others counted.
 
-    `rows` has the number of the line and the message of each error that is shown.
+    `rows` has the number of the line and the message of each error, of the first 10,000.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[tuple[int, str]] = []
         self.count = 0
+        self._known: set[str] = set()
 
     def add(self, line: int, message: str) -> None:
         """Add an error for each row of the message, except for rows that are there already."""
         for text in message.split("\n"):
-            if not any(text == known for _, known in self.rows):
+            if text not in self._known:
                 self.count += 1
-                self.rows += [(line, text)] if len(self.rows) < MAX_SHOWN else []
+                self._keep([(line, text)])
 
     def absorb(self, other: "PromptFileError", line: int = 0) -> None:
         """Add the errors of another reader of the same file; those without a line get `line`."""
-        known = {text for _, text in self.rows}
-        rows = [(number or line, text) for number, text in other.rows if text not in known]
+        rows = [(number or line, text) for number, text in other.rows if text not in self._known]
         self.count += other.count - len(other.rows) + len(rows)
-        self.rows = sorted([*self.rows, *rows], key=lambda row: row[0])[:MAX_SHOWN]
+        self._keep(rows)
+
+    def _keep(self, rows: Sequence[tuple[int, str]]) -> None:
+        kept = rows[: MAX_KEPT - len(self.rows)]
+        self._known |= {text for _, text in kept}
+        is_sorted = all(one[0] <= next[0] for one, next in pairwise([*self.rows[-1:], *kept]))
+        self.rows += kept
+        if not is_sorted:
+            self.rows.sort(key=lambda row: row[0])
 
     @contextmanager
     def collect(self, line: int = 0, place: str = "") -> Iterator[None]:
@@ -59,8 +68,8 @@ class PromptFileError(ConfigError):
             raise self
 
     def __str__(self) -> str:
-        more = self.count - len(self.rows)
-        texts = [text for _, text in self.rows]
+        texts = [*without_repeats(text for _, text in self.rows[:MAX_SHOWN])]
+        more = self.count - len(texts)
         return "\n".join(texts + ([f"and {more:,} more error{'s' if more > 1 else ''}"] if more else []))
 
 

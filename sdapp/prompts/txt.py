@@ -1,14 +1,17 @@
 """Read one line of a .txt prompt file: a prompt, then options as in kohya, A1111 and sdapp."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sdapp.config import read_override
+from sdapp.config import ImageSettings, read_override, usual_values
 from sdapp.errors import ConfigError
+from sdapp.images import IMAGE_SUFFIXES
+from sdapp.metadata.record import ALWAYS_SHOWN
 from sdapp.prompts.columns import Given, find_key, from_text, known_key
-from sdapp.prompts.lines import FORBIDDEN, SPACES, PromptFileError, explain_forbidden
+from sdapp.prompts.lines import FORBIDDEN, SPACES, PromptFileError, explain_forbidden, is_read
 from sdapp.settings import files
 
 # An option after a space, and its value if it is in quotes. A `'` inside a word is an apostrophe.
@@ -23,7 +26,12 @@ ODD_OPTION = re.compile(
     rf"(?:(?<=[{SPACES}])|^)(?P<dashes>(?=-?(?P<odd>[{DASHES}]))[-{DASHES}]{{1,2}})"
     rf"(?P<name>[A-Za-z][^{SPACES}=]*)"
 )
+# A word behind a single hyphen, which would be an option behind two.
+ONE_HYPHEN = re.compile(rf"(?:(?<=[{SPACES}])|^)-(?P<name>[A-Za-z][^{SPACES}=]*)")
+TEXT_IN_FRONT = "the text in front"  # of the options: the name of the prompt in errors
+BRACES = re.compile(r"([{}]|__)")  # what chooses, in a prompt
 CURLY_QUOTES = re.compile("[\u201c-\u201f\u00ab].*[\u201c\u201d\u00bb]|[\u2018-\u201b].*[\u2018\u2019]")
+OTHER_DASH = "write --{}, or put a space after the dash if it belongs to the text"
 INFOTEXT = re.compile(r"[ \t]*(Negative prompt: |Steps: [0-9]+, .*\b(Sampler|CFG scale|Seed): )")
 INFOTEXT_REFUSED = (
     "infotext, which A1111 saves beside an image, is not a prompt; give the image itself as --config, "
@@ -47,14 +55,14 @@ def parse_line(text: str, place: str) -> list[Given]:
     start = len(text) - len(text.lstrip(" \t"))
     # Odd spaces before an option belong to it; at the end of a line they are part of the prompt.
     if prompt := text[start : ends[0]].rstrip(SPACES if options else " \t"):
-        given.append(Given("the text in front", "prompt", prompt, f"{place}:{start + 1}"))
+        given.append(Given(TEXT_IN_FRONT, "prompt", prompt, f"{place}:{start + 1}"))
     for option, end in zip(options, ends[1:], strict=True):
         origin = f"{place}:{option.start() + 1}"
         with errors.collect(place=origin):
             given += _read_option(
                 option["name"], _value(option, text[option.end() : end].strip(SPACES)), origin
             )
-    if ODD_OPTION.search(text):
+    if ODD_OPTION.search(text) or ONE_HYPHEN.search(text):
         with errors.collect():
             _refuse_odd_dashes(text, place)
     errors.raise_if_any()
@@ -68,8 +76,11 @@ def _refuse_odd_dashes(text: str, place: str) -> None:
         name, odd = found.group("name", "odd")
         if len(found["dashes"]) > 1 or name.lower() == "set" or known_key(name, is_option=True):
             dash = f"U+{ord(odd):04X} ({unicodedata.name(odd).lower()}) is not a hyphen"
-            way = f"write --{name}, or put a space after the dash if it belongs to the text"
-            raise ConfigError(f"{place}:{found.start() + 1}: {dash}; {way}")
+            raise ConfigError(f"{place}:{found.start() + 1}: {dash}; {OTHER_DASH.format(name)}")
+    for found in ONE_HYPHEN.finditer(outside_quotes):
+        if known_key(found["name"], is_option=True):
+            hyphen = f"-{found['name']}: an option has two hyphens"
+            raise ConfigError(f"{place}:{found.start() + 1}: {hyphen}; {OTHER_DASH.format(found['name'])}")
 
 
 def _value(option: re.Match[str], rest: str) -> str:
@@ -124,3 +135,72 @@ def _check_text(key: str, value: object, depth: int) -> None:
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, item in inside:
         _check_text(f"{key}.{name}", item, depth + 1)
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+def write_line(job: Mapping[str, Any]) -> str:
+    """The line of a .txt file that asks for a job; of .jsonl if a text has line ends.
+
+    `job` is plain data as in a record. Paths stay as they are, so the line belongs into the folder of the
+    image. The model and the settings of the load are those of the whole file.
+    """
+    prompt = BRACES.sub(r"\\\1", str(job.get("prompt") or ""))
+    options = _options_of(job)
+    if any("\n" in str(value) for value in (prompt, *options.values())):
+        return json.dumps({"prompt": prompt} | options, ensure_ascii=False)
+    texts = [f"--{key.replace('_', '-')} {_quoted(value)}" for key, value in options.items()]
+    return " ".join([prompt if _is_plain(prompt) else f"--prompt {_quoted(prompt)}", *texts])
+
+
+def _options_of(job: Mapping[str, Any]) -> dict[str, Any]:
+    """What a line says of a job beside its prompt: the usual settings, and what is not the default."""
+    usual = usual_values()
+    given = {
+        key: job[key]
+        for key in ImageSettings.model_fields
+        if key in job and (key in ALWAYS_SHOWN or job[key] != usual[key])
+    }
+    options = dict[str, Any]()
+    if "width" in given and "height" in given:
+        options["size"] = f"{given.pop('width')}x{given.pop('height')}"
+    if isinstance(scheduler := given.pop("scheduler", None), dict):
+        options["scheduler"] = scheduler.get("name")
+        options |= {f"scheduler.options.{key}": value for key, value in scheduler["options"].items()}
+    if isinstance(task := given.pop("task", None), dict):
+        options |= {"task" if key == "kind" else key: value for key, value in task.items()}
+    for key in ("loras", "embeddings"):
+        if files := given.pop(key, None):
+            options[key] = ", ".join(map(_file_with_more, files))
+    if "guidance_interval" in given:
+        options["guidance_interval"] = "{:g}..{:g}".format(*given.pop("guidance_interval"))
+    if "negative_prompt" in given:
+        given["negative_prompt"] = BRACES.sub(r"\\\1", given["negative_prompt"])
+    given.pop("prompt", None)
+    given = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in given.items()}
+    return {key: value for key, value in (given | options).items() if value is not None}
+
+
+def _file_with_more(given: Mapping[str, Any]) -> str:
+    """A LoRA or an embedding as `FILE:WEIGHT:TEXT_ENCODER_WEIGHT` or `FILE:NAME`."""
+    more = (given.get(key) for key in ("name", "weight", "text_encoder_weight"))
+    return ":".join([given["file"], *(str(each) for each in more if each is not None)])
+
+
+def _quoted(value: Any) -> str:
+    """A value as an option takes it, in double quotes if it would not be read as it is."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    if text and re.fullmatch(r"[\w.:/+][\w.,:/+ ()\\{}|-]*", text) and not re.search(r"\s$|\s-", text):
+        return text
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
+def _is_plain(prompt: str) -> bool:
+    """Whether a line of a prompt alone is read as that prompt."""
+    if not is_read(prompt) or prompt.lower().endswith(IMAGE_SUFFIXES):
+        return False
+    try:
+        return [(each.key, each.value) for each in parse_line(prompt, "")] == [("prompt", prompt)]
+    except ConfigError:
+        return False

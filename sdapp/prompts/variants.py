@@ -9,12 +9,11 @@ from typing import Any
 
 from sdapp.config import SETTINGS, validate
 from sdapp.errors import ConfigError
+from sdapp.prompts.columns import TEMPLATES
 from sdapp.prompts.files import Entry
 from sdapp.prompts.lines import PromptFileError
 from sdapp.prompts.templates import MAX_VARIANTS, TOO_MANY, ChoiceCheck, expand_all_groups
 from sdapp.settings import layers
-
-TEMPLATES = ("prompt", "negative_prompt")  # the settings in which choices are made
 
 
 def expand(entry: Entry) -> Iterator[Entry]:
@@ -32,12 +31,12 @@ def expand(entry: Entry) -> Iterator[Entry]:
             raise ConfigError(f"{entry.origins.get(key, entry.place)}: {key}: {exc}") from exc
         if options != [value]:
             axes[key] = options
-    if prod(map(len, axes.values())) > MAX_VARIANTS:
+    variants = prod(map(len, axes.values()))
+    if variants > MAX_VARIANTS:
         raise ConfigError(f"{entry.place}: {TOO_MANY}")
     for chosen in product(*axes.values()):
-        yield (
-            replace(entry, values={**entry.values, **dict(zip(axes, chosen, strict=True))}) if axes else entry
-        )
+        values = {**entry.values, **dict(zip(axes, chosen, strict=True))}
+        yield replace(entry, values=values, variants=variants) if axes else entry
 
 
 def _options(key: str, value: Any) -> list[Any]:
