@@ -725,6 +725,8 @@ def _upscale_conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "upscale.model", "is missing: which upscaler? Give a .safetensors file, such as of ESRGAN"
     if upscale.model is not None and not upscale.uses_model:
         yield "upscale.model", "is not used; add upscale.method: model, or upscale.enlarge: model"
+    if isinstance(config.task, Inpaint) and config.task.padding is not None:
+        yield "upscale", "with task.padding, only a part is painted; paint first, then use sdapp upscale"
     if upscale.method != "hires":
         return
     steps = upscale.steps or config.steps
