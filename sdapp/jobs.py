@@ -44,6 +44,7 @@ LORA_TAG = re.compile(r"<lora:([^<>:]+)((?::[-+]?\d*\.?\d+){0,2})>")
 # The record of a JPEG has room for 65,504 bytes. A byte of a prompt takes up to 12.1 of them: up to 6 in the
 # job (a control character in JSON) and 6 in the note about truncated text, or 3 and 9. A quarter is left.
 MAX_JPEG_PROMPTS = 4_000
+MAX_SIDES = {"jpeg": 65_500, "webp": 16_383}  # in pixels, of Pillow's encoders
 
 
 class Job(ImageSettings, ModelSettings):
@@ -155,6 +156,12 @@ class Job(ImageSettings, ModelSettings):
     @property
     def final_height(self) -> int:
         return final_side(self.height, self.upscale)
+
+    @property
+    def decoded_pixels(self) -> int:
+        """The pixels of the largest image that the model denoises and decodes; 0 if it is only enlarged."""
+        largest = self.second_pass or self
+        return largest.width * largest.height if self.unet_calls else 0
 
     @cached_property
     def second_pass(self) -> "Job | None":
@@ -384,7 +391,7 @@ def _fitting_upscale(config: RunConfig, model: Model, width: int, height: int) -
     digest.
     """
     upscale = config.upscale
-    _check_final_size(upscale, width, height)
+    _check_final_size(config, width, height)
     if upscale and upscale.uses_model:
         upscale = check_upscaler(upscale)
     if upscale is None or upscale.scheduler is None:
@@ -393,12 +400,18 @@ def _fitting_upscale(config: RunConfig, model: Model, width: int, height: int) -
     return upscale.model_copy(update={"scheduler": choose_scheduler(second, model)[0]})
 
 
-def _check_final_size(upscale: Upscale | None, width: int, height: int) -> None:
+def _check_final_size(config: RunConfig, width: int, height: int) -> None:
+    upscale = config.upscale
     final = final_side(width, upscale), final_side(height, upscale)
     if final[0] * final[1] > images.MAX_PIXELS:
-        most = math.floor(100 * math.sqrt(images.MAX_PIXELS / (width * height))) / 100
         size = f"{final[0]}x{final[1]} are more than {images.MAX_PIXELS:,} pixels"
+        if width * height > images.MAX_PIXELS:
+            raise ConfigError(f"task.sides: {size}; add less")
+        most = math.floor(100 * math.sqrt(images.MAX_PIXELS / (width * height))) / 100
         raise ConfigError(f"upscale.scale: {size}; for {width}x{height}, use at most {most:g}")
+    if max(final) > (most_side := MAX_SIDES.get(config.output.format, max(final))):
+        room = f"its sides have at most {most_side:,} pixels, and the image is {final[0]}x{final[1]}"
+        raise ConfigError(f"output.format: {config.output.format}: {room}; use png")
 
 
 def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict[str, str]]:

@@ -117,7 +117,7 @@ def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str
 
 def _on_upscaling(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     """Notes on large images: enlarged latents that stay blurred, and more memory than this machine has."""
-    upscale, pixels = job.upscale, job.final_width * job.final_height
+    upscale, pixels = job.upscale, job.decoded_pixels
     if upscale and upscale.enlarge.startswith("latent") and upscale.strength < SHARP:
         yield f"enlarged latents stay blurred below an upscale.strength of {SHARP}; or enlarge by lanczos"
     is_on_gpu = config.device not in ("auto", "cpu") or which("nvidia-smi") is not None
@@ -126,7 +126,8 @@ def _on_upscaling(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     width = model.facts.get("widths", [128])[0]
     needed, free = DECODES * width * pixels * 4, psutil.virtual_memory().available
     if needed > free:
-        size = f"{job.final_width}x{job.final_height}"
+        largest = job.second_pass or job
+        size = f"{largest.width}x{largest.height}"
         way = "memory.vae_tiling: true needs less"
         yield f"decoding {size} takes about {needed / 2**30:.0f} GiB, {free / 2**30:.0f} are free; {way}"
 

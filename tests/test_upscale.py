@@ -264,6 +264,13 @@ def test_what_is_refused_before_anything_is_loaded(upscale: str, message: str, s
     assert message in result.stderr
 
 
+def test_a_format_that_has_no_room_for_the_large_image_is_refused(sdapp: Command) -> None:
+    wide = ("generate", "a cat", "--size", "8192x64", "--upscale", 4, "--set", "output.format=webp")
+    result = sdapp(*wide)
+    message = "output.format: webp: its sides have at most 16,383 pixels, and the image is 32768x256; use png"
+    assert (result.exit_code, message in result.stderr) == (2, True)
+
+
 def test_latents_cannot_be_enlarged_after_inpainting(sdapp: Command, house: Path, mask: Path) -> None:
     result = sdapp("inpaint", house, mask, "a", "--set", "upscale={enlarge: latent}")
     assert result.exit_code == 2
@@ -271,3 +278,11 @@ def test_latents_cannot_be_enlarged_after_inpainting(sdapp: Command, house: Path
         "upscale.enlarge: latent needs latents of the whole image, which inpaint has not; use lanczos"
         in result.stderr
     )
+
+
+def test_an_image_of_which_only_a_part_is_painted_is_upscaled_by_itself(
+    sdapp: Command, house: Path, mask: Path
+) -> None:
+    result = sdapp("inpaint", house, mask, "a", "--set", "task.padding=4", "--upscale", 2)
+    assert result.exit_code == 2
+    assert "with task.padding, only a part is painted; paint first, then use sdapp upscale" in result.stderr

@@ -129,14 +129,14 @@ class Placement:
 
     def most(self, job: Job, batch: int) -> int:
         """How many images of a batch fit at a time."""
-        return min(batch, self._plan(job.final_width * job.final_height, batch, bool(job.loras)).batch)
+        return min(batch, self._plan(job.decoded_pixels, batch, bool(job.loras)).batch)
 
     def make_room(self, job: Job, batch: int) -> bool:
         """Save what a batch needs, and keep it so; return whether weights are offloaded that were not before.
 
         Raises ConfigError for LoRAs where layers are offloaded.
         """
-        plan = self._plan(job.final_width * job.final_height, batch, bool(job.loras))
+        plan = self._plan(job.decoded_pixels, batch, bool(job.loras))
         is_more = OFFLOADS.index(plan.offload) > OFFLOADS.index(self._offload)
         if job.loras and self._offload in ("group", "sequential"):
             raise ConfigError(
