@@ -20,7 +20,8 @@ FAILED = "the latents became NaN; use --dtype float32"
 
 def make_batch(file: Path, folder: Path, side: int = 64, failing: Iterable[int] = ()) -> list[Result]:
     """Fill a folder with the images of a prompt file; those of the lines in `failing` fail."""
-    prompts = PromptFile.open(file, [Layer({"output": {"dir": str(folder)}, "width": side, "height": side})])
+    settings = {"model": "postcards", "output": {"dir": str(folder)}, "width": side, "height": side}
+    prompts = PromptFile.open(file, [Layer(settings)])
     run, results, lines = Batch.of(prompts), list[Result](), list[bytes]()
     run.begin()
     prompts.keep_seeds()
