@@ -13,7 +13,7 @@ from markupsafe import Markup
 from PIL import Image, ImageOps
 
 from sdapp.batches.ledger import LEDGER_FILE, Line, read_ledger
-from sdapp.errors import InputError, MissingInputError
+from sdapp.errors import MissingInputError, SdappError
 from sdapp.images import IMAGE_SUFFIXES
 from sdapp.metadata.read import read_foreign
 from sdapp.metadata.record import parse_content, record_text, settings_in_words
@@ -133,7 +133,9 @@ def _read_card(folder: Path, name: str) -> Card | None:
             thumbnail = f"{THUMBNAILS}/{name}.webp" if max(image.size) > SIDE else ""
             if thumbnail and not _is_newer(folder / thumbnail, folder / name):
                 _write_thumbnail(image, folder / thumbnail)
-    except (InputError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    except (SdappError, LookupError, TypeError, AttributeError):  # its record is broken
         return None
     return Card(**asdict(entry) | {"thumbnail": thumbnail})
 

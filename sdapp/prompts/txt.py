@@ -169,10 +169,14 @@ def _options_of(job: Mapping[str, Any]) -> dict[str, Any]:
         options["scheduler"] = scheduler.get("name")
         options |= {f"scheduler.options.{key}": value for key, value in scheduler["options"].items()}
     if isinstance(task := given.pop("task", None), dict):
-        options |= {"task" if key == "kind" else key: value for key, value in task.items()}
-    for key in ("loras", "embeddings"):
-        if files := given.pop(key, None):
-            options[key] = ", ".join(map(_file_with_more, files))
+        options |= _options_of_task(task)
+        if task.get("kind") in ("outpaint", "upscale"):
+            options.pop("size", None)  # it follows from the image
+    if isinstance(upscale := given.pop("upscale", None), dict):
+        options |= {f"upscale.{key}": value for key, value in leaf_values(upscale) if value not in (None, {})}
+    for key, write in (("loras", _file_with_more), ("embeddings", _file_with_more), ("control", _control)):
+        if groups := given.pop(key, None):
+            options[key] = ", ".join(map(write, groups))
     if "guidance_interval" in given:
         options["guidance_interval"] = "{:g}..{:g}".format(*given.pop("guidance_interval"))
     if "negative_prompt" in given:
@@ -182,10 +186,22 @@ def _options_of(job: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in (given | options).items() if value is not None}
 
 
+def _options_of_task(task: Mapping[str, Any]) -> dict[str, Any]:
+    options = {"task" if key == "kind" else key: value for key, value in task.items()}
+    if sides := options.pop("sides", None):
+        options["outpaint"] = ",".join(f"{side}={pixels}" for side, pixels in sides.items())
+    return options
+
+
 def _file_with_more(given: Mapping[str, Any]) -> str:
     """A LoRA or an embedding as `FILE:WEIGHT:TEXT_ENCODER_WEIGHT` or `FILE:NAME`."""
     more = (given.get(key) for key in ("name", "weight", "text_encoder_weight"))
     return ":".join([given["file"], *(str(each) for each in more if each is not None)])
+
+
+def _control(given: Mapping[str, Any]) -> str:
+    """A ControlNet as `MODEL:IMAGE:SCALE:START..END`."""
+    return "{model}:{image}:{scale}:{start}..{end}".format_map(given)
 
 
 def _quoted(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from PIL import Image
 
 from conftest import POSTCARDS
 from made_batches import FAILED, make_batch
+from sdapp.api import plan_images
+from sdapp.batches.prompt_file import PromptFile
 from sdapp.prompts.files import read_prompts
 from sdapp.prompts.txt import write_line
+from sdapp.settings.layers import Layer
 
 Sdapp = Callable[..., Result]
 LINES = """\
@@ -91,6 +95,45 @@ def test_a_prompt_of_several_lines_is_written_as_json(tmp_path: Path) -> None:
     (tmp_path / "f.jsonl").write_text(write_line(job) + "\n")
     (entry,) = read_prompts(tmp_path / "f.jsonl")
     assert entry.values == {"prompt": "a\nb", "seed": 7, "width": 64, "height": 32}
+
+
+UPSCALE = {"scale": 1.5, "strength": 0.5, "scheduler": "ddim"}
+SIDES = {"left": 8, "top": 16}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"upscale": UPSCALE},
+        {"task": {"kind": "outpaint", "image": "house.png", "sides": SIDES}, "upscale": UPSCALE},
+        {"task": {"kind": "upscale", "image": "house.png"}, "upscale": 2},
+        {"original_size": [512, 640], "crop": [0, 8], "guidance_interval": [0, 0.5]},
+    ],
+)
+def test_a_written_line_has_every_setting_of_the_image(
+    change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, house: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if house != tmp_path / "house.png":
+        shutil.copy(house, "house.png")
+    config = {"prompt": "a red house", "seed": 7, "steps": 10, **change}
+    job = plan_images([Layer(config)]).work.jobs[0]
+    Path("f.txt").write_text(write_line(job.to_data()) + "\n")
+    assert [item.job.id for item in PromptFile.open(Path("f.txt"), []).items()] == [job.id]
+
+
+def test_a_written_line_names_controlnets(tmp_path: Path) -> None:
+    control = {"model": "./net", "image": "./dots.png", "scale": 0.5, "start": 0.0, "end": 0.8, "sha256": "0"}
+    (tmp_path / "f.txt").write_text(write_line({"prompt": "a", "control": [control, control]}) + "\n")
+    (entry,) = read_prompts(tmp_path / "f.txt")
+    found = {
+        "model": f"{tmp_path}/./net",
+        "image": str(tmp_path / "dots.png"),
+        "scale": 0.5,
+        "start": 0,
+        "end": 0.8,
+    }
+    assert entry.values["control"] == [found, found]
 
 
 def test_thumbnails_are_made_once_and_go_with_their_images(tmp_path: Path, sdapp: Sdapp) -> None:
