@@ -44,10 +44,11 @@ def tokens(
 
     sdapp tokens "a (red:1.3) lighthouse, [snow] BREAK at night"
     """
-    found = None if model is None else locate_model(model, None, None)
-    tokenizer = clip_tokenizer() if found is None else found.tokenizer
     given = [] if embeddings is None else [override("embeddings", embeddings, "--embedding")]
+    given += [] if model is None else [override("model", model, "--model")]
     config = validate(merge([*read_user_config(), *given]))
+    found = None if model is None else locate_model(config.model, base=config.base)
+    tokenizer = clip_tokenizer() if found is None else found.tokenizer
     markup.check("prompt", prompt)
     for note in markup.notes("prompt", prompt, "a1111"):
         print_note(note)
