@@ -64,7 +64,8 @@ class Result:
 
     def __repr__(self) -> str:
         job, taken = self.job, f", {self.record.seconds:g} s" if self.record else ""
-        facts = f"seed {job.seed}, {job.width}x{job.height}, {job.scheduler.name}, {job.steps} steps{taken}"
+        size = f"{job.final_width}x{job.final_height}"
+        facts = f"seed {job.seed}, {size}, {job.scheduler.name}, {job.steps} steps{taken}"
         error = f", error: {self.error}" if self.error else ""
         return f"<{textwrap.shorten(job.prompt, 60, placeholder='…')!r}, {facts}{error}>"
 

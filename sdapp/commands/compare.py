@@ -238,7 +238,7 @@ def _tell_size(plan: "ComparisonPlan") -> int:
     comparison, items, times = plan.comparison, plan.items(), plan.grid.timings
     batch, estimate = Batch(lambda: items, plan.config, plan.load), Estimate(History(plan.load))
     found = batch.survey(lambda item: estimate.add(item.job, times))
-    size = (items[0].job.width, items[0].job.height)
+    size = (items[0].job.final_width, items[0].job.final_height)
     planned = sheets.plan_sheets(
         size, comparison.schedulers, len(comparison.columns), len(comparison.references)
     )

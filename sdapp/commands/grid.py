@@ -140,7 +140,7 @@ def _tell_work(plan: GridPlan) -> "Survey":
     parts += [f"{len(plan.models)} loads of a model"] if len(plan.models) > 1 else []
     parts += [estimate.in_words(plan.folder)] if found.left else []
     jobs = [cell.job for cell in plan.cells]
-    largest = max(job.width for job in jobs), max(job.height for job in jobs)
+    largest = max(job.final_width for job in jobs), max(job.final_height for job in jobs)
     sheets = [f"{width}x{height}" for width, height in plan_grid_sheets(plan.grid, largest)]
     parts += [f"contact sheet{'s' if len(sheets) > 1 else ''} of {', '.join(sheets)}"]
     print_note("; ".join(parts))

@@ -71,12 +71,13 @@ def _settings_of(path: Path) -> list[str]:
     try:
         content = read_header(path)
         job, record = content["job"], content["record"]
+        width, height = record.get("final_size") or (job["width"], job["height"])
         return [
             job["scheduler"]["name"],
             f"{job['steps']} steps",
             f"guidance {job['guidance_scale']:g}",
             f"seed {job['seed']}",
-            f"{job['width']} × {job['height']}",
+            f"{width} × {height}",
             f"{record['seconds']:.2g} s",
         ]
     except (InputError, LookupError, TypeError, ValueError):  # of another version

@@ -169,8 +169,24 @@ def test_times_of_each_model_are_its_own_and_what_has_no_effect_is_told(
     sdapp: Run, tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
     models = f"model={tiny()},{tiny(is_xl=True)}"
-    result = sdapp("grid", "a cat", "--x", models, *FAST, "--preview", "--set", "executor.kind=ray")
+    result = sdapp(
+        "grid",
+        "a cat",
+        "--x",
+        models,
+        *FAST,
+        "--preview",
+        "--set",
+        "executor.kind=ray",
+        "--upscale",
+        1.5,
+        "--steps",
+        4,
+    )
     assert result.exit_code == 0, result.stderr
+    [planned] = re.findall(r"contact sheet of (\d+x\d+)", result.stderr)
+    assert planned == "{}x{}".format(*Image.open("grid/grid.png").size)
+    assert re.search(r"96 (×|\\u00d7) 96", Path("grid/grid.html").read_text())
     assert "executor has no effect here: only batch and compare paint on a cluster" in result.stderr
     assert "while an image is painted, grid/images/preview.png shows it" in result.stderr
     kinds = json.loads((tmp_path / "cache" / "sdapp" / "history.json").read_text())
