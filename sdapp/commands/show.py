@@ -80,5 +80,5 @@ def _in_short(job: dict[str, Any], record: Any) -> dict[str, str]:
     summary["settings"] = ", ".join(f"{key} {text}" for key, text in settings.items())
     summary |= {"model": job.get("model"), "revision": job.get("revision")}
     versions = record.get("versions") if isinstance(record, dict) else None
-    summary["versions"] = ", ".join(f"{name}: {text}" for name, text in versions.items()) if versions else ""
+    summary["versions"] = ", ".join(f"{name} {text}" for name, text in versions.items()) if versions else ""
     return {key: value for key, value in summary.items() if value}

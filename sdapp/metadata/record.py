@@ -19,6 +19,7 @@ from sdapp.settings import layers
 CHUNK = "sdapp"  # the PNG text chunk with job and record; other formats have them in the XMP packet
 ALWAYS_SHOWN = ("scheduler", "steps", "guidance_scale", "seed", "width", "height")
 SHOWN_APART = ("prompt", "negative_prompt", "model", "revision", "inputs")
+NOTHING_SAVED = {"offload": "none", "vae_slicing": False, "vae_tiling": False}  # as auto was recorded once
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
@@ -95,7 +96,7 @@ def settings_in_words(job: Mapping[str, Any]) -> dict[str, str]:
     return {
         key: _unquoted(value)
         for key, value in job.items()
-        if key in ALWAYS_SHOWN or (key not in SHOWN_APART and value not in (usual.get(key), []))
+        if key in ALWAYS_SHOWN or (key not in SHOWN_APART and value not in (usual.get(key), [], NOTHING_SAVED))
     }
 
 
@@ -103,7 +104,9 @@ def _unquoted(value: Any) -> str:
     """A value as text without quotes; of a scheduler without options only its name."""
     if isinstance(value, dict) and value.get("options") == {}:
         value = value.get("name")
-    return json.dumps(value, ensure_ascii=False).replace('"', "").strip("{}")
+    if isinstance(value, dict):  # without colons, for which YAML would put the whole line in quotes
+        return ", ".join(f"{key} {_unquoted(each)}" for key, each in value.items() if each is not None)
+    return json.dumps(value, ensure_ascii=False).replace('"', "")
 
 
 def dotted_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:

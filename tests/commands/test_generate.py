@@ -182,7 +182,7 @@ def test_show_prints_the_job_and_what_ran(sdapp: Run) -> None:
     [path] = painted(sdapp("generate", "a cat", *FAST, "--scheduler", "PLMS"))
     summary = yaml.safe_load(sdapp("show", path).stdout)
     assert list(summary) == ["prompt", "settings", "model", "versions"]
-    assert summary["settings"].startswith("scheduler pndm, steps 2, guidance_scale 7.5, ")
+    assert summary["settings"] == "scheduler pndm, steps 2, guidance_scale 7.5, width 64, height 64, seed 7"
     content = yaml.safe_load(sdapp("show", path, "--full").stdout)
     assert content["job"]["scheduler"] == {"name": "pndm", "options": {}}
     assert content["record"]["scheduler_class"] == "PNDMScheduler"
