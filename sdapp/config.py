@@ -86,7 +86,7 @@ class Outpaint(Frozen):
     sides: Annotated[
         Sides,
         BeforeValidator(_sides, json_schema_input_type=str | Sides),
-        Field(description="Pixels to add, such as left=128,right=64; at most the image's own size."),
+        Field(description="Pixels to add, such as left=128,right=64; as options: --left 128 --right 64."),
         Setting("text"),
     ]
     strength: Annotated[

@@ -347,6 +347,8 @@ def _survey(run: Batch, model: Model, listed: Callable[[Item], str] | None = Non
     ]
     parts += [f"{found.repeated} asked for more than once"] if found.repeated else []
     parts += [estimate.in_words(run.folder)] if found.left else []
+    parts += [f"all images are in {run.folder}"] if found.images == found.done > 0 else []
+    parts += ["there is no prompt to paint"] if not found.images else []
     print_note("; ".join(parts))
     if run.config.executor.kind == "ray" and found.left:
         size = TOGETHER if run.config.batch_size == "auto" else run.config.batch_size

@@ -39,7 +39,7 @@ a red house --steps 30     paint a prompt; options are those of a line of a prom
 /set KEY=VALUE             change a setting from now on; without a value, list what is set
 /unset KEY                 take that back
 /scheduler NAME            the same as /set scheduler=NAME
-/again                     paint the last line once more, with another seed
+/again                     paint the last line once more; with another seed, unless the line has one
 /compare NAME, NAME, …     paint the last line with these schedulers, from the seed of its first image
 /show FILE                 show an image; without a file, the last one
 /help, /quit"""
@@ -227,7 +227,7 @@ def _typed_lines() -> Iterator[str]:
             continue
         except EOFError:
             return
-        if line == "/quit":
+        if line in ("/quit", "quit", "exit"):
             return
         if line:
             yield line

@@ -222,5 +222,5 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
-        question = f"is {path.parent} the folder of a comparison?"
+        question = f"is {path.parent} the folder of a comparison or a grid?"
         raise MissingInputError(f"cannot read {path}: {exc.strerror}; {question}") from exc

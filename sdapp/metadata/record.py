@@ -96,7 +96,8 @@ def settings_in_words(job: Mapping[str, Any]) -> dict[str, str]:
     return {
         key: _unquoted(value)
         for key, value in job.items()
-        if key in ALWAYS_SHOWN or (key not in SHOWN_APART and value not in (usual.get(key), [], NOTHING_SAVED))
+        if key in ALWAYS_SHOWN
+        or (key not in SHOWN_APART and value not in (usual.get(key), [], NOTHING_SAVED))
     }
 
 

@@ -121,7 +121,8 @@ def _why_not(name: str, is_option: bool) -> str:
     known = [f"--{word.replace('_', '-')}" if is_option else word for word in near or words]
     mean = f", did you mean {known[0]}?" if near else f"; allowed: {', '.join(known)}."
     hint = ' If it belongs to the prompt, give that as --prompt "…"' if is_option else ""
-    hint = " If it is part of a prompt: in YAML, put the prompt in quotes" if " " in name else hint
+    if " " in name:
+        hint = " If it is a prompt: put it in quotes in YAML; in CSV, name the columns in the first line"
     return f"{shown}: unknown {'option' if is_option else 'key'}{mean}{hint}"
 
 

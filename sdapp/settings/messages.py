@@ -56,7 +56,7 @@ def explain(error: Any, merged: Layer, model: type[BaseModel]) -> str:
             allowed_here = f"; allowed here: {', '.join(fields)}"
             message = f"unknown key{did_you_mean(key, fields, allowed_here)}"
         case "missing":
-            message = "is required here"
+            message = f"is required here{_description(error['loc'], model)}"
         case "union_tag_not_found" | "union_tag_invalid":
             path.append("kind")
             kinds = ", ".join(_kind_of(each) for each in groups)
@@ -92,12 +92,17 @@ def _right_spelling(error: Any) -> str:
 def place_message(dotted: str, message: str, merged: Layer) -> str:
     """Return `place: key: message`, without the key if the place is the option of that name.
 
-    The place is where the key was given, else where the nearest group around it was.
+    The place is where the key was given, else where the nearest group around it was, else a key beside it.
     """
     group = dotted
     while group and group not in merged.origins:
         group = group.rpartition(".")[0]
-    origin = merged.origins.get(group, "settings")
+    if group:
+        origin = merged.origins[group]
+    else:  # such as a key that is missing beside others that were given
+        beside = f"{dotted.rpartition('.')[0]}."
+        near = (origin for key, origin in merged.origins.items() if key.startswith(beside))
+        origin = next(near, merged.origins.get("", "settings"))
     option = f"--{dotted.rpartition('.')[2].replace('_', '-')}"
     if origin == option or origin.startswith(f"--set {dotted}="):
         return f"{origin}: {message}"
@@ -128,6 +133,12 @@ def _follow(loc: Sequence[str | int], model: type[BaseModel]) -> tuple[list[str]
         markers = [*markers, *(marker for part in parts for marker in get_args(part)[1:])]
         expected = next((each.expected for each in markers if isinstance(each, Setting)), "")
     return path, parts, expected
+
+
+def _description(loc: Sequence[str | int], model: type[BaseModel]) -> str:
+    """What a key is for, behind a colon; empty if that is not known."""
+    fields = [part.model_fields.get(str(loc[-1])) for part in _follow(loc[:-1], model)[1] if _is_group(part)]
+    return next((f": {field.description}" for field in fields if field and field.description), "")
 
 
 def _is_group(part: Any) -> bool:

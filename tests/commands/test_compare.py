@@ -439,4 +439,4 @@ def test_folders_that_are_none(sdapp: Run) -> None:
     for name in ("file", "gone", "."):
         result = sdapp("report", name)
         assert result.exit_code == 66
-        assert f"is {name} the folder of a comparison?" in result.stderr
+        assert f"is {name} the folder of a comparison or a grid?" in result.stderr

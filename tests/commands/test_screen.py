@@ -231,7 +231,7 @@ def test_the_shell_paints_shows_and_survives_ctrl_c(tmp_path: Path) -> None:
         ("steps=0: must be 1 or more", "/unset steps\r"),
         ("/unset steps", "/compare ddim, unipc\r"),
         ("a-red-house-7-unipc.png", "a cat --stepz 3\r"),
-        ("column 7: --stepz: unknown option", "/quit\r"),
+        ("column 7: --stepz: unknown option", "exit\r"),
     )
     screen, written, code = show(tmp_path, "-m", "sdapp.cli", "shell", columns=100, typed=typed)
     assert code == 0
