@@ -11,7 +11,7 @@ from click.testing import Result
 from made_batches import make_batch
 
 Sdapp = Callable[..., Result]
-BAD = "prompt,steps,image\na cat,1,\na dog,x,\na ship,4,gone.png\n,1,\na tree,1,\n"
+BAD = "prompt,steps,image\na cat,1,\na white tree,x,\na ship,4,gone.png\n,1,\na tree,1,\n"
 
 
 def ledger(folder: Path) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ def test_what_is_right_is_painted_and_the_rest_is_in_the_ledger(sdapp: Sdapp, tm
 
 
 def test_a_file_without_any_right_line_is_refused(sdapp: Sdapp, tmp_path: Path) -> None:
-    (tmp_path / "p.csv").write_text("prompt,steps\na dog,x\n")
+    (tmp_path / "p.csv").write_text("prompt,steps\na tree,x\n")
     done = sdapp("batch", "p.csv", "--out", "night", "--skip-invalid")
     assert done.exit_code == 2
     assert "p.csv:2: steps: must be a whole number" in done.stderr
@@ -68,7 +68,7 @@ def test_the_page_shows_skipped_lines_in_their_place(sdapp: Sdapp, tmp_path: Pat
 
 
 def test_a_dry_run_has_the_seeds_and_choices_of_the_run(sdapp: Sdapp, tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_text("a {red|white|black} cat --count 3 --steps 1\na dog --steps 1\n")
+    (tmp_path / "p.txt").write_text("a {red|white|black} cat --count 3 --steps 1\na tree --steps 1\n")
     planned = [
         json.loads(line)
         for line in sdapp("batch", "p.txt", "--out", "night", "--dry-run", "--json").stdout.splitlines()
@@ -82,27 +82,31 @@ def test_a_dry_run_has_the_seeds_and_choices_of_the_run(sdapp: Sdapp, tmp_path: 
 
 
 def test_a_seed_may_be_given_after_a_dry_run(sdapp: Sdapp, tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_text("a dog\n")
+    (tmp_path / "p.txt").write_text("a tree\n")
     sdapp("batch", "p.txt", "--out", "night", "--dry-run")
     done = sdapp("batch", "p.txt", "--out", "night", "--seed", "5", "--dry-run")
     assert done.exit_code == 0
 
 
 def test_names_sort_like_the_file(tmp_path: Path) -> None:
-    lines = ["a cat --count 11", *(f"a dog {number}" for number in range(3)), "a cow --cfg_scale {all:3|5|7}"]
+    lines = [
+        "a cat --count 11",
+        *(f"a tree {number}" for number in range(3)),
+        "a ship --cfg_scale {all:3|5|7}",
+    ]
     (tmp_path / "p.txt").write_text("".join(f"{line} --seed 7\n" for line in lines))
     results = make_batch(tmp_path / "p.txt", tmp_path / "night")
     made = [result.path.name for result in results if result.path]
     assert made == names(tmp_path / "night")
     assert made[0] == "0001-01-a-cat-7.png"
     assert made[11:] == [
-        "0002-a-dog-0-7.png", "0003-a-dog-1-7.png", "0004-a-dog-2-7.png",
-        "0005-1-a-cow-7.png", "0005-2-a-cow-7.png", "0005-3-a-cow-7.png",
+        "0002-a-tree-0-7.png", "0003-a-tree-1-7.png", "0004-a-tree-2-7.png",
+        "0005-1-a-ship-7.png", "0005-2-a-ship-7.png", "0005-3-a-ship-7.png",
     ]  # fmt: skip
 
 
 def test_the_number_of_a_line_has_as_many_digits_as_the_file_needs(tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_text("a cat\n" + "\n" * 20_000 + "a dog\n")
+    (tmp_path / "p.txt").write_text("a cat\n" + "\n" * 20_000 + "a tree\n")
     made = [result.number for result in make_batch(tmp_path / "p.txt", tmp_path / "night")]
     assert made == ["00001", "20002"]
 

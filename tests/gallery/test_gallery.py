@@ -171,12 +171,14 @@ def test_other_folders_are_refused_with_what_is_missing(tmp_path: Path, sdapp: S
 
 
 def test_texts_cannot_leave_their_script(tmp_path: Path, sdapp: Sdapp) -> None:
-    (tmp_path / "prompts.txt").write_text("</script><script>alert(1)</script> & \u2028 <!--\n")
+    (tmp_path / "prompts.txt").write_text("a house </script><script>alert(1)</script> & \u2028 <!--\n")
     make_batch(tmp_path / "prompts.txt", tmp_path / "night")
     assert sdapp("report", "night").exit_code == 0
     page = (tmp_path / "night" / "gallery.html").read_text(encoding="utf-8")
     assert page.count("<script") == 2
-    assert shown(tmp_path / "night")[0]["prompt"] == "</script><script>alert(1)</script> & \u2028 <!--"
+    assert (
+        shown(tmp_path / "night")[0]["prompt"] == "a house </script><script>alert(1)</script> & \u2028 <!--"
+    )
 
 
 # --- lists of images, as the page saves them ---------------------------------------------------------------------

@@ -124,9 +124,8 @@ def test_what_is_copied(visit: Open, night: Path) -> None:
     page.get_by_role("button", name="Copy line").click()
     page.wait_for_function("async () => (await navigator.clipboard.readText()).startsWith('a red')")
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert (
-        copied == "a red house 1 --steps 20 --seed 1 --size 64x64 --scheduler dpm++2m-karras --task txt2img"
-    )
+    settings = "--steps 20 --guidance-scale 7.5 --seed 1 --size 64x64 --scheduler dpm++2m-karras"
+    assert copied == f"a red house 1 {settings}"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -88,9 +88,9 @@ def test_every_value_of_any_field(line: str, key: str, values: list[object], tmp
 
 
 def test_every_value_in_json_as_well(tmp_path: Path) -> None:
-    found = entries(tmp_path, '{"prompt": "a {all:cat|dog}", "steps": "{all:3|5}"}\n', ".jsonl")
+    found = entries(tmp_path, '{"prompt": "a {all:cat|tree}", "steps": "{all:3|5}"}\n', ".jsonl")
     assert [(each.values["prompt"], each.values["steps"]) for each in found] == [
-        ("a cat", 3), ("a cat", 5), ("a dog", 3), ("a dog", 5),
+        ("a cat", 3), ("a cat", 5), ("a tree", 3), ("a tree", 5),
     ]  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def test_one_hyphen_is_answered(tmp_path: Path) -> None:
 
 
 def test_the_dry_run_names_columns_that_are_no_settings(sdapp: Sdapp, tmp_path: Path) -> None:
-    (tmp_path / "p.csv").write_text("prompt,tag,comment\na cat,x,nice\na dog,y,bad\n")
+    (tmp_path / "p.csv").write_text("prompt,tag,comment\na cat,x,nice\na tree,y,bad\n")
     done = sdapp(
         "batch", "p.csv", "--out", "night", "--dry-run", "--json", "--set", "output.name={tag}-{line}"
     )
