@@ -174,7 +174,11 @@ def _options_of(job: Mapping[str, Any]) -> dict[str, Any]:
             options.pop("size", None)  # it follows from the image
     if isinstance(upscale := given.pop("upscale", None), dict):
         options |= {f"upscale.{key}": value for key, value in leaf_values(upscale) if value not in (None, {})}
-    for key, write in (("loras", _file_with_more), ("embeddings", _file_with_more), ("control", _control)):
+    for key, write in (
+        ("loras", _file_with_more),
+        ("embeddings", _file_with_more),
+        ("control", _control_as_text),
+    ):
         if groups := given.pop(key, None):
             options[key] = ", ".join(map(write, groups))
     if "guidance_interval" in given:
@@ -199,7 +203,7 @@ def _file_with_more(given: Mapping[str, Any]) -> str:
     return ":".join([given["file"], *(str(each) for each in more if each is not None)])
 
 
-def _control(given: Mapping[str, Any]) -> str:
+def _control_as_text(given: Mapping[str, Any]) -> str:
     """A ControlNet as `MODEL:IMAGE:SCALE:START..END`."""
     return "{model}:{image}:{scale}:{start}..{end}".format_map(given)
 
