@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -55,6 +55,8 @@ class Preview:
             yield
         finally:
             hook.remove()
+            if self._writing:
+                wait([self._writing])  # no preview appears after its image
 
     def _colours(self, latents: torch.Tensor) -> torch.Tensor:
         """Colours [3, H, W] in -1 … 1, on the CPU, of latents [1, 4, h, w]."""
