@@ -233,8 +233,9 @@ def few_steps(resolved: Resolved, steps: int) -> str:
     first = _first_timestep(resolved, steps)
     if first < AT_NOISE:
         return (
-            f"with {steps} steps {resolved.name} takes pure noise for an image at timestep {first} of "
-            f"{TIMESTEPS}; {resolved.scheduler.name}-trailing begins at the last timestep"
+            f"with {steps} steps {resolved.name} begins at timestep {first} of {TIMESTEPS}, but what it "
+            f"begins with is pure noise, as at the last timestep; "
+            f"{resolved.scheduler.name}-trailing begins there"
         )
     sigmas = [name for name, option in SIGMAS.items() if resolved.options.get(option)]
     least = table.LEAST_STEPS.get("-".join((resolved.scheduler.name, *sigmas)), 0)

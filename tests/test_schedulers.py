@@ -365,7 +365,8 @@ def test_what_cannot_run_with_zero_terminal_snr_is_refused(
         (
             "ddim",
             3,
-            "takes pure noise for an image at timestep 667 of 1000; ddim-trailing begins at the last",
+            "begins at timestep 667 of 1000, but what it begins with is pure noise, as at the last timestep; "
+            "ddim-trailing begins there",
         ),
         ("ddim", 9, ""),
         ("ddim-trailing", 3, ""),

@@ -12,7 +12,8 @@ from sdapp.commands.options import IMAGE, all_layers, option, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import print_result
 from sdapp.config import Img2Img, Inpaint, Outpaint
-from sdapp.errors import JobsFailedError, MissingInputError
+from sdapp.errors import ConfigError, JobsFailedError, MissingInputError
+from sdapp.images import IMAGE_SUFFIXES
 from sdapp.outputs.encode import encode
 from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import save_result, write_results
@@ -88,6 +89,9 @@ def outpaint(options: dict[str, Any], image: Image, prompt: Prompt = None) -> No
 
 def _generate(options: dict[str, Any], own: dict[str, Any]) -> None:
     """Plan, load the model, paint, save, print. All input is checked before torch is imported."""
+    prompt = own["prompt"] or ""
+    if "task.image" in own and Path(prompt).suffix.lower() in IMAGE_SUFFIXES:
+        raise ConfigError(f"PROMPT: {prompt} is the name of an image; the prompt comes after the images")
     planned = plan_images(all_layers(options, own))
     output, jobs, load = planned.config.output, planned.work.jobs, planned.work.load
     check_folder(Path(output.dir))

@@ -134,8 +134,8 @@ def _tell_work(plan: GridPlan) -> "Survey":
 
     estimate = Estimate(History(plan.load))
     found = grid_batch(plan).survey(lambda item: estimate.add(item.job))
-    shape = " × ".join(str(len(axis.values)) for axis in plan.axes)
-    parts = [f"{shape} = {count(plan.size, 'cell')}: {count(found.images, 'image')}"]
+    shape = " × ".join(str(len(axis.values)) for axis in plan.axes) + " = " if len(plan.axes) > 1 else ""
+    parts = [f"{shape}{count(plan.size, 'cell')}: {count(found.images, 'image')}"]
     parts += [f"{found.done} done, {found.left} to paint with {found.unet_calls} UNet calls"]
     parts += [f"{len(plan.models)} loads of a model"] if len(plan.models) > 1 else []
     parts += [estimate.in_words(plan.folder)] if found.left else []

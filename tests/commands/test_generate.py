@@ -286,6 +286,7 @@ BAD_INPUT = {
     "a Hub id without a network": (69, "you are offline", f"{SAY} --model nobody/nothing"),
     "an output folder that is a file": (73, "cannot write to", f"{SAY} --out bad.yaml"),
     "a missing image": (66, "cannot read nowhere.png", "img2img nowhere.png cat"),
+    "a prompt before the image": (2, "PROMPT: house.png is the name of an image", "img2img cat house.png"),
     "an image that is text": (65, "not an image", "img2img text.png cat"),
     "a strength of nothing": (2, "none of 20 steps runs", "img2img house.png cat --strength 0.01"),
     "a mask of another size": (65, "must have the same size", "inpaint house.png small.png cat"),
