@@ -199,7 +199,7 @@ def _of_failure(line: Line) -> Card:
     """What is known of an image that failed, or of a line that was skipped."""
     settings = {"seed": str(line.seed)} if line.seed is not None else {}
     return Card(
-        status=line.status,
+        status="invalid" if line.status == "invalid" else "failed",  # also what was flagged
         message=line.error or "the reason is unknown",
         prompt=line.prompt or "",
         settings=settings,
