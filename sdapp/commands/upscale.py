@@ -81,6 +81,6 @@ def upscale(options: dict[str, Any], images: Originals) -> None:
                 for result in results:
                     session.tell_result(result)
                     print_result(result, options["json"])
-                    failed += [f"{images[result.index]}: {result.error}"] if result.error else []
+                    failed += [f"{planned[result.index].path}: {result.error}"] if result.error else []
     if failed:
         raise JobsFailedError(f"{len(failed)} of {len(planned)} images failed:\n" + "\n".join(failed))
