@@ -60,7 +60,8 @@ def paint_arriving(
     lines = 0
     for text in texts:
         # Empty lines take the place of earlier ones, so that the numbers of lines go on.
-        here = replace(prompts, path=b"\n" * lines + text, first_index=len(seen))
+        # Errors are told at once, with --skip-invalid or without.
+        here = replace(prompts, path=b"\n" * lines + text, first_index=len(seen), skip_invalid=False)
         lines += text.count(b"\n")
         items, errors = list[Item](), PromptFileError()
         try:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -143,7 +144,12 @@ def batch(  # noqa: PLR0913 - an option is an argument
     if file == Path("-") and sys.stdin is None:
         raise MissingInputError("-: standard input is closed; pipe the prompts into it, or give a file")
     if watch:
-        _watch(file, options, seeds, Shard.parse(shard))
+        _watch(
+            file,
+            options,
+            partial(PromptFile.open, seeds=seeds, skip_invalid=skip_invalid),
+            Shard.parse(shard),
+        )
         return
     is_live = file == Path("-") and not (dry_run or prune or _is_regular(sys.stdin))
     if not is_live and file == Path("-") and sys.stdin.isatty():
@@ -260,14 +266,14 @@ def _paint_arriving(run: Batch, prompts: PromptFile, options: dict[str, Any]) ->
     _raise_failures(run, sum(1 for _ in run.items()), left_out)
 
 
-def _watch(file: Path, options: dict[str, Any], seeds: Seeds | None, shard: Shard) -> None:
+def _watch(file: Path, options: dict[str, Any], read: Callable[..., PromptFile], shard: Shard) -> None:
     """Paint what is missing each time the file is saved; tell its errors, and wait again."""
     session = Session(options["verbose"])
     with session:
         while True:
             saved = _saved(file)
             try:
-                prompts = PromptFile.open(file, all_layers(options), seeds)
+                prompts = read(file, all_layers(options))
                 run = Batch.of(prompts, shard)
                 found = _survey(run, prompts.model)
                 run.begin()

@@ -305,6 +305,16 @@ def test_prompts_may_come_from_standard_input(tmp_path: Path) -> None:
     assert len(run.stdout.splitlines()) == 2
 
 
+def test_errors_of_lines_that_come_are_told_also_with_skip_invalid(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sdapp.cli", "batch", "-", "--skip-invalid"]
+    run = subprocess.run(
+        command, cwd=tmp_path, input="a cat --steps many\n", capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, "<stdin>:1:7: steps: must be a whole number" in run.stderr) == (3, True), (
+        run.stderr
+    )
+
+
 # --- kills --------------------------------------------------------------------------------------------------
 
 
