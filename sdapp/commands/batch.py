@@ -143,19 +143,15 @@ def batch(  # noqa: PLR0913 - an option is an argument
         raise ConfigError("--watch: needs a file, and goes without --dry-run, --prune and --retry-failed")
     if file == Path("-") and sys.stdin is None:
         raise MissingInputError("-: standard input is closed; pipe the prompts into it, or give a file")
+    read = partial(PromptFile.open, seeds=seeds, skip_invalid=skip_invalid)
     if watch:
-        _watch(
-            file,
-            options,
-            partial(PromptFile.open, seeds=seeds, skip_invalid=skip_invalid),
-            Shard.parse(shard),
-        )
+        _watch(file, options, read, Shard.parse(shard))
         return
     is_live = file == Path("-") and not (dry_run or prune or _is_regular(sys.stdin))
     if not is_live and file == Path("-") and sys.stdin.isatty():
         print_note(FROM_TERMINAL)
     content = b"" if is_live else sys.stdin.buffer.read() if file == Path("-") else file
-    prompts = PromptFile.open(content, all_layers(options), seeds, skip_invalid)
+    prompts = read(content, all_layers(options))
     run = Batch.of(prompts, Shard.parse(shard), retry_failed)
     if is_live:
         _paint_arriving(run, prompts, options)
