@@ -148,10 +148,7 @@ def batch(  # noqa: PLR0913 - an option is an argument
         _watch(file, options, read, Shard.parse(shard))
         return
     is_live = file == Path("-") and not (dry_run or prune or _is_regular(sys.stdin))
-    if not is_live and file == Path("-") and sys.stdin.isatty():
-        print_note(FROM_TERMINAL)
-    content = b"" if is_live else sys.stdin.buffer.read() if file == Path("-") else file
-    prompts = read(content, all_layers(options))
+    prompts = read(_content(file, is_live), all_layers(options))
     run = Batch.of(prompts, Shard.parse(shard), retry_failed)
     if is_live:
         _paint_arriving(run, prompts, options)
@@ -161,6 +158,15 @@ def batch(  # noqa: PLR0913 - an option is an argument
         _dry_run(run, prompts, as_json=options["json"])
     else:
         _paint(run, prompts, options)
+
+
+def _content(file: Path, is_live: bool) -> Path | bytes:
+    """The file, or what standard input has: nothing yet if its lines are painted as they come."""
+    if file != Path("-") or is_live:
+        return b"" if is_live else file
+    if sys.stdin.isatty():
+        print_note(FROM_TERMINAL)
+    return sys.stdin.buffer.read()
 
 
 def _dry_run(run: Batch, prompts: PromptFile, as_json: bool) -> None:
