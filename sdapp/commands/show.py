@@ -9,7 +9,7 @@ import typer
 from sdapp.commands.models import facts_in_short, facts_json
 from sdapp.commands.terminal import print_line, print_note
 from sdapp.config import folders_of, read_user_config
-from sdapp.errors import MissingInputError, SdappError, gathered
+from sdapp.errors import InputError, MissingInputError, SdappError, gathered
 from sdapp.images import decode_file
 from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import read_image, record_text, settings_in_words
@@ -65,6 +65,8 @@ def _describe_model(path: Path) -> Found:
 
 def _content_of(image: Path) -> dict[str, Any]:
     """The job and the record inside an image, or the settings of another program; tells their notes."""
+    if image.is_dir():
+        raise InputError(f"FILE: {image} is a folder; name its images, or see them all: sdapp report {image}")
     if record_text(decode_file(str(image))) is not None:
         return read_image(image)
     found = read_settings(image, folders_of(read_user_config()))
