@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,16 @@ def tensor_shapes(path: Path, key: str = "model") -> dict[str, list[int]]:
 
 
 def tensor_digest(path: Path) -> str:
-    """The SHA-256 in hex of what follows the header of a safetensors file, by which A1111 knows LoRAs."""
+    """The SHA-256 in hex of what follows the header of a safetensors file, by which A1111 knows LoRAs.
+
+    Computed once, unless the file changes.
+    """
+    stat = path.stat()
+    return _tensor_digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _tensor_digest(path: Path, _size: int, _changed: int) -> str:
     with path.open("rb") as file:
         file.seek(8 + int.from_bytes(file.read(8), "little"))
         return hashlib.file_digest(file, "sha256").hexdigest()

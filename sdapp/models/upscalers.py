@@ -1,7 +1,6 @@
 """Upscaler files: whether they are there and what they are, found from their headers without torch."""
 
 import re
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,8 +34,7 @@ def check_upscaler(upscale: Upscale) -> Upscale:
     if kind := None if is_known else _whole_model(marks) or find_kind(marks, is_part=True):
         what = kind.partition(";")[0]
         raise UnavailableError(f"{KEY}: {upscale.model} is {what}; give an upscaler such as ESRGAN")
-    stat = path.stat()
-    digest = _digest(path, stat.st_size, stat.st_mtime_ns)
+    digest = tensor_digest(path)
     if upscale.sha256 not in (None, digest):
         raise InputError(f"{KEY}: {upscale.model} is not the file that was used: its SHA-256 is {digest}")
     if missing := [name for name in LOADED_BY if find_spec(name) is None]:
@@ -46,8 +44,3 @@ def check_upscaler(upscale: Upscale) -> Upscale:
 
 def _whole_model(marks: str) -> str | None:
     return "a Stable Diffusion" if re.search(IN_FILE, marks, re.MULTILINE) else None
-
-
-@lru_cache(maxsize=64)
-def _digest(path: Path, _size: int, _changed: int) -> str:
-    return tensor_digest(path)
