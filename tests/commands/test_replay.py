@@ -250,7 +250,7 @@ def test_what_verify_cannot_do_is_refused(words: tuple[object, ...], message: st
 
 
 def test_errors_of_all_images_come_together_each_with_its_name(sdapp: Run, house: Path) -> None:
-    good, odd = theirs(), theirs("odd.png", A1111.replace("Model", "Denoising strength: 0.5, Model"))
+    good, odd = theirs(), theirs("odd.png", f"{A1111}, Denoising strength: 0.5")
     result = sdapp(
         "replay", good, "nowhere.png", house.name, odd, "--device", "cpu", "--set", "scheduler=eulr"
     )
