@@ -284,7 +284,7 @@ def test_images_without_settings_do_not_stop_the_others(sdapp: Run, house: Path)
     ("file", "node"), [("in.png", "KSamplerAdvanced"), ("efficient.png", "KSampler (Efficient)")]
 )
 def test_nodes_that_are_not_read_are_named_before_the_error(file: str, node: str, sdapp: Run) -> None:
-    result = sdapp("replay", CASES / "27-replay-hides-why" / file)
+    result = sdapp("replay", CASES / "27-replay-hides-why" / file, "--model", "postcards")
     assert result.exit_code == 2
     note, error = result.stderr.splitlines()
     assert note.startswith("note: ")
