@@ -375,6 +375,8 @@ def _move_task(fields: Fields, carried: Carried, plain: Mapping[str, str]) -> No
 def _move_hires(fields: Fields, carried: Carried, own: bool) -> None:
     """Move the second pass of a hires fix; `own` says that it has a strength besides that of img2img."""
     strength_name, strength = fields.take("Hires strength" if own else "Denoising strength")
+    if strength is None:  # then it is unknown what the second pass was
+        return
     (name, scale), (_, resize) = fields.take("Hires upscale"), fields.take("Hires resize")
     if not scale:
         name, scale = "Hires resize", _scale_of(resize, carried.values)

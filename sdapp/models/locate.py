@@ -274,10 +274,18 @@ def _refuse_links_out(folder: Path, key: str) -> None:
     allowed = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
     for pattern in ("*.json", "*.safetensors", *hub.FOLDERS, *hub.WANTED):
         for entry in folder.glob(pattern):
-            if not any(entry.resolve().is_relative_to(place) for place in allowed):
+            if _leads_out(entry, allowed):
                 link = entry if entry.is_symlink() else entry.parent
                 way = "copy it into the folder, or link the whole folder"
                 raise UnavailableError(f"{key}: {link} is a link out of {folder}; {way}")
+
+
+def _leads_out(entry: Path, allowed: list[Path]) -> bool:
+    try:
+        target = entry.resolve()
+    except (OSError, RuntimeError):  # a loop, which the reader of the file refuses
+        return False
+    return not any(target.is_relative_to(place) for place in allowed)
 
 
 def find_path(name: str, key: str = "model") -> Path | None:

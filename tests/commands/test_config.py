@@ -104,7 +104,7 @@ def lines(text: str) -> list[str]:
         ("task: {kind: inpaint, image: x, mask: y, padding: -1}", "f:1:42: task.padding: ", "must be 0 or more"),
         ("task: {kind: img3img}", "f:1:8: task.kind: ", "must be one of txt2img, img2img, inpaint, outpaint, upscale, not 'img3img'"),
         ("task: {image: x}", "f:1:1: task", "kind"),
-        ("output: {name: '{sed}'}", "f:1:10: output.name: ", "the placeholders are {prompt} {seed} {index} "),
+        ("output: {name: '{sed}'}", "f:1:10: output.name: ", "the placeholders are {prompt} {seed} {line} {index} "),
         ("output: {name: '{seed:04d}'}", "f:1:10: output.name: ", "the placeholders are "),
         ("output: {name: '{'}", "f:1:10: output.name: ", "the placeholders are "),
         ("output: {name: '../{seed}'}", "f:1:10: output.name: ", "without folders; choose the folder with output.dir"),

@@ -173,7 +173,19 @@ WORST = ["\x01", "\U0001d160", "a\x01", "'\"", "\\", "&", "<", "é", "\U0010ffff
 def test_the_longest_prompts_that_are_taken_fit_whatever_they_are_made_of(piece: str, sdapp: Sdapp) -> None:
     half = piece * (MAX_JPEG_PROMPTS // 2 // len(piece.encode()))
     result = sdapp(
-        "generate", half, "-n", half, "--steps", 1, "--seed", 7, "--set", "output.format=jpeg", *PLAIN
+        "generate",
+        half,
+        "-n",
+        half,
+        "--model",
+        "postcards",
+        "--steps",
+        1,
+        "--seed",
+        7,
+        "--set",
+        "output.format=jpeg",
+        *PLAIN,
     )
     assert result.exit_code == 0, result.stderr
     content = read_image(Path(result.stdout.strip()))
@@ -185,7 +197,7 @@ def test_the_longest_prompts_that_are_taken_fit_whatever_they_are_made_of(piece:
 def test_longer_prompts_are_refused_before_anything_is_painted(
     prompt: str, negative: str, sdapp: Sdapp
 ) -> None:
-    words = ("generate", prompt, "-n", negative, "--steps", 1, "--seed", 7, "--set")
+    words = ("generate", prompt, "-n", negative, "--model", "postcards", "--steps", 1, "--seed", 7, "--set")
     result = sdapp(*words, "output.format=jpeg")
     assert result.exit_code == 2
     assert "room for 4,000 bytes of prompts, these have 4,00" in result.stderr
