@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import sdapp as api
 from conftest import POSTCARDS
 from headers import UNET, Shapes, checkpoint, save_header
+from sdapp.api import plan_images
 from sdapp.errors import SdappError, UnavailableError
 from sdapp.models.locate import locate
+from sdapp.settings.layers import Layer
 
 Run = Callable[..., Any]
 LORA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
@@ -450,7 +451,7 @@ TENSOR = st.fixed_dictionaries({"dtype": st.just("F16"), "shape": JSON, "data_of
 def test_no_header_ends_in_a_traceback(tmp_path_factory: pytest.TempPathFactory, header: object) -> None:
     file = with_header(tmp_path_factory.mktemp("header") / "model.safetensors", header)
     with pytest.raises(UnavailableError):
-        api.generate(model=str(file), prompt="a cat")
+        plan_images([Layer({"model": str(file), "prompt": "a cat"})])
 
 
 @pytest.fixture(scope="session")
@@ -476,7 +477,7 @@ def test_no_config_file_ends_in_a_traceback(
     (folder / file).unlink()
     (folder / file).write_text(json.dumps(facts | changes if isinstance(changes, dict) else changes))
     with suppress(SdappError):
-        api.generate(model=str(folder), prompt="a cat", vae=str(POSTCARDS / "vae"))
+        plan_images([Layer({"model": str(folder), "prompt": "a cat", "vae": str(POSTCARDS / "vae")})])
 
 
 def test_a_header_that_lies_about_its_tensors_is_refused(sdapp: Run, tmp_path: Path) -> None:
