@@ -1,6 +1,7 @@
 """Paint on a Ray cluster: Ray starts and places the workers; names and ledger stay with this process."""
 
 import math
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,6 +28,7 @@ HELD = 2  # packs that a worker holds: the one that it paints, and the next
 TRIES = 3  # so many workers may die while they paint an image; then it has failed
 STARTS = 3  # so many workers in a row may die before they paint anything; then the run ends
 LOOK_SECONDS = 0.5  # between two looks at signals, and at what the bar shows
+REACH_SECONDS = 10.0  # until a cluster that does not answer is given up
 GROW_SECONDS = 5.0  # between two looks for new nodes
 
 
@@ -317,11 +319,19 @@ def _connect(address: str) -> tuple[Any, str]:
     context: Any = None
     if not ray.is_initialized():
         try:
+            _check_reachable(address)
             context = ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as exc:
+        except (OSError, RuntimeError, ValueError) as exc:
             way = "start one with `ray start --head`, or give its address, such as ray://host:10001"
             raise UnavailableError(f"executor.address: no Ray cluster at {address!r}: {exc}; {way}") from exc
     return ray, getattr(context, "dashboard_url", None) or ""
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError if nothing listens at an address, for which Ray itself would wait for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
 
 
 def choose_executor(choice: ExecutorChoice, models: Mapping[LoadKey, Model]) -> Executor:
