@@ -787,7 +787,7 @@ def test_damaged_weights_are_refused_by_name(file: str, tiny: Callable[..., Path
     folder = tmp_path / "damaged"
     shutil.copytree(tiny(), folder)
     (folder / file).write_bytes((folder / file).read_bytes()[:-1000])
-    with pytest.raises(UnavailableError, match=r"is damaged: 1,000 of .* bytes are missing"):
+    with pytest.raises(UnavailableError, match=r"is damaged: 1,000 of .* bytes of its tensors are missing"):
         painter_of(settings(folder))
 
 

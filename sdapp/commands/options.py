@@ -230,7 +230,7 @@ class Command(TyperCommand):
         known = {name for parameter in self.params for name in parameter.opts}
         for name in (arg.partition("=")[0] for arg in args if not ctx.resilient_parsing):
             plural = f"{name}s"  # such as --schedulers of `sdapp compare`
-            way = plural if plural in known else OTHER_OPTIONS.get(name, "")
+            way = plural if plural in known and name != "-" else OTHER_OPTIONS.get(name, "")
             if name not in known and way.partition(" ")[0] in known:
                 raise ConfigError(f"{name}: no such option; use {way}")
             if name not in known and name in NO_OPTIONS:
