@@ -143,7 +143,10 @@ def test_an_image_of_another_tool_is_a_config_too_and_says_what_is_lost(sdapp: R
     info = PngInfo()
     info.add_text("parameters", f"a red house\nNegative prompt: a tree\n{settings}")
     Image.new("RGB", (64, 64)).save("theirs.png", pnginfo=info)
-    result = sdapp("generate", "--config", "theirs.png")
+    refused = sdapp("generate", "--config", "theirs.png")
+    assert refused.exit_code == 2
+    assert "anything-v3" in refused.stderr
+    result = sdapp("generate", "--config", "theirs.png", "--model", "postcards")
     [path] = painted(result)
     job = json.loads(sdapp("show", path, "--json").stdout)["job"]
     assert (job["scheduler"]["name"], job["steps"], job["seed"], job["negative_prompt"]) == (
@@ -152,7 +155,6 @@ def test_an_image_of_another_tool_is_a_config_too_and_says_what_is_lost(sdapp: R
         9,
         "a tree",
     )
-    assert "anything-v3" in result.stderr
 
 
 def test_an_image_tells_other_tools_what_it_is(sdapp: Run) -> None:
