@@ -10,6 +10,17 @@ AnyPath = str | PathLike[str]
 InputImage = AnyPath | Image.Image
 
 
+class ControlKeywords(TypedDict, total=False):
+    """A ControlNet, and the image that it follows."""
+
+    model: Required[AnyPath]
+    image: Required[InputImage]
+    scale: float
+    start: float
+    end: float
+    sha256: str | None
+
+
 class EmbeddingKeywords(TypedDict, total=False):
     """A file of textual inversion: vectors that take the place of a word in the prompts."""
 
@@ -152,6 +163,7 @@ class SharedKeywords(TaskKeywords, total=False):
     zero_snr: Literal["auto", "on", "off"]
     loras: AnyPath | Sequence[AnyPath | LoraKeywords]
     embeddings: AnyPath | Sequence[AnyPath | EmbeddingKeywords] | None
+    control: str | Sequence[str | ControlKeywords]
     eta: float | None
     clip_skip: int
     cache_interval: int
@@ -163,6 +175,7 @@ class LoadKeywords(TypedDict, total=False):
     model: AnyPath
     revision: str | None
     vae: AnyPath | None
+    base: AnyPath | None
     dtype: Literal["auto", "float16", "bfloat16", "float32"]
     memory: Literal["auto"] | MemoryKeywords
     device: str

@@ -112,11 +112,11 @@ def _is_inside_folder(path: Path) -> bool:
 
 
 def _cached() -> Iterator[Found]:
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repos = scan_cache_dir().repos
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (CacheNotFound, OSError, ValueError):  # `sdapp doctor` says what is wrong
         return
     for repo in sorted(repos, key=lambda repo: repo.repo_id):

@@ -131,10 +131,10 @@ def test_report_makes_the_page_again(sdapp: Run) -> None:
 def test_from_python(tmp_path: Path) -> None:
     notes: list[str] = []
     found = api.grid(
-        "a cat", x={"steps": [2, 3]}, y="prompt:cat=cat,dog", out=tmp_path / "g", seed=3, on_note=notes.append
+        "a cat", x={"steps": [2, 3]}, y="prompt:cat=cat,house", out=tmp_path / "g", seed=3, on_note=notes.append
     )
     assert [cell.status for cell in found.cells] == ["done"] * 4
-    assert [axis.labels for axis in found.axes] == [("2", "3"), ("cat", "dog")]
+    assert [axis.labels for axis in found.axes] == [("2", "3"), ("cat", "house")]
     assert (tmp_path / "g" / page.PAGE).exists()
 
 

@@ -48,7 +48,7 @@ def test_models_lists_what_is_on_this_machine_and_what_is_refused(machine: Path,
     assert list(rows) == [
         "postcards", "dreamer", "broken.safetensors", "flux.safetensors", "folder", "ink.safetensors",
         "paint.safetensors", "noob.safetensors",
-    ]  # fmt: skip
+    ], listed.stdout  # fmt: skip
     assert rows["dreamer"]["revision"] == COMMIT
     assert rows["dreamer"]["size"] == rows["postcards"]["size"] > 20_000_000
     noob, paint = rows["noob.safetensors"], rows["paint.safetensors"]

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import sys
@@ -39,9 +40,10 @@ COMPARED = """\
 comparison/report.html
 comparison/grid.png
 comparison/results.csv
-at 1 UNet calls (do not rank errors below *):
-  1 ddim                     error *      * s
-  2 dpm++3m-sde-exponential  stochastic        * s
+at 1 UNet calls, by median solver error:
+  1  ddim                     *            * s
+     dpm++3m-sde-exponential  stochastic        * s
+Smallest error: ddim at 1 UNet calls; *judge it by eye.
 exit code 0
 """
 NAME = "a-cyberpunk-cat-on-a-red-beach-at-sunset-by-a-tree-in-the-snow"
@@ -111,12 +113,19 @@ def assert_lines(screen: Terminal, lines: list[str]) -> None:
     rows = [row[:-1] for row in screen.rows()]
     for line in lines:
         taken = next(
-            (k for k in range(1, 9) if fnmatchcase("".join(rows[:k]).rstrip(), line.replace("[", "[[]"))),
+            (k for k in range(1, 13) if fnmatchcase("".join(rows[:k]).rstrip(), line.replace("[", "[[]"))),
             None,
         )
         assert taken, "\n".join([f"expected: {line}", "shown:", *rows])
         del rows[:taken]
     assert not rows
+
+
+def read_soon(terminal: int, run: subprocess.Popen[bytes]) -> bytes:
+    """Read what is written next; stop a command that writes nothing for two minutes."""
+    if not select.select([terminal], [], [], 120)[0]:
+        run.kill()
+    return os.read(terminal, 4096)
 
 
 def show(
@@ -155,7 +164,7 @@ def show(
     )
     os.close(theirs)
     with suppress(OSError):  # a terminal ends so when its last writer is gone
-        while chunk := os.read(ours, 4096):
+        while chunk := read_soon(ours, run):
             written += chunk
             unseen += chunk
             # pyte takes sixels for text.
@@ -191,7 +200,7 @@ def test_each_path_note_and_error_is_a_line_of_its_own(columns: int, house: Path
         (
             "batch|cats.txt|--steps|900|--size|320x320|--out|night",
             40,
-            ("step 1/", "to stop"),
+            ("step ", "to stop"),
             [
                 "note: line 1: 320x320 * smaller",
                 f"note: 1 image: * {SIZE}",
@@ -226,7 +235,7 @@ def test_the_shell_paints_shows_and_survives_ctrl_c(tmp_path: Path) -> None:
         ("is loaded", "a red house --seed 7 --steps 2\r"),
         ("a-red-house-7.png", "/set steps=900\r"),
         ("/set steps=900", "a ship\r"),
-        ("step 2/900", "\x03"),
+        ("/900 ", "\x03"),
         ("stopped: 0 done, 1 left", "/set steps=0\r"),
         ("steps=0: must be 1 or more", "/unset steps\r"),
         ("/unset steps", "/compare ddim, unipc\r"),

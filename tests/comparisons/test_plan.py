@@ -19,7 +19,8 @@ SMALL = {"references": ["dpm++2m-karras@40", "heun@20"]}
 
 def compare_plan(config: dict[str, Any] | None = None, **grid: Any) -> ComparisonPlan:
     asked = {"schedulers": ["ddim"], "steps": [20], "seeds": [1]} | SMALL | grid
-    return ComparisonPlan([Layer({"prompt": "a house"} | (config or {}) | {"compare": asked})])
+    values = {"prompt": "a house"} | (config or {}) | {"compare": asked}
+    return ComparisonPlan([Layer(values, dict.fromkeys(values, "settings"))])
 
 
 def planned(found: ComparisonPlan) -> dict[tuple[str, float], tuple[int, int]]:
