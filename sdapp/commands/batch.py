@@ -344,7 +344,12 @@ def _survey(run: Batch, model: Model, listed: Callable[[Item], str] | None = Non
             print_line(listed(item))
             notes.add(item.line, notes_on_length(item.job, model))
 
-    found = run.survey(add)
+    try:
+        found = run.survey(add)
+    except PromptFileError as exc:
+        if alike and len(exc.rows) == exc.count:
+            print_note("--skip-invalid paints the lines that are right")
+        raise
     for line in str(run.skipped()).splitlines():
         print_note(f"skipped: {line}")
     for note in notes.texts():

@@ -273,12 +273,15 @@ def _ranking(comparison: "Comparison") -> str:
     column = middle(comparison)
     summaries = {item.scheduler: item for item in summarise(comparison) if item.column == column}
     names = rank(comparison, column)
-    width, places = max(map(len, names)), [item.place for item in summaries.values()]
-    lines = [f"at {budget(column, comparison.match)}, by median solver error:"]
+    width, places = max(map(len, [*names, "scheduler"])), [item.place for item in summaries.values()]
+    lines = [
+        f"at {budget(column, comparison.match)}, by median solver error:",
+        f"{'':4} {'scheduler':<{width}}  {'solver error':<16}  seconds",
+    ]
     for item in (summaries[name] for name in names):
         tied = places.count(item.place) > 1
         place = f"{item.place}{'=' if tied else ' '}" if item.place else ""
-        seconds = f"{item.seconds.median:.2f} s" if item.seconds else ""
+        seconds = f"{item.seconds.median:.2f}" if item.seconds else ""
         lines.append(f"{place:>4} {item.scheduler:<{width}}  {_error(item):<16}  {seconds}".rstrip())
     return "\n".join(lines)
 

@@ -76,7 +76,9 @@ def config_set(
     path = user_config()
     values = merge(read_user_config()).values
     changed = merge([Layer(values), read_override(f"{key}={value}")])
-    validate(changed)
+    config = validate(changed)
+    if kind == "model" and (model := config.model_dump().get(key)):
+        find_path(model, key)
     overwrite(path, [yaml.safe_dump(changed.values, allow_unicode=True, sort_keys=False).encode()])
     typer.echo(path)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from sdapp.commands.terminal import count
 from sdapp.errors import UnavailableError
 from sdapp.models.files import BUILT_IN
 from sdapp.models.locate import locate
@@ -67,7 +68,8 @@ def _devices(problems: list[str]) -> Facts:
     from sdapp.diffusion.devices import lacks_bfloat16
 
     half = "; no bfloat16 instructions, float32 is far faster" if lacks_bfloat16() else ""
-    facts: Facts = [("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads{half}")]
+    cores, threads = count(os.cpu_count() or 1, "core"), count(torch.get_num_threads(), "thread")
+    facts: Facts = [("cpu", f"{cores}, torch uses {threads}{half}")]
     for index in range(torch.cuda.device_count()):
         try:
             free, total = map(_gib, torch.cuda.mem_get_info(index))

@@ -22,6 +22,7 @@ def build_page(grid: ImageGrid, folder: Path, max_inline: int = MAX_INLINE) -> P
     """
     sources = ImageSources(folder, max_inline)
     views = [_view(grid, layer, folder, sources) for layer in range(len(grid.labels(2)))]
+    facts = [entry["facts"] for view in views for row in view["cells"] for entry in row if "facts" in entry]
     data: PageEntry = {
         "rows": grid.labels(1),
         "columns": grid.labels(0),
@@ -35,6 +36,7 @@ def build_page(grid: ImageGrid, folder: Path, max_inline: int = MAX_INLINE) -> P
         "data": data,
         "script_data": data | {"views": [without_images(views[0]), *views[1:]]},
         "failed": sum(cell.status == "failed" for cell in grid.cells),
+        "in_common": [each for each in facts[0] if all(each in other for other in facts)] if facts else [],
         "missing": sum(cell.status == "missing" for cell in grid.cells),
     }
     overwrite(folder / PAGE, render_page(TEMPLATE_FOLDER, "grid", ("page", "table"), **values))

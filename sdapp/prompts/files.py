@@ -194,6 +194,9 @@ def _read_header(header: list[str], place: str) -> list[str]:
             if key and key in keys:
                 raise ConfigError(f"{name}: is a second column for {key.removeprefix(LABEL)}; keep one")
             keys.append(key)
+    if not errors.count and all(not key or key.startswith(LABEL) for key in keys):
+        form = "the first line names the columns, such as prompt,seed,steps"
+        errors.add(0, f"{place}: no column is a setting; {form}")
     errors.raise_if_any()
     return keys
 

@@ -24,7 +24,9 @@ def names(folder: Path) -> list[str]:
 
 def test_what_is_right_is_painted_and_the_rest_is_in_the_ledger(sdapp: Sdapp, tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text(BAD)
-    assert sdapp("batch", "p.csv", "--out", "night").exit_code == 2
+    refused = sdapp("batch", "p.csv", "--out", "night")
+    assert refused.exit_code == 2
+    assert "note: --skip-invalid paints the lines that are right" in refused.stderr
     assert not (tmp_path / "night").exists()
     done = sdapp("batch", "p.csv", "--out", "night", "--seed", "1", "--skip-invalid")
     assert done.exit_code == 3
@@ -53,6 +55,7 @@ def test_a_file_without_any_right_line_is_refused(sdapp: Sdapp, tmp_path: Path) 
     done = sdapp("batch", "p.csv", "--out", "night", "--skip-invalid")
     assert done.exit_code == 2
     assert "p.csv:2: steps: must be a whole number" in done.stderr
+    assert "paints the lines that are right" not in done.stderr
 
 
 def test_the_page_shows_skipped_lines_in_their_place(sdapp: Sdapp, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def images(folder: Path) -> dict[str, int]:
 def test_exactly_the_asked_images_a_page_and_a_labelled_sheet(sdapp: Run) -> None:
     result = sdapp("grid", *SMALL)
     assert result.exit_code == 0, result.stderr
+    assert "<dt>All images</dt><dd>2 steps, seed 7, 64 × 64</dd>" in Path("grid/grid.html").read_text("utf-8")
     assert result.stdout.splitlines() == [str(Path("grid", name)) for name in ("grid.html", "grid.png")]
     assert "3 × 2 = 6 cells: 6 images; 0 done, 6 to paint with 12 UNet calls" in result.stderr
     found = {(job["guidance_scale"], job["scheduler"]["name"], job["seed"])
@@ -131,7 +132,12 @@ def test_report_makes_the_page_again(sdapp: Run) -> None:
 def test_from_python(tmp_path: Path) -> None:
     notes: list[str] = []
     found = api.grid(
-        "a cat", x={"steps": [2, 3]}, y="prompt:cat=cat,house", out=tmp_path / "g", seed=3, on_note=notes.append
+        "a cat",
+        x={"steps": [2, 3]},
+        y="prompt:cat=cat,house",
+        out=tmp_path / "g",
+        seed=3,
+        on_note=notes.append,
     )
     assert [cell.status for cell in found.cells] == ["done"] * 4
     assert [axis.labels for axis in found.axes] == [("2", "3"), ("cat", "house")]

@@ -86,9 +86,9 @@ def test_without_a_folder_a_tag_says_how_to_set_one(sdapp: Run) -> None:
 
 def test_a_bad_default_is_refused_and_changes_nothing(sdapp: Run, tmp_path: Path) -> None:
     assert sdapp("config", "set", "steps", "30").exit_code == 0
-    for key, value in (("steps", "0"), ("stepz", "3")):
+    for key, value in (("steps", "0"), ("stepz", "3"), ("model", "nosuch")):
         done = sdapp("config", "set", key, value)
-        assert done.exit_code == 2
+        assert done.exit_code == (69 if key == "model" else 2)
         assert key in done.stderr
     assert (tmp_path / "own" / "sdapp" / "config.yaml").read_text() == "steps: 30\n"
     assert "steps: 30" in sdapp("config", "show").stdout

@@ -220,6 +220,14 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
         ",prompt,,steps\n0,a,7,3\n",
         ["f.csv:2: '7' is in a column without a name; name the column in the header"],
     ),
+    "csv without a header": (
+        ".csv",
+        "a red house,20\na cat,30\n",
+        [
+            "f.csv:1: no column is a setting; the first line names the columns, such as prompt,seed,steps; "
+            "the lines below it were not checked"
+        ],
+    ),
     "options without values": (
         ".txt",
         "a --n --steps",
