@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
 
 FEATHER = 32  # pixels of the new part that take on the colours of the old one
 DETAIL = 8
@@ -36,6 +35,8 @@ def without_seam(painted: Image.Image, image: Image.Image, new: Image.Image) -> 
     By how much it differs from the image in the old part is continued into the new part, less and less up to
     FEATHER pixels: at the border pixel by pixel, from DETAIL pixels on smoothly. Only the new part is of use.
     """
+    from scipy.ndimage import distance_transform_edt  # slow to import, and no other task needs it
+
     colours, mask = _to_tensor(painted), _to_tensor(new)
     differences = _to_tensor(image) - colours
     away, (rows, columns) = distance_transform_edt(mask[0].numpy(), return_indices=True)
