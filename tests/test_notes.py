@@ -50,7 +50,7 @@ def test_a_clip_skip_that_leaves_no_layer_is_refused_before_the_model_is_loaded(
     Path("cats.txt").write_text("a cat\na cat --clip-skip 5\n")
     result = sdapp("batch", "cats.txt", "--seed", 1, "--dry-run")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: cats.txt:2")
+    assert "\nerror: cats.txt:2: clip_skip" in result.stderr
     assert refused in result.stderr
 
 
