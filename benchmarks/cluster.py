@@ -204,7 +204,7 @@ def faults(kills: int, images: int, drivers: int) -> None:
             starts += 1
             run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             while run.poll() is None:
-                time.sleep(chance.uniform(0.5, 2))
+                time.sleep(chance.uniform(1, 3))
                 workers = _workers()
                 if killed["driver"] < drivers and chance.random() < 0.1 and workers:
                     run.kill()
@@ -240,10 +240,10 @@ def drive(path: str, out: str, address: str) -> None:
 
 
 def _workers() -> list[int]:
-    """The processes of workers that hold a painter."""
+    """The processes of workers that paint now."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if (process.info["cmdline"] or [""])[0].startswith("ray::Worker"):
+        if (process.info["cmdline"] or [""])[0] == "ray::Worker.paint":
             found.append(process.pid)
     return found
 

@@ -26,7 +26,7 @@ from sdapp.records import OnStep, Result
 TOGETHER = 16  # images in a pack with `batch_size: auto`, of which the worker finds the fastest batches
 HELD = 2  # packs that a worker holds: the one that it paints, and the next
 TRIES = 3  # so many workers may die while they paint an image; then it has failed
-STARTS = 3  # so many workers in a row may die before they paint anything; then the run ends
+STARTS = 3  # so many workers in a row may die while they start, and none is up; then the run ends
 LOOK_SECONDS = 0.5  # between two looks at signals, and at what the bar shows
 REACH_SECONDS = 10.0  # until a cluster that does not answer is given up
 GROW_SECONDS = 5.0  # between two looks for new nodes
@@ -165,7 +165,7 @@ class RayExecutor:
         except self.ray.exceptions.RayError as exc:
             self.drop(hand)
             self._dead_starts += 1
-            if self._dead_starts >= STARTS:
+            if self._dead_starts >= STARTS and not any(each.is_up for each in self.hands):
                 why = str(exc).strip().splitlines()[-1]
                 raise UnavailableError(
                     f"{STARTS} workers died while they started: {why}; sdapp {__version__} must be installed "
@@ -177,11 +177,11 @@ class RayExecutor:
         hand.is_up, hand.begun, self._dead_starts = True, time.monotonic(), 0
 
     def drop(self, hand: Hand) -> None:
-        """Forget a worker, and end it if it is not dead; `grow` starts another one."""
+        """Forget a worker, and end it if it is not dead; `grow` starts another, at once if it was up."""
         if hand in self.hands:
             self.hands.remove(hand)
             self.ray.kill(hand.actor)
-            self._grown = -GROW_SECONDS
+            self._grown = -GROW_SECONDS if hand.is_up else self._grown
 
     @property
     def _gpus(self) -> float:
