@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"  # before the imports: modules below read it
 
-from sdapp.api import batch, compare, generate, grid, paint, paint_file, replay, stream, upscale
+from sdapp.api import batch, compare, explain, generate, grid, paint, paint_file, replay, stream, upscale
 from sdapp.warm import StableDiffusion
 
 load = StableDiffusion.load
@@ -12,6 +12,7 @@ __all__ = [
     "__version__",
     "batch",
     "compare",
+    "explain",
     "generate",
     "grid",
     "load",

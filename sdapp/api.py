@@ -1,4 +1,4 @@
-"""The Python functions: generate, stream, batch, compare, grid, replay and upscale.
+"""The Python functions: generate, stream, batch, compare, grid, explain, replay and upscale.
 
 They print nothing and change nothing process-wide.
 """
@@ -23,6 +23,7 @@ from sdapp.keywords import BatchKeywords, CompareKeywords, GenerateKeywords
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
 from sdapp.notes import LineNotes, Notes, OnNote, notes_before_painting, notes_on_labels, notes_on_line
+from sdapp.outputs.films import check_film
 from sdapp.outputs.painted import Painted
 from sdapp.prompts.seeds import Seeds
 from sdapp.records import OnStep, Result
@@ -33,6 +34,7 @@ from sdapp.upscales import plan_upscales
 
 if TYPE_CHECKING:
     from sdapp.comparisons.cells import Comparison
+    from sdapp.explanations.run import Explanation
     from sdapp.grids.folder import ImageGrid
 
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 def generate(
     prompt: str | None = None,
     *,
+    film: str | Path | None = None,
     on_step: OnStep | None = None,
     on_note: OnNote | None = None,
     executor: Executor | None = None,
@@ -63,7 +66,8 @@ def generate(
     With `count`, a list of so many images, whose seeds follow each other. `settings` are the keys of a
     config; `image` makes it img2img, and a `mask` as well inpaint: paths or images of Pillow.
     `on_step(first, images, step, steps)` is called after each step of a batch of `images` images, of which
-    `first` is the index of the first one. Raises SdappError; JobsFailedError, with all `results`, if an image
+    `first` is the index of the first one. `film` is a .gif, .webp or .mp4 of how the only image was painted.
+    Raises SdappError; JobsFailedError, with all `results`, if an image
     failed.
     """
     results = list(stream(prompt, count=1 if count is None else count, **options))
@@ -77,6 +81,7 @@ def stream(
     prompt: str | None = None,
     *,
     count: int = 1,
+    film: str | Path | None = None,
     on_step: OnStep | None = None,
     on_note: OnNote | None = None,
     executor: Executor | None = None,
@@ -88,7 +93,7 @@ def stream(
     called; the loop paints. Raises SdappError.
     """
     given = {} if prompt is None else {"prompt": prompt}
-    planned = plan_images([as_layer({**settings, **given, "count": count})])
+    planned = plan_images([as_layer({**settings, **given, "count": count})], film)
     Notes(on_note).tell(planned.notes)
     executor = executor or LocalExecutor({planned.work.load: planned.model})
     return Stream(planned.paint(executor, on_step), "stream")
@@ -193,6 +198,30 @@ def grid(  # noqa: PLR0913 - an axis is an argument
     return finish_grid(planned.folder)[0]
 
 
+def explain(
+    prompt: str | None = None,
+    *,
+    out: str | Path = "explain",
+    arrays: bool = False,
+    on_step: OnStep | None = None,
+    on_note: OnNote | None = None,
+    **settings: Unpack[GenerateKeywords],
+) -> "Explanation":
+    """Paint an image and write a page that shows how: `explain("a red house", seed=7).path`.
+
+    The folder `out` gets explain.html and, with `arrays`, arrays.safetensors. Raises SdappError;
+    JobsFailedError if the image failed.
+    """
+    from sdapp.explanations.run import plan_explanation, write_explanation
+
+    given: dict[str, Any] = {**settings} | ({} if prompt is None else {"prompt": prompt})
+    layer = as_layer(given | {"output": {**given.get("output", {}), "dir": str(out)}})
+    planned = plan_explanation([layer])
+    Notes(on_note).tell(planned.notes)
+    painter = LocalExecutor({planned.work.load: planned.model}).painter(planned.work)
+    return write_explanation(planned, painter, arrays, on_step)
+
+
 def replay(
     *images: str | Path,
     on_step: OnStep | None = None,
@@ -277,8 +306,11 @@ class PlannedImages:
         yield from executor.paint(self.work, on_step)
 
 
-def plan_images(layers: Sequence[Layer]) -> PlannedImages:
-    """Check layers of settings and plan the images, without torch. Raises SdappError."""
+def plan_images(layers: Sequence[Layer], film: str | Path | None = None) -> PlannedImages:
+    """Check layers of settings, and the file of a film, and plan the images, without torch.
+
+    Raises SdappError.
+    """
     merged = merge([*layers])
     config = validate(merged)
     model = locate_model(config.model, config.revision, config.vae, config.base)
@@ -289,6 +321,7 @@ def plan_images(layers: Sequence[Layer]) -> PlannedImages:
         config.batch_size,
         unet_calls=jobs.unet_calls,
         preview=config.preview_file,
+        film=None if film is None else str(check_film(str(film), len(jobs), jobs[0].unet_calls)),
     )
     return PlannedImages(config, model, work, tuple(notes_before_painting(config, model, jobs[0])))
 

@@ -11,6 +11,7 @@ from sdapp.commands.batch import batch
 from sdapp.commands.compare import compare, report
 from sdapp.commands.config import config_app
 from sdapp.commands.doctor import doctor
+from sdapp.commands.explain import explain
 from sdapp.commands.generate import generate, img2img, inpaint, outpaint
 from sdapp.commands.grid import grid
 from sdapp.commands.models import models, pull
@@ -39,6 +40,7 @@ COMMANDS = (
     upscale,
     batch,
     grid,
+    explain,
     shell,
     replay,
     compare,

@@ -230,6 +230,7 @@ class Work:
     keep_going: bool = False  # a job that fails becomes a result with its error
     unet_calls: int = 0  # of the whole run; decides whether compiling saves time
     preview: str | None = None  # a file that shows the image that is being painted
+    film: str | None = None  # a file that shows how the only image was painted
 
 
 def _pinned(config: RunConfig, model: Model) -> dict[str, str | None]:

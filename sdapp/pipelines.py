@@ -4,8 +4,9 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -50,6 +51,7 @@ from sdapp.diffusion.text_encoder import Conditioning, PromptText, TextEncoder
 from sdapp.diffusion.unet import Denoiser
 from sdapp.diffusion.upscale import enlarge_latents, enlarged, with_tiles
 from sdapp.diffusion.upscalers import Upscalers
+from sdapp.diffusion.watch import Watcher
 from sdapp.errors import ConfigError, SdappError, UpstreamError
 from sdapp.jobs import Job, LoadKey
 from sdapp.models.checksums import sha256_of
@@ -76,6 +78,7 @@ class Painting:
     index: int  # of the first job in the run
     inputs: list[TaskInputs]  # of each job, none for txt2img
     preview: str | None  # a file to keep fresh
+    watcher: Watcher | None  # of this run
     reporter: "_StepReporter | None"
     conditioning: Conditioning | None = None
     latents: torch.Tensor | None = None
@@ -156,6 +159,7 @@ class Painter:
         self._placement = Placement(self._pipes, device, memory, family)
         self._preview, self._upscalers = Preview(family, pipe.vae), Upscalers(device, self.dtype)
         self._preview_file: str | None = None
+        self._watcher: Watcher | None = None
         self._tile: int | None = None  # of second passes, since memory ran out
         self._sizes, self._scale = BatchSizes(device), int(pipe.vae_scale_factor)
         self._stages = (self._encode, self._denoise, self._decode, self._outpaint, self._upscale)
@@ -176,21 +180,30 @@ class Painter:
         on_step: OnStep | None = None,
         keep_going: bool = False,
         preview: str | None = None,
+        watcher: Watcher | None = None,
     ) -> Iterator[Result]:
         """Paint jobs in order, up to `batch_size` neighbours of one pack at a time; read them when needed.
 
         A job without finite pixels, or for which memory runs out, becomes a Result with its error. With
         `keep_going` so does a job that fails otherwise; without it SdappError is raised, UpstreamError for an
         error of diffusers or torch. What `on_step` raises is passed on. `preview` is a file that shows the
-        image that is being painted.
+        image that is being painted; `watcher` sees what the UNet does for it.
         """
         index = 0
         while index < len(jobs):
-            self._preview_file = preview  # threads take turns, each with its own
+            self._preview_file, self._watcher = preview, watcher  # threads take turns, each with its own
             ahead = jobs[index : index + self.together(jobs[index], batch_size)]
             batch = tuple(next(groupby(ahead, attrgetter("pack")))[1])
             yield from self._paint_or_fail(batch, index, on_step, keep_going)
             index += len(batch)
+
+    def pictures(self, latents: Iterable[torch.Tensor]) -> Iterator[Image.Image]:
+        """Decode latents [C, h, w] one by one, also noisy ones; colours beyond black or white are cut."""
+        for each in latents:
+            with torch.no_grad():
+                decoded = decode_latents(self._vae, each[None].to(self.device, self.dtype))
+            yield Image.fromarray(decoded.levels[0])
+        self._pipes["txt2img"].maybe_free_model_hooks()
 
     # --- errors and memory -----------------------------------------------------------------------------
 
@@ -260,9 +273,10 @@ class Painter:
                 self._loras.apply(batch[0].loras)
         started, before = time.perf_counter(), memory_in_use(self.device)
         inputs = prepare_inputs(batch[0])
-        painting = Painting(
-            batch, index, [inputs] * len(batch) if inputs else [], self._preview_file, reporter
-        )
+        same = [inputs] * len(batch) if inputs else []
+        painting = Painting(batch, index, same, self._preview_file, self._watcher, reporter)
+        if self._watcher:
+            self._watcher.begin()
         with torch.no_grad():
             for stage in self._stages:
                 painting.entry |= stage(painting)
@@ -302,7 +316,8 @@ class Painter:
         canvas = painting.inputs[0] if painting.inputs else None
         hints, stays = prepare_hints(job, canvas), self._placement.offload == "none"
         steered = self._control.steering(pipe, job, hints, stays)
-        with watched as calls, with_shortcuts(pipe, job) as shortcuts, kept, steered:
+        seen = painting.watcher.watching(pipe) if painting.watcher else nullcontext()
+        with watched as calls, with_shortcuts(pipe, job) as shortcuts, kept, steered, seen:
             painting.latents = pipe(
                 **painting.conditioning.arguments(),
                 **pipeline_arguments(job, painting.inputs, *channels),

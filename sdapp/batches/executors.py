@@ -4,6 +4,7 @@ import gc
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sdapp.batches.items import Item
@@ -12,10 +13,14 @@ from sdapp.diffusion.startup import importing
 from sdapp.jobs import LoadKey, Work
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
+from sdapp.outputs.films import write_film
 from sdapp.profiling import timed
 from sdapp.records import OnStep, Result
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdapp.diffusion.watch import Watcher
     from sdapp.pipelines import Painter
 
 
@@ -62,6 +67,12 @@ def load_painter(work: Work, model: Model, set_up: Callable[[], None] | None = N
         return load(work.load, model, unet_calls=work.unet_calls, batch_size=work.batch_size)
 
 
+def _new_watcher() -> "Watcher":
+    from sdapp.diffusion.watch import Watcher  # imports torch
+
+    return Watcher()
+
+
 class LocalExecutor:
     """Paints in this process; keeps a model until work needs another one.
 
@@ -86,13 +97,22 @@ class LocalExecutor:
     def paint(self, work: Work, on_step: OnStep | None = None) -> Iterator[Result]:
         with self._lock:
             painter = self.painter(work)
-            results = painter.paint(work.jobs, work.batch_size, on_step, work.keep_going, work.preview)
+            watcher = _new_watcher() if work.film else None
+            results = painter.paint(
+                work.jobs, work.batch_size, on_step, work.keep_going, work.preview, watcher
+            )
+        image: Image.Image | None = None
         while True:
             with self._lock:  # not while the caller has a result, so that other threads can paint
                 result = next(results, None)
             if result is None:
-                return
+                break
             yield result
+            image = result.image
+        if watcher and work.film and image:  # the image is on the disk by now
+            with self._lock, timed("film"):
+                frames = painter.pictures(call.read for call in watcher.calls)
+                write_film(Path(work.film), frames, len(watcher.calls), image)
 
     def paint_packs(
         self, packs: Iterable[Pack], on_step: OnStep | None = None

@@ -8,9 +8,9 @@ import typer
 
 from sdapp.api import plan_images
 from sdapp.commands.estimates import History
-from sdapp.commands.options import IMAGE, all_layers, option, with_options
+from sdapp.commands.options import IMAGE, OUTPUT, all_layers, option, with_options
 from sdapp.commands.running import Session
-from sdapp.commands.terminal import print_result
+from sdapp.commands.terminal import print_line, print_note, print_result
 from sdapp.config import Img2Img, Inpaint, Outpaint
 from sdapp.errors import ConfigError, JobsFailedError, MissingInputError
 from sdapp.images import IMAGE_SUFFIXES
@@ -32,13 +32,24 @@ SIDES = {
 }
 
 
+FILM = {
+    "film": option(
+        Path,
+        "--film",
+        metavar="FILE",
+        help="Also write how the image was painted: a .gif, .webp or .mp4.",
+        panel=OUTPUT,
+    )
+}
+
+
 def strength_option(usual: float) -> dict[str, Any]:
     """--strength, which belongs to the tasks that start from an image."""
     how = f"How much may change: 0 keeps the image, 1 ignores it; default: {usual}."
     return {"task.strength": option(float, "--strength", help=how, panel=IMAGE)}
 
 
-@with_options()
+@with_options(own=FILM)
 def generate(options: dict[str, Any], prompt: Prompt = None) -> None:
     """Paint images from a prompt, or whatever a config or an image (--config) asks for.
 
@@ -51,7 +62,7 @@ def generate(options: dict[str, Any], prompt: Prompt = None) -> None:
     _generate(options, {"prompt": prompt})
 
 
-@with_options(own=strength_option(Img2Img.model_fields["strength"].default))
+@with_options(own=FILM | strength_option(Img2Img.model_fields["strength"].default))
 def img2img(options: dict[str, Any], image: Image, prompt: Prompt = None) -> None:
     """Paint an image again, guided by a prompt.
 
@@ -62,7 +73,7 @@ def img2img(options: dict[str, Any], image: Image, prompt: Prompt = None) -> Non
     _generate(options, {"task.kind": "img2img", "task.image": image, "prompt": prompt})
 
 
-@with_options(own=strength_option(Inpaint.model_fields["strength"].default))
+@with_options(own=FILM | strength_option(Inpaint.model_fields["strength"].default))
 def inpaint(options: dict[str, Any], image: Image, mask: Mask, prompt: Prompt = None) -> None:
     """Paint the white part of a mask again; every other pixel stays as it is.
 
@@ -76,7 +87,7 @@ def inpaint(options: dict[str, Any], image: Image, mask: Mask, prompt: Prompt = 
     _generate(options, task | {"prompt": prompt})
 
 
-@with_options("size", own=SIDES | strength_option(Outpaint.model_fields["strength"].default))
+@with_options("size", own=FILM | SIDES | strength_option(Outpaint.model_fields["strength"].default))
 def outpaint(options: dict[str, Any], image: Image, prompt: Prompt = None) -> None:
     """Continue an image beyond its sides; every pixel of it stays as it is.
 
@@ -92,7 +103,8 @@ def _generate(options: dict[str, Any], own: dict[str, Any]) -> None:
     prompt = own["prompt"] or ""
     if "task.image" in own and Path(prompt).suffix.lower() in IMAGE_SUFFIXES:
         raise ConfigError(f"PROMPT: {prompt} is the name of an image; the prompt comes after the images")
-    planned = plan_images(all_layers(options, own))
+    film = options.pop("film")
+    planned = plan_images(all_layers(options, own), film)
     output, jobs, load = planned.config.output, planned.work.jobs, planned.work.load
     check_folder(Path(output.dir))
     session = Session(options["verbose"]).begin({load: planned.model}, len(jobs), History(load))
@@ -105,5 +117,7 @@ def _generate(options: dict[str, Any], own: dict[str, Any]) -> None:
             session.tell_result(result)
             print_result(result, options["json"])
             failed += [f"seed {result.job.seed}: {result.error}"] if result.error else []
+    if planned.work.film and not failed:
+        print_line(planned.work.film) if not options["json"] else print_note(f"film: {planned.work.film}")
     if failed:
         raise JobsFailedError(f"{len(failed)} of {len(jobs)} images failed:\n" + "\n".join(failed))

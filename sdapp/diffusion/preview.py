@@ -68,20 +68,30 @@ class Preview:
 
 
 def predicted_latents(pipe: Any, sample: torch.Tensor, timestep: float, output: torch.Tensor) -> torch.Tensor:
-    """The clean latents [1, 4, h, w] that a call of the UNet predicts for the first image of the batch.
-
-    Every scheduler scales what the UNet reads to x = √ᾱ·clean + √(1 − ᾱ)·noise (Ho et al. 2020, eq. 15).
-    """
+    """The clean latents [1, 4, h, w] that a call of the UNet predicts for the first image of the batch."""
     is_guided = pipe.do_classifier_free_guidance
     images = len(output) // 2 if is_guided else len(output)
-    channels, first = output.shape[1], len(sample) - images
-    x, said = sample[first : first + 1, :channels].float(), output[-images][None].float()
+    said, x = output[-images][None].float(), latents_read(sample, images, output.shape[1])
     if is_guided:
         away = output[:1].float()
         said = away + pipe.guidance_scale * (said - away)
-    clean_share = float(pipe.scheduler.alphas_cumprod[round(timestep)])
+    return clean_latents(pipe.scheduler, x, timestep, said)
+
+
+def latents_read(sample: torch.Tensor, images: int, channels: int) -> torch.Tensor:
+    """The latents [1, C, h, w] of the first image of a batch, of what a UNet reads."""
+    first = len(sample) - images
+    return sample[first : first + 1, :channels].float()
+
+
+def clean_latents(scheduler: Any, x: torch.Tensor, timestep: float, said: torch.Tensor) -> torch.Tensor:
+    """The clean latents that what a UNet `said` of latents `x` means; all in one shape.
+
+    Every scheduler scales what the UNet reads to x = √ᾱ·clean + √(1 − ᾱ)·noise (Ho et al. 2020, eq. 15).
+    """
+    clean_share = float(scheduler.alphas_cumprod[round(timestep)])
     signal, noise = math.sqrt(clean_share), math.sqrt(1 - clean_share)
-    match pipe.scheduler.config.prediction_type:
+    match scheduler.config.prediction_type:
         case "v_prediction":
             return signal * x - noise * said
         case "sample":

@@ -17,8 +17,8 @@ HOST_PROCESSES = 0xEFFFFFFC  # Linux: inode of the host's own process namespace 
 NO_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-def check_folder(folder: Path) -> None:
-    """Make the folder and check that it can be written to. Raises OutputError, DiskFullError."""
+def check_folder(folder: Path, key: str = "output.dir") -> None:
+    """Make the folder of a setting and check that it can be written to. Raises OutputError, DiskFullError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = unfinished(folder)
@@ -28,7 +28,8 @@ def check_folder(folder: Path) -> None:
         error = DiskFullError if exc.errno in FULL else OutputError
         taken = isinstance(exc, FileExistsError | NotADirectoryError)
         reason = (taken and _what_blocks(folder)) or exc.strerror
-        raise error(f"output.dir: cannot write to {folder}: {reason}; choose another with --out") from exc
+        way = "choose another with --out" if key == "output.dir" else "choose another folder"
+        raise error(f"{key}: cannot write to {folder}: {reason}; {way}") from exc
 
 
 def _what_blocks(folder: Path) -> str | None:

@@ -19,7 +19,7 @@ const kept = {
     root.dataset.theme = dark ? "light" : "dark";
     kept.set("sdapp-theme", root.dataset.theme);
   });
-  $("#ask").addEventListener("click", () => $("#keys").showModal());
+  $("#ask")?.addEventListener("click", () => $("#keys").showModal());
 })();
 
 // An image is {status, src, file, alt, message}: `src` is shown at once, `file` as soon as it is loaded.

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from PIL import Image
+
 from sdapp.errors import InputError
 from sdapp.images import decode_file
 from sdapp.pages.page import SYMBOLS
@@ -16,6 +18,13 @@ MAX_INLINE = 20_000_000  # bytes of images inside a page; all others are links
 SMALL = 128  # pixels; images up to this side are kept lossless, because they are looked at enlarged
 PageEntry = dict[str, Any]  # what a page shows of one image, as text
 MISSING = {"status": "missing", "message": NOT_PAINTED}
+
+
+def to_data_uri(image: Image.Image, lossless: bool = False) -> str:
+    """An image, RGB or RGBA, as WebP inside a page; small ones are lossless."""
+    buffer = BytesIO()
+    image.save(buffer, "WEBP", quality=90, method=3, lossless=lossless or max(image.size) <= SMALL)
+    return "data:image/webp;base64," + b64encode(buffer.getvalue()).decode()
 
 
 @dataclass
@@ -43,10 +52,7 @@ class ImageSources:
         return self.known[file]
 
     def _inline(self, file: str) -> str:
-        image = decode_file(str(self.folder / file)).convert("RGB")
-        buffer = BytesIO()
-        image.save(buffer, "WEBP", quality=90, method=3, lossless=max(image.size) <= SMALL)
-        text = "data:image/webp;base64," + b64encode(buffer.getvalue()).decode()
+        text = to_data_uri(decode_file(str(self.folder / file)).convert("RGB"))
         self.room -= len(text)
         return text
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sdapp.comparisons.cells import Comparison, budget
-from sdapp.comparisons.report.format import LogScale, counted, number, seconds
 from sdapp.comparisons.statistics import Summary, bands, spread, stochastic, summarise
+from sdapp.pages.format import LogScale, counted, number, seconds
 
 WIDTH, HEIGHT = 400, 248  # of an image with few curves
 LEFT, RIGHT, TOP, BOTTOM = 36, 106, 8, 30  # from the edges of the image to the frame

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sdapp.comparisons.cells import UNITS, Cell, Combination, Comparison, Reference, budget, read_comparison
-from sdapp.comparisons.report import format, plots
+from sdapp.comparisons.report import plots
 from sdapp.comparisons.statistics import Summary, band, bands, middle, rank, stochastic, summarise
 from sdapp.comparisons.verdict import TEST, verdict
 from sdapp.outputs.files import overwrite
+from sdapp.pages import format
 from sdapp.pages.page import SYMBOLS, render_page
 from sdapp.pages.sources import MAX_INLINE, MISSING, ImageSources, PageEntry, without_images
 

@@ -7,10 +7,10 @@ from PIL import Image
 
 from sdapp.comparisons.cells import UNITS, Cell, Combination, Comparison, Reference, budget, read_comparison
 from sdapp.comparisons.folder import open_image
-from sdapp.comparisons.report.format import LogScale, number, seconds, viridis
 from sdapp.comparisons.statistics import middle, rank, stochastic
 from sdapp.errors import InputError
 from sdapp.images import Size
+from sdapp.pages.format import LogScale, number, seconds, viridis
 from sdapp.pages.sheet import NOT_PAINTED, Block, Table, Tile, draw_sheets, write_sheets
 
 
