@@ -157,9 +157,10 @@ class Upscale(Frozen):
         float, Field(gt=1, le=16, description="Sides of the final image: width and height times this.")
     ] = 2.0
     method: Annotated[
-        Literal["hires", "model"],
+        Literal["hires", "model", "diffusion"],
         Field(
-            description="hires: enlarge the image, then denoise it again; model: an upscaler such as ESRGAN."
+            description="hires: enlarge the image, then denoise it again; model: an upscaler such as ESRGAN; "
+            "diffusion: an upscaler of Stable Diffusion."
         ),
     ] = "hires"
     enlarge: Annotated[
@@ -174,18 +175,26 @@ class Upscale(Frozen):
         BeforeValidator(_name_alone, json_schema_input_type=str | SchedulerChoice),
         Field(description="Default: as the first image."),
     ] = None
+    noise_level: Annotated[
+        int, Field(ge=0, le=350, description="diffusion, by the x4 upscaler: how much it may change.")
+    ] = 20
     tile: Annotated[
         Annotated[int, Field(ge=64, le=8192), AfterValidator(_multiple_of_8)] | None,
         Field(description="Side in pixels of tiles that overlap; default: the whole image at once."),
     ] = None
-    model: Annotated[FilePath | None, Field(description="The upscaler: a .safetensors file.")] = None
+    model: Annotated[
+        ModelReference | None,
+        Field(
+            description="The upscaler: a .safetensors file; for diffusion a folder, or org/name[@revision]."
+        ),
+    ] = None
     sha256: Annotated[
         str | None, Field(description="Of the upscaler's tensors; others are refused."), Setting("name")
     ] = None
 
     @property
     def uses_model(self) -> bool:
-        return "model" in (self.method, self.enlarge)
+        return self.method in ("model", "diffusion") or self.enlarge == "model"
 
 
 class Memory(Frozen):
@@ -721,10 +730,7 @@ def _upscale_conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
         if isinstance(config.task, UpscaleImage):
             yield "upscale", "is missing: how much larger should the image be? For example upscale: 2"
         return
-    if upscale.uses_model and upscale.model is None:
-        yield "upscale.model", "is missing: which upscaler? Give a .safetensors file, such as of ESRGAN"
-    if upscale.model is not None and not upscale.uses_model:
-        yield "upscale.model", "is not used; add upscale.method: model, or upscale.enlarge: model"
+    yield from _upscaler_conflicts(upscale)
     if isinstance(config.task, Inpaint) and config.task.padding is not None:
         yield "upscale", "with task.padding, only a part is painted; paint first, then use sdapp upscale"
     if upscale.method != "hires":
@@ -741,3 +747,19 @@ def _upscale_conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "upscale.enlarge", f"{message}; use lanczos"
     if upscale.tile and config.cache_interval > 1:
         yield "upscale.tile", "does not fit with cache_interval, which remembers one tile only; use one"
+
+
+def _upscaler_conflicts(upscale: Upscale) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the upscaler, or not used by it."""
+    if upscale.uses_model and upscale.model is None:
+        is_file = upscale.method != "diffusion"
+        what = (
+            "a .safetensors file, such as of ESRGAN"
+            if is_file
+            else "stabilityai/stable-diffusion-x4-upscaler"
+        )
+        yield "upscale.model", f"is missing: which upscaler? Give {what}"
+    if upscale.noise_level != Upscale().noise_level and upscale.method != "diffusion":
+        yield "upscale.noise_level", "is not used; it is for upscale.method: diffusion"
+    if upscale.model is not None and not upscale.uses_model:
+        yield "upscale.model", "is not used; add upscale.method: model, or upscale.enlarge: model"

@@ -122,10 +122,19 @@ class Job(ImageSettings, ModelSettings):
 
     @property
     def unet_calls(self) -> int:
-        """How often the UNet will be called for this image, by both passes if it is upscaled by `hires`."""
+        """How often UNets will be called for this image, by upscaling too."""
         calls = self.scheduler.resolve().unet_calls(self.steps_to_run) if self.steps_to_run else 0
         rounds = len(self.rounds) if self.task.kind == "outpaint" else 1
-        return calls * rounds + (self.second_pass.unet_calls if self.second_pass else 0)
+        second = self.second_pass.unet_calls if self.second_pass else 0
+        return calls * rounds + second + self.upscaler_calls
+
+    @property
+    def upscaler_calls(self) -> int:
+        """How often the UNet of an upscaler will be called (`upscale.method: diffusion`)."""
+        if self.upscale is None or self.upscale.method != "diffusion":
+            return 0
+        scheduler = self.upscale.scheduler or self.scheduler
+        return scheduler.resolve().unet_calls(self.upscale.steps or self.steps)
 
     @property
     def has_passes(self) -> bool:
@@ -161,7 +170,7 @@ class Job(ImageSettings, ModelSettings):
     def decoded_pixels(self) -> int:
         """The pixels of the largest image that the model denoises and decodes; 0 if it is only enlarged."""
         largest = self.second_pass or self
-        return largest.width * largest.height if self.unet_calls else 0
+        return largest.width * largest.height if self.unet_calls > self.upscaler_calls else 0
 
     @cached_property
     def second_pass(self) -> "Job | None":

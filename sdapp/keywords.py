@@ -125,11 +125,12 @@ class UpscaleKeywords(TypedDict, total=False):
     """A stage after the first image, which makes it larger; `width` and `height` stay those of the first."""
 
     scale: float
-    method: Literal["hires", "model"]
+    method: Literal["hires", "model", "diffusion"]
     enlarge: Literal["lanczos", "latent", "latent-bicubic", "latent-nearest", "model"]
     strength: float
     steps: int | None
     scheduler: str | SchedulerChoiceKeywords
+    noise_level: int
     tile: int | None
     model: str | None
     sha256: str | None

@@ -89,7 +89,9 @@ def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str
     prompts = {"prompt": job.prompt, "negative_prompt": job.negative_prompt}
     texts = map(markup.words if job.prompt_syntax == "a1111" else str, prompts.values())
     without = without_names(" ".join(texts), job.embeddings)
-    if words := unknown_words(model, without) if job.unet_calls else ():  # else it is only enlarged
+    if (
+        words := unknown_words(model, without) if job.unet_calls > job.upscaler_calls else ()
+    ):  # else it is only enlarged
         yield (
             f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world "
             "(in its MODEL_CARD.md); for anything else use a real checkpoint: "

@@ -1,4 +1,4 @@
-"""Paint jobs with a loaded model: the only module that calls the pipelines of diffusers."""
+"""Paint jobs with a loaded model: the only module that calls the pipelines that paint."""
 
 import math
 import os
@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from itertools import groupby, zip_longest
 from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -50,9 +51,11 @@ from sdapp.diffusion.task_inputs import (
 from sdapp.diffusion.text_encoder import Conditioning, PromptText, TextEncoder
 from sdapp.diffusion.unet import Denoiser
 from sdapp.diffusion.upscale import enlarge_latents, enlarged, with_tiles
+from sdapp.diffusion.upscale_pipelines import UpscalePipelines
 from sdapp.diffusion.upscalers import Upscalers
 from sdapp.diffusion.watch import Watcher
 from sdapp.errors import ConfigError, SdappError, UpstreamError
+from sdapp.images import Size
 from sdapp.jobs import Job, LoadKey
 from sdapp.models.checksums import sha256_of
 from sdapp.models.families import Family
@@ -112,6 +115,11 @@ class _StepReporter:
         """Count on from the steps that are done."""
         self._before = self._done
 
+    def for_one_of(self, images: int, place: int, calls: int) -> Callable[[int, Any, Any], object]:
+        """A callback of the old kind, for a pass over the images of the batch one by one."""
+        pipe = SimpleNamespace(num_timesteps=0)
+        return lambda step, _t, _latents: self(pipe, (place * calls + step) // images, None, {})
+
     def __call__(self, pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         self._done = self._before + step + 1
         try:
@@ -158,6 +166,7 @@ class Painter:
         self.model_sha256: Future[str] | None = None  # of a single file; computed beside everything else
         self._placement = Placement(self._pipes, device, memory, family)
         self._preview, self._upscalers = Preview(family, pipe.vae), Upscalers(device, self.dtype)
+        self._upscale_pipes = UpscalePipelines(device, self.dtype)
         self._preview_file: str | None = None
         self._watcher: Watcher | None = None
         self._tile: int | None = None  # of second passes, since memory ran out
@@ -291,7 +300,7 @@ class Painter:
     def _encode(self, painting: Painting) -> Mapping[str, Any]:
         """Encode the prompts; the negative ones only where guidance uses them (scale > 1)."""
         jobs, job = painting.jobs, painting.jobs[0]
-        if not job.unet_calls:  # it is only enlarged
+        if job.unet_calls == job.upscaler_calls:  # it is only enlarged
             return {}
         negative = [PromptText.of(each, each.negative_prompt) for each in jobs]
         with timed("encode", self._settle):
@@ -381,12 +390,30 @@ class Painter:
                 large = [self._upscalers.enlarge(image, upscale, final) for image in painting.images]
             painting.upscaled = large
             return {"final_size": final}
+        if upscale.method == "diffusion":
+            return {"final_size": final, "second_pass": self._upscale_by_diffusion(painting, final)}
         jobs = [each.second_pass for each in painting.jobs if each.second_pass]
         tile = upscale.tile or (self._tile if job.cache_interval == 1 else None)
         with with_tiles(self.denoiser.unet, tile and tile // self._scale):
             ran = self._paint_over(painting, jobs, self._enlarge(painting))
         second = {key: ran[key] for key in ("scheduler_class", "scheduler_config", "eta", "unet_calls")}
         return {"final_size": final, "second_pass": second}
+
+    def _upscale_by_diffusion(self, painting: Painting, final: Size) -> Mapping[str, Any]:
+        """Enlarge the images one by one, each from its own seed; return the entry of this pass."""
+        made, ran, reporter = list[Image.Image](), dict[str, Any](), painting.reporter
+        if reporter:
+            reporter.begin_pass()
+        for place, (job, image) in enumerate(zip(painting.jobs, painting.images, strict=True)):
+            on_step = reporter.for_one_of(len(painting.jobs), place, job.upscaler_calls) if reporter else None
+            with timed("upscale", self._settle):
+                large, ran = self._upscale_pipes.enlarge(image, job, final, on_step)
+            made.append(large)
+        painting.upscaled = made
+        painting.entry["unet_calls"] = painting.entry.get("unet_calls", 0) + ran["unet_calls"]
+        scheduler = ran.pop("scheduler")
+        config = _json_config(scheduler.config)
+        return {"scheduler_class": type(scheduler).__name__, "scheduler_config": config, **ran}
 
     def _paint_over(
         self, painting: Painting, jobs: Sequence[Job], inputs: list[TaskInputs]

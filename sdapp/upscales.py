@@ -53,7 +53,7 @@ def plan_upscales(
     asked = merge([*defaults, *below, *layers]).values["upscale"]
     task = override("task.kind", "upscale", "sdapp upscale")  # above a config, whose size is not used
     layers = [*layers[:-1], task, *layers[-1:]]
-    if isinstance(asked, dict) and asked.get("method") == "model":
+    if isinstance(asked, dict) and asked.get("method") in ("model", "diffusion"):
         layers += [override(key, value, "sdapp upscale") for key, value in WITHOUT_MODEL.items()]
     return plan_replays(paths, layers, notes, [*defaults, *below], _settings_for)
 

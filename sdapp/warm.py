@@ -58,6 +58,7 @@ class StableDiffusion:
         self,
         prompt: str | None = None,
         *,
+        film: str | Path | None = None,
         on_step: OnStep | None = None,
         on_note: OnNote | None = None,
         **settings: Unpack[WarmKeywords],

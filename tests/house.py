@@ -31,7 +31,7 @@ INSIDE = {
     "comparisons/report": ("report", "plots", "sheets"),
     "batches": ("prune", "stream", "run", "prompt_file", "cluster", "executors", "items", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (
-        "safety", "control", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "process", "watch", "preview", "upscalers", "upscale", "shortcuts",
+        "safety", "upscale_pipelines", "control", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "process", "watch", "preview", "upscalers", "upscale", "shortcuts",
         "decode",
         "task_inputs", "outpaint", "text_encoder", "noise",
         "devices",

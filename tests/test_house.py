@@ -47,6 +47,7 @@ def test_a_top_level_name_means_one_thing() -> None:
         "batch",
         "compare",
         "grid",
+        "explain",
         "replay",
         "upscale",
         "load",

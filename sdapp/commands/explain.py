@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,7 +30,7 @@ def explain(options: dict[str, Any], prompt: Prompt = None, arrays: Arrays = Fal
 
     sdapp explain "a red house" --steps 30 --scheduler euler --seed 7 --arrays --out explain
     """
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = shlex.join(["sdapp", *sys.argv[1:]])
     planned = plan_explanation(all_layers(options, {"prompt": prompt}), command)
     session = Session(options["verbose"]).begin(
         {planned.work.load: planned.model}, 1, History(planned.work.load)

@@ -37,11 +37,15 @@ UPSCALE_OPTIONS = {
         str,
         "--method",
         metavar="NAME",
-        help="hires (enlarge, then denoise again; default), or model (an upscaler such as ESRGAN).",
+        help="hires (enlarge, denoise again; default), model (such as ESRGAN), or diffusion.",
         panel=IMAGE,
     ),
     "upscale.model": option(
-        Path, "--upscaler", metavar="FILE", help="For --method model: a .safetensors file.", panel=MODEL
+        str,
+        "--upscaler",
+        metavar="NAME",
+        help="For --method model: a .safetensors file; for diffusion: a folder or Hub id.",
+        panel=MODEL,
     ),
     "upscale.tile": option(
         int, "--tile", help="Side of tiles in pixels; default: the whole image at once.", panel=IMAGE

@@ -36,6 +36,8 @@ from sdapp.models.originals import (
     read_config,
     read_vae_config,
 )
+from sdapp.models.upscalers import KEY as UPSCALER
+from sdapp.models.upscalers import PARTS, pipeline_class
 from sdapp.models.vae import find_part
 
 # What diffusers and transformers raise for files that cannot be loaded.
@@ -171,6 +173,28 @@ def _converted(part: str, config: Config, tensors: Weights, module: Any) -> dict
     if part.startswith("text_encoder") and not hasattr(module, "text_model"):  # since transformers 5.6
         found = {name.removeprefix("text_model."): tensor for name, tensor in found.items()}
     return dict(found)
+
+
+def load_upscaler(model: Model, dtype: torch.dtype) -> Any:
+    """Load an upscaler of Stable Diffusion on the CPU in `dtype`; its autoencoder in float32 if it overflows.
+
+    Raises UnavailableError.
+    """
+    kind = pipeline_class(model)
+    is_latent = kind == "StableDiffusionLatentUpscalePipeline"
+    without = {} if is_latent else {"safety_checker": None, "feature_extractor": None, "watermarker": None}
+    with LOADING, without_progress_bars():
+        try:
+            parts = {}
+            for part in PARTS:
+                library, name = read_json(model.path / "model_index.json")[part]
+                own = torch.float32 if part == "vae" and dtype == torch.float16 and not is_latent else dtype
+                cls = getattr(LIBRARIES[library], name)
+                parts[part] = load_part(cls, model.path / part, own, model.weights(part)[0], UPSCALER)
+            whole = getattr(diffusers, kind)
+            return whole.from_pretrained(model.path, local_files_only=True, **without, **parts)
+        except BROKEN as exc:
+            raise UnavailableError(f"{UPSCALER}: {model.path} cannot be loaded: {_reason(exc)}") from exc
 
 
 def load_control(name: str, unet: Any) -> Any:

@@ -114,7 +114,7 @@ def _stacked(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
     return torch.stack([torch.full_like(first, math.nan) if each is None else each for each in tensors])
 
 
-def examine(pipe: Any, result: Result, watcher: Watcher) -> Process:
+def measure_process(pipe: Any, result: Result, watcher: Watcher) -> Process:
     """Measure what a run did that a watcher saw; `pipe` is the pipeline of txt2img of its model."""
     job, scheduler = result.job, watcher.scheduler
     tokens = tuple(_read_tokens(job, pipe.tokenizer))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from PIL import Image
 
 from sdapp.diffusion.shortcuts import Forward, replaced_forward
@@ -94,7 +95,8 @@ def with_tiles(unet: Any, tile: int | None) -> Iterator[None]:
     plain: Forward = unet.forward
 
     def forward(sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return (in_tiles(lambda part: plain(part, *args, **kwargs)[0], sample, tile or 0),)
+        made = in_tiles(lambda part: plain(part, *args, **kwargs)[0], sample, tile or 0)
+        return UNet2DConditionOutput(sample=made) if kwargs.get("return_dict", True) else (made,)
 
     if tile is None:
         yield

@@ -3,13 +3,25 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sdapp.diffusion.process import Process
 from sdapp.diffusion.watch import Call
 from sdapp.pages.format import LogScale, number
 
-WIDTH, HEIGHT = 440, 210
-LEFT, RIGHT, TOP, BOTTOM = 40, 12, 14, 34  # from the edges of the image to the frame
+
+class Frame(NamedTuple):
+    """The size of a chart, and from its edges to the frame."""
+
+    width: int = 440
+    height: int = 210
+    left: int = 40
+    right: int = 12
+    top: int = 14
+    bottom: int = 34
+
+
+FRAME = Frame()
 MOST_DOTS = 60  # of which each is a circle with a title; beyond, there is only the line
 
 
@@ -23,7 +35,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """A line of a chart; `style` is its CSS class."""
 
     name: str
@@ -38,7 +50,7 @@ class Chart:
     """Lines over one axis."""
 
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[ChartLine, ...]
     x_ticks: tuple[Mark, ...]
     y_ticks: tuple[Mark, ...]
     x_title: str
@@ -49,7 +61,7 @@ def shares_chart(process: Process) -> Chart:
     last = len(process.alphas) - 1
 
     def at(timestep: float, share: float) -> tuple[float, float]:
-        return _across(1 - timestep / last), _down(share)
+        return _right(1 - timestep / last), _down(share)
 
     every = range(last, -1, -max(1, last // 120))
     signal = [at(t, float(process.alphas[t].sqrt())) for t in every]
@@ -63,10 +75,12 @@ def shares_chart(process: Process) -> Chart:
     return Chart(
         "Shares of noise and of the image, by timestep",
         (
-            Line(
+            ChartLine(
                 "noise", "noise", _path(noise), tuple(dots), Mark(noise[middle][0], noise[middle][1] - 6, "")
             ),
-            Line("image", "image", _path(signal), (), Mark(signal[middle][0], signal[middle][1] - 6, "")),
+            ChartLine(
+                "image", "image", _path(signal), (), Mark(signal[middle][0], signal[middle][1] - 6, "")
+            ),
         ),
         tuple(Mark(at(t, 0)[0], 0, str(t)) for t in quarters),
         tuple(Mark(0, _down(share), f"{share:g}") for share in (0, 0.5, 1)),
@@ -102,7 +116,7 @@ def _over_calls(
     numbers = [1, *range(every, len(drawn) + 1, every)] if every > 1 else range(1, len(drawn) + 1)
     return Chart(
         title,
-        (Line("", style, _path(drawn), dots if len(dots) <= MOST_DOTS else (), Mark(0, 0, "")),),
+        (ChartLine("", style, _path(drawn), dots if len(dots) <= MOST_DOTS else (), Mark(0, 0, "")),),
         tuple(Mark(_at_call(n - 1, len(drawn)), 0, str(n)) for n in numbers),
         ticks,
         "call of the UNet",
@@ -115,21 +129,21 @@ def _sigma(call: Call, process: Process) -> float:
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 4, 5 or 10 times a power of ten."""
+    """The next round number, of which the half is round too."""
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 4, 5, 10) if step * power >= value * 0.999)
+    return next(step * power for step in (1, 1.6, 2, 3, 4, 5, 6, 8, 10) if step * power >= value * 0.999)
 
 
 def _at_call(index: int, calls: int) -> float:
-    return _across(index / (calls - 1) if calls > 1 else 0.5)
+    return _right(index / (calls - 1) if calls > 1 else 0.5)
 
 
-def _across(share: float) -> float:
-    return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
+def _right(share: float) -> float:
+    return round(FRAME.left + share * (FRAME.width - FRAME.left - FRAME.right), 1)
 
 
 def _down(share: float) -> float:
-    return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
+    return round(FRAME.height - FRAME.bottom - share * (FRAME.height - FRAME.top - FRAME.bottom), 1)
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

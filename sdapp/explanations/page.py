@@ -11,9 +11,6 @@ from sdapp.pages.page import render_page
 from sdapp.pages.sources import to_data_uri
 from sdapp.records import Result
 
-PAGE = "explain.html"
-HERE = Path(__file__).parent
-
 
 def render(
     process: Process,
@@ -30,7 +27,7 @@ def render(
         "job": result.job,
         "record": result.record,
         "seconds": seconds(result.record.seconds),
-        "frame": charts,
+        "frame": charts.FRAME,
         "image": views.Picture(to_data_uri(image), f"The finished image: {result.job.prompt}"),
         "size": image.size,
         "facts": views.facts(process, result.job),
@@ -51,4 +48,4 @@ def render(
         "shapes": shapes,
         "command": command,
     }
-    return render_page(HERE, "explain", ("page",), **values)
+    return render_page(Path(__file__).parent, "explain", ("page",), **values)

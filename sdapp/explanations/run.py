@@ -18,8 +18,7 @@ from sdapp.settings.layers import Layer, merge, override
 if TYPE_CHECKING:
     from sdapp.pipelines import Painter
 
-FOLDER = "explain"
-ARRAYS = "arrays.safetensors"
+FOLDER, PAGE, ARRAYS = "explain", "explain.html", "arrays.safetensors"
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,9 @@ def write_explanation(
     """Paint the image; write the page and, if asked for, the arrays. Raises JobsFailedError, OutputError."""
     from safetensors.torch import save
 
-    from sdapp.diffusion.process import examine
+    from sdapp.diffusion.process import measure_process
     from sdapp.diffusion.watch import Watcher
-    from sdapp.explanations.page import PAGE, render
+    from sdapp.explanations.page import render
 
     check_folder(planned.folder)
     watcher = Watcher(with_attention=True)
@@ -81,7 +80,7 @@ def write_explanation(
     )
     if result.image is None:
         raise JobsFailedError(f"seed {result.job.seed}: {result.error}", [result])
-    process = examine(painter.pipelines["txt2img"], result, watcher)
+    process = measure_process(painter.pipelines["txt2img"], result, watcher)
     named = process.arrays()
     if arrays:
         overwrite(planned.folder / ARRAYS, [save(named)])

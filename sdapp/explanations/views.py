@@ -14,8 +14,8 @@ from sdapp.pages.format import decibels, number
 from sdapp.pages.sources import to_data_uri
 
 MOST_STEPS, MOST_GUIDED, MOST_TOKENS, MOST_WORDS = 10, 4, 24, 24  # that the page shows
-SIDE = 320  # pixels of the pictures inside the page, but for the finished image
-GAIN = 8  # how much differences are enlarged
+MOST_PIXELS = 320  # pixels of the pictures inside the page, but for the finished image
+ENHANCED = 8  # how much differences are enlarged
 NEGATIVE, POSITIVE = (62, 124, 194), (224, 122, 50)  # the colours of numbers below and above 0
 Decode = Callable[[Iterable[torch.Tensor]], Iterator[Image.Image]]
 
@@ -50,6 +50,12 @@ class HeatMap:
     title: str
     labels: tuple[str, ...]
     rows: tuple[tuple[float, ...], ...]
+    longest = 12  # letters of a label that are shown
+
+    @property
+    def edge(self) -> int:
+        """The room for labels, in units of the SVG image, in which a square has 16."""
+        return 12 + 6 * min(self.longest, max(map(len, self.labels)))
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,9 @@ class GuidedStep:
     guided: Picture
 
 
-def picture(image: Image.Image, alt: str, title: str = "", note: str = "", side: int = SIDE) -> Picture:
+def picture(
+    image: Image.Image, alt: str, title: str = "", note: str = "", side: int = MOST_PIXELS
+) -> Picture:
     """A picture at most `side` pixels wide and high."""
     small = image.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -92,7 +100,7 @@ def token_rows(process: Process) -> list[TokenRow]:
     scale = float(vectors[1:].abs().quantile(0.99)) if len(vectors) > 1 else float(vectors.abs().max())
     return [
         TokenRow(
-            _label(token),
+            _token_text(token),
             token.id,
             "" if token.weight == 1 else f"×{token.weight:.3g}",
             number(float(norm)),
@@ -107,7 +115,7 @@ def token_rows(process: Process) -> list[TokenRow]:
 def heat_maps(process: Process) -> list[HeatMap]:
     """How alike the vectors of tokens are, before and after the text encoder."""
     shown = process.tokens[:MOST_TOKENS]
-    labels = tuple(map(_label, shown))
+    labels = tuple(map(_token_text, shown))
     after = process.embeds[[each.place for each in shown]]
     return [
         HeatMap("Before the text encoder", labels, _cosines(process.table[: len(shown)])),
@@ -115,7 +123,7 @@ def heat_maps(process: Process) -> list[HeatMap]:
     ]
 
 
-def _label(token: PromptToken) -> str:
+def _token_text(token: PromptToken) -> str:
     return f"{token.text}·" if token.goes_on else token.text
 
 
@@ -153,15 +161,15 @@ def channel_pictures(latents: torch.Tensor) -> list[Picture]:
 def trip_pictures(process: Process) -> list[Picture]:
     """The image, what the autoencoder gives back, and the difference."""
     trip = process.trip
-    lost = Image.fromarray((trip.difference * GAIN).clip(0, 255).astype(np.uint8))
+    lost = Image.fromarray((trip.difference * ENHANCED).clip(0, 255).astype(np.uint8))
     mean, most = trip.difference.mean(), trip.difference.max()
     return [
         picture(trip.image, "The image before the autoencoder", "Before"),
         picture(trip.decoded, "The image after the autoencoder", "After", decibels(trip.psnr)),
         picture(
             lost,
-            f"The difference, enlarged {GAIN} times",
-            f"Difference × {GAIN}",
+            f"The difference, enlarged {ENHANCED} times",
+            f"Difference × {ENHANCED}",
             f"mean {mean:.2f}, most {most} of 255",
         ),
     ]
@@ -245,7 +253,7 @@ def word_pictures(process: Process, image: Image.Image) -> list[Picture]:
     if process.attention is None:
         return []
     small = image.convert("RGB")
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    small.thumbnail((MOST_PIXELS, MOST_PIXELS), Image.Resampling.LANCZOS)
     found = []
     for text, places in _words(process.tokens)[:MOST_WORDS]:
         heat = process.attention[places].sum(0)
@@ -260,9 +268,10 @@ def word_pictures(process: Process, image: Image.Image) -> list[Picture]:
     return found
 
 
-def mark_share(process: Process) -> float:
-    """The mean attention to the start mark, 0 to 1."""
-    return 0.0 if process.attention is None else float(process.attention[0].mean())
+def word_share(process: Process) -> float:
+    """The mean attention to all words together, 0 to 1."""
+    places = [place for _, places in _words(process.tokens) for place in places]
+    return 0.0 if process.attention is None else float(process.attention[places].sum(0).mean())
 
 
 def _words(tokens: Sequence[PromptToken]) -> list[tuple[str, list[int]]]:
@@ -298,7 +307,7 @@ def facts(process: Process, job: Any) -> dict[str, str]:
         "dimension": f"{process.embeds.shape[1]:,}",
         "tokens": str(sum(not token.is_mark for token in process.tokens)),
         "places": str(len(process.tokens)),
-        "mark_share": f"{mark_share(process):.0%}",
+        "word_share": f"{word_share(process):.0%}",
         "first": f"{process.calls[0].timestep:g}",
         "last": f"{process.calls[-1].timestep:g}",
         "calls": f"{len(process.calls):,}",

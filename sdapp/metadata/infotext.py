@@ -133,7 +133,7 @@ def _hires_fields(values: Mapping[str, Any]) -> Values:
         "Hires source": "image" if values["task"]["kind"] == "upscale" else None,
         "Final size": "x".join(str(int(side * upscale["scale"] + 0.5)) for side in sides),
     }
-    if upscale["method"] == "model":  # as A1111's page for finished images writes it
+    if upscale["method"] in ("model", "diffusion"):  # as A1111's page for finished images writes it
         return fields | {"Postprocess upscale by": f"{upscale['scale']:.12g}", "Postprocess upscaler": file}
     fields |= {
         "Hires upscale": f"{upscale['scale']:.12g}",

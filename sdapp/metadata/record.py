@@ -36,7 +36,7 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
     content["task"] |= {key: relative(content["task"][key]) for key in job.inputs}
     for key in ("loras", "embeddings"):
         content[key] = [each | {"file": relative(each["file"])} for each in content[key]]
-    if job.upscale and job.upscale.model:
+    if job.upscale and job.upscale.model and Path(job.upscale.model).exists():
         content["upscale"]["model"] = relative(job.upscale.model)
     for each in content["control"]:
         each["image"] = relative(each["image"])
@@ -86,8 +86,10 @@ def _derived(task: Any) -> tuple[str, ...]:
 
 def _anchored_upscale(upscale: Any, folder: Path) -> Any:
     """The settings of upscaling with the path of the upscaler, if there is one, in a folder."""
-    has_model = isinstance(upscale, dict) and isinstance(upscale.get("model"), str)
-    return upscale | {"model": str(folder / upscale["model"])} if has_model else upscale
+    model = upscale.get("model") if isinstance(upscale, dict) else None
+    if not isinstance(model, str) or (upscale.get("method") == "diffusion" and not model.startswith(".")):
+        return upscale
+    return upscale | {"model": str(folder / model)}
 
 
 def settings_in_words(job: Mapping[str, Any]) -> dict[str, str]:

@@ -36,6 +36,7 @@ EXAMPLES = {
     "model": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "vae": "stabilityai/sd-vae-ft-mse",
     "control": "lllyasviel/control_v11p_sd15_canny",
+    "upscale.model": "stabilityai/stable-diffusion-x4-upscaler",
     "safety_checker": "CompVis/stable-diffusion-safety-checker",
 }
 

@@ -26,7 +26,7 @@ def locate_model(
     """
     if base is not None:
         find_path(name)  # raises before the base is downloaded
-    whole = None if base is None else locate(*_split_revision(base))
+    whole = None if base is None else locate(*split_revision(base))
     if vae is None:
         return _with_base(locate(name, revision, base=whole))
     path, commit = find_part(vae, "vae")
@@ -54,7 +54,7 @@ def _with_base(model: Model) -> Model:
     return model
 
 
-def _split_revision(name: str) -> tuple[str, str | None]:
+def split_revision(name: str) -> tuple[str, str | None]:
     """The Hub id and the revision in `org/name@revision`; a path stays as it is."""
     hub_id, _, revision = name.partition("@")
     return (name, None) if Path(name).expanduser().exists() else (hub_id, revision or None)
@@ -62,7 +62,7 @@ def _split_revision(name: str) -> tuple[str, str | None]:
 
 def find_part(name: str, key: str) -> tuple[Path, str | None]:
     """The path of one part of a model that the setting `key` names, and its commit if it is from the Hub."""
-    hub_id, revision = _split_revision(name)
+    hub_id, revision = split_revision(name)
     if path := find_path(hub_id, key):
         return path, None
     files = ("config.json", WEIGHTS)

@@ -15,9 +15,9 @@ from PIL import Image
 from sdapp.errors import ConfigError, OutputError, UnavailableError
 from sdapp.outputs.files import check_folder, overwrite, unfinished
 
-FORMATS = (".gif", ".webp", ".mp4")
+FILM_FORMATS = (".gif", ".webp", ".mp4")
 MAX_FRAMES = 1_000
-SECONDS, LONGEST, SHORTEST = 6.0, 0.2, 0.02  # of a film about, and of a frame in it
+DURATION, LONGEST, SHORTEST = 6.0, 0.2, 0.02  # of a film about, and of a frame in it
 LAST = 2.0  # seconds that the finished image stays
 SMALL, ENLARGED = 160, 4  # images up to so many pixels a side are shown so many times as large
 
@@ -25,8 +25,8 @@ SMALL, ENLARGED = 160, 4  # images up to so many pixels a side are shown so many
 def check_film(film: str, images: int, frames: int) -> Path:
     """Return the path of a film. Raises ConfigError, UnavailableError, OutputError if it cannot be made."""
     path = Path(film)
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"film: {film}: write the suffix as one of {', '.join(FORMATS)}")
+    if path.suffix.lower() not in FILM_FORMATS:
+        raise ConfigError(f"film: {film}: write the suffix as one of {', '.join(FILM_FORMATS)}")
     if images > 1:
         raise ConfigError(f"film: a film shows one image, and {images:,} are asked for; use --count 1")
     if frames > MAX_FRAMES:
@@ -45,7 +45,7 @@ def write_film(path: Path, frames: Iterable[Image.Image], number: int, last: Ima
 
     Frames of another size than the last are scaled to fit it. Raises OutputError.
     """
-    shown = min(LONGEST, max(SHORTEST, SECONDS / number))
+    shown = min(LONGEST, max(SHORTEST, DURATION / number))
     still = _fit(last.convert("RGB"), last.size)
     whole = chain((_fit(frame, last.size) for frame in frames), [still])
     if path.suffix.lower() == ".mp4":
