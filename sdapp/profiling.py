@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-PARTS = ("import", "load", "LoRA", "encode", "UNet", "decode", "convert", "save", "waiting")
+PARTS = ("import", "load", "LoRA", "encode", "UNet", "upscale", "decode", "convert", "save", "waiting")
 Seconds = dict[str, float]
 _lock = threading.Lock()
 _spent: dict[bool, Seconds] = {}  # keys: whether it was the main thread; empty unless something is measured

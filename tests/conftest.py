@@ -61,6 +61,7 @@ MODEL_TESTS = (
     "comparisons/test_browser.py",
     "grids/test_browser.py",
     "diffusion/",
+    "explanations/",
     "gallery/test_page.py",
     "models/test_checkpoints.py",
     "models/test_originals.py",

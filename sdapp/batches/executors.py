@@ -110,7 +110,7 @@ class LocalExecutor:
             yield result
             image = result.image
         if watcher and work.film and image:  # the image is on the disk by now
-            with self._lock, timed("film"):
+            with self._lock, timed("decode"):
                 frames = painter.pictures(call.read for call in watcher.calls)
                 write_film(Path(work.film), frames, len(watcher.calls), image)
 

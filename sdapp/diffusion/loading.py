@@ -37,7 +37,7 @@ from sdapp.models.originals import (
     read_vae_config,
 )
 from sdapp.models.upscalers import KEY as UPSCALER
-from sdapp.models.upscalers import PARTS, pipeline_class
+from sdapp.models.upscalers import LOADED_PARTS, pipeline_class
 from sdapp.models.vae import find_part
 
 # What diffusers and transformers raise for files that cannot be loaded.
@@ -186,7 +186,7 @@ def load_upscaler(model: Model, dtype: torch.dtype) -> Any:
     with LOADING, without_progress_bars():
         try:
             parts = {}
-            for part in PARTS:
+            for part in LOADED_PARTS:
                 library, name = read_json(model.path / "model_index.json")[part]
                 own = torch.float32 if part == "vae" and dtype == torch.float16 and not is_latent else dtype
                 cls = getattr(LIBRARIES[library], name)

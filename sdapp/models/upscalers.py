@@ -25,10 +25,10 @@ PIPELINES = {
     "StableDiffusionUpscalePipeline": (4, 7, 8),
     "StableDiffusionLatentUpscalePipeline": (2, 8, 64),
 }
-PARTS = ("unet", "vae", "text_encoder")
+LOADED_PARTS = ("unet", "vae", "text_encoder")
 WANTED_FILES = ("model_index.json", *(
     f"{part}/*.{end}"
-    for part in (*PARTS, "tokenizer", "scheduler", "low_res_scheduler")
+    for part in (*LOADED_PARTS, "tokenizer", "scheduler", "low_res_scheduler")
     for end in ("json", "txt", "safetensors")
 ))  # fmt: skip
 
@@ -111,7 +111,7 @@ def _check_class(model: Model) -> None:
 
 def _check_pipeline(upscale: Upscale, name: str) -> Upscale:
     model = find_pipeline(name)
-    for part in PARTS:
+    for part in LOADED_PARTS:
         files = model.weights(part)[1]
         if not files:
             raise UnavailableError(f"{KEY}: {name}: {part} has no .safetensors file; download it again")

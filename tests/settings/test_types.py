@@ -29,9 +29,19 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
         "folders.models",
         "folders.loras",
         "folders.embeddings",
-        "upscale.model",
     }
-    assert set(MODEL_KEYS) == keys("model") == {"model", "vae", "base", "safety_checker", "control.model"}
+    assert (
+        set(MODEL_KEYS)
+        == keys("model")
+        == {
+            "model",
+            "vae",
+            "base",
+            "safety_checker",
+            "control.model",
+            "upscale.model",
+        }
+    )
     assert keys("text") == {
         "prompt",
         "negative_prompt",
