@@ -404,6 +404,19 @@ class ModelSettings(Frozen):
     ] = Memory()
 
 
+class Score(Frozen):
+    """What compares each image with its prompt."""
+
+    kind: Annotated[Literal["clip"], Setting("name")] = "clip"
+    model: Annotated[
+        ModelReference, Field(description="A CLIP: org/name[@revision], or a folder of transformers.")
+    ] = "openai/clip-vit-large-patch14"
+
+
+def _kind_alone(value: object) -> object:
+    return {"kind": value} if isinstance(value, str) else value
+
+
 class LoadSettings(ModelSettings):
     """All settings of a load of the model: images whose settings here are equal can share a load."""
 
@@ -422,6 +435,11 @@ class LoadSettings(ModelSettings):
         Literal["skip", "write"],
         Field(description="Images that the safety checker flags: skip writes no file, write does."),
     ] = "skip"
+    score: Annotated[
+        Score | None,
+        BeforeValidator(_kind_alone, json_schema_input_type=str | Score | None),
+        Field(description="clip: record how alike image and prompt are to a CLIP model; not the quality."),
+    ] = None
     channels_last: Annotated[Switch, Field(description="Memory layout of weights; auto: on CUDA.")] = "auto"
 
 

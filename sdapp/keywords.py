@@ -90,6 +90,13 @@ class SchedulerChoiceKeywords(TypedDict, total=False):
     exact: bool
 
 
+class ScoreKeywords(TypedDict, total=False):
+    """What compares each image with its prompt."""
+
+    kind: Literal["clip"]
+    model: AnyPath
+
+
 class SidesKeywords(TypedDict, total=False):
     """How many pixels an image grows by, on each side."""
 
@@ -183,6 +190,7 @@ class LoadKeywords(TypedDict, total=False):
     compile: Literal["auto", "on", "off"]
     safety_checker: AnyPath
     flagged: Literal["skip", "write"]
+    score: str | ScoreKeywords | None
     channels_last: Literal["auto", "on", "off"]
 
 

@@ -24,6 +24,7 @@ from PIL import Image
 from sdapp import __version__
 from sdapp.config import BatchSize, Inpaint, Memory
 from sdapp.diffusion.batch_size import BatchSizes
+from sdapp.diffusion.clip_score import ClipScore
 from sdapp.diffusion.control import ControlNets
 from sdapp.diffusion.decode import Decoded, decode_latents
 from sdapp.diffusion.devices import choose_device, choose_dtype
@@ -58,6 +59,7 @@ from sdapp.errors import ConfigError, SdappError, UpstreamError
 from sdapp.images import Size
 from sdapp.jobs import Job, LoadKey
 from sdapp.models.checksums import sha256_of
+from sdapp.models.clip import find_clip
 from sdapp.models.families import Family
 from sdapp.models.locate import Model
 from sdapp.models.safety import find_checker
@@ -144,8 +146,9 @@ class Painter:
         device: torch.device,
         memory: Memory,
         safety: SafetyChecker | None = None,
+        score: ClipScore | None = None,
     ) -> None:
-        self._safety = safety
+        self._safety, self._score = safety, score
         self.device, self.dtype, self.family = device, pipe.unet.dtype, family
         self.scheduler_config: dict[str, Any] = dict(pipe.scheduler.config)
         self.denoiser = Denoiser(pipe.unet, device, self._settle)
@@ -475,7 +478,10 @@ class Painter:
                 flagged = self._safety.look(image) if self._safety else None
             if self._safety and flagged and self._safety.skips:
                 error = SKIPPED
-            record = Record(job_id=job.id, notes=notes, flagged=flagged, **painting.entry)
+            likeness = self._score.of(image, job) if self._score and not error else None
+            record = Record(
+                job_id=job.id, notes=notes, flagged=flagged, clip_similarity=likeness, **painting.entry
+            )
             finished = None if error else image
             latents = None if painting.decoded is None else decoded.latents[i]
             yield Result(job, painting.index + i, record, finished, error, latents=latents)
@@ -534,16 +540,18 @@ def load(
     if key.memory.offload not in ("auto", "none") and device.type == "cpu":
         raise ConfigError("memory.offload: on a CPU there is nothing to offload from; use none")
     checker = find_checker(key.safety_checker, model)
+    clip = find_clip(key.score.model) if key.score else None
     checksum = _in_background(sha256_of, model.path) if model.is_file else None
     with LOADING, without_advice():
         safety = SafetyChecker(checker, skips=key.flagged == "skip") if checker else None
+        score = ClipScore(clip) if clip else None
         pipe = load_pipeline(model, dtype)
     if key.channels_last == "on" or (key.channels_last == "auto" and device.type == "cuda"):
         for part in (pipe.unet, pipe.vae):
             part.to(memory_format=torch.channels_last)
     is_open = key.compile == "on" and key.memory.offload == "auto"  # what is compiled cannot be offloaded
     memory = key.memory.model_copy(update={"offload": "none"}) if is_open else key.memory
-    painter = Painter(pipe, model.family, device, memory, safety)
+    painter = Painter(pipe, model.family, device, memory, safety, score)
     painter._placement.notes += model.notes
     painter.model_sha256 = checksum
     if key.compile == "on" or (key.compile == "auto" and _repays(painter, unet_calls, batch_size)):

@@ -37,6 +37,7 @@ class Record:
     eta: float | None = None  # the eta that ran; None if the scheduler takes none, and in older images
     memory: Mapping[str, Any] = field(default_factory=dict)  # what was done to save memory on the device
     flagged: bool | None = None  # by the safety checker; None if there was none
+    clip_similarity: float | None = None  # of image and prompt, -1 to 1; None without `score: clip`
     final_size: tuple[int, int] | None = None  # width and height, if the image was upscaled
     second_pass: Mapping[str, Any] | None = None  # scheduler and UNet calls of `upscale.method: hires`
     model_sha256: str | None = None  # of a model that is a single file

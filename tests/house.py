@@ -31,7 +31,7 @@ INSIDE = {
     "comparisons/report": ("report", "plots", "sheets"),
     "batches": ("prune", "stream", "run", "prompt_file", "cluster", "executors", "items", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (
-        "safety", "upscale_pipelines", "control", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "process", "watch", "preview", "upscalers", "upscale", "shortcuts",
+        "safety", "clip_score", "upscale_pipelines", "control", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "process", "watch", "preview", "upscalers", "upscale", "shortcuts",
         "decode",
         "task_inputs", "outpaint", "text_encoder", "noise",
         "devices",
@@ -44,7 +44,7 @@ INSIDE = {
     ),
     "prompts": ("variants", "files", "txt", "columns", "templates", "lines", "seeds", "tokens"),
     "models": (
-        "words", "catalog", "upscalers", "lora_files", "embedding_files", "control_files", "safety", "vae", "locate", "kinds", "hub", "families",
+        "words", "catalog", "upscalers", "clip", "lora_files", "embedding_files", "control_files", "safety", "vae", "locate", "kinds", "hub", "families",
         "originals", "checksums", "files",
     ),
     "settings": ("grid", "messages", "files", "layers", "ranges", "types"),

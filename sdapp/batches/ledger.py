@@ -30,18 +30,32 @@ class Line:
     unet_calls: int | None = None
     error: str | None = None
     prompt: str | None = None  # of an image that failed
+    clip_similarity: float | None = None  # of image and prompt, with `score: clip`
     prompt_files: tuple[str, ...] = ()  # that ask for it, relative to the folder of the images
     unknown: Mapping[str, Any] = field(default_factory=dict)  # fields of a later version, kept as they are
 
     @classmethod
     def of(cls, result: Result, path: Path | None, prompt_files: tuple[str, ...] = ()) -> "Line":
         """The line of a result; `path` is its image file, None if it failed."""
-        job, record, error = result.job, result.record, result.error
-        seconds, calls = (record.seconds, record.unet_calls) if record else (None, None)
+        job, record = result.job, result.record
+        seconds, calls, likeness = (
+            (record.seconds, record.unet_calls, record.clip_similarity) if record else (None, None, None)
+        )
         missing = "flagged" if result.flagged else "failed"
         status, file = ("done", path.name) if path else (missing, None)
-        prompt = None if path else job.prompt
-        return cls(job.id, status, file, result.line, job.seed, seconds, calls, error, prompt, prompt_files)
+        return cls(
+            id=job.id,
+            status=status,
+            file=file,
+            prompt_line=result.line,
+            seed=job.seed,
+            seconds=seconds,
+            unet_calls=calls,
+            error=result.error,
+            prompt=None if path else job.prompt,
+            clip_similarity=likeness,
+            prompt_files=prompt_files,
+        )
 
     @classmethod
     def from_image(cls, path: Path) -> "Line":
@@ -49,7 +63,8 @@ class Line:
         content = read_header(path)
         seed, record = content["job"].get("seed"), content["record"]
         seconds, calls = record.get("seconds"), record.get("unet_calls")
-        return cls(record["job_id"], "done", path.name, 0, seed, seconds, calls)
+        likeness = record.get("clip_similarity")
+        return cls(record["job_id"], "done", path.name, 0, seed, seconds, calls, clip_similarity=likeness)
 
     @classmethod
     def parse(cls, row: bytes) -> "Line | None":

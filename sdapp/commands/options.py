@@ -262,7 +262,8 @@ def with_options(
     Its first argument gets their values, as `Options`.
     """
     shared = {name: hint for name, hint in OPTIONS.items() if name not in without}
-    table = {**{name: hint for name, hint in own.items() if name not in shared}, **shared, **own}
+    first = {name: hint for name, hint in own.items() if hint.__metadata__[0].rich_help_panel != OUTPUT}
+    table = {**{name: hint for name, hint in first.items() if name not in shared}, **shared, **own}
 
     def decorate(command: Function) -> Function:
         parameters = list(inspect.signature(command, eval_str=True).parameters.values())[1:]

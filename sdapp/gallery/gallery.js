@@ -6,7 +6,8 @@
   const page = decodeURIComponent(location.pathname);
   const folder = page.slice(0, page.lastIndexOf("/") + 1).replace(/^\/(?=[A-Z]:\/)/, ""); // /C:/ on Windows
   const pathOf = (entry) => (location.protocol === "file:" ? folder : "") + decodeURIComponent(entry.file);
-  const facts = (entry) => Object.entries(entry.settings ?? {}).map(([key, value]) => `${key.replaceAll("_", " ")} ${value}`);
+  const likeness = (entry) => (entry.similarity === undefined ? [] : [`CLIP similarity ${entry.similarity.toFixed(3)}`]);
+  const facts = (entry) => [...Object.entries(entry.settings ?? {}).map(([key, value]) => `${key.replaceAll("_", " ")} ${value}`), ...likeness(entry)];
   const nameOf = (entry) => decodeURIComponent(entry.file ?? "") || `line ${entry.line}`;
 
   for (const [number, entry] of entries.entries()) {
@@ -75,6 +76,8 @@
     return [name, select];
   });
 
+  const order = $("#order");
+  order.hidden = !entries.some((entry) => entry.similarity !== undefined);
   let shown = entries;
   function filter() {
     const words = $("#words").value.toLowerCase().split(/\s+/).filter(Boolean), which = $("#marked").value;
@@ -85,6 +88,10 @@
       return words.every((word) => entry.text.includes(word))
         && chosen.every(([name, select]) => `=${entry.settings?.[name] ?? entry.labels?.[name]}` === select.value);
     });
+    if (order.value) {
+      const sign = order.value === "most" ? 1 : -1, last = -sign * Infinity; // images without the number come last
+      shown.sort((one, other) => sign * ((other.similarity ?? last) - (one.similarity ?? last) || 0));
+    }
     const failed = shown.filter((entry) => entry.status !== "done").length;
     const of = shown.length < entries.length ? ` of ${entries.length.toLocaleString("en")}` : "";
     $("#count").textContent = `${(shown.length - failed).toLocaleString("en")}${of} images${failed ? `, ${failed.toLocaleString("en")} failed` : ""}`;
@@ -93,7 +100,7 @@
     at = 0;
     lay();
   }
-  for (const input of [$("#words"), $("#marked"), ...choices.map(([, select]) => select)]) input.addEventListener("input", filter);
+  for (const input of [$("#words"), $("#marked"), order, ...choices.map(([, select]) => select)]) input.addEventListener("input", filter);
 
   // --- the tiles on the screen ------------------------------------------------------------------------------------------
   const tiles = new Map(); // by the number of the entry
@@ -155,7 +162,7 @@
     $(".words", tile).textContent = entry.prompt ?? "";
     $(".words", tile).title = entry.prompt ?? "";
     const seed = entry.settings?.seed;
-    $(".note", tile).textContent = [entry.line ? `line ${entry.line}` : "", seed ? `seed ${seed}` : ""].filter(Boolean).join(" · ") || nameOf(entry);
+    $(".note", tile).textContent = [entry.line ? `line ${entry.line}` : "", seed ? `seed ${seed}` : "", ...likeness(entry)].filter(Boolean).join(" · ") || nameOf(entry);
     $(".marks", tile).hidden = !entry.file;
     for (const button of $$(".mark", tile)) {
       const word = button.dataset.mark === "star" ? "Star" : "Reject";

@@ -41,6 +41,7 @@ class Card:
     copy: str = ""  # the line of a prompt file that asks for the same image
     size: tuple[int, int] = (0, 0)
     seconds: float | None = None
+    similarity: float | None = None  # of image and prompt, to CLIP
     created: str = ""
     line: int = 0
 
@@ -161,6 +162,7 @@ def _of_record(name: str, content: Mapping[str, Any], size: tuple[int, int]) -> 
     record = record if isinstance(record, dict) else {}
     entry = _of_job(name, content["job"], size)
     more = {"labels": content.get("labels", {}), "seconds": record.get("seconds")}
+    more["similarity"] = record.get("clip_similarity")
     return Card(**asdict(entry) | more | {"created": record.get("created", "")})
 
 

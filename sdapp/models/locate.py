@@ -37,6 +37,7 @@ EXAMPLES = {
     "vae": "stabilityai/sd-vae-ft-mse",
     "control": "lllyasviel/control_v11p_sd15_canny",
     "upscale.model": "stabilityai/stable-diffusion-x4-upscaler",
+    "score.model": "openai/clip-vit-large-patch14",
     "safety_checker": "CompVis/stable-diffusion-safety-checker",
 }
 

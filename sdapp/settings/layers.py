@@ -7,7 +7,7 @@ from typing import Any
 
 # Groups that may be given as one value: of which key, and its types.
 ONE_VALUE: dict[str, tuple[str, tuple[type, ...]]] = {
-    "scheduler": ("name", (str,)), "upscale": ("scale", (int, float)),
+    "scheduler": ("name", (str,)), "upscale": ("scale", (int, float)), "score": ("kind", (str,)),
 }  # fmt: skip
 
 

@@ -40,6 +40,7 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
             "safety_checker",
             "control.model",
             "upscale.model",
+            "score.model",
         }
     )
     assert keys("text") == {
@@ -52,7 +53,7 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
     }
     assert keys("name") == {
         "scheduler.name", "upscale.scheduler.name", "upscale.sha256", "revision", "loras.sha256", "embeddings.sha256", "executor.address",
-        "control.sha256",
+        "control.sha256", "score.kind",
     }  # fmt: skip
     assert [key for key, setting in SETTINGS.items() if setting.list_of] == [
         "guidance_interval",
@@ -64,7 +65,7 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
     ]
     assert set(RunConfig.model_fields) - set(COLUMNS) == {
         "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last", "batch_size", "output",
-        "compare", "folders", "preview", "safety_checker", "flagged", "executor", "base",
+        "compare", "folders", "preview", "safety_checker", "flagged", "executor", "base", "score",
     }  # fmt: skip
     assert set(COLUMNS) - set(VARIABLE) == {"scheduler", "steps", "prompt", "seed", "count"}
 
