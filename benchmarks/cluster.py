@@ -199,44 +199,46 @@ def faults(kills: int, images: int, drivers: int) -> None:
         path = prompt_file(Path(temporary), images)
         code = f"import cluster; cluster.drive({str(path)!r}, {temporary + '/out'!r}, {cluster.address!r})"
         command = [sys.executable, "-c", code]
+        todo = ["driver"] * drivers + ["other"] * kills
+        chance.shuffle(todo)
         added, starts = [], 0
         while True:
             starts += 1
-            run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             while run.poll() is None:
                 time.sleep(chance.uniform(1, 3))
-                workers = _workers()
-                if killed["driver"] < drivers and chance.random() < 0.1 and workers:
-                    run.kill()
-                    killed["driver"] += 1
-                elif killed["worker"] + killed["node"] < kills and workers:
-                    if added and chance.random() < 0.2:
+                if (workers := _workers()) and todo:
+                    kind = todo.pop()
+                    if kind == "driver":
+                        run.kill()
+                    elif added and chance.random() < 0.2:
                         cluster.remove_node(added.pop(), allow_graceful=False)
-                        killed["node"] += 1
+                        kind = "node"
                     else:
                         os.kill(chance.choice(workers), signal.SIGKILL)
-                        killed["worker"] += 1
+                        kind = "worker"
+                    killed[kind] += 1
                 if len(added) < 2 and chance.random() < 0.3:
                     added.append(cluster.add_node(num_cpus=1))
             if run.wait() == 0:
                 break
-        assert run.stdout
-        assert set(run.stdout.read().split()) <= {"None"}, "an image failed"
         found = Counter(read_image(each)["record"]["job_id"] for each in Path(temporary, "out").glob("*.png"))
-        ledger = Path(temporary, "out", "ledger.jsonl").read_text().splitlines()
+        lines = Path(temporary, "out", "ledger.jsonl").read_text().splitlines()
+        ledger = {line["id"]: line for line in map(json.loads, lines)}
     assert len(found) == images, f"{len(found)} of {images} images"
     assert set(found.values()) == {1}, "an image is there twice"
-    assert len({json.loads(line)["id"] for line in ledger}) == images
+    assert len(ledger) == images
+    assert not [line["error"] for line in ledger.values() if line["status"] != "done"]
     print(f"killed {dict(killed)}; {starts} starts; {images} images, each once and whole")
     tell_machine({})
 
 
 def drive(path: str, out: str, address: str) -> None:
-    """What is killed: paint the rest of a prompt file, and print the error of each image, or None."""
+    """What is killed: paint the rest of a prompt file."""
     executor = RayExecutor(ExecutorChoice(kind="ray", address=address), loader=slow_blank)
     size = {"width": 64, "height": 64, "seed": 7, "batch_size": 4}
-    for result in sdapp.batch(path, executor=executor, output={"dir": out}, **size):
-        print(result.error)
+    for _ in sdapp.batch(path, executor=executor, output={"dir": out}, **size):
+        pass
 
 
 def _workers() -> list[int]:
