@@ -1,5 +1,5 @@
 """Kill a batch again and again, at every point of publishing: python benchmarks/kills.py [--kills 500]
-[--together 2]
+[--together 2] [--upscale 1.25]
 
 Each run is a fork that runs the real command and is killed by SIGKILL at a random point; the next run
 continues. At the end the folder is compared with that of a run without kills.
@@ -33,7 +33,8 @@ from sdapp.metadata.record import read_image
 
 COLOURS = ("red", "blue", "white", "black", "green")
 THINGS = ("cat", "house", "ship", "tree", "boat")
-BEGUN = "begun"  # a dot for each image that a run began, which is one call of the UNet
+BEGUN = "begun"  # a dot for each image that a run began: the first call of the UNet for it
+CELLS = 16  # the side of an image in latents before it is upscaled
 Arguments = tuple[Any, ...]
 
 
@@ -99,8 +100,8 @@ def run(folder: Path, point: str | None, nth: int, more: list[str]) -> int:
     for stream in (1, 2):
         os.dup2(log, stream)
 
-    def count(module: object, _: object) -> None:
-        if isinstance(module, UNet2DConditionModel):
+    def count(module: object, arguments: Arguments) -> None:
+        if isinstance(module, UNet2DConditionModel) and arguments[0].shape[-1] == CELLS:
             os.write(begun, b".")
 
     register_module_forward_pre_hook(count)
@@ -169,13 +170,15 @@ def check(folder: Path, calm: Path, kills: int) -> int:
     return again
 
 
-def main(kills: int, jobs: int, together: int, seed: int) -> None:
+def main(kills: int, jobs: int, together: int, seed: int, upscale: float) -> None:
+    again_larger = f"upscale={{scale: {upscale:g}, steps: 2, strength: 0.5}}"
+    more = ["--set", again_larger] if upscale > 1 else []
     chance, died, again, started = random.Random(seed), Counter[str](), 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         os.environ["XDG_CACHE_HOME"] = temporary  # nothing to learn here about this machine
         calm = begin(root, "calm", jobs)
-        assert ended(run(calm, None, 0, [])) == 0
+        assert ended(run(calm, None, 0, more)) == 0
         rounds = 0
         while not rounds or died.total() < kills:
             rounds += 1
@@ -186,7 +189,7 @@ def main(kills: int, jobs: int, together: int, seed: int) -> None:
                     for _ in range(together)
                 ]
                 runs = [
-                    run(folder, point, chance.randint(1, 2 * jobs // max(1, min(kills, jobs))), [])
+                    run(folder, point, chance.randint(1, 2 * jobs // max(1, min(kills, jobs))), more)
                     for point in points
                 ]
                 codes = [ended(process) for process in runs]
@@ -210,4 +213,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     for name, default in (("kills", 500), ("jobs", 200), ("together", 1), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--upscale", type=float, default=1.0, help="enlarge each image so, in a second pass")
     main(**vars(parser.parse_args()))
