@@ -99,17 +99,22 @@ def sigmas_chart(process: Process) -> Chart:
     return _over_calls("Noise level σ at each call of the UNet", "sigma", drawn, titles, ticks)
 
 
-def values_chart(title: str, values: Sequence[float]) -> Chart:
+def values_chart(title: str, values: Sequence[float], calls: str = "call") -> Chart:
     """Values of 0 or more at each call, on an axis that begins at 0."""
     top = _round_up(max([value for value in values if math.isfinite(value)], default=1.0) or 1.0)
     drawn = [(_at_call(i, len(values)), _down(value / top)) for i, value in enumerate(values)]
-    titles = [f"call {i}: {number(value)}" for i, value in enumerate(values, 1)]
+    titles = [f"{calls} {i}: {number(value)}" for i, value in enumerate(values, 1)]
     ticks = tuple(Mark(0, _down(share), f"{share * top:g}") for share in (0, 0.5, 1))
-    return _over_calls(title, "value", drawn, titles, ticks)
+    return _over_calls(title, "value", drawn, titles, ticks, calls)
 
 
 def _over_calls(
-    title: str, style: str, drawn: list[tuple[float, float]], titles: list[str], ticks: tuple[Mark, ...]
+    title: str,
+    style: str,
+    drawn: list[tuple[float, float]],
+    titles: list[str],
+    ticks: tuple[Mark, ...],
+    calls: str = "call",
 ) -> Chart:
     dots = tuple(Mark(*point, text) for point, text in zip(drawn, titles, strict=True))
     every = max(1, -(-len(drawn) // 6))
@@ -119,7 +124,7 @@ def _over_calls(
         (ChartLine("", style, _path(drawn), dots if len(dots) <= MOST_DOTS else (), Mark(0, 0, "")),),
         tuple(Mark(_at_call(n - 1, len(drawn)), 0, str(n)) for n in numbers),
         ticks,
-        "call of the UNet",
+        f"{calls} of the UNet",
     )
 
 

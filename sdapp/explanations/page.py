@@ -43,7 +43,9 @@ def render(
             "Distance of the predicted image to the last one", views.distances(process)
         ),
         "guided": views.guided_steps(process, decode) if guidance else [],
-        "guidance": charts.values_chart("How much the prompt changes what the UNet says", guidance),
+        "guidance": charts.values_chart(
+            "How much the prompt changes what the UNet says", guidance, "guided call"
+        ),
         "words": views.word_pictures(process, image),
         "shapes": shapes,
         "command": command,
