@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -77,8 +77,7 @@ class Process:
     timesteps: torch.Tensor  # of the scheduler
     attention: torch.Tensor | None  # [T, h, w]
     latents: torch.Tensor  # the last ones
-    latent_scaling: float
-    details: dict[str, Any] = field(default_factory=dict)
+    encoders: int  # of text; two have their vectors joined
 
     def arrays(self) -> dict[str, torch.Tensor]:
         """All arrays by their names, for safetensors; S is the number of calls of the UNet."""
@@ -140,7 +139,7 @@ def measure_process(pipe: Any, result: Result, watcher: Watcher) -> Process:
         scheduler.timesteps.float().cpu(),
         watcher.attention((result.latents.shape[-2], result.latents.shape[-1])),
         result.latents,
-        float(pipe.vae.config.scaling_factor),
+        1 if getattr(pipe, "text_encoder_2", None) is None else 2,
     )
 
 

@@ -275,7 +275,7 @@ def word_share(process: Process) -> float:
 
 
 def _words(tokens: Sequence[PromptToken]) -> list[tuple[str, list[int]]]:
-    """The words of a prompt, whole, with the places of their tokens; marks are left out."""
+    """The words of a prompt, whole, with the places of their tokens; without marks and signs."""
     found: list[tuple[str, list[int]]] = []
     goes_on = False
     for token in tokens:
@@ -287,7 +287,7 @@ def _words(tokens: Sequence[PromptToken]) -> list[tuple[str, list[int]]]:
         else:
             found.append((token.text, [token.place]))
         goes_on = token.goes_on
-    return found
+    return [(text, places) for text, places in found if any(map(str.isalnum, text))]
 
 
 def facts(process: Process, job: Any) -> dict[str, str]:
@@ -304,6 +304,8 @@ def facts(process: Process, job: Any) -> dict[str, str]:
         "fewer": f"{values / (channels * width * height):g}",
         "psnr": decibels(process.trip.psnr),
         "vectors": str(len(process.embeds)),
+        "words": str(len(_words(process.tokens))),
+        "encoders": str(process.encoders),
         "dimension": f"{process.embeds.shape[1]:,}",
         "tokens": str(sum(not token.is_mark for token in process.tokens)),
         "places": str(len(process.tokens)),

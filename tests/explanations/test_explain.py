@@ -196,7 +196,6 @@ def test_the_page_works_from_the_disk_and_its_film_runs(explained: Explanation, 
         "a",
         "red",
         "house",
-        ",",
         "blue",
         "sea",
     ]
