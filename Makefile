@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-gpu bench-gpu lint quick check fix docs train train-128
+.PHONY: demo test test-k-diffusion test-gpu bench-gpu lint quick check fix docs train train-128
 .DEFAULT_GOAL := demo
 
 .venv/installed: pyproject.toml constraints.txt
@@ -20,6 +20,11 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist w
 
 test: .venv/installed
 	$(PYTEST)
+
+# k-diffusion requires a dozen packages, which its samplers do not use: so it is no part of [dev].
+test-k-diffusion: .venv/installed
+	$(BIN)/pip install --quiet --no-deps k-diffusion==0.1.1.post1
+	$(BIN)/python -m pytest tests/test_k_diffusion.py
 
 # Peak memory is in build/test-gpu.xml.
 test-gpu:

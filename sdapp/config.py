@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from sdapp import schedulers
 from sdapp.errors import ConfigError, without_repeats
 from sdapp.markup import Emphasis, PromptSyntax
+from sdapp.profiles import PROFILES, ProfileName, Rng
 from sdapp.scheduler_table import Option
 from sdapp.settings import files, layers, ranges
 from sdapp.settings.grid import Grid
@@ -536,6 +537,22 @@ class ImageSettings(Frozen):
             ge=1, le=1000, description="Compute every N-th UNet call in full; others reuse its deep layers."
         ),
     ] = 1
+    profile: Annotated[
+        ProfileName,
+        Field(description="Noise levels, noise and steps as in diffusers, A1111 (1.10) or ComfyUI."),
+    ] = "diffusers"
+    rng: Annotated[
+        Rng | None,
+        Field(description="Draw noise as a CPU does, or as NVIDIA's GPUs do; default: as in the profile."),
+    ] = None
+    ensd: Annotated[
+        int,
+        Field(
+            ge=-MAX_SEED,
+            le=MAX_SEED,
+            description="profile: a1111: added to the seed for the noise of steps (Eta noise seed delta).",
+        ),
+    ] = 0
 
     def noise_schedule(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """The config of the model's `own` scheduler, with what these settings say instead."""
@@ -707,6 +724,8 @@ def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
     except ConfigError as exc:
         key, _, message = str(exc).partition(": ")
         yield key, message
+    if config.ensd and config.profile != "a1111":
+        yield "ensd", "only A1111 has it; add profile: a1111, or leave it out"
     yield from _task_conflicts(config)
     yield from _upscale_conflicts(config)
     if (config.width is None) != (config.height is None):
@@ -715,8 +734,6 @@ def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "seed", f"seed + count goes past {MAX_SEED}"
     if config.dtype == "float16" and config.device == "cpu":
         yield "dtype", "float16 cannot run on a CPU; use float32, or bfloat16 if the CPU supports it"
-    if config.control and (config.upscale or config.task.kind in ("upscale", "outpaint")):
-        yield "control", "cannot steer upscaling and outpainting; paint first, then upscale the image"
     if config.embeddings and config.prompt_syntax == "plain":
         yield "embeddings", "prompt_syntax: plain reads every word as text; use a1111"
     if config.loras and config.memory.offload in ("group", "sequential"):
@@ -727,15 +744,17 @@ def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 def _task_conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
     if isinstance(config.task, Img2Img | Inpaint | Outpaint):
-        yield from _no_steps("task", config.steps, config.task.strength)
+        yield from _no_steps("task", config.profile, config.steps, config.task.strength)
     if isinstance(config.task, Outpaint) and not any(config.task.sides.model_dump().values()):
         yield "task.sides", "nothing is added; give pixels for at least one side, such as left=128"
+    if isinstance(config.task, Outpaint | UpscaleImage) and config.control:
+        yield "control", "cannot steer outpainting, nor an image that is only upscaled; leave it out"
     if isinstance(config.task, Outpaint | UpscaleImage) and (config.width or config.height):
         yield "width", f"the size of {config.task.kind} follows from its image; leave out width and height"
 
 
-def _no_steps(group: str, steps: int, strength: float) -> Iterator[tuple[str, str]]:
-    if int(steps * strength) < 1:
+def _no_steps(group: str, profile: ProfileName, steps: int, strength: float) -> Iterator[tuple[str, str]]:
+    if PROFILES[profile].steps(steps, strength)[1] < 1:
         at_least = min(1.0, -(-100 // steps) / 100)
         none_run = f"with strength {strength:g}, none of {steps} steps runs"
         yield f"{group}.strength", f"{none_run}; use at least {at_least:g}"
@@ -754,7 +773,7 @@ def _upscale_conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
     if upscale.method != "hires":
         return
     steps = upscale.steps or config.steps
-    yield from _no_steps("upscale", steps, upscale.strength)
+    yield from _no_steps("upscale", config.profile, steps, upscale.strength)
     try:
         schedulers.check_run((upscale.scheduler or config.scheduler).resolve(), steps, None)
     except ConfigError as exc:
@@ -763,6 +782,12 @@ def _upscale_conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
     if upscale.enlarge.startswith("latent") and isinstance(config.task, Inpaint | Outpaint | UpscaleImage):
         message = f"{upscale.enlarge} needs latents of the whole image, which {config.task.kind} has not"
         yield "upscale.enlarge", f"{message}; use lanczos"
+    yield from _tile_conflicts(upscale, config)
+
+
+def _tile_conflicts(upscale: Upscale, config: RunConfig) -> Iterator[tuple[str, str]]:
+    if upscale.tile and config.control:
+        yield "upscale.tile", "does not fit with control, which reads the whole image; use one of them"
     if upscale.tile and config.cache_interval > 1:
         yield "upscale.tile", "does not fit with cache_interval, which remembers one tile only; use one"
 

@@ -27,7 +27,9 @@ from sdapp.config import (
     RunConfig,
     SchedulerChoice,
     Task,
+    Txt2Img,
     Upscale,
+    UpscaleImage,
 )
 from sdapp.errors import ConfigError
 from sdapp.models.control_files import check_control
@@ -37,6 +39,7 @@ from sdapp.models.lora_files import check_loras
 from sdapp.models.safety import check_ships
 from sdapp.models.upscalers import check_upscaler
 from sdapp.models.words import check_words
+from sdapp.profiles import PROFILES, ProfileName, Rng
 from sdapp.settings.files import find_named
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
@@ -68,7 +71,7 @@ class Job(ImageSettings, ModelSettings):
         """The first 12 hex digits of a SHA-256 over what decides the pixels.
 
         Input files count by their content, not their path; of `memory` only tiling that is asked for counts.
-        The syntax of prompts counts where it makes a difference.
+        The syntax of prompts, and `rng`, count where they make a difference.
         """
         content = self.model_dump(mode="json")
         content["memory"] = {"vae_tiling": self.memory.vae_tiling is True}
@@ -82,6 +85,8 @@ class Job(ImageSettings, ModelSettings):
         content["control"] = [
             {key: each[key] for key in each if key != "image"} for each in content["control"]
         ]
+        if self.rng == PROFILES[self.profile].rng:
+            content["rng"] = None
         negative = self.negative_prompt
         if markup.is_plain(self.prompt) and markup.is_plain(negative, is_negative=True):
             content["emphasis"] = "original"
@@ -117,8 +122,28 @@ class Job(ImageSettings, ModelSettings):
 
     @property
     def steps_to_run(self) -> int:
-        """How many of `steps` run at this strength."""
-        return steps_to_run(self.task, self.steps)
+        """How many of `steps_in_all` run at this strength."""
+        return steps_to_run(self.task, self.steps, self.profile)
+
+    @property
+    def steps_in_all(self) -> int:
+        """Over how many steps the noise levels are spread: `steps`, or more for img2img as in ComfyUI."""
+        if isinstance(self.task, Txt2Img | UpscaleImage):
+            return self.steps
+        return PROFILES[self.profile].steps(self.steps, self.task.strength)[0]
+
+    @property
+    def is_drawn_plainly(self) -> bool:
+        """Whether the noise is that of `torch.randn` on a CPU, drawn when diffusers wants it."""
+        return self.profile == "diffusers" and self.rng in (None, "cpu")
+
+    @property
+    def noise(self) -> tuple[Rng, int, tuple[Rng, int] | None]:
+        """What draws the first noise, with which seed, and what draws the noise of the steps, if another."""
+        row, first = PROFILES[self.profile], self.rng or PROFILES[self.profile].rng
+        if self.ensd:
+            return first, self.seed, (first, self.seed + self.ensd)
+        return first, self.seed, row.step_rng and (row.step_rng, self.seed)
 
     @property
     def unet_calls(self) -> int:
@@ -181,9 +206,11 @@ class Job(ImageSettings, ModelSettings):
         upscale = self.upscale
         if upscale is None or upscale.method != "hires":
             return None
+        asked = upscale.steps or self.steps, upscale.strength
+        steps, strength = PROFILES[self.profile].second_pass(*asked)
         change = {
-            "task": Img2Img(kind="img2img", image="-", strength=upscale.strength),
-            "steps": upscale.steps or self.steps,
+            "task": Img2Img(kind="img2img", image="-", strength=strength),
+            "steps": steps,
             "scheduler": upscale.scheduler or self.scheduler,
             "width": -(-self.final_width // 8) * 8,
             "height": -(-self.final_height // 8) * 8,
@@ -263,14 +290,14 @@ LATER_DEFAULTS = {
 }
 
 
-def steps_to_run(task: Task, steps: int) -> int:
-    """Return how many of `steps` run for a task: int(steps × strength) if it starts from an image.
+def steps_to_run(task: Task, steps: int, profile: ProfileName = "diffusers") -> int:
+    """Return how many steps run for a task: int(steps × strength) if it starts from an image.
 
-    None run for an image that is only upscaled.
+    Other profiles count otherwise. None run for an image that is only upscaled.
     """
     if task.kind == "upscale":
         return 0
-    return steps if task.kind == "txt2img" else min(int(steps * task.strength), steps)
+    return steps if task.kind == "txt2img" else PROFILES[profile].steps(steps, task.strength)[1]
 
 
 def final_side(pixels: int, upscale: Upscale | None) -> int:

@@ -175,6 +175,9 @@ class SharedKeywords(TaskKeywords, total=False):
     eta: float | None
     clip_skip: int
     cache_interval: int
+    profile: Literal["diffusers", "a1111", "comfyui"]
+    rng: Literal["cpu", "gpu"] | None
+    ensd: int
 
 
 class LoadKeywords(TypedDict, total=False):

@@ -10,13 +10,14 @@ from shutil import which
 import psutil
 
 from sdapp import markup
-from sdapp.config import LABELS, Img2Img, Inpaint, RunConfig
+from sdapp.config import LABELS, Img2Img, Inpaint, Outpaint, RunConfig
 from sdapp.images import inputs
 from sdapp.jobs import Job, choose_scheduler
 from sdapp.models.embedding_files import name_of, without_names
 from sdapp.models.files import BUILT_IN
 from sdapp.models.locate import Model
 from sdapp.models.words import unknown_words
+from sdapp.profiles import PROFILES, why_not_exact
 from sdapp.schedulers import few_steps, is_for_few_steps
 
 MAX_LINE_NOTES = 20
@@ -53,9 +54,10 @@ def notes_before_painting(config: RunConfig, model: Model, job: Job) -> Iterator
     yield from notes_on_place(config)
     yield from notes_on_settings(config, model, job)
     for each in filter(None, (job, job.second_pass)):
-        if isinstance(each.task, Img2Img | Inpaint) and each.steps_to_run != each.steps:
+        if isinstance(each.task, Img2Img | Inpaint) and each.steps_to_run != each.steps_in_all:
             again = "" if each is job else f" again at {job.final_width}x{job.final_height}"
-            yield f"{each.steps_to_run} of {each.steps} steps run{again} at strength {each.task.strength:g}"
+            strength = job.upscale.strength if job.upscale and again else each.task.strength
+            yield f"{each.steps_to_run} of {each.steps_in_all} steps run{again} at strength {strength:g}"
 
 
 def notes_on_place(config: RunConfig, may_use_cluster: bool = False) -> Iterator[str]:
@@ -98,7 +100,10 @@ def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str
             "--model stable-diffusion-v1-5/stable-diffusion-v1-5"
         )
     resolved = job.scheduler.resolve()
-    yield from filter(None, (few_steps(resolved, job.steps), *resolved.notes))
+    is_theirs = PROFILES[job.profile].is_k_diffusion and not why_not_exact(job.profile, resolved)
+    few = "" if is_theirs else few_steps(resolved, job.steps)
+    yield from filter(None, (few, *resolved.notes))
+    yield from _on_profile(job)
     for key, text in prompts.items():
         yield from markup.notes(key, text, job.prompt_syntax)
     yield from _without_effect(config, model, job)
@@ -115,6 +120,19 @@ def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str
         yield f"{job.task.image}: img2img paints the whole image opaque; what is transparent begins as white"
     if config.compile == "on" and "cache_interval" not in job.shortcuts:
         yield "the UNet is compiled at the first step of each size, which can take minutes"
+
+
+def _on_profile(job: Job) -> Iterator[str]:
+    """Notes on what is painted as in diffusers, although another profile is asked for."""
+    row = PROFILES[job.profile]
+    if not row.is_k_diffusion or not job.unet_calls:
+        return
+    passes = filter(None, (job, job.second_pass))
+    reasons = [why_not_exact(job.profile, each.scheduler.resolve()) for each in passes]
+    if isinstance(job.task, Inpaint | Outpaint):
+        reasons.append(f"{job.task.kind} is another method in diffusers than in {row.label}")
+    for reason in dict.fromkeys(filter(None, reasons)):
+        yield f"profile: {job.profile}: {reason}: the image will differ"
 
 
 def _on_upscaling(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
@@ -158,6 +176,8 @@ def _without_effect(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
         ("compile", "with a cache_interval above 1", is_cached and config.compile == "on"),
         ("original_size", "on this model: only SDXL reads it", not is_xl and job.original_size),
         ("crop", "on this model: only SDXL reads it", not is_xl and job.crop),
+        ("ensd", "on a scheduler whose steps draw no noise",
+         job.ensd and not job.scheduler.resolve().stochastic),
         ("clip_skip", "if it is 1: this model always skips the last layer",
          job.clip_skip == 1 and is_xl),
         ("output.quality", "on PNG, which is lossless", quality_is_given and config.output.format == "png"),

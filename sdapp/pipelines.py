@@ -31,7 +31,7 @@ from sdapp.diffusion.devices import choose_device, choose_dtype
 from sdapp.diffusion.loading import load_pipeline
 from sdapp.diffusion.loras import Loras
 from sdapp.diffusion.memory import is_shortage, memory_in_use, memory_taken
-from sdapp.diffusion.noise import HALVES, draw_in_float32
+from sdapp.diffusion.noise import HALVES, ImageNoise, draw_in_float32, drawn_as
 from sdapp.diffusion.placement import TILE, Placement
 from sdapp.diffusion.preview import Preview
 from sdapp.diffusion.safety import SKIPPED, SafetyChecker
@@ -64,6 +64,7 @@ from sdapp.models.families import Family
 from sdapp.models.locate import Model
 from sdapp.models.safety import find_checker
 from sdapp.models.vae import locate_model
+from sdapp.profiles import PROFILES
 from sdapp.profiling import timed
 from sdapp.prompts.tokens import cut_by
 from sdapp.records import OnStep, Record, Result
@@ -261,9 +262,9 @@ class Painter:
     def _use_tiles(self, job: Job) -> bool:
         """Denoise enlarged images in tiles from now on; False if that saves nothing for this job.
 
-        A cache remembers one tile only, so with a `cache_interval` there are none.
+        A cache remembers one tile only, and a ControlNet reads the whole image: with these there are none.
         """
-        is_tiled = job.upscale and (job.upscale.tile or self._tile or job.cache_interval > 1)
+        is_tiled = job.upscale and (job.upscale.tile or self._tile or not _may_be_tiled(job))
         if job.second_pass is None or is_tiled:
             return False
         self._tile = TILE
@@ -329,14 +330,17 @@ class Painter:
         hints, stays = prepare_hints(job, canvas), self._placement.offload == "none"
         steered = self._control.steering(pipe, job, hints, stays)
         seen = painting.watcher.watching(pipe) if painting.watcher else nullcontext()
-        with watched as calls, with_shortcuts(pipe, job) as shortcuts, kept, steered, seen:
+        drawn = nullcontext() if job.is_drawn_plainly else drawn_as(job.noise[0], pipe.vae)
+        with (
+            watched as calls, with_shortcuts(pipe, job) as shortcuts, kept, steered, seen, drawn,
+        ):  # fmt: skip
             painting.latents = pipe(
                 **painting.conditioning.arguments(),
                 **pipeline_arguments(job, painting.inputs, *channels),
                 **(told_sizes(job) if self.family.reads_sizes else {}),
                 # On the CPU, one per image: the noise of an image depends on its own seed only.
-                generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
-                num_inference_steps=job.steps,
+                generator=[ImageNoise(*job.noise) for job in jobs],
+                num_inference_steps=job.steps_in_all,
                 guidance_scale=job.guidance_scale,
                 eta=eta or 0.0,
                 output_type="latent",
@@ -359,7 +363,8 @@ class Painter:
         if painting.latents is None or is_enlarged:
             return {}
         with timed("decode", self._settle):
-            painting.decoded = decode_latents(self._vae, painting.latents)
+            cut = PROFILES[painting.jobs[0].profile].cuts_levels
+            painting.decoded = decode_latents(self._vae, painting.latents, cut)
         return {}
 
     def _outpaint(self, painting: Painting) -> Mapping[str, Any]:
@@ -396,7 +401,7 @@ class Painter:
         if upscale.method == "diffusion":
             return {"final_size": final, "second_pass": self._upscale_by_diffusion(painting, final)}
         jobs = [each.second_pass for each in painting.jobs if each.second_pass]
-        tile = upscale.tile or (self._tile if job.cache_interval == 1 else None)
+        tile = upscale.tile or (self._tile if _may_be_tiled(job) else None)
         with with_tiles(self.denoiser.unet, tile and tile // self._scale):
             ran = self._paint_over(painting, jobs, self._enlarge(painting))
         second = {key: ran[key] for key in ("scheduler_class", "scheduler_config", "eta", "unet_calls")}
@@ -488,9 +493,9 @@ class Painter:
 
     def _scheduler(self, batch: tuple[Job, ...]) -> Any:
         """A new scheduler for these jobs. Raises ConfigError, with the reason, if it cannot do the steps."""
-        resolved, steps = batch[0].scheduler.resolve(), batch[0].steps
+        resolved, steps = batch[0].scheduler.resolve(), batch[0].steps_in_all
         own = batch[0].noise_schedule(self.scheduler_config)
-        scheduler = build_scheduler(resolved, own, [job.seed for job in batch])
+        scheduler = build_scheduler(resolved, own, [job.seed for job in batch], batch[0].profile)
         try:
             scheduler.set_timesteps(steps)
         except (ValueError, IndexError, NotImplementedError) as exc:
@@ -503,6 +508,10 @@ class Painter:
         """Wait for the device, for measuring time."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _may_be_tiled(job: Job) -> bool:
+    return job.cache_interval == 1 and not job.control
 
 
 def _json_config(config: Mapping[str, Any]) -> dict[str, Any]:

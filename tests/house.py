@@ -16,7 +16,7 @@ TOP = (
     "cli", "commands",
     "warm", "api", "arguments", "keywords",
     "comparisons", "grids", "gallery", "explanations", "upscales", "replays", "batches", "notes", "pipelines", "diffusion", "pages", "outputs", "records",
-    "prompts", "metadata", "jobs", "models", "config", "settings", "schedulers", "scheduler_table", "images", "markup", "errors",
+    "prompts", "metadata", "jobs", "models", "config", "settings", "profiles", "schedulers", "scheduler_table", "images", "markup", "errors",
     "profiling",
 )  # fmt: skip
 INSIDE = {
@@ -31,7 +31,7 @@ INSIDE = {
     "comparisons/report": ("report", "plots", "sheets"),
     "batches": ("prune", "stream", "run", "prompt_file", "cluster", "executors", "items", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (
-        "safety", "clip_score", "upscale_pipelines", "control", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "process", "watch", "preview", "upscalers", "upscale", "shortcuts",
+        "safety", "clip_score", "upscale_pipelines", "control", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "sigmas", "process", "watch", "preview", "upscalers", "upscale", "shortcuts",
         "decode",
         "task_inputs", "outpaint", "text_encoder", "noise",
         "devices",

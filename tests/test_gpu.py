@@ -15,6 +15,7 @@ import torch
 
 from sdapp.config import Memory, validate
 from sdapp.diffusion.decode import keep_dtype
+from sdapp.diffusion.noise import gpu_randn
 from sdapp.diffusion.placement import GIB
 from sdapp.jobs import LoadKey, plan
 from sdapp.models.families import FAMILIES
@@ -305,3 +306,13 @@ def test_an_interrupt_ends_a_run_at_the_next_step(tmp_path: Path) -> None:
     stderr = run.communicate(timeout=60)[1].decode()
     assert run.returncode == 130, stderr
     assert "finished images are kept" in stderr
+
+
+@pytest.mark.parametrize("shape", [(4, 64, 64), (1, 4, 96, 128), (1, 4, 128, 128)])
+@pytest.mark.parametrize("seed", [0, 1234, 2**32 + 5])
+def test_noise_of_a_gpu_is_computed_without_one(seed: int, shape: tuple[int, ...]) -> None:
+    """`rng: gpu` against the GPU itself, also after the first call; it computes sine and logarithm less exactly."""
+    generator = torch.Generator("cuda").manual_seed(seed)
+    for calls in range(3):
+        drawn = torch.randn(shape, generator=generator, device="cuda").cpu()
+        torch.testing.assert_close(gpu_randn(shape, seed, calls), drawn, atol=1e-4, rtol=0)

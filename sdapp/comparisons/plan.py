@@ -16,6 +16,7 @@ from sdapp.errors import ConfigError, SdappError, did_you_mean, gathered
 from sdapp.jobs import Job, LoadKey, plan, steps_to_run
 from sdapp.models.vae import locate_model
 from sdapp.notes import notes_on_line, notes_on_place
+from sdapp.profiles import ProfileName
 from sdapp.schedulers import check_run, resolve
 from sdapp.settings.grid import MOST_STEPS, Grid
 from sdapp.settings.layers import Layer, merge, override
@@ -139,7 +140,8 @@ class ComparisonPlan:
         limit = int(budget)
         if self.grid.match == "seconds":
             limit = self.paces[name].steps(budget) if name in self.paces else 1  # until it is measured
-        steps = most_steps(self.grid, name, limit, self._with(varied, *NEUTRAL).task)
+        config = self._with(varied, *NEUTRAL)
+        steps = most_steps(self.grid, name, limit, config.task, config.profile)
         if not steps:
             unit = "s" if self.grid.match == "seconds" else "UNet calls"
             raise ConfigError(f"compare.steps: {budget:g} {unit} are too few for a single step of {name}")
@@ -221,17 +223,19 @@ def _title(names: Sequence[str], model: str) -> str:
     return f"{' and '.join(filter(None, (', '.join(shown[:-1]), shown[-1])))} with {Path(model).name}"
 
 
-def most_steps(grid: Grid, name: str, limit: int, task: Task = TXT2IMG) -> int:
+def most_steps(
+    grid: Grid, name: str, limit: int, task: Task = TXT2IMG, profile: ProfileName = "diffusers"
+) -> int:
     """The most steps of a scheduler within so many UNet calls (or steps that run, by `grid.match`); 0 if none
     fit.
     """
-    return limit if grid.match == "steps" else _most_steps(name, limit, grid.match, task)
+    return limit if grid.match == "steps" else _most_steps(name, limit, grid.match, task, profile)
 
 
 @lru_cache(maxsize=4096)
-def _most_steps(name: str, limit: int, match: str, task: Task) -> int:
+def _most_steps(name: str, limit: int, match: str, task: Task, profile: ProfileName) -> int:
     resolved = resolve(name)
-    runs = {n: run for n in range(1, MOST_STEPS + 1) if (run := steps_to_run(task, n))}
+    runs = {n: run for n in range(1, MOST_STEPS + 1) if (run := steps_to_run(task, n, profile))}
     work = {n: resolved.unet_calls(run) if match == "unet-calls" else run for n, run in runs.items()}
     fitting = {n: done for n, done in work.items() if done <= limit}
     if match == "seconds":  # the user has not asked for this number, so it may not be refused

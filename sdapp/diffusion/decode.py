@@ -46,18 +46,21 @@ def keep_dtype(vae: Any, dtype: torch.dtype) -> None:
         vae.encode = lambda image, *args, **kwargs: plain(image.to(vae.dtype), *args, **kwargs)
 
 
-def decode_latents(vae: Any, latents: torch.Tensor) -> Decoded:
-    """Decode latents [B, 4, h, w] of a pipeline; images that overflow are decoded again in float32."""
+def decode_latents(vae: Any, latents: torch.Tensor, cut: bool = False) -> Decoded:
+    """Decode latents [B, 4, h, w] of a pipeline; images that overflow are decoded again in float32.
+
+    `cut` rounds levels down.
+    """
     scaled = latents / vae.config.scaling_factor
     can_repeat = vae.dtype != torch.float32
     pixels = vae.decode(scaled.to(vae.dtype)).sample.float()  # [B, 3, H, W] in -1 … 1
     finite = torch.stack([_finite(latents), _finite(pixels)])
-    levels, kept = _send(_to_bytes(pixels)), _send(latents.float())
+    levels, kept = _send(_to_bytes(pixels, cut)), _send(latents.float())
     good_latents, good_pixels = finite.tolist()  # waits for the device: what was sent before has arrived
     repeated = [i for i, good in enumerate(good_pixels) if can_repeat and good_latents[i] and not good]
     if repeated:
         pixels[repeated] = _decode_in_float32(vae, scaled[repeated])
-        good_pixels, levels = _finite(pixels).tolist(), _to_bytes(pixels).cpu()
+        good_pixels, levels = _finite(pixels).tolist(), _to_bytes(pixels, cut).cpu()
     hint = "; try --dtype float32" if latents.dtype != torch.float32 else ""
     unusable = f"are not finite, so there is no image{hint}"
     errors = tuple(
@@ -73,9 +76,10 @@ def _finite(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.isfinite().flatten(1).all(1)
 
 
-def _to_bytes(pixels: torch.Tensor) -> torch.Tensor:
+def _to_bytes(pixels: torch.Tensor, cut: bool) -> torch.Tensor:
     """[B, 3, H, W] in -1 … 1 → bytes [B, H, W, 3], on the device."""
-    return (pixels * 0.5 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    levels = (pixels * 0.5 + 0.5).clamp(0, 1).mul(255)
+    return (levels if cut else levels.round()).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def _send(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,10 @@ from typing import Any
 
 import diffusers
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
-from torch import empty
 
+from sdapp.diffusion.sigmas import brownian_tree, follow
 from sdapp.errors import ConfigError, UnavailableError
+from sdapp.profiles import PROFILES, ProfileName, why_not_exact
 from sdapp.scheduler_table import SIGMAS, TIMESTEPS
 from sdapp.schedulers import FROM_MODEL, Resolved, check_noise_schedule
 
@@ -112,12 +113,17 @@ def _rate(scheduler: Any, gap: Any) -> Fraction:
     return Fraction(scheduler.config.num_train_timesteps, int(gap))
 
 
-def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: Sequence[int]) -> Any:
+def build_scheduler(
+    resolved: Resolved,
+    model_config: Mapping[str, Any],
+    seeds: Sequence[int],
+    profile: ProfileName = "diffusers",
+) -> Any:
     """Build a fresh diffusers scheduler for one call, from the model's noise schedule and our options.
 
     `model_config` is the content of the model's scheduler_config.json; `seeds`, one for each image, are for
-    DPM++ SDE. Not with `from_config`, which keeps other options of the model. Raises ConfigError for a value
-    that the class refuses, UnavailableError for a missing package.
+    Brownian trees. Not with `from_config`, which keeps other options of the model. Raises ConfigError for a
+    value that the class refuses, UnavailableError for a missing package.
     """
     check_noise_schedule(resolved, model_config)
     class_name = resolved.scheduler.class_name
@@ -136,14 +142,19 @@ def build_scheduler(resolved: Resolved, model_config: Mapping[str, Any], seeds: 
     except (ValueError, NotImplementedError, TypeError) as exc:
         raise ConfigError(f"{resolved.name}: {exc}") from exc
     scheduler.register_to_config(**later)
+    row = PROFILES[profile]
+    if row.is_k_diffusion and not why_not_exact(profile, resolved):
+        follow(scheduler, resolved, row, seeds)
+        return _set_our_way(scheduler, is_spread=False)
     return _set_our_way(scheduler)
 
 
-def _set_our_way(scheduler: Any) -> Any:
+def _set_our_way(scheduler: Any, is_spread: bool = True) -> Any:
     """Make every run begin at its first sigma, and keep the timesteps on the CPU, where reading them is fast.
 
     diffusers finds the first sigma by the first timestep. With beta sigmas and about 30 steps or more, the
     first two timesteps are rounded to the same number, so it starts at the second and runs past the last.
+    `is_spread` says that the noise levels are those of diffusers.
     """
     original = scheduler.set_timesteps
 
@@ -151,7 +162,7 @@ def _set_our_way(scheduler: Any) -> Any:
     def set_timesteps(steps: int, *args: Any, **kwargs: Any) -> None:
         kwargs.pop("device", None)
         original(steps, *args, **kwargs)
-        if steps == 1 and not _removes_noise(scheduler):
+        if is_spread and steps == 1 and not _removes_noise(scheduler):
             # One step has no spacing: from the last timestep to the end.
             off = {option: False for option in SIGMAS.values() if option in scheduler.config}
             scheduler.register_to_config(timestep_spacing="trailing", **off)
@@ -177,15 +188,12 @@ def _removes_noise(scheduler: Any) -> bool:
 
 def _draw_on_cpu(scheduler: Any) -> None:
     """Make DPM++ SDE draw its noise in float32 on the CPU: the same noise for every device and dtype."""
-    from diffusers.schedulers.scheduling_dpmsolver_sde import BrownianTreeNoiseSampler
-
     original = scheduler.step
 
     @wraps(original)
     def step(model_output: Any, timestep: Any, sample: Any, **kwargs: Any) -> Any:
         if scheduler.noise_sampler is None:
-            least, most = scheduler.sigmas[scheduler.sigmas > 0].min().item(), scheduler.sigmas.max().item()
-            tree = BrownianTreeNoiseSampler(empty(sample.shape), least, most, scheduler.noise_sampler_seed)
+            tree = brownian_tree(scheduler.sigmas, sample.shape, scheduler.noise_sampler_seed)
             place = {"device": sample.device, "dtype": sample.dtype}
             scheduler.noise_sampler = lambda *sigmas: tree(*sigmas).to(**place)
         return original(model_output, timestep, sample, **kwargs)

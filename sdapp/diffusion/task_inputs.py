@@ -63,13 +63,15 @@ def prepare_inputs(job: Job) -> TaskInputs | None:
 def prepare_hints(job: Job, canvas: TaskInputs | None) -> list[Image.Image]:
     """The images of the job's ControlNets at the size that is painted; with padding, the same part of each.
 
-    Raises InputError for a changed file.
+    In a second pass the right and lower edge are repeated as those of the image are. Raises InputError for a
+    changed file.
     """
     size, is_part = (job.width, job.height), isinstance(job.task, Inpaint) and job.task.padding is not None
-    whole = canvas.whole.size if is_part and canvas and canvas.whole else size
+    whole = (canvas.whole.size if is_part and canvas.whole else canvas.size) if canvas else None
+    whole = whole or size
     hints = [inputs.image(each.image, whole, planned=each.sha256, key="control") for each in job.control]
     if not is_part or canvas is None:
-        return hints
+        return [hint if hint.size == size else _crop(hint, (0, 0, *size)) for hint in hints]
     return [_crop(hint, canvas.box).resize(size, Image.Resampling.LANCZOS) for hint in hints]
 
 
@@ -135,7 +137,10 @@ def pipeline_arguments(
     # One copy per image: with a single one, inpainting draws all noise from the first generator.
     given = [canvas.image for canvas in canvases]
     latents = [image for image in given if isinstance(image, torch.Tensor)]
-    shared = {"image": torch.stack(latents) if latents else given, "strength": job.task.strength}
+    strength = job.task.strength
+    if job.profile != "diffusers":  # of whose steps diffusers runs int(steps × strength)
+        strength = min(1.0, (job.steps_to_run + 0.5) / job.steps_in_all)
+    shared = {"image": torch.stack(latents) if latents else given, "strength": strength}
     if not canvases[0].mask:
         return shared
     # A UNet that is not made for inpainting never sees the masked image, which the pipeline encodes

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from sdapp.errors import ConfigError, InputError
 from sdapp.metadata.samplers import SAMPLERS, SCHEDULE_WORDS, Values, plain_word, split_schedule
 from sdapp.models.embedding_files import find_embedding
 from sdapp.models.lora_files import find_lora
+from sdapp.profiles import PROFILES, ProfileName
 from sdapp.settings.messages import what_is_wrong
 
 MAX_TEXT = 4_000_000  # characters; a workflow of a thousand nodes has a tenth of it
@@ -74,6 +76,14 @@ class Carried:
             for file in files:
                 self.values["task"].pop(file)
                 self.leave_out(f"task.{file}", "not inside the image")
+
+    def follow(self, profile: ProfileName) -> None:
+        """Paint as another program does, and note what can differ all the same."""
+        self.values["profile"] = profile
+        self.notes.append(
+            f"painted as {PROFILES[profile].label} does (profile: {profile}); what can still differ: its "
+            "attention (xformers), half precision, another version, and files that are missing here"
+        )
 
     def prompts(
         self, prompt: object, negative: object, syntax: markup.PromptSyntax = "a1111", is_theirs: bool = False
@@ -148,6 +158,8 @@ class Carried:
         self.carry("Sampler", sampler, scheduler=chosen)
         word = SCHEDULE_WORDS.get(plain_word(schedule))
         word = found.scheduler.automatic if word == "automatic" else word
+        if "profile" in self.values:
+            self.notes += _differences(sampler, schedule)
         if word is None:
             self.leave_out("Schedule type", schedule, "diffusers has no such schedule")
         elif word == "leading" and found.options.get("timestep_spacing") != word:
@@ -159,6 +171,14 @@ class Carried:
             more = known | {"options": known["options"] | extra}
             self.carry("Scheduler options", options_json, scheduler=more)
         return None
+
+
+def _differences(sampler: str, schedule: str) -> Iterator[str]:
+    """Notes on names of a tool that sdapp reads as another one, which differs a little under a profile."""
+    if plain_word(schedule) == "simple":
+        yield "Schedule type: Simple is painted as SGM Uniform: timesteps differ by less than one"
+    if sampler.endswith("_gpu"):
+        yield f"{sampler} draws the noise of its steps on the GPU there, and here as on a CPU: it will differ"
 
 
 def _shorten(value: object, depth: int = 4) -> str:

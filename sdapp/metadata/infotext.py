@@ -13,6 +13,7 @@ from sdapp.metadata.carry import Carried, check_length, json_object
 from sdapp.metadata.named import Fields, carry_numbers
 from sdapp.metadata.samplers import SCHEDULES, Values, plain_word
 from sdapp.models.files import BUILT_IN
+from sdapp.profiles import PROFILES, ProfileName, Rng
 from sdapp.scheduler_table import SIGMAS, TABLE
 
 VALUE = r'"(?:\\.|[^"\\])+"|\d+,\d+(?=\s*,|\s*$)|[^,]*'
@@ -41,8 +42,10 @@ DEFAULTS: dict[str, tuple[str, ...]] = {  # fields that change no pixel with the
 ZERO_SNR = "Zero Terminal SNR"  # of the field `Noise Schedule` in A1111 and Forge
 OWN = {  # fields that only sdapp writes, with their settings
     "Prediction type": "prediction_type", "Zero SNR": "zero_snr", "Original size": "original_size",
-    "Crop": "crop",
+    "Crop": "crop", "Profile": "profile",
 }  # fmt: skip
+RNGS: dict[str, Rng] = {"CPU": "cpu", "NV": "gpu", "GPU": "gpu"}  # the first of a kind is written
+THEIRS: dict[str, ProfileName] = {"A1111": "a1111", "Forge": "a1111", "ComfyUI": "comfyui"}
 # A1111's names of what enlarges images before a second pass → ours; the first of a kind is written.
 UPSCALERS = {
     "Lanczos": "lanczos", "Latent": "latent", "Latent (antialiased)": "latent",
@@ -80,7 +83,7 @@ def write_infotext(
         "Model": model_name,
         "VAE": values["vae"] and Path(values["vae"]).name.partition("@")[0].removesuffix(".safetensors"),
         "Denoising strength": task["strength"],
-        "Clip skip": skip + 1 if skip else None, "RNG": "CPU",
+        "Clip skip": skip + 1 if skip else None, "RNG": _rng_word(values), "ENSD": values["ensd"] or None,
         "Lora hashes": ", ".join(f"{Path(lora['file']).stem}: {lora['sha256'][:12]}" for lora in loras),
         "Mask mode": "Inpaint masked" if task["kind"] == "inpaint" else None,
         "TI hashes": ", ".join(f"{each['name']}: {each['sha256'][:12]}" for each in values["embeddings"]),
@@ -107,7 +110,13 @@ def _own_fields(values: Mapping[str, Any]) -> dict[str, str | None]:
         "Zero SNR": "off" if values["zero_snr"] == "off" else None,
         "Original size": "x".join(map(str, values["original_size"] or ())),
         "Crop": "x".join(map(str, values["crop"] or ())),
+        "Profile": None if values["profile"] == "diffusers" else values["profile"],
     }
+
+
+def _rng_word(values: Mapping[str, Any]) -> str:
+    rng = values["rng"] or PROFILES[values["profile"]].rng
+    return next(word for word, ours in RNGS.items() if ours == rng)
 
 
 def with_fields(text: str, fields: Mapping[str, str]) -> str:
@@ -127,9 +136,10 @@ def _hires_fields(values: Mapping[str, Any]) -> Values:
     upscale = values["upscale"]
     if upscale is None:
         return {}
-    steps, sides = upscale["steps"] or values["steps"], (values["width"], values["height"])
+    sides = values["width"], values["height"]
+    profile, steps = PROFILES[values["profile"]], upscale["steps"] or values["steps"]
     file = upscale["model"] and Path(upscale["model"]).stem
-    fields = {
+    fields: Values = {
         "Hires source": "image" if values["task"]["kind"] == "upscale" else None,
         "Final size": "x".join(str(int(side * upscale["scale"] + 0.5)) for side in sides),
     }
@@ -137,7 +147,7 @@ def _hires_fields(values: Mapping[str, Any]) -> Values:
         return fields | {"Postprocess upscale by": f"{upscale['scale']:.12g}", "Postprocess upscaler": file}
     fields |= {
         "Hires upscale": f"{upscale['scale']:.12g}",
-        "Hires steps": min(int(steps * upscale["strength"]), steps),
+        "Hires steps": profile.steps(*profile.second_pass(steps, upscale["strength"]))[1],
         "Hires upscaler": next(
             (name for name, ours in UPSCALERS.items() if ours == upscale["enlarge"]), file
         ),
@@ -312,6 +322,7 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
     carry(prompt, negative, "plain" if all_fields.get("Emphasis") == "None" else "a1111")
     if fields.peek("Noise Schedule") == ZERO_SNR:
         carried.carry(*fields.take("Noise Schedule"), zero_snr="on")
+    _move_noise(fields, carried, _tool(all_fields))
     for name, setting in OWN.items():
         if (value := fields.take(name)[1]) is not None:
             carried.carry(name, value, **{setting: value})
@@ -330,15 +341,31 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
         carried.carry(name, BUILT_IN, model=model)
     else:
         carried.name_model(name, model)
-    rng = fields.take("RNG")[1] or "GPU"
-    if rng.lower() != "cpu" and "seed" in carried.values:
-        carried.leave_out("RNG", rng, "the same seed gives other noise")
     known = {"modelhash": ()} if "Model" in all_fields else {}
     known |= {"lorahashes": ()} if markup.NETWORK.search(prompt) else {}
     carried.lora_hashes = _hashes(all_fields.get("Lora hashes", ""))
     carried.embedding_hashes = _hashes(fields.take("TI hashes")[1] or "")
     fields.name_rest(carried, DEFAULTS | known)
     return carried
+
+
+def _move_noise(fields: Fields, carried: Carried, tool: str) -> None:
+    """Choose the profile of a tool, and carry over what draws the noise."""
+    name, rng = fields.take("RNG")
+    if profile := THEIRS.get(tool):
+        carried.follow(profile)
+    if profile == "a1111" or tool == "sdapp":
+        usual = PROFILES.get(profile or fields.peek("Profile"), PROFILES["diffusers"]).rng
+        ours = RNGS.get(str(rng).upper(), usual)
+        if ours != usual:
+            carried.carry(name, rng, rng=ours)
+        elif rng and rng.upper() not in RNGS:
+            carried.leave_out(name, rng)
+        name, ensd = fields.take("ENSD")
+        if ensd not in (None, "0"):
+            carried.carry(name, ensd, ensd=ensd)
+    elif not profile and (rng or "GPU").upper() != "CPU" and fields.peek("Seed"):
+        carried.leave_out("RNG", rng or "GPU", "the same seed gives other noise")
 
 
 def _hashes(text: str) -> dict[str, str]:
@@ -390,7 +417,8 @@ def _move_hires(fields: Fields, carried: Carried, own: bool) -> None:
     if tile:
         upscale["tile"] = tile
     steps = int(steps) if str(steps).isdecimal() and int(steps) else carried.values.get("steps", 20)
-    if steps_in_all := _steps_in_all(steps, strength):
+    is_all = PROFILES[carried.values.get("profile", "diffusers")].is_k_diffusion
+    if steps_in_all := steps if is_all else _steps_in_all(steps, strength):
         upscale["steps"] = steps_in_all
     if sampler and sampler != "Use same sampler":
         other = Carried()

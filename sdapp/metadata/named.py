@@ -161,6 +161,11 @@ def _carry_named(data: Values, tool: Tool) -> Carried:
         carried.leave_out("strength", strength)
     if mode is not None and kind is None:
         carried.leave_out(name, mode)
+    name, device = fields.take("rand_device")
+    if device == "cuda":
+        carried.carry(name, device, rng="gpu")
+    elif device not in (None, "cpu"):
+        carried.leave_out(name, device)
     carried.name_model(*fields.take("model"))
     fields.name_rest(carried, dict.fromkeys((*tool.no_effect, plain_word(tool.inside)), ()))
     return carried

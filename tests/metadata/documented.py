@@ -7,11 +7,12 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
+from sdapp import config, profiles
 from sdapp.metadata import carry, comfyui, infotext, named
 from sdapp.metadata.read import read_foreign
 
 PAGE = Path(__file__).parents[2] / "docs" / "metadata.md"
-KEYS = ["prompt", "negative_prompt", "prompt_syntax", "scheduler", "steps", "guidance_scale", "guidance_rescale", "seed", "width", "height", "clip_skip",
+KEYS = ["prompt", "negative_prompt", "prompt_syntax", "profile", "rng", "ensd", "scheduler", "steps", "guidance_scale", "guidance_rescale", "seed", "width", "height", "clip_skip",
         "task (img2img)", "task (inpaint)", "model"]  # fmt: skip
 SIZE = {"width": 512, "height": 768}
 PROMPTS = {"prompt": "a (red:1.2) house <lora:snow:1>", "negative_prompt": "tree"}
@@ -68,6 +69,39 @@ EXAMPLES: dict[str, Any] = {
     "an unknown tool": PROMPTS | {"steps": 20, "cfg": 6, "seed": 7, "sampler_name": "dpmpp_2m", "scheduler": "karras",
                                   **SIZE, "foo": 5},
     "ComfyUI": GRAPH,
+}  # fmt: skip
+# Settings of the tools that people move from, each added alone to the settings of BASE.
+BASE = {"Steps": 20, "Sampler": "DPM++ 2M", "Seed": 7, "Size": "512x768"}
+A1111: dict[str, dict[str, Any]] = {
+    "sampler with its own schedule": {"Schedule type": "Automatic"}, "schedule": {"Schedule type": "SGM Uniform"},
+    "sampler of another method": {"Sampler": "DDIM"}, "sampler that diffusers has not": {"Sampler": "DPM adaptive"},
+    "guidance": {"CFG scale": 6}, "clip skip": {"Clip skip": 2}, "model": {"Model": "foo"}, "VAE": {"VAE": "v"},
+    "noise of the CPU": {"RNG": "CPU"}, "noise of NVIDIA": {"RNG": "NV"}, "noise of the steps": {"ENSD": 31337},
+    "eta of DDIM": {"Eta DDIM": 0.5}, "eta of ancestral samplers": {"Eta": 0.5},
+    "img2img": {"Denoising strength": 0.5}, "inpainting": {"Denoising strength": 0.5, "Mask blur": 4},
+    "hires pass": {"Denoising strength": 0.5, "Hires upscale": 2, "Hires steps": 10, "Hires upscaler": "Latent"},
+    "hires upscaler from a file": {"Denoising strength": 0.5, "Hires upscale": 2, "Hires upscaler": "4x-UltraSharp"},
+    "emphasis": {"Emphasis": "No norm"}, "zero terminal SNR": {"Noise Schedule": "Zero Terminal SNR"},
+    "guidance rescale": {"CFG Rescale": 0.7}, "LoRA": {"Lora hashes": "snow: 0123456789ab"},
+    "textual inversion": {"TI hashes": "ugly: 0123456789ab"}, "variation": {"Variation seed": 5, "Variation seed strength": 0.1},
+    "token merging": {"Token merging ratio": 0.5}, "refiner": {"Refiner": "r", "Refiner switch at": 0.8},
+    "tiling": {"Tiling": "True"}, "ControlNet": {"ControlNet 0": '"Module: canny, Model: c, Weight: 1"'},
+}  # fmt: skip
+INVOKE: dict[str, dict[str, Any]] = {
+    name: {name: EXAMPLES["InvokeAI"][name]}
+    for name in ("positive_prompt", "cfg_scale", "cfg_rescale_multiplier", "scheduler", "rand_device", "clip_skip", "model", "loras", "vae",
+                 "controlnets", "seamless_x")
+} | {"img2img": {"generation_mode": "img2img", "strength": 0.5}}  # fmt: skip
+COMFY: dict[str, tuple[str, dict[str, Any]]] = {
+    "sampler and schedule": ("KSampler", {"sampler_name": "euler", "scheduler": "normal"}),
+    "Simple schedule": ("KSampler", {"scheduler": "simple"}),
+    "sampler of another method": ("KSampler", {"sampler_name": "uni_pc"}),
+    "noise on the GPU": ("KSampler", {"sampler_name": "dpmpp_2m_sde_gpu"}),
+    "denoise of txt2img": ("KSampler", {"denoise": 0.5}), "batch": ("EmptyLatentImage", {"batch_size": 2}),
+    "clip skip": ("CLIPSetLastLayer", {"stop_at_clip_layer": -3}), "model": ("CheckpointLoaderSimple", {"ckpt_name": "bar"}),
+    "weights in prompts": ("text", {"text": "a (red:1.2) house"}), "LoRA": ("LoraLoader", {"lora_name": "snow"}),
+    "VAE": ("VAELoader", {"vae_name": "v"}), "ControlNet": ("ControlNetApply", {"strength": 1}),
+    "upscaling": ("LatentUpscale", {"width": 1024}),
 }  # fmt: skip
 MARKUP = {
     "emphasis signs": "red++",
@@ -142,6 +176,69 @@ def tool_rows() -> Iterator[str]:
         yield f"| {', '.join(tools)} | {'; '.join(places)} | {read} | {left} |"
 
 
+def honoured() -> Iterator[str]:
+    """Yield a row for each setting of A1111, ComfyUI and InvokeAI: what it is there, and what becomes of it."""
+
+    def infotext_of(more: dict[str, Any]) -> dict[str, Any]:
+        fields = ", ".join(f"{name}: {value}" for name, value in (BASE | more).items())
+        return {"parameters": f"a red house\n{fields}, Version: v1.10.1"}
+
+    def graph_of(name: str, more: dict[str, Any]) -> dict[str, Any]:
+        nodes = {key: node for key, node in GRAPH.items() if key not in ("LoraLoader",)}
+        node = nodes.get(name, {"class_type": name, "inputs": {}})
+        return image_info("prompt", nodes | {name: node | {"inputs": node["inputs"] | more}})
+
+    def invoke_of(more: dict[str, Any]) -> dict[str, Any]:
+        return image_info(
+            "invokeai_metadata", {"positive_prompt": "a red house", "seed": 7, "steps": 20} | more
+        )
+
+    for what, more in A1111.items():
+        yield _honoured("A1111", what, more, infotext_of({}), infotext_of(more))
+    for what, (node, inputs) in COMFY.items():
+        before = graph_of("KSampler", {})
+        yield _honoured(
+            "ComfyUI",
+            what,
+            {f"{node}.{key}": value for key, value in inputs.items()},
+            before,
+            graph_of(node, inputs),
+        )
+    for what, more in INVOKE.items():
+        yield _honoured("InvokeAI", what.replace("_", " "), more, invoke_of({}), invoke_of(more))
+
+
+def _honoured(
+    tool: str, what: str, more: dict[str, Any], before: dict[str, Any], after: dict[str, Any]
+) -> str:
+    """A row: what the reader makes of settings that are only in the second image."""
+    (_, old), (_, new) = (
+        read_foreign(before) or ("", carry.Carried()),
+        read_foreign(after) or ("", carry.Carried()),
+    )
+    old.values |= {"model": old.model} if old.model else {}
+    new.values |= {"model": new.model} if new.model else {}
+    changed = {key: value for key, value in new.values.items() if old.values.get(key) != value}
+    if "scheduler" in changed:
+        chosen = config.SchedulerChoice.model_validate(changed["scheduler"])
+        changed["scheduler"] = chosen.name
+        reason = profiles.why_not_exact(new.values.get("profile", "diffusers"), chosen.resolve())
+        new.notes += [reason] if reason else []
+    unused = ", ".join(note.removesuffix(": ") for note in new.left_out if note not in old.left_out)
+    told = [f"not used: {unused}"] if unused else []
+    told += [note for note in new.notes if note not in old.notes]
+    result = ", ".join(f"`{key}: {_brief(value)}`" for key, value in changed.items())
+    there = ", ".join(f"{key}: {_brief(value)}" for key, value in more.items())
+    return f"| {tool} | {what} | `{there}` | {'; '.join(filter(None, [result, *told])) or 'no change of pixels'} |"
+
+
+def _brief(value: Any) -> str:
+    """A value as in YAML, on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_brief(each)}" for key, each in value.items()) + "}"
+    return f"[{', '.join(map(_brief, value))}]" if isinstance(value, list) else str(value)
+
+
 def page() -> str:
     """Return docs/metadata.md."""
     refused = {name: place_in_words(place) for place, _, name in reversed(named.REFUSED)}
@@ -158,6 +255,10 @@ def page() -> str:
         "looked up by its name in your folder of models (`sdapp config set folders.models FOLDER`); if it is not there, sdapp stops",
         "until you choose one with `--model`.",
         "sdapp's own images contain their whole record. Only their infotext is read as in the first row.", "",
+        "## What becomes of each setting", "",
+        "Each of these is added alone to the settings of an example. An image of A1111, Forge or ComfyUI also chooses its `profile`:",
+        "noise levels, noise and steps as there. [Profiles](profiles.md) says what is exact, and what can still differ.", "",
+        "| tool | setting | there | here |", "|---|---|---|---|", *honoured(), "",
         "## Not read", "",
         "These are refused by name. Of a tool that sdapp does not know, JSON with the field names below is read; JSON without",
         "them is refused.", "", *(f"- {name}: {place}" for name, place in refused.items()), "",
