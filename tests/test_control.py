@@ -210,10 +210,35 @@ def test_what_does_not_fit_is_refused_before_the_model_is_loaded(
     assert message in done.stderr
 
 
-def test_upscaling_is_not_steered(sdapp: Run, models: dict[str, Path], hint: Path) -> None:
-    control = ("--control", f"{models['SD 1 one']}:{hint}", "--set", "upscale.scale=2")
+def test_a_second_pass_is_steered_too(models: dict[str, Path], hint: Path, tmp_path: Path) -> None:
+    """It is what img2img makes of the enlarged first image, with the ControlNet."""
+    asked = settings(models["SD 1"], control=f"{models['SD 1 one']}:{hint}", width=64, height=64, steps=4)
+    painter = painter_of(asked)
+    [first] = paint(asked, painter)
+    assert first.image
+    first.image.resize((96, 96), Image.Resampling.LANCZOS).save(tmp_path / "large.png")
+    task = {"kind": "img2img", "image": str(tmp_path / "large.png"), "strength": 0.5}
+    [again] = paint(asked | {"task": task, "width": 96, "height": 96}, painter)
+    [at_once] = paint(asked | {"upscale": {"scale": 1.5, "strength": 0.5}}, painter)
+    assert (pixels(at_once) == pixels(again)).all()
+    [odd] = paint(asked | {"upscale": {"scale": 1.1, "strength": 0.5}}, painter)  # painted at 72 × 72
+    assert odd.image
+    assert odd.image.size == (70, 70)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--set", "upscale.scale=2", "--set", "upscale.tile=64"), "upscale.tile: does not fit with control"),
+        (("--set", "task.kind=outpaint", "--set", "task.image=hint.png", "--set", "task.sides=left=64"), "steer outpainting"),
+    ],
+)  # fmt: skip
+def test_tiles_and_outpainting_are_not_steered(
+    more: tuple[str, ...], message: str, sdapp: Run, models: dict[str, Path], hint: Path
+) -> None:
+    control = ("--control", f"{models['SD 1 one']}:{hint}", *more)
     done = sdapp("generate", "a cat", "--model", models["SD 1"], *control)
-    assert (done.exit_code, "cannot steer upscaling and outpainting" in done.stderr) == (2, True)
+    assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
 
 
 def test_a_steered_image_is_upscaled_without_its_control(
