@@ -329,7 +329,8 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     if "model" not in config.model_fields_set:  # with postcards by default, not by choice
         check_words(model, markup.words(prompt) if config.prompt_syntax == "a1111" else prompt)
     config = config.model_copy(update={"prompt": prompt})
-    embeddings = find_embeddings(config, _encoded_texts(config), model)
+    loras = check_loras([*config.loras, *tags], model, config.folders.loras)
+    embeddings = find_embeddings(config, _encoded_texts(config), model, loras)
     if seeds is None:
         first = config.seed if config.seed is not None else secrets.randbelow(2**32)
         seeds = range(first, first + config.count)
@@ -344,7 +345,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         "height": height,
         "seed": seeds[0],
         "inputs": inputs,
-        "loras": check_loras([*config.loras, *tags], model, config.folders.loras),
+        "loras": loras,
         "embeddings": embeddings,
         "control": check_control(config.control, model, _hint_size(config, (width, height))),
         "chunks": _count_chunks(config, model, vector_counts(embeddings)),

@@ -148,9 +148,9 @@ def test_weights_are_compared(sdapp: Run, tiny: Callable[..., Path], files: Path
         (lambda _: None, 66, "loras: bad.safetensors: no such file"),
         (lambda path: save_file({"a.weight": torch.zeros(1)}, path), 65, "is no LoRA: none of its 1 tensors"),
         (
-            lambda path: lora(path, 1, **{"bundle_emb.me.string_to_param.*": torch.zeros(1, 32)}),
+            lambda path: lora(path, 1, **{"bundle_emb.me.other": torch.zeros(1, 32)}),
             65,
-            "has an embedding of its own (bundle_emb.me.",
+            "has tensors of another kind (bundle_emb.me.other)",
         ),
         (lambda path: path.write_bytes(b"\x80\x04pickle" * 9), 69, "loras: bad.safetensors"),
         (
@@ -280,3 +280,30 @@ def test_an_image_of_another_program_uses_the_files_of_your_folders(
 def tensor_bytes(path: Path) -> bytes:
     data = path.read_bytes()
     return data[8 + int.from_bytes(data[:8], "little") :]
+
+
+def test_an_embedding_in_a_lora_file_is_one_beside_it(
+    sdapp: Run, tiny: Callable[..., Path], files: Path, tmp_path: Path
+) -> None:
+    vectors = load_file(embedding(tmp_path / "mood.safetensors"))["emb_params"]
+    lora(files / "both.safetensors", 1, **{"bundle_emb.mood.string_to_param.*": vectors})
+    prompt = ("generate", "a mood cat", "--model", tiny(), "--seed", 7, "--steps", 2)
+
+    def paint_it(*more: object) -> Path:
+        done = sdapp(*prompt, *more)
+        assert done.exit_code == 0, done.stderr
+        return Path(done.stdout.strip())
+
+    beside = paint_it("--lora", "loras/ink.safetensors", "--embedding", "mood.safetensors")
+    inside, without = (
+        paint_it("--lora", "loras/both.safetensors"),
+        paint_it("--lora", "loras/ink.safetensors"),
+    )
+    assert (pixels(inside) == pixels(beside)).all()
+    assert (pixels(inside) != pixels(without)).any()
+    [found] = read_header(inside)["job"]["embeddings"]
+    assert (Path(found["file"]).name, found["name"]) == ("both.safetensors", "mood")
+    assert sdapp("config", "set", "folders.loras", tmp_path / "moved").exit_code == 0
+    files.rename(tmp_path / "moved")
+    again = sdapp("replay", inside, "--verify")
+    assert again.exit_code == 0, again.output

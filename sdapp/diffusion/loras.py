@@ -1,8 +1,8 @@
 """Merge LoRA files into the weights of a loaded pipeline, and take them out again to the last bit.
 
 The weights are W + w · ΔW while an image is painted, so a LoRA costs no time per step. LoRA and LoCon (ΔW is
-the product of two small matrices), LoHa and LoKr (products of such products), DoRA and whole differences are
-read, in the layouts of kohya, diffusers and peft.
+the product of two small matrices), LoHa and LoKr (products of such products), DoRA, OFT (W is turned) and
+whole differences are read, in the layouts of kohya, diffusers and peft.
 """
 
 import re
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from sdapp.config import Lora
 from sdapp.errors import UnavailableError
+from sdapp.models.embedding_files import IN_LORA
 from sdapp.models.lora_files import ENDS, alpha_of, examine_lora
 from sdapp.models.originals import unet_name
 
@@ -33,7 +34,8 @@ PART_PREFIXES = {
 }
 # The kinds of ΔW, by the tensors that each must have.
 COMPLETE = (
-    {"up", "down"}, {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}, {"diff"}, {"diff_b"},
+    {"up", "down"}, {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}, {"oft_blocks"}, {"diff"},
+    {"diff_b"},
     *({first, second} for first in ("lokr_w1", "lokr_w1_a") for second in ("lokr_w2", "lokr_w2_a")),
 )  # fmt: skip
 
@@ -97,6 +99,8 @@ class Loras:
         groups: dict[tuple[str, str], dict[str, torch.Tensor]] = defaultdict(dict)
         strangers: list[str] = []
         for name, tensor in load_file(path).items():
+            if IN_LORA.fullmatch(name):  # an embedding, which the text encoder reads
+                continue
             place = self._place(name)
             if place is None:
                 strangers.append(name)
@@ -156,9 +160,26 @@ def _changes(layer: Any, tensors: Tensors) -> Iterator[tuple[torch.nn.Parameter,
     shape = layer.weight.shape
     if "diff" in tensors:
         yield layer.weight, _shaped(tensors["diff"], shape)
+    elif "oft_blocks" in tensors:
+        yield layer.weight, _turned(layer.weight.float(), tensors)
     elif tensors.keys() - {"diff_b", "alpha"}:
         change = _shaped(_product(tensors), shape) * _scale(tensors)
         yield layer.weight, _with_lengths(layer.weight.float(), change, tensors)
+
+
+def _turned(original: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+    """OFT (Qiu et al. 2023): each block of outputs is turned by (I + Q)(I - Q)⁻¹, Q = B - Bᵀ for a block B.
+
+    An alpha bounds the length of all Q to alpha × outputs; `rescale` has a factor for each output.
+    """
+    blocks = tensors["oft_blocks"]
+    q, one = blocks - blocks.mT, torch.eye(blocks.shape[-1], device=blocks.device)
+    if (most := float(tensors.get("alpha", 0)) * len(original)) > 0:
+        q = q * (most / q.norm().clamp_min(1e-8)).clamp(max=1)
+    turn = (one + q) @ (one - q).inverse()
+    parts = original.reshape(len(blocks), blocks.shape[-1], -1)
+    turned = torch.einsum("knm,knp->kmp", turn, parts).reshape(original.shape)
+    return turned * tensors.get("rescale", 1) - original
 
 
 def _with_lengths(original: torch.Tensor, change: torch.Tensor, tensors: Tensors) -> torch.Tensor:

@@ -193,7 +193,7 @@ def _with_vectors(encoder: Any, part: int, rows: Sequence[tuple[list[Token], Pro
 def _load_vectors(prompt: PromptText, name: str, part: int) -> torch.Tensor:
     """The vectors [n, D] of an embedding for one text encoder. Raises UnavailableError for a changed file."""
     path, sha256 = next((Path(each.file), each.sha256) for each in prompt.embeddings if each.name == name)
-    contents = examine_embedding(path)
+    contents = examine_embedding(path, name)
     if contents.sha256 != sha256:
         raise UnavailableError(f"embeddings: {path} has changed since this run was planned")
     return load_file(path)[contents.tensors[part]].reshape(contents.vectors, -1)

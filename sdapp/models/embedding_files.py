@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdapp import markup
-from sdapp.config import Embedding, RunConfig
+from sdapp.config import Embedding, Lora, RunConfig
 from sdapp.errors import ConfigError, InputError, MissingInputError
 from sdapp.models.families import family_of_width
 from sdapp.models.files import PICKLED, refuse_others, tensor_shapes
@@ -17,6 +17,7 @@ from sdapp.models.locate import Model
 from sdapp.models.originals import clip_tokenizer
 
 OF_SDXL = ("clip_l", "clip_g")  # the tensors for its two text encoders
+IN_LORA = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|emb_params|clip_l|clip_g)")
 BY_DIFFUSERS = "learned_embeds"  # the name of each file that its training writes; the word is inside
 
 
@@ -29,17 +30,20 @@ class Contents(NamedTuple):
     vectors: int  # how many tokens they take the place of
 
 
-def find_embeddings(config: RunConfig, texts: Sequence[str], model: Model | None) -> list[Embedding]:
+def find_embeddings(
+    config: RunConfig, texts: Sequence[str], model: Model | None, loras: Sequence[Lora] = ()
+) -> list[Embedding]:
     """Return the embeddings whose names are in prompts, sorted by name, with the SHA-256 of their files.
 
-    They are those of `embeddings`, or without that setting those in `folders.embeddings`. Without a model the
-    tokenizer is CLIP's, and any family is good. Raises
+    They are those of `embeddings`, or without that setting those in `folders.embeddings`, and those that are
+    part of LoRA files. Without a model the tokenizer is CLIP's, and any family is good. Raises
     MissingInputError, UnavailableError for pickled and damaged files, InputError for what is no embedding
     or has another SHA-256, and ConfigError for one that was made for another family than the model's.
     """
     if config.prompt_syntax == "plain":
         return []
-    found = _available(config)
+    found = {name: Embedding(file=each.file) for each in loras for name in _in_lora(Path(each.file))}
+    found |= _available(config)
     squeezed = " ".join(map(_squeeze, map(markup.words, texts))) if found else ""
     likely = {name: each for name, each in found.items() if _squeeze(name) in squeezed}
     if not likely:
@@ -47,7 +51,13 @@ def find_embeddings(config: RunConfig, texts: Sequence[str], model: Model | None
     counts, tokenizer = dict.fromkeys(likely, 1), model.tokenizer if model else clip_tokenizer()
     chunks = [chunk for text in texts for chunk in markup.chunk(text, tokenizer, embeddings=counts)]
     used = {token.embedding for chunk in chunks for token in chunk} - {""}
-    return [_with_digest(likely[name], name, model, config.folders.embeddings) for name in sorted(used)]
+    folders = [each for each in (config.folders.embeddings, config.folders.loras) if each]
+    return [_with_digest(likely[name], name, model, folders) for name in sorted(used)]
+
+
+def _in_lora(path: Path) -> set[str]:
+    """The names of the embeddings in a LoRA file."""
+    return {found[1] for key in tensor_shapes(path, "loras") if (found := IN_LORA.fullmatch(key))}
 
 
 def _available(config: RunConfig) -> dict[str, Embedding]:
@@ -83,13 +93,14 @@ def _squeeze(text: str) -> str:
     return "".join(unicodedata.normalize("NFC", text).lower().split())
 
 
-def _with_digest(given: Embedding, name: str, model: Model | None, folder: str | None) -> Embedding:
-    path = _elsewhere(folder, given) or Path(given.file).expanduser()
+def _with_digest(given: Embedding, name: str, model: Model | None, folders: Sequence[str]) -> Embedding:
+    path = _elsewhere(folders, given) or Path(given.file).expanduser()
     refuse_others(given.file, path, "embeddings")
     if not path.is_file():
-        where = f", nor is there one with its SHA-256 in {folder}" if folder and given.sha256 else ""
+        places = " or ".join(folders)
+        where = f", nor is there one with its SHA-256 in {places}" if folders and given.sha256 else ""
         raise MissingInputError(f"embeddings: {given.file}: no such file{where}")
-    contents = examine_embedding(path)
+    contents = examine_embedding(path, name)
     if given.sha256 not in (None, contents.sha256):
         message = f"is not the file that was used: its SHA-256 is {contents.sha256}"
         raise InputError(f"embeddings: {given.file} {message}")
@@ -106,12 +117,12 @@ def _with_digest(given: Embedding, name: str, model: Model | None, folder: str |
     return Embedding(file=str(path), name=name, sha256=contents.sha256)
 
 
-def _elsewhere(folder: str | None, given: Embedding) -> Path | None:
-    """The file in a folder with the SHA-256 of one that is not where it was; None if none is needed."""
-    path = Path(given.file).expanduser()
-    if not folder or given.sha256 is None or (path.is_file() and _file_digest(path) == given.sha256):
+def _elsewhere(folders: Sequence[str], given: Embedding) -> Path | None:
+    """The file in the folders with the SHA-256 of one that is not where it was; None if none is needed."""
+    path, sha256 = Path(given.file).expanduser(), given.sha256
+    if sha256 is None or (path.is_file() and _file_digest(path) == sha256):
         return None
-    return find_embedding(folder, given.sha256)
+    return next(filter(None, (find_embedding(folder, sha256) for folder in folders)), None)
 
 
 def find_embedding(folder: str, sha256: str) -> Path | None:
@@ -127,20 +138,24 @@ def _file_digest(path: Path) -> str:
 
 def vector_counts(embeddings: Iterable[Embedding]) -> dict[str, int]:
     """Return how many vectors each embedding of a plan has, by name."""
-    return {str(each.name): examine_embedding(Path(each.file)).vectors for each in embeddings}
+    return {str(each.name): examine_embedding(Path(each.file), each.name).vectors for each in embeddings}
 
 
-def examine_embedding(path: Path) -> Contents:
-    """Return what a file has. Raises InputError if it is no embedding."""
+def examine_embedding(path: Path, name: str | None) -> Contents:
+    """Return what a file has; of a LoRA, its embedding of that name. Raises InputError if it has none."""
     stat = path.stat()
-    return _read_contents(path, stat.st_size, stat.st_mtime_ns)
+    return _read_contents(path, name, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)
-def _read_contents(path: Path, _size: int, _changed: int) -> Contents:
-    shapes = tensor_shapes(path, "embeddings")
+def _read_contents(path: Path, name: str | None, _size: int, _changed: int) -> Contents:
+    shapes, before = tensor_shapes(path, "embeddings"), f"bundle_emb.{name}."
+    if inside := {key: shape for key, shape in shapes.items() if key.startswith(before)}:
+        shapes = {key.removeprefix(before): shape for key, shape in inside.items()}
+    else:
+        before = ""
     names: Sequence[str] = OF_SDXL if set(OF_SDXL) <= shapes.keys() else list(shapes)
-    sizes = [[1, *shapes[name]][-2:] for name in names]
+    sizes = [[1, *shapes[each]][-2:] for each in names]
     if names != OF_SDXL and (len(names) != 1 or len(shapes[names[0]]) > 2):
         raise InputError(
             f"embeddings: {path} is no embedding: it has {len(shapes)} tensors; one has a single tensor of "
@@ -152,7 +167,8 @@ def _read_contents(path: Path, _size: int, _changed: int) -> Contents:
         raise InputError(
             f"embeddings: {path} has {numbers} vectors; allowed: 1 to {markup.MAX_TOKENS}, as many of both"
         )
-    return Contents(_file_digest(path), tuple(names), tuple(width for _, width in sizes), min(counts))
+    tensors = tuple(f"{before}{each}" for each in names)
+    return Contents(_file_digest(path), tensors, tuple(width for _, width in sizes), min(counts))
 
 
 def without_names(text: str, embeddings: Iterable[Embedding]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sdapp.config import Lora
 from sdapp.errors import ConfigError, InputError, MissingInputError
+from sdapp.models.embedding_files import IN_LORA
 from sdapp.models.families import family_of_width
 from sdapp.models.files import MAX_HEADER, read_json, refuse_others, tensor_digest, tensor_shapes
 from sdapp.models.kinds import IS_LORA
@@ -23,6 +24,7 @@ ENDS = {
     ".lora_linear_layer.down.weight": "down", ".lora_linear_layer.up.weight": "up",
     ".dora_scale": "dora", ".lora_magnitude_vector": "magnitude",
     ".lora_magnitude_vector.weight": "magnitude",
+    ".oft_blocks": "oft_blocks", ".rescale": "rescale",
     ".diff": "diff", ".diff_b": "diff_b", ".w_norm": "diff", ".b_norm": "diff_b",
     **{f".{name}": name for name in (
         "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1", "lokr_w1_a",
@@ -107,9 +109,8 @@ def _examine(path: Path, _size: int, _changed: int) -> tuple[str, int | None]:
     shapes = tensor_shapes(path, "loras")
     if not any(re.search(IS_LORA, name) for name in shapes):
         raise InputError(f"loras: {path} is no LoRA: none of its {len(shapes)} tensors belongs to one")
-    if others := [name for name in shapes if not name.endswith(tuple(ENDS))]:
-        what = "an embedding of its own" if others[0].startswith("bundle_emb.") else "tensors of another kind"
-        raise InputError(f"loras: {path} has {what} ({others[0]}), which sdapp cannot merge")
+    if others := [name for name in shapes if not name.endswith(tuple(ENDS)) and not IN_LORA.fullmatch(name)]:
+        raise InputError(f"loras: {path} has tensors of another kind ({others[0]}), which sdapp cannot merge")
     width = next((shape[1] for name, shape in shapes.items() if READS_TEXT.search(name)), None)
     return tensor_digest(path), width
 

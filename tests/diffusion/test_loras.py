@@ -58,6 +58,13 @@ def pair(name: str, outputs: int, inputs: int, rank: int, alpha: float) -> tuple
     return tensors, up @ down * (alpha / rank)
 
 
+def turned(blocks: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weights times one large rotation: the Cayley transform of each block, on the diagonal."""
+    one = torch.eye(blocks.shape[-1])
+    turns = [torch.linalg.solve((one - (b - b.T)).T, (one + (b - b.T)).T).T for b in blocks]
+    return (torch.block_diag(*turns).T @ weights.flatten(1)).reshape(weights.shape)
+
+
 def kinds() -> Iterator[tuple[str, str, Tensors, Callable[[torch.Tensor], torch.Tensor]]]:
     """Kind of file, layer, tensors, and the weights that they make of those of the model."""
     tensors, change = pair(kohya(LINEAR), 64, 64, 4, 2.0)
@@ -109,6 +116,19 @@ def kinds() -> Iterator[tuple[str, str, Tensors, Callable[[torch.Tensor], torch.
         tensors | by_input,
         (lambda w, c=change, m=length.T: (w + c) / (w + c).norm(dim=0, keepdim=True) * m),
     )
+    blocks, factors = rand(8, 8, 8) / 8, rand(64, 1).abs() + 0.5
+    free = {f"{kohya(LINEAR)}.oft_blocks": blocks, f"{kohya(LINEAR)}.alpha": torch.tensor(0.0)}
+    yield "OFT", LINEAR, free, partial(turned, blocks)
+    bound = {f"{kohya(LINEAR)}.alpha": torch.tensor(0.01), f"{kohya(LINEAR)}.rescale": factors}
+    length = (blocks - blocks.mT).norm()
+    yield (
+        "OFT with bounds and factors",
+        LINEAR,
+        free | bound,
+        (lambda w, b=blocks * 0.64 / length, m=factors: turned(b, w) * m),
+    )
+    convolved = rand(4, 8, 8) / 8
+    yield "OFT of a convolution", CONV, {f"{kohya(CONV)}.oft_blocks": convolved}, partial(turned, convolved)
     norm = rand(64)
     yield "norm", NORM, {f"{kohya(NORM)}.w_norm": norm}, partial(add, norm)
     whole = rand(64, 64)
