@@ -229,7 +229,7 @@ def test_a_second_pass_is_steered_too(models: dict[str, Path], hint: Path, tmp_p
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--set", "upscale.scale=2", "--set", "upscale.tile=64"), "upscale.tile: does not fit with control"),
+        (("--set", "upscale.scale=2", "--set", "upscale.tile=64"), "does not fit with control, which reads the whole image"),
         (("--set", "task.kind=outpaint", "--set", "task.image=hint.png", "--set", "task.sides=left=64"), "steer outpainting"),
     ],
 )  # fmt: skip

@@ -1,11 +1,14 @@
 """Profiles without a model: noise of NVIDIA's GPUs, steps, ids, what is refused, and infotext."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sdapp.config import RunConfig, validate
 from sdapp.diffusion.noise import Drawn, ImageNoise, gpu_randn, philox
@@ -13,6 +16,7 @@ from sdapp.diffusion.sigmas import k_sigmas
 from sdapp.errors import ConfigError
 from sdapp.jobs import Job, plan
 from sdapp.metadata.infotext import read_infotext, write_infotext
+from sdapp.metadata.read import read_settings
 from sdapp.models.vae import locate_model
 from sdapp.notes import notes_before_painting
 from sdapp.profiles import PROFILES, why_not_exact
@@ -181,9 +185,17 @@ def test_an_image_of_a1111_chooses_its_profile(fields: str, values: dict[str, An
     noise = {key: value for key, value in found[1].values.items() if key in ("profile", "rng", "ensd")}
     assert noise == {"profile": "a1111"} | values
     assert found[1].left_out == []
-    (note,) = found[1].notes
-    assert "xformers" in note
-    assert "half precision" in note
+    assert found[1].notes == []
+
+
+def test_replay_says_that_it_paints_as_a1111_does(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("parameters", A1111.format("Euler a", ""))
+    Image.new("RGB", (512, 512)).save(tmp_path / "in.png", pnginfo=info)
+    layer = read_settings(tmp_path / "in.png")
+    assert layer.values["profile"] == "a1111"
+    (note,) = layer.notes
+    assert all(word in note for word in ("painted as A1111 does", "xformers", "half precision", "missing"))
 
 
 def test_names_that_differ_a_little_get_a_note() -> None:

@@ -72,9 +72,9 @@ def gpu_randn(shape: tuple[int, ...], seed: int, calls: int = 0) -> torch.Tensor
     """What `torch.randn(shape, device="cuda")` draws after so many calls with a generator of this seed.
 
     float32, equal but for the last bits: a GPU computes sine and logarithm less exactly. A GPU whose cores
-    are fewer than the numbers lets each draw several, so larger noise differs (about 120,000 numbers on a GPU
-    of 80 multiprocessors: an image of 1,370 × 1,370). Element i is made of the first two words of counter
-    (calls, 0, i, 0), by the method of Box and Muller as in curand_normal.h.
+    are fewer than the numbers lets each draw several, so larger noise differs (above 122,880 numbers with 80
+    multiprocessors of 1,536 threads: an image of 1,400 × 1,400). Element i is made of the first two words of
+    counter (calls, 0, i, 0), by the method of Box and Muller as in curand_normal.h.
     """
     n = int(np.prod(shape, dtype=np.int64))
     counter = np.zeros((4, n), np.uint32)

@@ -13,7 +13,6 @@ from sdapp.errors import ConfigError, InputError
 from sdapp.metadata.samplers import SAMPLERS, SCHEDULE_WORDS, Values, plain_word, split_schedule
 from sdapp.models.embedding_files import find_embedding
 from sdapp.models.lora_files import find_lora
-from sdapp.profiles import PROFILES, ProfileName
 from sdapp.settings.messages import what_is_wrong
 
 MAX_TEXT = 4_000_000  # characters; a workflow of a thousand nodes has a tenth of it
@@ -76,14 +75,6 @@ class Carried:
             for file in files:
                 self.values["task"].pop(file)
                 self.leave_out(f"task.{file}", "not inside the image")
-
-    def follow(self, profile: ProfileName) -> None:
-        """Paint as another program does, and note what can differ all the same."""
-        self.values["profile"] = profile
-        self.notes.append(
-            f"painted as {PROFILES[profile].label} does (profile: {profile}); what can still differ: its "
-            "attention (xformers), half precision, another version, and files that are missing here"
-        )
 
     def prompts(
         self, prompt: object, negative: object, syntax: markup.PromptSyntax = "a1111", is_theirs: bool = False

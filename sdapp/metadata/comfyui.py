@@ -59,7 +59,7 @@ class _Graph:
         from_empty = (name for name in samplers if self._latent(name)[0] == "EmptyLatentImage")
         if sampler := next(from_empty, samplers[0] if samplers else ""):
             self.used.add(sampler)
-            carried.follow("comfyui")
+            carried.values["profile"] = "comfyui"
             positive, negative = (self._prompt(sampler, side, carried) for side in ("positive", "negative"))
             carried.prompts(positive, negative, is_theirs=True)
             carried.scheduler(self._value(sampler, "sampler_name"), self._value(sampler, "scheduler"))

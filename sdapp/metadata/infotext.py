@@ -352,19 +352,21 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
 def _move_noise(fields: Fields, carried: Carried, tool: str) -> None:
     """Choose the profile of a tool, and carry over what draws the noise."""
     name, rng = fields.take("RNG")
-    if profile := THEIRS.get(tool):
-        carried.follow(profile)
-    if profile == "a1111" or tool == "sdapp":
-        usual = PROFILES.get(profile or fields.peek("Profile"), PROFILES["diffusers"]).rng
+    theirs = THEIRS.get(tool) if fields.peek("Seed") else None
+    if theirs:
+        carried.values["profile"] = theirs
+    if theirs == "a1111" or tool == "sdapp":
+        profile = theirs or fields.peek("Profile")
+        usual = PROFILES.get(profile, PROFILES["diffusers"]).rng
         ours = RNGS.get(str(rng).upper(), usual)
         if ours != usual:
             carried.carry(name, rng, rng=ours)
         elif rng and rng.upper() not in RNGS:
             carried.leave_out(name, rng)
-        name, ensd = fields.take("ENSD")
-        if ensd not in (None, "0"):
+        if profile == "a1111" and fields.peek("ENSD"):
+            name, ensd = fields.take("ENSD")
             carried.carry(name, ensd, ensd=ensd)
-    elif not profile and (rng or "GPU").upper() != "CPU" and fields.peek("Seed"):
+    elif not theirs and (rng or "GPU").upper() != "CPU" and fields.peek("Seed"):
         carried.leave_out("RNG", rng or "GPU", "the same seed gives other noise")
 
 

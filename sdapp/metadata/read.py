@@ -13,6 +13,7 @@ from sdapp.metadata.containers import texts
 from sdapp.metadata.infotext import read_infotext, read_prompts_only
 from sdapp.metadata.named import read_named, refuse
 from sdapp.metadata.record import dotted_keys, parse_content, record_text, to_layer
+from sdapp.profiles import PROFILES
 from sdapp.settings.layers import Layer
 
 # From `containers.texts`: the name of the tool and its settings; None if it is not this reader's tool.
@@ -20,6 +21,11 @@ Reader = Callable[[Mapping[str, str]], tuple[str, Carried] | None]
 TOOL_READERS: tuple[Reader, ...] = (  # the first that finds something wins
     read_infotext, read_comfyui, read_named, refuse, read_prompts_only,
 )  # fmt: skip
+
+DIFFERS = (
+    "what can still differ: its attention (xformers), half precision, another version, and files that are "
+    "missing here"
+)
 
 
 def read_foreign(info: Mapping[Any, Any], folders: Folders | None = None) -> tuple[str, Carried] | None:
@@ -57,5 +63,7 @@ def read_settings(path: Path, folders: Folders | None = None) -> Layer:
         values |= {"width": image.width, "height": image.height}
     notes = [f"{path} was made by {tool}; not carried over: {left_out}"] if left_out else []
     notes += [f"{path}: {note}" for note in carried.notes]
+    if profile := values.get("profile"):
+        notes.append(f"{path} is painted as {PROFILES[profile].label} does (profile: {profile}); {DIFFERS}")
     origins = {dotted: str(path) for dotted in ("model", *dotted_keys(values))}
     return Layer(values, origins, tuple(notes), carried.model)

@@ -34,6 +34,9 @@ HOUSE = {
 FIELDS = "Steps: 4, Sampler: Euler a, CFG scale: 6, Seed: 77, Size: 64x64, RNG: CPU, Model: foo"
 
 
+CPU = {"profile": "a1111", "rng": "cpu"}  # what FIELDS say of the noise
+
+
 def scheduler(name: str) -> dict[str, Any]:
     return {"scheduler": {"name": name, "options": {}}}
 
@@ -57,8 +60,9 @@ def infotext_settings(text: str) -> tuple[dict[str, Any], str]:
 # --- the files of the cases -----------------------------------------------------------------------------------
 
 
-BEACH = HOUSE | {"prompt": "a red house on a beach", "guidance_scale": 6.0} | scheduler("euler-a")
-GRAPH_HOUSE = HOUSE | {"guidance_scale": 6.5} | scheduler("euler-a")
+GPU = {"profile": "a1111"}
+BEACH = HOUSE | {"prompt": "a red house on a beach", "guidance_scale": 6.0} | scheduler("euler-a") | GPU
+GRAPH_HOUSE = HOUSE | {"guidance_scale": 6.5, "profile": "comfyui"} | scheduler("euler-a")
 BARE = {key: value for key, value in HOUSE.items() if key != "negative_prompt"}
 
 
@@ -70,7 +74,7 @@ BARE = {key: value for key, value in HOUSE.items() if key != "negative_prompt"}
         ("03-utf8-in-tEXt/in.png",
          BEACH | {"prompt": "a red café on a beach 日本", "negative_prompt": "träd"}, []),
         ("08-comfy-text-through-a-node/replace.png", GRAPH_HOUSE, []),
-        ("11-decimal-comma/in.png", BARE | {"guidance_scale": 6.5} | scheduler("euler-a"), []),
+        ("11-decimal-comma/in.png", BARE | {"guidance_scale": 6.5} | scheduler("euler-a") | GPU, []),
         ("17-large-text-chunk/comfy.png", GRAPH_HOUSE, []),
         ("18-comfy-webp-make/good.webp", GRAPH_HOUSE, ["Schedule type: karras"]),
         ("18-comfy-webp-make/make.webp", GRAPH_HOUSE, ["Schedule type: karras"]),
@@ -82,11 +86,11 @@ BARE = {key: value for key, value in HOUSE.items() if key != "negative_prompt"}
         ("20-swarm-fooocus-json/fooocus.png",
          HOUSE | {"steps": 30, "guidance_scale": 4.0, "seed": 1234567890123456789, "width": 896, "height": 1152}
          | scheduler("dpm++2m-sde-karras"), ["was made by Fooocus", "styles: ['Fooocus V2']", "sharpness: 2.0"]),
-        ("28-joined-sampler-names/a.png", BARE | {"guidance_scale": 6.0} | scheduler("euler-a"),
+        ("28-joined-sampler-names/a.png", BARE | {"guidance_scale": 6.0, "profile": "comfyui"} | scheduler("euler-a"),
          ["Schedule type: karras (EulerAncestralDiscreteScheduler has no karras"]),
-        ("31-names-of-fields/cfg.png", BARE | {"guidance_scale": 6.0} | scheduler("euler-a"), ["RNG: GPU"]),
+        ("31-names-of-fields/cfg.png", BARE | {"guidance_scale": 6.0, "profile": "comfyui"} | scheduler("euler-a"), []),
         ("31-names-of-fields/scheduler.png",
-         HOUSE | {"guidance_scale": 6.0} | scheduler("dpm++2m-karras"), ["RNG: GPU"]),
+         HOUSE | {"guidance_scale": 6.0, "profile": "comfyui"} | scheduler("dpm++2m-karras"), []),
         ("27-replay-hides-why/in.png", {"width": 64, "height": 64}, ["KSamplerAdvanced: enable, euler"]),
     ],
 )  # fmt: skip
@@ -124,7 +128,7 @@ def test_each_case_has_its_right_values(file: str, found: dict[str, Any], notes:
 )  # fmt: skip
 def test_infotext_of_other_shapes_is_read(text: str) -> None:
     found, named = infotext_settings(text)
-    assert found == HOUSE | {"guidance_scale": 6.0} | scheduler("euler-a")
+    assert found == HOUSE | {"guidance_scale": 6.0} | scheduler("euler-a") | CPU
     assert "RNG" not in named
     assert ("Template: x; y z: Steps 5; Wildcard prompt: __a__" in named) == ("Template" in text)
     assert ("on the line of the prompt" in named) == (not re.search(r"(?im)(^|\\n)(steps|model)", text))
@@ -156,7 +160,7 @@ def test_a_label_within_a_line_of_the_prompt_is_told() -> None:
 def test_fields_of_a_second_pass_do_not_begin_the_settings() -> None:
     more = "Variation seed: 5, Variation seed strength: 0.1, Hires steps: 9, Hires CFG Scale: 5, Hires upscale: 2"
     found, named = infotext_settings(f"a red house Negative prompt: tree {FIELDS}, {more}, Version: v1.6.0")
-    assert found == HOUSE | {"guidance_scale": 6.0} | scheduler("euler-a")
+    assert found == HOUSE | {"guidance_scale": 6.0} | scheduler("euler-a") | CPU
     assert more.replace(", ", "; ") in named
 
 
@@ -171,7 +175,7 @@ def test_settings_that_cannot_be_told_from_the_prompt_are_refused() -> None:
         ("Euler a_karras", "euler-a", "Schedule type: karras"),
         ("euler_ancestral_beta", "euler-a", "Schedule type: beta"),
         ("ddpm_karras", "ddpm", "Schedule type: karras"),
-        ("dpmpp_2m_sde_gpu_karras", "dpm++2m-sde-karras", ""),
+        ("dpmpp_2m_sde_gpu_karras", "dpm++2m-sde-karras", "dpmpp_2m_sde_gpu draws the noise of its steps"),
         ("DPM++ 2M (SGM Uniform)", "dpm++2m-trailing", ""),
         ("DPM++ 2M SDE/exponential", "dpm++2m-sde-exponential", ""),
         ("dpmpp_2m + karras", "dpm++2m-karras", ""),
@@ -441,7 +445,7 @@ def test_a_tool_that_is_not_read_is_refused_by_its_name(info: dict[str, Any], to
 
 # --- what is not carried over is named at every door ----------------------------------------------------------
 
-NOTE = "note: made.png was made by A1111; not carried over: RNG: GPU (the same seed gives other noise)"
+NOTE = "note: made.png was made by A1111; not carried over: Eta: 0.5"
 
 
 @pytest.mark.parametrize(
@@ -456,13 +460,14 @@ NOTE = "note: made.png was made by A1111; not carried over: RNG: GPU (the same s
     ],
 )
 def test_notes_come_at_every_door_before_an_error(words: tuple[object, ...], sdapp: Run) -> None:
-    png(Path(), parameters="a red house\nSteps: 4, Seed: 77, Size: 64x64, Model: foo")
+    png(Path(), parameters="a red house\nSteps: 4, Seed: 77, Size: 64x64, Eta: 0.5, Model: foo")
     result = sdapp(*words)
     assert result.exit_code != 0
     lines = result.stderr.splitlines()
     assert lines[0] == NOTE
     assert lines.count(NOTE) == 1
-    assert lines[1].startswith("error: ")
+    assert lines[1].startswith("note: made.png is painted as A1111 does (profile: a1111); what can still")
+    assert lines[2].startswith("error: ")
 
 
 # --- what is written is read back -----------------------------------------------------------------------------
@@ -551,6 +556,7 @@ def test_the_plain_graph_of_comfyui_is_read_back_whole(
         "guidance_scale": cfg,
         "width": 64,
         "height": 64,
+        "profile": "comfyui",
     }
     expected |= {"negative_prompt": negative} if negative else {}
     syntax = {"prompt_syntax": "a1111"}  # is there if it makes a difference

@@ -73,7 +73,7 @@ GRAPH = {
 OF_GRAPH = {
     "prompt": "a glass bottle", "negative_prompt": "text, watermark", "seed": 156680208700286, "steps": 25,
     "guidance_scale": 8.0, "scheduler": {"name": "dpm++2m-sde-karras", "options": {}}, "width": 512, "height": 768,
-    "clip_skip": 1,
+    "clip_skip": 1, "profile": "comfyui",
 }  # fmt: skip
 LEFT_OF_GRAPH = [
     "LoraLoader: detail.safetensors",
@@ -144,9 +144,10 @@ def test_an_image_of_no_known_tool_gives_none(info: dict[str, Any], comment: str
 
 def test_exif_wins_over_png_text_and_infotext_over_a_graph() -> None:
     info = {"parameters": "x\nSteps: 2, Seed: 1, RNG: CPU", "prompt": json.dumps(GRAPH)}
-    assert foreign(info) == ("A1111", {"prompt": "x", "steps": 2, "seed": 1}, [])
+    noise = {"profile": "a1111", "rng": "cpu"}
+    assert foreign(info) == ("A1111", {"prompt": "x", "steps": 2, "seed": 1} | noise, [])
     found = foreign(info, "y\nSteps: 3, Seed: 4, RNG: CPU")
-    assert found == ("A1111", {"prompt": "y", "steps": 3, "seed": 4}, [])
+    assert found == ("A1111", {"prompt": "y", "steps": 3, "seed": 4} | noise, [])
 
 
 def test_a_graph_is_found_in_the_exif_of_a_webp() -> None:
@@ -239,7 +240,8 @@ def test_img2img_of_invokeai_needs_its_image() -> None:
     found = foreign({"invokeai_metadata": json.dumps(data)})
     assert found
     assert found[1]["task"] == {"kind": "img2img", "strength": 0.6}
-    assert {NO_IMAGE, "init_image: abc.png", "rand_device: cuda"} <= set(found[2])
+    assert found[1]["rng"] == "gpu"
+    assert {NO_IMAGE, "init_image: abc.png"} <= set(found[2])
 
 
 @pytest.mark.parametrize("name", [
