@@ -62,7 +62,9 @@ class _Graph:
             carried.values["profile"] = "comfyui"
             positive, negative = (self._prompt(sampler, side, carried) for side in ("positive", "negative"))
             carried.prompts(positive, negative, is_theirs=True)
-            carried.scheduler(self._value(sampler, "sampler_name"), self._value(sampler, "scheduler"))
+            name = self._value(sampler, "sampler_name")
+            name = "euler" if name == "ddim" else name  # which it runs as (comfy/samplers.py)
+            carried.scheduler(name, self._value(sampler, "scheduler"))
             for name, key in SAMPLER_INPUTS.items():
                 value = self._value(sampler, name)
                 carried.carry(name, value, **{key: value})

@@ -102,7 +102,7 @@ def test_an_image_painted_over_another_finds_its_inputs(sdapp: Run, house: Path,
 
 def test_an_image_of_another_tool_is_painted_and_what_is_lost_is_told(sdapp: Run) -> None:
     result = sdapp(
-        "replay", theirs(), theirs("unsown.png", "a cat\nSteps: 2, Sampler: DDIM, Size: 64x64, RNG: CPU")
+        "replay", theirs(), theirs("unsown.png", "a cat\nSteps: 2, Sampler: DDIM, Size: 64x64, Eta: 1")
     )
     one, two = jobs(result)
     assert (one["prompt"], one["negative_prompt"], one["scheduler"]["name"], one["seed"]) == (
@@ -111,9 +111,23 @@ def test_an_image_of_another_tool_is_painted_and_what_is_lost_is_told(sdapp: Run
         "euler-a",
         9,
     )
-    assert "theirs.png was made by A1111; not carried over: " in result.stderr
+    assert "theirs.png is painted as A1111 does (profile: a1111); what can still differ: " in result.stderr
+    assert "unsown.png was made by A1111; not carried over: " in result.stderr
     assert "unsown.png: there is no seed inside" in result.stderr
     assert two["scheduler"]["name"] == "ddim"
+
+
+def test_an_image_of_a1111_is_painted_as_a1111_paints_it(sdapp: Run) -> None:
+    """Its pixels are those of the profile, which only its tool names."""
+    [path] = paint(sdapp, "a red house", "--scheduler", "euler-a", "--set", "profile=a1111")
+    text = Image.open(path).info["parameters"].replace("Profile: a1111, ", "").replace("sdapp ", "v")
+    info = PngInfo()
+    info.add_text("parameters", text)
+    with Image.open(path) as image:
+        image.save("a1111.png", pnginfo=info)
+    assert sdapp("replay", "a1111.png", "--model", "postcards", "--verify").exit_code == 0
+    other = sdapp("replay", "a1111.png", "--model", "postcards", "--verify", "--set", "profile=diffusers")
+    assert other.exit_code == 1
 
 
 def test_images_of_two_models_load_each_of_them_once(sdapp: Run, tiny: Callable[..., Path]) -> None:

@@ -94,6 +94,7 @@ INVOKE: dict[str, dict[str, Any]] = {
 } | {"img2img": {"generation_mode": "img2img", "strength": 0.5}}  # fmt: skip
 COMFY: dict[str, tuple[str, dict[str, Any]]] = {
     "sampler and schedule": ("KSampler", {"sampler_name": "euler", "scheduler": "normal"}),
+    "DDIM": ("KSampler", {"sampler_name": "ddim", "scheduler": "ddim_uniform"}),
     "Simple schedule": ("KSampler", {"scheduler": "simple"}),
     "sampler of another method": ("KSampler", {"sampler_name": "uni_pc"}),
     "noise on the GPU": ("KSampler", {"sampler_name": "dpmpp_2m_sde_gpu"}),
