@@ -64,6 +64,7 @@ def read_settings(path: Path, folders: Folders | None = None) -> Layer:
     notes = [f"{path} was made by {tool}; not carried over: {left_out}"] if left_out else []
     notes += [f"{path}: {note}" for note in carried.notes]
     if profile := values.get("profile"):
-        notes.append(f"{path} is painted as {PROFILES[profile].label} does (profile: {profile}); {DIFFERS}")
+        label = PROFILES[profile].label
+        notes.append(f"{path} sets profile: {profile}, to be painted as {label} does; {DIFFERS}")
     origins = {dotted: str(path) for dotted in ("model", *dotted_keys(values))}
     return Layer(values, origins, tuple(notes), carried.model)

@@ -466,7 +466,9 @@ def test_notes_come_at_every_door_before_an_error(words: tuple[object, ...], sda
     lines = result.stderr.splitlines()
     assert lines[0] == NOTE
     assert lines.count(NOTE) == 1
-    assert lines[1].startswith("note: made.png is painted as A1111 does (profile: a1111); what can still")
+    assert lines[1].startswith(
+        "note: made.png sets profile: a1111, to be painted as A1111 does; what can still"
+    )
     assert lines[2].startswith("error: ")
 
 
