@@ -331,9 +331,7 @@ class Painter:
         steered = self._control.steering(pipe, job, hints, stays)
         seen = painting.watcher.watching(pipe) if painting.watcher else nullcontext()
         drawn = nullcontext() if job.is_drawn_plainly else drawn_as(job.noise[0], pipe.vae)
-        with (
-            watched as calls, with_shortcuts(pipe, job) as shortcuts, kept, steered, seen, drawn,
-        ):  # fmt: skip
+        with watched as calls, with_shortcuts(pipe, job) as shortcuts, kept, steered, seen, drawn:
             painting.latents = pipe(
                 **painting.conditioning.arguments(),
                 **pipeline_arguments(job, painting.inputs, *channels),
