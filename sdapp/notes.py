@@ -16,6 +16,7 @@ from sdapp.jobs import Job, choose_scheduler
 from sdapp.models.embedding_files import name_of, without_names
 from sdapp.models.files import BUILT_IN
 from sdapp.models.locate import Model
+from sdapp.models.upscalers import PIPELINES, find_pipeline, pipeline_class
 from sdapp.models.words import unknown_words
 from sdapp.profiles import PROFILES, why_not_exact
 from sdapp.schedulers import few_steps, is_for_few_steps
@@ -141,14 +142,22 @@ def _on_upscaling(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     if upscale and upscale.enlarge.startswith("latent") and upscale.strength < SHARP:
         yield f"enlarged latents stay blurred below an upscale.strength of {SHARP}; or enlarge by lanczos"
     is_on_gpu = config.device not in ("auto", "cpu") or which("nvidia-smi") is not None
-    if is_on_gpu or config.memory.vae_tiling is True or pixels <= model.size**2:
+    if is_on_gpu or config.memory.vae_tiling is True:
         return
-    width = model.facts.get("widths", [128])[0]
-    needed, free = DECODES * width * pixels * 4, psutil.virtual_memory().available
+    largest = job.second_pass or job
+    if pixels > model.size**2:
+        width = model.facts.get("widths", [128])[0]
+        yield from _on_memory(width, largest.width, largest.height, "memory.vae_tiling: true needs less")
+    if upscale and upscale.method == "diffusion" and not upscale.tile:
+        scale = PIPELINES[pipeline_class(find_pipeline(str(upscale.model)))][0]
+        yield from _on_memory(128, job.width * scale, job.height * scale, "upscale.tile: 512 needs less")
+
+
+def _on_memory(channels: int, width: int, height: int, way: str) -> Iterator[str]:
+    """A note if decoding an image, by an autoencoder of so many channels, takes more than is free."""
+    needed, free = DECODES * channels * width * height * 4, psutil.virtual_memory().available
     if needed > free:
-        largest = job.second_pass or job
-        size = f"{largest.width}x{largest.height}"
-        way = "memory.vae_tiling: true needs less"
+        size = f"{width}x{height}"
         yield f"decoding {size} takes about {needed / 2**30:.0f} GiB, {free / 2**30:.0f} are free; {way}"
 
 

@@ -85,6 +85,10 @@ def find_pipeline(name: str) -> Model:
     if path is not None:
         _check_class(Model(name, path))
         return Model(name, path)
+    cached = hub.cached_commit(hub_id, revision)
+    if cached and all(Model(name, cached).weights(part)[1] for part in LOADED_PARTS):
+        _check_class(Model(name, cached))
+        return Model(name, cached)
     _check_class(Model(name, hub.download(hub_id, revision, hub.CONFIGS, key=KEY)))
     folder = hub.download(hub_id, revision, WANTED_FILES, hub.find_unwanted(hub_id, revision), key=KEY)
     return Model(f"{hub_id}@{folder.name}", folder)

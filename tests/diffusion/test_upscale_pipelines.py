@@ -11,7 +11,10 @@ import torch
 from PIL import Image, ImageChops
 
 from conftest import random_pipeline
+from sdapp.arguments import as_layer
 from sdapp.metadata.record import read_header
+from sdapp.notes import Notes
+from sdapp.upscales import plan_upscales
 
 Command = Callable[..., Any]
 
@@ -200,3 +203,21 @@ def test_what_is_refused_before_anything_is_loaded(
     assert "vae has no .safetensors file" in refused(broken)
     wrong = sdapp("generate", "a cat", "--set", "upscale={scale: 2, noise_level: 30}")
     assert "upscale.noise_level: is not used; it is for upscale.method: diffusion" in wrong.stderr
+
+
+def test_memory_that_is_not_there_is_named_before_painting(
+    upscalers: dict[int, Path], tmp_path: Path
+) -> None:
+    Image.new("RGB", (2048, 2048)).save(tmp_path / "large.png")
+
+    def notes(**more: Any) -> str:
+        told: list[str] = []
+        upscale = {"method": "diffusion", "model": str(upscalers[4]), "scale": 4, **more}
+        layer = as_layer({"upscale": upscale, "device": "cpu", "steps": 2})
+        _, errors = plan_upscales([tmp_path / "large.png"], [layer], Notes(told.append))
+        assert errors == []
+        return " ".join(told)
+
+    assert "decoding 8192x8192 takes about 192 GiB" in notes()
+    assert "upscale.tile: 512 needs less" in notes()
+    assert "decoding" not in notes(tile=512)
