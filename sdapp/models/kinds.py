@@ -10,6 +10,10 @@ WHOLE = "give the whole checkpoint, with autoencoder and text encoder"
 UNUSED = f"sdapp does not use any; {WHOLE}"
 LORA_OPTION = "it only changes another model: give it as --lora FILE, with a whole model"
 CONTROL_OPTION = "it only steers another model: give it as --control FILE:IMAGE, with a whole model"
+UPSCALE_OPTION = (
+    "use it with a whole model, as a diffusers folder: "
+    "--set upscale.method=diffusion --set upscale.model=FILE"
+)
 FOLDER = "give the same model as a diffusers folder"
 SCHEDULER = "if it is a Stable Diffusion after all, give it the scheduler folder of its base model"
 
@@ -56,7 +60,7 @@ OTHER_MODELS = (
     Kind(r"^(model\.diffusion_model\.)?double_blocks\.|^pipeline Flux", "FLUX"),
     Kind(r"^clip_txt_mapper|\.channelwise\.|^pipeline (StableCascade|Wuerstchen)", "Stable Cascade"),
     Kind(r"^(embedder\.model\.visual|noise_augmentor)\.|^pipeline StableUnCLIP", "Stable unCLIP"),
-    Kind(r"^pipeline StableDiffusionLatentUpscale", "the x2 latent upscaler"),
+    Kind(r"^pipeline StableDiffusionLatentUpscale", "the x2 latent upscaler", UPSCALE_OPTION),
     Kind(r"\.time_stack\.|^unet (UNetSpatioTemporal|UNetMotion|UNet3D)", "a model for videos"),
     Kind(r"^(model\.diffusion_model\.)?((joint_|single_)?transformer_blocks|blocks|layers)\.0\.",
          "a diffusion transformer"),
@@ -68,7 +72,7 @@ OTHER_MODELS = (
     Kind(r"^text_encoder (?!clip)(\S+)$", r"a model with another text encoder than CLIP (\1)"),
     Kind(r"^channels 8$", "InstructPix2Pix (8 input channels)"),
     Kind(r"^channels 5$", "a model for depth (5 input channels)"),
-    Kind(r"^channels 7$", "the x4 upscaler (7 input channels)"),
+    Kind(r"^channels 7$", "the x4 upscaler (7 input channels)", UPSCALE_OPTION),
     Kind(r"^channels (?!4$|9$)(\d+)$", r"a model with \1 input channels"),
     Kind(r"^(edm_mean|edm_vpred\.sigma_max) |^scheduler EDM", "a model of the EDM kind (such as Playground)"),
     Kind(r"^context 1280$", "the refiner of Stable Diffusion XL"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
+import sdapp as package
 from conftest import random_pipeline
 from sdapp.arguments import as_layer
 from sdapp.metadata.record import read_header
@@ -203,6 +204,27 @@ def test_what_is_refused_before_anything_is_loaded(
     assert "vae has no .safetensors file" in refused(broken)
     wrong = sdapp("generate", "a cat", "--set", "upscale={scale: 2, noise_level: 30}")
     assert "upscale.noise_level: is not used; it is for upscale.method: diffusion" in wrong.stderr
+
+
+def test_steps_of_both_passes_are_counted_as_one(
+    upscalers: dict[int, Path], tiny: Callable[..., Path]
+) -> None:
+    steps: list[tuple[int, int]] = []
+    upscale = {"method": "diffusion", "model": str(upscalers[4]), "scale": 2, "steps": 3}
+    given = {"model": str(tiny()), "steps": 2, "seed": 1, "batch_size": 2, "count": 2, "upscale": upscale}
+    package.generate("a", on_step=lambda _first, _images, step, of: steps.append((step, of)), **given)
+    assert sorted(set(steps)) == [(n, 5) for n in range(1, 6)]
+    assert steps == sorted(steps)
+
+
+def test_a_model_that_is_an_upscaler_is_told_where_it_belongs(
+    upscalers: dict[int, Path], sdapp: Command
+) -> None:
+    for scale, what in ((2, "the x2 latent upscaler"), (4, "the x4 upscaler (7 input channels)")):
+        result = sdapp("generate", "a", "--model", upscalers[scale])
+        assert result.exit_code == 69
+        assert what in result.stderr
+        assert f"--set upscale.method=diffusion --set upscale.model={upscalers[scale]}" in result.stderr
 
 
 def test_memory_that_is_not_there_is_named_before_painting(
