@@ -7,24 +7,42 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from landscape import lit, paint_place, paint_sky
-from scenes import COLOURS, POSITIONS, Scene, Thing
+from scenes import COLOURS, POSITIONS, Colour, Scene, Thing
 from things import DRAWERS, Brush
 
 SUPERSAMPLE = 4
 PIXEL_ART_BLOCK = 4  # pixels
+NO_COLOUR = (1, 2, 3)  # which nothing is drawn in
+Frame = tuple[float, float, float, Colour, bool]  # of a Brush, after its canvas
 
 
 def draw(scene: Scene, size: int, rng: Random) -> Image.Image:
     """Paint a scene as an RGB image of size × size pixels; `rng` decides what the scene leaves open."""
-    canvas = paint_sky(scene, size * SUPERSAMPLE, rng)
-    horizon = rng.uniform(0.56, 0.64)
-    paint_place(canvas, scene, horizon, rng)
-    for thing in scene.things:
-        _place_thing(canvas, scene, thing, horizon, rng)
+    canvas, _ = _paint(scene, size, rng)
     return STYLE_FILTERS[scene.style](canvas, size)
 
 
-def _place_thing(canvas: Image.Image, scene: Scene, thing: Thing, horizon: float, rng: Random) -> None:
+def draw_with_masks(scene: Scene, size: int, rng: Random) -> tuple[Image.Image, list[Image.Image]]:
+    """The same image, and for each thing of the scene a mask in mode L: 255 where it was drawn, else 0."""
+    canvas, frames = _paint(scene, size, rng)
+    masks = []
+    for thing, frame in zip(scene.things, frames, strict=True):
+        alone = Image.new("RGB", canvas.size, NO_COLOUR)
+        DRAWERS[thing.kind](Brush(alone, *frame))
+        drawn = Image.fromarray((np.asarray(alone) != NO_COLOUR).any(axis=2))
+        shares = drawn.convert("L").resize((size, size), Image.Resampling.BOX)
+        masks.append(shares.point(lambda share: 255 if share >= 128 else 0))
+    return STYLE_FILTERS[scene.style](canvas, size), masks
+
+
+def _paint(scene: Scene, size: int, rng: Random) -> tuple[Image.Image, list[Frame]]:
+    canvas = paint_sky(scene, size * SUPERSAMPLE, rng)
+    horizon = rng.uniform(0.56, 0.64)
+    paint_place(canvas, scene, horizon, rng)
+    return canvas, [_place_thing(canvas, scene, thing, horizon, rng) for thing in scene.things]
+
+
+def _place_thing(canvas: Image.Image, scene: Scene, thing: Thing, horizon: float, rng: Random) -> Frame:
     two, outlined = len(scene.things) == 2, scene.style != "pixel art"
     height = rng.uniform(0.4, 0.47) if two else rng.uniform(0.48, 0.62)
     x = POSITIONS[thing.position] + rng.uniform(-0.04, 0.04)
@@ -35,7 +53,9 @@ def _place_thing(canvas: Image.Image, scene: Scene, thing: Thing, horizon: float
     if scene.place == "ocean" and thing.kind not in ("ship", "hot-air balloon"):
         island = Brush(canvas, x, ground, height, lit((232, 206, 140), scene.sky), outlined)
         island.oval(0, -0.02, 0.6, 0.1, island.main)
-    DRAWERS[thing.kind](Brush(canvas, x, ground, height, tone, outlined))  # type: ignore[arg-type]
+    frame: Frame = (x, ground, height, tone, outlined)  # type: ignore[assignment]
+    DRAWERS[thing.kind](Brush(canvas, *frame))
+    return frame
 
 
 def _plain(canvas: Image.Image, size: int) -> Image.Image:
