@@ -64,7 +64,8 @@ def generate(
     """Paint an image and return it: `generate("a red house", seed=7).image.show()`.
 
     With `count`, a list of so many images, whose seeds follow each other. `settings` are the keys of a
-    config; `image` makes it img2img, and a `mask` as well inpaint: paths or images of Pillow.
+    config; `image` makes it img2img, and a `mask` (or `mask_prompt`) as well inpaint: paths or images of
+    Pillow.
     `on_step(first, images, step, steps)` is called after each step of a batch of `images` images, of which
     `first` is the index of the first one. `film` is a .gif, .webp or .mp4 of how the only image was painted.
     Raises SdappError; JobsFailedError, with all `results`, if an image

@@ -13,19 +13,20 @@ from sdapp.errors import ConfigError
 from sdapp.outputs.files import create
 from sdapp.settings.layers import Layer
 
-TASK_KEYS = ("image", "mask", "strength", "padding")
+TASK_KEYS = ("image", "mask", "mask_prompt", "mask_model", "strength", "padding")
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 def as_layer(arguments: Mapping[str, Any]) -> Layer:
-    """Return arguments as a layer. `image`, `mask`, `strength` and `padding` go into `task`.
+    """Return arguments as a layer. Those of `TASK_KEYS`, such as `image` and `mask`, go into `task`.
 
     Images of Pillow are kept as files. Raises ConfigError, OutputError.
     """
     values = {key: _as_setting(key, value) for key, value in arguments.items() if key not in TASK_KEYS}
     task = {key: _as_setting(key, arguments[key]) for key in TASK_KEYS if arguments.get(key) is not None}
     if task:
-        kind = {"kind": "inpaint" if "mask" in task else "img2img"} if "image" in task else {}
+        is_masked = "mask" in task or "mask_prompt" in task
+        kind = {"kind": "inpaint" if is_masked else "img2img"} if "image" in task else {}
         given = values.get("task", {})
         values["task"] = kind | (given if isinstance(given, dict) else {"kind": given}) | task
     return Layer(values)

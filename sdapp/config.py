@@ -24,6 +24,7 @@ from sdapp.settings.grid import Grid
 from sdapp.settings.messages import explain, place_message
 from sdapp.settings.types import MAX_SEED, FilePath, Frozen, ModelReference, Setting, Text, declared
 
+MASK_MODEL = "CIDAS/clipseg-rd64-refined"
 Strength = Annotated[
     float, Field(ge=0, le=1, description="How much to repaint, 0 to 1: int(steps × strength) steps run.")
 ]
@@ -43,12 +44,49 @@ class Img2Img(Frozen):
     strength: Strength = 0.8
 
 
-class Inpaint(Frozen):
+def _has_words(text: str | None) -> str | None:
+    if text is not None and not text.strip():
+        raise ValueError("must not be empty; name what to repaint, such as face")
+    return text
+
+
+Words = Annotated[Text, AfterValidator(_has_words)]
+
+
+class FoundMask(Frozen):
+    """A mask that a model finds by words, such as `face`."""
+
+    mask_model: Annotated[
+        ModelReference | None,
+        Field(
+            description="What finds it, such as a CLIPSeg: org/name[@revision] or a folder; "
+            f"default: {MASK_MODEL}, for postcards its own."
+        ),
+    ] = None
+    mask_threshold: Annotated[
+        float | None,
+        Field(gt=0, lt=1, description="How sure the mask model must be; default: what suits its kind."),
+    ] = None
+    mask_growth: Annotated[
+        int, Field(ge=0, le=256, description="Pixels by which what is found grows on all sides.")
+    ] = 4
+    mask_sha256: Annotated[
+        str | None, Field(description="Of the mask model's file; another is refused."), Setting("name")
+    ] = None
+
+
+class Inpaint(FoundMask):
     """An image in which the white part of a mask is repainted; every other pixel stays as it is."""
 
     kind: Annotated[Literal["inpaint"], Setting("text")]
     image: Annotated[FilePath, Field(description="The image to repaint a part of.")]
-    mask: Annotated[FilePath, Field(description="White is repainted, black stays; same size as the image.")]
+    mask: Annotated[
+        FilePath | None, Field(description="White is repainted, black stays; same size as the image.")
+    ] = None
+    mask_prompt: Annotated[
+        Words | None,
+        Field(description="Words for what to repaint, such as face: a model finds it, in place of a mask."),
+    ] = None
     strength: Strength = 1.0
     padding: Annotated[
         int | None,
@@ -356,6 +394,28 @@ def _controls(value: object) -> object:
     return values
 
 
+DETAIL_FORM = "WORDS[:STRENGTH]"
+
+
+class Detail(FoundMask):
+    """A stage after painting: each place that words name is painted again at the full size, and put back."""
+
+    mask_prompt: Annotated[Words, Field(description="Words for what to repaint, such as face.")]
+    prompt: Annotated[Text | None, Field(description="What to paint there; default: as the image.")] = None
+    negative_prompt: Annotated[Text | None, Field(description="Default: as the image.")] = None
+    strength: Annotated[
+        float, Field(gt=0, le=1, description="How much may change; int(steps × strength) steps run.")
+    ] = 0.4
+    padding: Annotated[int, Field(ge=0, le=8192, description="Pixels around the place that are seen.")] = 32
+
+
+def _detail(text: str) -> object:
+    """Read `WORDS[:STRENGTH]`."""
+    words, colon, strength = text.rpartition(":")
+    is_number = colon and re.fullmatch(r"\d+\.?\d*|\.\d+", strength)
+    return {"mask_prompt": words, "strength": float(strength)} if is_number else {"mask_prompt": text}
+
+
 Switch = Literal["auto", "on", "off"]
 BatchSize = Annotated[
     Annotated[int, Field(ge=1, le=256)] | Literal["auto"], Setting(expected="a number from 1 to 256, or auto")
@@ -528,6 +588,12 @@ class ImageSettings(Frozen):
         BeforeValidator(_controls, json_schema_input_type=str | list[str | Control]),
         Field(description=f"ControlNets with their images: {CONTROL_FORM}, or {{model, image, …}}."),
         Setting(list_of=(str, dict), parse=_variants_of_control),
+    ] = []
+    detail: Annotated[
+        list[Detail],
+        BeforeValidator(_each(_detail), json_schema_input_type=str | list[str | Detail]),
+        Field(description=f"What to find and repaint at the end: {DETAIL_FORM}, or {{mask_prompt, …}}."),
+        Setting(list_of=(str, dict)),
     ] = []
     eta: Annotated[float | None, Field(ge=0, le=1, description="Fresh noise that DDIM and TCD add.")] = None
     clip_skip: Annotated[int, Field(ge=0, le=11, description="Last layers of the text encoder to skip.")] = 0
@@ -728,6 +794,7 @@ def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "ensd", "only A1111 has it; add profile: a1111, or leave it out"
     yield from _task_conflicts(config)
     yield from _upscale_conflicts(config)
+    yield from _detail_conflicts(config)
     if (config.width is None) != (config.height is None):
         yield "width" if config.width else "height", "give both width and height, or neither"
     if config.seed is not None and config.seed + config.count - 1 > MAX_SEED:
@@ -743,6 +810,8 @@ def _conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _task_conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
+    if isinstance(config.task, Inpaint):
+        yield from _mask_conflicts(config.task)
     if isinstance(config.task, Img2Img | Inpaint | Outpaint):
         yield from _no_steps("task", config.profile, config.steps, config.task.strength)
     if isinstance(config.task, Outpaint) and not any(config.task.sides.model_dump().values()):
@@ -751,6 +820,27 @@ def _task_conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "control", "cannot steer outpainting, nor an image that is only upscaled; leave it out"
     if isinstance(config.task, Outpaint | UpscaleImage) and (config.width or config.height):
         yield "width", f"the size of {config.task.kind} follows from its image; leave out width and height"
+
+
+def _mask_conflicts(task: Inpaint) -> Iterator[tuple[str, str]]:
+    given = [key for key, field in FoundMask.model_fields.items() if getattr(task, key) != field.default]
+    if task.mask is None and task.mask_prompt is None:
+        yield "task.mask", "is required here: a file; or give task.mask_prompt, words for what to repaint"
+    elif task.mask is not None and task.mask_prompt is not None:
+        yield "task.mask_prompt", f"does not fit with task.mask ({task.mask}); leave one of them out"
+    elif task.mask is not None and given:
+        yield f"task.{given[0]}", "has no effect on a mask from a file; it is for task.mask_prompt"
+
+
+def _detail_conflicts(config: RunConfig) -> Iterator[tuple[str, str]]:
+    for i, detail in enumerate(config.detail):
+        yield from _no_steps(f"detail.{i}", config.profile, config.steps, detail.strength)
+    method = config.upscale.method if config.upscale and config.task.kind == "upscale" else ""
+    if config.detail and method in ("model", "diffusion"):
+        yield (
+            "detail",
+            f"needs the model of the image, which upscale.method: {method} does not load; use hires",
+        )
 
 
 def _no_steps(group: str, profile: ProfileName, steps: int, strength: float) -> Iterator[tuple[str, str]]:

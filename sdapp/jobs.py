@@ -17,9 +17,12 @@ from sdapp import images, markup, schedulers
 from sdapp.config import (
     MAX_LORA_WEIGHT,
     BatchSize,
+    Detail,
     Embedding,
+    FoundMask,
     ImageSettings,
     Img2Img,
+    Inpaint,
     LoadSettings,
     Lora,
     ModelSettings,
@@ -36,6 +39,7 @@ from sdapp.models.control_files import check_control
 from sdapp.models.embedding_files import find_embeddings, vector_counts
 from sdapp.models.locate import Model, check_clip_skip, check_task
 from sdapp.models.lora_files import check_loras
+from sdapp.models.mask_models import check_words_to_find
 from sdapp.models.safety import check_ships
 from sdapp.models.upscalers import check_upscaler
 from sdapp.models.words import check_words
@@ -65,6 +69,7 @@ class Job(ImageSettings, ModelSettings):
     prompt_syntax: markup.PromptSyntax = "plain"  # of records from before there was this setting
     embeddings: list[Embedding] = Field([])  # those whose names are in the prompts
     chunks: int = Field(1, exclude=True)  # of 75 tokens, in the longer of the prompts that are encoded
+    detail_chunks: tuple[int, ...] = Field((), exclude=True)  # the same of each of `detail`
 
     @cached_property
     def id(self) -> str:
@@ -75,7 +80,11 @@ class Job(ImageSettings, ModelSettings):
         """
         content = self.model_dump(mode="json")
         content["memory"] = {"vae_tiling": self.memory.vae_tiling is True}
-        content["task"] = {key: value for key, value in content["task"].items() if key not in self.inputs}
+        content["task"] = {
+            key: value for key, value in self._task_data(content).items() if key not in self.inputs
+        }
+        for each in (content["task"], *content["detail"]):
+            each.pop("mask_model", None)  # which its digest stands for
         for name in ("loras", "embeddings"):
             content[name] = [{key: each[key] for key in each if key != "file"} for each in content[name]]
         if self.upscale:
@@ -87,10 +96,12 @@ class Job(ImageSettings, ModelSettings):
         ]
         if self.rng == PROFILES[self.profile].rng:
             content["rng"] = None
-        negative = self.negative_prompt
-        if markup.is_plain(self.prompt) and markup.is_plain(negative, is_negative=True):
+        prompts = self.prompt, *(each.prompt or "" for each in self.detail)
+        negatives = self.negative_prompt, *(each.negative_prompt or "" for each in self.detail)
+        if all(map(markup.is_plain, prompts)) and all(markup.is_plain(each, True) for each in negatives):
             content["emphasis"] = "original"
-            content["prompt_syntax"] = "plain" if self.chunks == 1 else self.prompt_syntax
+            is_short = max(self.chunks, *self.detail_chunks, 1) == 1
+            content["prompt_syntax"] = "plain" if is_short else self.prompt_syntax
         defaults = {key: field.default for key, field in type(self).model_fields.items()}
         content = {k: value for k, value in content.items() if k in ALWAYS_IN_ID or value != defaults[k]}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
@@ -99,13 +110,22 @@ class Job(ImageSettings, ModelSettings):
         """Return the job as plain data for JSON, in the order of older records; without sizes not given."""
         content = self.model_dump(mode="json")
         keys = (*ALWAYS_IN_ID, *LATER_DEFAULTS)
+        content["task"] = self._task_data(content)
         return {key: content[key] for key in keys if key not in ONLY_IF_GIVEN or content[key] is not None}
+
+    def _task_data(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The task in plain data of the job: of masks from files and by words, without what the other has."""
+        task: dict[str, Any] = content["task"]
+        if self.task.kind != "inpaint":
+            return task
+        unused = BY_WORDS if self.task.mask_prompt is None else ("mask",)
+        return {key: value for key, value in task.items() if key not in unused}
 
     @cached_property
     def pack(self) -> str:
         """Equal for jobs that can share UNet calls: only their prompts, equally long, and seeds differ."""
         content = self.model_dump(mode="json", exclude={"prompt", "negative_prompt", "embeddings", "seed"})
-        return _canonical(content | {"chunks": self.chunks})
+        return _canonical(content | {"chunks": [self.chunks, *self.detail_chunks]})
 
     def __copy__(self) -> Self:
         """Copy without what was computed from fields, which `model_copy` may change."""
@@ -147,11 +167,14 @@ class Job(ImageSettings, ModelSettings):
 
     @property
     def unet_calls(self) -> int:
-        """How often UNets will be called for this image, by upscaling too."""
+        """How often UNets will be called for this image, by upscaling too.
+
+        Of each `detail` one place is counted: how many there are is known when it is painted.
+        """
         calls = self.scheduler.resolve().unet_calls(self.steps_to_run) if self.steps_to_run else 0
         rounds = len(self.rounds) if self.task.kind == "outpaint" else 1
-        second = self.second_pass.unet_calls if self.second_pass else 0
-        return calls * rounds + second + self.upscaler_calls
+        later = [*filter(None, [self.second_pass]), *map(self.repainted, range(len(self.detail)))]
+        return calls * rounds + sum(each.unet_calls for each in later) + self.upscaler_calls
 
     @property
     def upscaler_calls(self) -> int:
@@ -164,7 +187,7 @@ class Job(ImageSettings, ModelSettings):
     @property
     def has_passes(self) -> bool:
         """Whether the image is denoised several times."""
-        return self.task.kind == "outpaint" or self.upscale is not None
+        return self.task.kind == "outpaint" or self.upscale is not None or bool(self.detail)
 
     @property
     def rounds(self) -> list[Box]:
@@ -215,7 +238,24 @@ class Job(ImageSettings, ModelSettings):
             "width": -(-self.final_width // 8) * 8,
             "height": -(-self.final_height // 8) * 8,
             "upscale": None,
+            "detail": [],
         }
+        return self.model_copy(update=change)
+
+    def repainted(self, number: int) -> "Job":
+        """The job that repaints a place of the finished image for a detail, at the size of this job."""
+        detail = self.detail[number]
+        strength, padding = detail.strength, detail.padding
+        change: dict[str, Any] = {
+            "task": Inpaint(kind="inpaint", image="-", mask="-", strength=strength, padding=padding),
+            "upscale": None,
+            "detail": [],
+            "control": [],
+        }
+        given = {"prompt": detail.prompt, "negative_prompt": detail.negative_prompt}
+        change |= {key: text for key, text in given.items() if text is not None}
+        if len(self.detail_chunks) > number:
+            change["chunks"] = self.detail_chunks[number]
         return self.model_copy(update=change)
 
 
@@ -282,6 +322,7 @@ ALWAYS_IN_ID = (
     "model", "revision", "dtype", "scheduler", "steps", "guidance_scale", "negative_prompt", "width",
     "height", "seed", "task", "prompt", "eta", "clip_skip", "memory", "inputs",
 )  # fmt: skip
+BY_WORDS = ("mask_prompt", *FoundMask.model_fields)  # of inpainting, if it has no mask from a file
 ONLY_IF_GIVEN = ("original_size", "crop")  # in the record
 LATER_DEFAULTS = {
     key: field.default
@@ -322,6 +363,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     if config.prompt is None:
         raise ConfigError("prompt: there is none; give one on the command line or as `prompt:` in the config")
     check_task(model, config.task.kind)
+    config = _with_found_masks(config, model)
     check_clip_skip(model, config.clip_skip)
     check_ships(config.safety_checker, model)
     _check_room(config)
@@ -348,14 +390,16 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         "loras": loras,
         "embeddings": embeddings,
         "control": check_control(config.control, model, _hint_size(config, (width, height))),
-        "chunks": _count_chunks(config, model, vector_counts(embeddings)),
+        **_all_chunks(config, model, vector_counts(embeddings)),
     }
     given = {name: getattr(config, name) for name in Job.model_fields if name in RunConfig.model_fields}
     return JobList(Job(**given | resolved), seeds)
 
 
 def _check_room(config: RunConfig) -> None:
-    size = len(((config.prompt or "") + config.negative_prompt).encode())
+    texts = [config.prompt, config.negative_prompt]
+    texts += [text for each in config.detail for text in (each.prompt, each.negative_prompt)]
+    size = len("".join(filter(None, texts)).encode())
     if config.output.format == "jpeg" and size > MAX_JPEG_PROMPTS:
         room = f"a JPEG has room for {MAX_JPEG_PROMPTS:,} bytes of prompts, these have {size:,}"
         raise ConfigError(f"output.format: {room}; use png or webp")
@@ -383,16 +427,40 @@ def _lora_tags(config: RunConfig) -> tuple[str, list[Lora]]:
         loras.append(Lora(file=file or name, weight=[1.0, *numbers][-1], text_encoder_weight=text_weight))
     if LORA_TAG.search(config.negative_prompt):
         raise ConfigError("negative_prompt: a LoRA belongs into the prompt; give it a negative weight there")
+    if any(LORA_TAG.search(f"{each.prompt}{each.negative_prompt}") for each in config.detail):
+        raise ConfigError("detail: LoRAs are those of the image; name them in its prompt")
     return " ".join(LORA_TAG.sub(" ", config.prompt or "").split()) if loras else config.prompt or "", loras
 
 
-def _count_chunks(config: RunConfig, model: Model, embeddings: Mapping[str, int]) -> int:
+def _with_found_masks(config: RunConfig, model: Model) -> RunConfig:
+    """Find and check the mask models of the settings that find places by words."""
+    change: dict[str, Any] = {"detail": [check_words_to_find(each, model) for each in config.detail]}
+    if config.task.kind == "inpaint":
+        change["task"] = check_words_to_find(config.task, model)
+    return config.model_copy(update=change)
+
+
+def _with_prompts_of(detail: Detail, config: RunConfig) -> RunConfig:
+    """The settings with the prompts of a detail."""
+    given = {"prompt": detail.prompt, "negative_prompt": detail.negative_prompt}
+    change = {key: text for key, text in given.items() if text is not None}
+    return config.model_copy(update=change | {"detail": []})
+
+
+def _all_chunks(config: RunConfig, model: Model, embeddings: Mapping[str, int]) -> dict[str, Any]:
+    """The chunks of the image and of its details, as fields of a Job."""
+    details = (_with_prompts_of(each, config) for each in config.detail)
+    counts = [_count_chunks(each, model, embeddings, f"detail.{i}.") for i, each in enumerate(details)]
+    return {"chunks": _count_chunks(config, model, embeddings), "detail_chunks": tuple(counts)}
+
+
+def _count_chunks(config: RunConfig, model: Model, embeddings: Mapping[str, int], place: str = "") -> int:
     """Check the markup of the prompts; return the chunks of the longer of those that are encoded."""
     if config.prompt_syntax == "plain":
         return 1
     prompts = {"prompt": config.prompt or "", "negative_prompt": config.negative_prompt}
     for key, text in prompts.items():
-        markup.check(key, text)
+        markup.check(f"{place}{key}", text)
     texts = _encoded_texts(config)
     if not embeddings:
         texts = [text for text in texts if not markup.is_short(text)]
@@ -408,8 +476,10 @@ def _hint_size(config: RunConfig, size: images.Size) -> images.Size:
 
 
 def _encoded_texts(config: RunConfig) -> list[str]:
-    """The prompts that are encoded: the negative one only with guidance."""
-    return [config.prompt or "", *([config.negative_prompt] if config.guidance_scale > 1 else [])]
+    """The prompts that are encoded: the negative ones only with guidance."""
+    details = [_with_prompts_of(each, config) for each in config.detail]
+    texts = [config.prompt or "", *([config.negative_prompt] if config.guidance_scale > 1 else [])]
+    return [*texts, *(text for each in details for text in _encoded_texts(each))]
 
 
 def choose_scheduler(config: RunConfig, model: Model) -> tuple[SchedulerChoice, str]:
@@ -468,7 +538,7 @@ def _size_and_inputs(config: RunConfig, model: Model) -> tuple[images.Size, dict
             f"output.format: {task.image} is partly transparent, which a JPEG cannot store; use png or webp"
         )
     inputs = {"image": images.inputs.read(task.image, "image")[1]}
-    if task.kind == "inpaint":
+    if task.kind == "inpaint" and task.mask is not None:
         images.inputs.mask(task.mask, task.image, size)
         inputs["mask"] = images.inputs.read(task.mask, "mask")[1]
     if task.kind == "outpaint":

@@ -21,6 +21,20 @@ class ControlKeywords(TypedDict, total=False):
     sha256: str | None
 
 
+class DetailKeywords(TypedDict, total=False):
+    """A stage after painting: each place that words name is painted again at the full size, and put back."""
+
+    mask_model: AnyPath | None
+    mask_threshold: float | None
+    mask_growth: int
+    mask_sha256: str | None
+    mask_prompt: Required[str]
+    prompt: str | None
+    negative_prompt: str | None
+    strength: float
+    padding: int
+
+
 class EmbeddingKeywords(TypedDict, total=False):
     """A file of textual inversion: vectors that take the place of a word in the prompts."""
 
@@ -48,9 +62,14 @@ class Img2ImgKeywords(TypedDict, total=False):
 class InpaintKeywords(TypedDict, total=False):
     """An image in which the white part of a mask is repainted; every other pixel stays as it is."""
 
+    mask_model: AnyPath | None
+    mask_threshold: float | None
+    mask_growth: int
+    mask_sha256: str | None
     kind: Required[Literal["inpaint"]]
     image: Required[InputImage]
-    mask: Required[InputImage]
+    mask: InputImage | None
+    mask_prompt: str | None
     strength: float
     padding: int | None
 
@@ -147,7 +166,9 @@ class TaskKeywords(TypedDict, total=False):
     """An image or a mask makes the task img2img or inpaint."""
 
     image: InputImage
-    mask: InputImage
+    mask: InputImage | None
+    mask_prompt: str | None
+    mask_model: AnyPath | None
     strength: float
     padding: int | None
 
@@ -172,6 +193,7 @@ class SharedKeywords(TaskKeywords, total=False):
     loras: AnyPath | Sequence[AnyPath | LoraKeywords]
     embeddings: AnyPath | Sequence[AnyPath | EmbeddingKeywords] | None
     control: str | Sequence[str | ControlKeywords]
+    detail: str | Sequence[str | DetailKeywords]
     eta: float | None
     clip_skip: int
     cache_interval: int

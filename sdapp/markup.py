@@ -105,7 +105,7 @@ def is_short(text: str) -> bool:
 
 def check(key: str, text: str) -> None:
     """Raise ConfigError for markup of A1111 that is not supported; `key` is the setting."""
-    for part, reason in _refused(text, is_negative=key == "negative_prompt"):
+    for part, reason in _refused(text, is_negative=key.endswith("negative_prompt")):
         raise ConfigError(f"{key}: {part[:80]!r}: {reason}")
 
 

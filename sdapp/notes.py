@@ -90,7 +90,8 @@ def notes_on_labels(labels: Mapping[str, str], template: str) -> Iterator[str]:
 def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     """Notes on settings that have no effect, take long, or are beyond what the model was trained on."""
     prompts = {"prompt": job.prompt, "negative_prompt": job.negative_prompt}
-    texts = map(markup.words if job.prompt_syntax == "a1111" else str, prompts.values())
+    details = [text for each in job.detail for text in (each.prompt, each.negative_prompt) if text]
+    texts = map(markup.words if job.prompt_syntax == "a1111" else str, [*prompts.values(), *details])
     without = without_names(" ".join(texts), job.embeddings)
     if (
         words := unknown_words(model, without) if job.unet_calls > job.upscaler_calls else ()

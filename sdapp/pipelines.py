@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from sdapp import __version__
-from sdapp.config import BatchSize, Inpaint, Memory
+from sdapp.config import BatchSize, Detail, Inpaint, Memory
 from sdapp.diffusion.batch_size import BatchSizes
 from sdapp.diffusion.clip_score import ClipScore
 from sdapp.diffusion.control import ControlNets
@@ -30,6 +30,7 @@ from sdapp.diffusion.decode import Decoded, decode_latents
 from sdapp.diffusion.devices import choose_device, choose_dtype
 from sdapp.diffusion.loading import load_pipeline
 from sdapp.diffusion.loras import Loras
+from sdapp.diffusion.masks import MaskFinder, places
 from sdapp.diffusion.memory import is_shortage, memory_in_use, memory_taken
 from sdapp.diffusion.noise import HALVES, ImageNoise, draw_in_float32, drawn_as
 from sdapp.diffusion.placement import TILE, Placement
@@ -43,6 +44,7 @@ from sdapp.diffusion.task_inputs import (
     grown,
     keep_sizes_exact,
     paint_whole_cells,
+    part_of,
     paste_result,
     pipeline_arguments,
     prepare_hints,
@@ -66,6 +68,7 @@ from sdapp.models.safety import find_checker
 from sdapp.models.vae import locate_model
 from sdapp.profiles import PROFILES
 from sdapp.profiling import timed
+from sdapp.prompts.seeds import derived_seed
 from sdapp.prompts.tokens import cut_by
 from sdapp.records import OnStep, Record, Result
 
@@ -89,8 +92,9 @@ class Painting:
     conditioning: Conditioning | None = None
     latents: torch.Tensor | None = None
     decoded: Decoded | None = None
-    upscaled: list[Image.Image] = field(default_factory=list)  # by `upscale.method: model`
+    upscaled: list[Image.Image] = field(default_factory=list)  # by `upscale.method: model`, or detailed
     entry: dict[str, Any] = field(default_factory=dict)  # fields of the Record, which the stages fill in
+    own: list[dict[str, Any]] = field(default_factory=list)  # those of each image that others may not have
 
     @property
     def images(self) -> list[Image.Image]:
@@ -175,7 +179,10 @@ class Painter:
         self._watcher: Watcher | None = None
         self._tile: int | None = None  # of second passes, since memory ran out
         self._sizes, self._scale = BatchSizes(device), int(pipe.vae_scale_factor)
-        self._stages = (self._encode, self._denoise, self._decode, self._outpaint, self._upscale)
+        self._masks = MaskFinder(device)
+        self._stages = (
+            self._encode, self._denoise, self._decode, self._outpaint, self._upscale, self._repaint_details,
+        )  # fmt: skip
 
     @property
     def pipelines(self) -> Mapping[str, Any]:
@@ -285,9 +292,11 @@ class Painter:
             with timed("LoRA"):
                 self._loras.apply(batch[0].loras)
         started, before = time.perf_counter(), memory_in_use(self.device)
-        inputs = prepare_inputs(batch[0])
+        self._masks.keep_for(batch[0])
+        inputs = prepare_inputs(batch[0], self._find)
         same = [inputs] * len(batch) if inputs else []
         painting = Painting(batch, index, same, self._preview_file, self._watcher, reporter)
+        painting.own = [dict.fromkeys(CALLS, 0) | {"found": _found_mask(batch[0], inputs)} for _ in batch]
         if self._watcher:
             self._watcher.begin()
         with torch.no_grad():
@@ -460,6 +469,64 @@ class Painter:
         # A model for inpainting does img2img too, if all is masked.
         return [replace(each, mask=Image.new("L", size, 255)) for each in inputs]
 
+    def _find(self, image: Image.Image, asked: Inpaint | Detail) -> Image.Image | None:
+        with timed("find", self._settle):
+            return self._masks.find(image, asked, stays=self._placement.offload == "none")
+
+    def _repaint_details(self, painting: Painting) -> Mapping[str, Any]:
+        """Find the places of each detail in the images, repaint them at the full size, and put them back."""
+        job, images = painting.jobs[0], painting.images
+        for number, detail in enumerate(job.detail):
+            masks = [self._find(image, detail) for image in images]
+            found = [places(mask) if mask else [] for mask in masks]
+            for own, each in zip(painting.own, found, strict=True):
+                boxes = [box for box, _ in each]
+                own["found"] += ({"mask_prompt": detail.mask_prompt, "boxes": boxes},)
+            for place in range(max(map(len, found))):
+                rows = [row for row, each in enumerate(found) if len(each) > place]
+                given = [(images[row], found[row][place][1]) for row in rows]
+                for row, image in zip(rows, self._repaint(painting, rows, given, number, place), strict=True):
+                    images[row] = image
+        if job.detail:
+            painting.upscaled = images
+        return {}
+
+    def _repaint(
+        self,
+        painting: Painting,
+        rows: Sequence[int],
+        given: Sequence[tuple[Image.Image, Image.Image]],
+        number: int,
+        place: int,
+    ) -> list[Image.Image]:
+        """Repaint one place in each of some images of a batch, which are `given` with their masks."""
+        side = self.denoiser.unet.config.sample_size * self._scale
+        jobs = []
+        for job in (painting.jobs[row] for row in rows):
+            seed = derived_seed(job.seed, f"detail {number}", place)
+            own_size = (
+                {} if job.task.kind in ("outpaint", "upscale") else {"width": job.width, "height": job.height}
+            )
+            change = {"width": side, "height": side} | own_size | {"seed": seed}
+            jobs.append(job.repainted(number).model_copy(update=change))
+        size, padding = (jobs[0].width, jobs[0].height), painting.jobs[0].detail[number].padding
+        inputs = [part_of(*each, padding, size) for each in given]
+        part = Painting(tuple(jobs), painting.index, inputs, painting.preview, None, painting.reporter)
+        if part.reporter:
+            part.reporter.begin_pass()
+        self._encode(part)
+        entry = self._denoise(part)
+        self._decode(part)
+        assert part.decoded is not None
+        before = painting.decoded or Decoded.nothing(len(painting.jobs))
+        painting.decoded = before.with_parts(rows, part.decoded)
+        for key in ("scheduler_class", "scheduler_config", "eta", "optimizations"):
+            painting.entry.setdefault(key, entry[key])
+        for row in rows:
+            for key in CALLS:
+                painting.own[row][key] += entry[key]
+        return part.images
+
     def _finish(self, painting: Painting) -> Iterator[Result]:
         """Make the results: images (after inpainting, pasted into the input image) and their records."""
         decoded = painting.decoded or Decoded.nothing(len(painting.jobs))
@@ -482,11 +549,12 @@ class Painter:
             if self._safety and flagged and self._safety.skips:
                 error = SKIPPED
             likeness = self._score.of(image, job) if self._score and not error else None
-            record = Record(
-                job_id=job.id, notes=notes, flagged=flagged, clip_similarity=likeness, **painting.entry
-            )
+            own = painting.own[i]
+            own |= {key: painting.entry.get(key, 0) + own[key] for key in CALLS}
+            own |= {"notes": notes, "flagged": flagged, "clip_similarity": likeness}
+            record = Record(job_id=job.id, **painting.entry | own)
             finished = None if error else image
-            latents = None if painting.decoded is None else decoded.latents[i]
+            latents = decoded.latents[i] if decoded.latents[i].numel() else None
             yield Result(job, painting.index + i, record, finished, error, latents=latents)
 
     def _scheduler(self, batch: tuple[Job, ...]) -> Any:
@@ -510,6 +578,15 @@ class Painter:
 
 def _may_be_tiled(job: Job) -> bool:
     return job.cache_interval == 1 and not job.control
+
+
+def _found_mask(job: Job, inputs: TaskInputs | None) -> tuple[Mapping[str, Any], ...]:
+    """What the record says of a mask that was found by words."""
+    if job.task.kind != "inpaint" or job.task.mask_prompt is None or inputs is None:
+        return ()
+    assert inputs.whole_mask is not None
+    boxes = [box for box, _ in places(inputs.whole_mask)]
+    return ({"mask_prompt": job.task.mask_prompt, "boxes": boxes},)
 
 
 def _json_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Record:
     final_size: tuple[int, int] | None = None  # width and height, if the image was upscaled
     second_pass: Mapping[str, Any] | None = None  # scheduler and UNet calls of `upscale.method: hires`
     model_sha256: str | None = None  # of a model that is a single file
+    found: tuple[Mapping[str, Any], ...] = ()  # places: by the words of a mask, then of each `detail`
 
 
 @dataclass(frozen=True, repr=False)

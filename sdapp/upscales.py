@@ -29,6 +29,7 @@ REPLACED = (
     "count",
     "upscale",
     "control",
+    "detail",
 )  # settings that are those of the new image
 # By an upscaler alone: the smallest model stands for the one of the image, with nothing that belongs to that.
 WITHOUT_MODEL: dict[str, Any] = {

@@ -38,6 +38,7 @@ MODEL_TESTS = (
     "test_families.py",
     "test_gpu.py",
     "test_loras.py",
+    "test_masks.py",
     "test_outpaint.py",
     "test_pinned.py",
     "test_pipelines.py",

@@ -31,7 +31,7 @@ INSIDE = {
     "comparisons/report": ("report", "plots", "sheets"),
     "batches": ("prune", "stream", "run", "prompt_file", "cluster", "executors", "items", "finished", "ledger", "seed_state", "leases"),
     "diffusion": (
-        "safety", "clip_score", "upscale_pipelines", "control", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "sigmas", "process", "watch", "preview", "upscalers", "upscale", "shortcuts",
+        "safety", "clip_score", "upscale_pipelines", "control", "process", "masks", "loading", "startup", "batch_size", "placement", "memory", "loras", "unet", "solvers", "sigmas", "watch", "preview", "upscalers", "upscale", "shortcuts",
         "decode",
         "task_inputs", "outpaint", "text_encoder", "noise",
         "devices",
@@ -40,11 +40,11 @@ INSIDE = {
     "grids": ("run", "page", "sheets", "plan", "folder", "axes"),
     "outputs": ("writer", "painted", "films", "encode", "naming", "files"),
     "metadata": (
-        "read", "comfyui", "infotext", "named", "carry", "samplers", "record", "containers",
+        "read", "comfyui", "infotext", "adetailer", "named", "carry", "samplers", "record", "containers",
     ),
     "prompts": ("variants", "files", "txt", "columns", "templates", "lines", "seeds", "tokens"),
     "models": (
-        "words", "catalog", "upscalers", "clip", "lora_files", "embedding_files", "control_files", "safety", "vae", "locate", "kinds", "hub", "families",
+        "words", "catalog", "upscalers", "clip", "lora_files", "embedding_files", "control_files", "mask_models", "safety", "vae", "locate", "kinds", "hub", "families",
         "originals", "checksums", "files",
     ),
     "settings": ("grid", "messages", "files", "layers", "ranges", "types"),

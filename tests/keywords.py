@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sdapp.arguments import TASK_KEYS
 from sdapp.config import SETTINGS, ImageSettings, LoadSettings, RunConfig
 
 MODULE = Path(__file__).parents[1] / "sdapp" / "keywords.py"
@@ -73,7 +74,7 @@ def source() -> str:
         owner = next((key for key, schema in run.items() if f"#/$defs/{name}" in json.dumps(schema)), "")
         doc = group["description"].partition("\n")[0]
         parts.append(keywords(name, "", doc, group["properties"], f"{owner}.", group.get("required", ())))
-    task = {key: groups["Inpaint"]["properties"][key] for key in ("image", "mask", "strength", "padding")}
+    task = {key: groups["Inpaint"]["properties"][key] for key in TASK_KEYS}
     image = {key: run[key] for key in ImageSettings.model_fields if not SETTINGS[key].in_grid}
     own = {key: run[key] for key in ImageSettings.model_fields if SETTINGS[key].in_grid and key != "prompt"}
     load = {key: run[key] for key in LoadSettings.model_fields}

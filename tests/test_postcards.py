@@ -31,7 +31,8 @@ def test_it_is_a_stable_diffusion_of_at_most_30_megabytes_in_float16() -> None:
     assert sum(path.stat().st_size for path in POSTCARDS.rglob("*") if path.is_file()) < SIZE_LIMIT
     for path in files:
         with safe_open(path, "numpy") as tensors:
-            assert {tensors.get_slice(key).get_dtype() for key in tensors.keys()} == {"F16"}  # noqa: SIM118
+            kinds = {tensors.get_slice(key).get_dtype() for key in tensors.keys()}  # noqa: SIM118
+            assert kinds - {"I64"} == {"F16"}  # a batch norm counts its batches
     schedule = json.loads((POSTCARDS / "scheduler" / "scheduler_config.json").read_text())
     assert (schedule["beta_schedule"], schedule["beta_start"], schedule["beta_end"]) == (
         "scaled_linear",

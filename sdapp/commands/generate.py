@@ -24,8 +24,26 @@ Prompt = Annotated[
 ]
 Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="The image to start from.", show_default=False)]
 Mask = Annotated[
-    Path, typer.Argument(metavar="MASK", help="White is painted again, black stays.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="MASK", help="White is painted again, black stays; or --mask-prompt.", show_default=False
+    ),
 ]
+MASK_OPTIONS = {
+    "task.mask_prompt": option(
+        str,
+        "--mask-prompt",
+        metavar="WORDS",
+        help="What to repaint, such as face, in place of a MASK.",
+        panel=IMAGE,
+    ),
+    "task.padding": option(
+        int,
+        "--padding",
+        help="Paint only the mask and so many pixels around it, at the full size.",
+        panel=IMAGE,
+    ),
+}
 SIDES = {
     f"task.sides.{side}": option(int, f"--{side}", help=f"Pixels to add at the {side}.", panel=IMAGE)
     for side in ("left", "right", "top", "bottom")
@@ -73,16 +91,21 @@ def img2img(options: dict[str, Any], image: Image, prompt: Prompt = None) -> Non
     _generate(options, {"task.kind": "img2img", "task.image": image, "prompt": prompt})
 
 
-@with_options(own=FILM | strength_option(Inpaint.model_fields["strength"].default))
-def inpaint(options: dict[str, Any], image: Image, mask: Mask, prompt: Prompt = None) -> None:
-    """Paint the white part of a mask again; every other pixel stays as it is.
+@with_options(own=MASK_OPTIONS | FILM | strength_option(Inpaint.model_fields["strength"].default))
+def inpaint(options: dict[str, Any], image: Image, mask: Mask = None, prompt: Prompt = None) -> None:
+    """Paint the white part of a mask again, or what words name; every other pixel stays as it is.
 
-    Example:
+    Examples:
 
     sdapp inpaint house.png mask.png "a black cat"
+
+    sdapp inpaint house.png "a castle" --mask-prompt house
     """
-    if prompt is None and not mask.exists():
-        raise MissingInputError(f"MASK: there is no file {mask}; write: sdapp inpaint IMAGE MASK PROMPT")
+    if options["task.mask_prompt"] is not None and prompt is None:
+        mask, prompt = None, mask  # the only text is the prompt
+    elif prompt is None and (mask is None or not Path(mask).exists()):
+        way = "write: sdapp inpaint IMAGE MASK PROMPT, or sdapp inpaint IMAGE PROMPT --mask-prompt WORDS"
+        raise MissingInputError(f"MASK: {f'there is no file {mask}' if mask else 'is missing'}; {way}")
     task = {"task.kind": "inpaint", "task.image": image, "task.mask": mask}
     _generate(options, task | {"prompt": prompt})
 

@@ -99,6 +99,13 @@ OPTIONS: dict[str, Any] = {
     "upscale": option(
         float, "--upscale", help="Make each image larger by this factor, and denoise it again.", panel=IMAGE
     ),
+    "detail": option(
+        list[str],
+        "--detail",
+        metavar="WORDS[:STRENGTH]",
+        help="Find what the words name in the finished image, such as face, and repaint it larger.",
+        panel=IMAGE,
+    ),
     "model": option(
         str,
         "--model",
@@ -197,6 +204,7 @@ ORIGINS = {
     "prompt": "PROMPT",
     "compare.prompts": "PROMPT",
     "upscale.model": "--upscaler",
+    "task.mask_prompt": "--mask-prompt",
     "task.kind": "sdapp {}",
     "task.image": "IMAGE",
     "task.mask": "MASK",

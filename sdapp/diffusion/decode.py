@@ -1,5 +1,6 @@
 """Decode latents to pixels; check them and make bytes of them on the device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +33,14 @@ class Decoded:
         return replace(
             self, errors=errors, notes=tuple(tuple(dict.fromkeys(one + two)) for one, two in pairs)
         )
+
+    def with_parts(self, rows: Sequence[int], parts: "Decoded") -> "Decoded":
+        """The same images, with the errors and notes of parts of those in `rows` that were painted again."""
+        errors, notes = list(self.errors), list(self.notes)
+        for row, error, more in zip(rows, parts.errors, parts.notes, strict=True):
+            errors[row] = errors[row] or error
+            notes[row] = tuple(dict.fromkeys((*notes[row], *more)))
+        return replace(self, errors=tuple(errors), notes=tuple(notes))
 
 
 def keep_dtype(vae: Any, dtype: torch.dtype) -> None:

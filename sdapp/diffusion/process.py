@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from sdapp import markup
+from sdapp.diffusion.masks import MaskFinder
 from sdapp.diffusion.task_inputs import prepare_inputs
 from sdapp.diffusion.watch import Call, Watcher
 from sdapp.jobs import Job
@@ -117,7 +119,8 @@ def measure_process(pipe: Any, result: Result, watcher: Watcher) -> Process:
     """Measure what a run did that a watcher saw; `pipe` is the pipeline of txt2img of its model."""
     job, scheduler = result.job, watcher.scheduler
     tokens = tuple(_read_tokens(job, pipe.tokenizer))
-    inputs = prepare_inputs(job)
+    finder = MaskFinder(pipe._execution_device)
+    inputs = prepare_inputs(job, partial(finder.find, stays=False))
     image = inputs.image if inputs and isinstance(inputs.image, Image.Image) else result.image
     assert image is not None
     assert watcher.embeds is not None

@@ -1,6 +1,6 @@
 """Prepare the input images of a task for its pipeline, and paste what was painted into them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from PIL import Image, ImageFilter
 
 from sdapp.config import Img2Img, Inpaint, Outpaint, Txt2Img, UpscaleImage
 from sdapp.diffusion.outpaint import filled, without_seam
+from sdapp.errors import InputError
 from sdapp.images import Size, inputs, on_white, resize_mask
 from sdapp.jobs import Box, Job
 
@@ -37,8 +38,11 @@ class TaskInputs:
     is_grown: bool = False  # `whole` is continued into `whole_mask` without a seam
 
 
-def prepare_inputs(job: Job) -> TaskInputs | None:
-    """The input images of a job; None for txt2img. Raises InputError for a changed file."""
+def prepare_inputs(job: Job, find: Callable[[Image.Image, Inpaint], Image.Image | None]) -> TaskInputs | None:
+    """The input images of a job; None for txt2img. `find` finds masks by words.
+
+    Raises InputError for a changed file, and if nothing is found.
+    """
     task, size = job.task, (job.width, job.height)
     if isinstance(task, Txt2Img):
         return None
@@ -51,11 +55,25 @@ def prepare_inputs(job: Job) -> TaskInputs | None:
     whole = inputs.image(*asked, keep_alpha=True)
     if isinstance(task, Outpaint | UpscaleImage):
         return TaskInputs(image, whole=whole)
-    mask = inputs.mask(task.mask, task.image, image.size, planned=job.inputs.get("mask"))
+    if task.mask is not None:
+        mask = inputs.mask(task.mask, task.image, image.size, planned=job.inputs.get("mask"))
+    elif (found := find(whole, task)) is not None:
+        mask = found
+    else:
+        way = f"try other words, or a task.mask_threshold below {task.mask_threshold:g}"
+        raise InputError(f"task.mask_prompt: no {task.mask_prompt!r} was found in {task.image}; {way}")
     if padding is None:
         return TaskInputs(image, mask, whole, mask, (0, 0, *size))
+    return part_of(whole, mask, padding, size)
+
+
+def part_of(whole: Image.Image, mask: Image.Image, padding: int, size: Size) -> TaskInputs:
+    """The inputs that repaint what is white in a mask at the full `size`, with `padding` around it.
+
+    `whole` is RGB or RGBA; the mask has its size.
+    """
     box = _box_around(mask, padding, size)
-    part = _crop(image, box).resize(size, Image.Resampling.LANCZOS)
+    part = _crop(on_white(whole), box).resize(size, Image.Resampling.LANCZOS)
     part_mask = resize_mask(_crop(mask, box), size, Image.Resampling.NEAREST)
     return TaskInputs(part, part_mask, whole, mask, box)
 

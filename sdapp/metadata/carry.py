@@ -69,7 +69,8 @@ class Carried:
 
     def task(self, kind: str, name: str, strength: object, **more: object) -> None:
         """Carry over a task without its input files, which no metadata contains."""
-        files = ("image", "mask") if kind == "inpaint" else ("image",)
+        has_mask = kind == "inpaint" and "mask_prompt" not in more
+        files = ("image", "mask") if has_mask else ("image",)
         task = {"kind": kind, "strength": strength, **dict.fromkeys(files, "-"), **more}
         if self.carry(name, strength, task=task):
             for file in files:

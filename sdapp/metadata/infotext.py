@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sdapp import markup, schedulers
 from sdapp.errors import InputError
+from sdapp.metadata.adetailer import carry_details, found_fields
 from sdapp.metadata.carry import Carried, check_length, json_object
 from sdapp.metadata.named import Fields, carry_numbers
 from sdapp.metadata.samplers import SCHEDULES, Values, plain_word
@@ -90,7 +91,7 @@ def write_infotext(
         **{f"ControlNet {i}": _control_words(each) for i, each in enumerate(values["control"])},
         "Emphasis": None if is_plain or emphasis == "Original" else emphasis,
         "Inpaint area": None if padding is None else "Only masked", "Masked area padding": padding,
-        "CFG rescale": values["guidance_rescale"] or None,
+        **found_fields(values), "CFG rescale": values["guidance_rescale"] or None,
         "Noise Schedule": ZERO_SNR if values["zero_snr"] == "on" else None,
         **_own_fields(values), **second, "Outpaint": _sides_as_text(task.get("sides")),
         "Eta DDIM": values["eta"], "Scheduler options": json.dumps(options) if options else None,
@@ -343,6 +344,7 @@ def carry_fields(prompt: str, negative: str, all_fields: Mapping[str, str], note
         carried.name_model(name, model)
     known = {"modelhash": ()} if "Model" in all_fields else {}
     known |= {"lorahashes": ()} if markup.NETWORK.search(prompt) else {}
+    carry_details(fields, carried, is_ours)
     carried.lora_hashes = _hashes(all_fields.get("Lora hashes", ""))
     carried.embedding_hashes = _hashes(fields.take("TI hashes")[1] or "")
     fields.name_rest(carried, DEFAULTS | known)
@@ -397,6 +399,8 @@ def _move_task(fields: Fields, carried: Carried, plain: Mapping[str, str]) -> No
         return carried.task("outpaint", name, strength, sides=sides)
     is_cropped = plain.get("inpaintarea") == "Only masked"
     more = {"padding": fields.take("Masked area padding")[1] or "32"} if is_cropped else {}
+    if words := fields.take("Mask prompt")[1]:
+        more["mask_prompt"] = words
     name, strength = fields.take("Denoising strength")
     return carried.task("inpaint" if INPAINT & plain.keys() else "img2img", name, strength, **more)
 

@@ -20,6 +20,8 @@ CHUNK = "sdapp"  # the PNG text chunk with job and record; other formats have th
 ALWAYS_SHOWN = ("scheduler", "steps", "guidance_scale", "seed", "width", "height")
 SHOWN_APART = ("prompt", "negative_prompt", "model", "revision", "inputs")
 NOTHING_SAVED = {"offload": "none", "vae_slicing": False, "vae_tiling": False}  # as auto was recorded once
+# Settings that are lists of groups, with a text that each group has.
+LISTED = {"loras": "file", "embeddings": "file", "control": "image", "detail": "mask_prompt"}
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
@@ -41,9 +43,11 @@ def to_portable(job: Job, folder: Path) -> dict[str, Any]:
     for each in content["control"]:
         each["image"] = relative(each["image"])
         each["model"] = relative(each["model"]) if Path(each["model"]).exists() else each["model"]
-    for key in MODEL_KEYS & content.keys():
-        if content[key] not in (None, BUILT_IN) and Path(content[key]).exists():
-            content[key] = relative(content[key])
+    groups = [(content, key) for key in MODEL_KEYS & content.keys()]
+    groups += [(each, "mask_model") for each in (content["task"], *content["detail"])]
+    for group, key in groups:
+        if group.get(key) not in (None, BUILT_IN) and Path(group[key]).exists():
+            group[key] = relative(group[key])
     return content
 
 
@@ -64,15 +68,18 @@ def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
             raise InputError(f"{image}: task.{key}: {path} is not the file that this image was made from")
     if isinstance(values.get("scheduler"), dict):
         values["scheduler"] = values["scheduler"] | {"exact": True}  # it ran as it is
-    for key, name in (("loras", "file"), ("embeddings", "file"), ("control", "image")):
+    for key, name in LISTED.items():
         groups = content.get(key, [])
         if not isinstance(groups, list) or not all(
             isinstance(each, dict) and isinstance(each.get(name), str) for each in groups
         ):
-            raise InputError(f"{image}: its record is broken: its {key} are no list of files")
-        values[key] = [each | {name: str(image.parent / each[name])} for each in groups]
+            raise InputError(f"{image}: its record is broken: its {key} are no list of {name}s")
+        has_file = name in ("file", "image")
+        values[key] = [each | ({name: str(image.parent / each[name])} if has_file else {}) for each in groups]
     values["upscale"] = _anchored_upscale(content.get("upscale"), image.parent)
-    for group, key in [(values, key) for key in MODEL_KEYS] + [(each, "model") for each in values["control"]]:
+    groups = [(values, key) for key in MODEL_KEYS] + [(each, "model") for each in values["control"]]
+    groups += [(each, "mask_model") for each in (values["task"], *values["detail"])]
+    for group, key in groups:
         if str(group.get(key, "")).startswith("."):
             group[key] = layers.anchor(group[key], image.parent)
     return layers.Layer(values, {dotted: str(image) for dotted in dotted_keys(values)})

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sdapp.config import MASK_MODEL
 from sdapp.errors import ConfigError, UnavailableError, nearest
 from sdapp.models import hub, originals
 from sdapp.models.checksums import check_download
@@ -38,6 +39,7 @@ EXAMPLES = {
     "control": "lllyasviel/control_v11p_sd15_canny",
     "upscale.model": "stabilityai/stable-diffusion-x4-upscaler",
     "score.model": "openai/clip-vit-large-patch14",
+    "mask_model": MASK_MODEL,
     "safety_checker": "CompVis/stable-diffusion-safety-checker",
 }
 

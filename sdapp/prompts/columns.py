@@ -21,6 +21,7 @@ TEMPLATES = ("prompt", "negative_prompt")  # the settings in which choices are m
 ALIASES = {
     "scheduler": "scheduler.name", "sampler_name": "scheduler.name", "sampler": "scheduler.name",
     "task": "task.kind", "image": "task.image", "mask": "task.mask", "padding": "task.padding",
+    **{name: f"task.{name}" for name in ("mask_prompt", "mask_model", "mask_threshold", "mask_growth")},
     "strength": "task.strength", "denoising_strength": "task.strength",
     "size": "size", "seeds": "seed", "cfg_scale": "guidance_scale", "n_iter": "count",
     "lora": "loras", "embedding": "embeddings", "upscale": "upscale.scale",
@@ -60,6 +61,9 @@ REFUSED_KEYS = {
 }
 PATH_KEYS = {key: each.kind for key, each in SETTINGS.items() if each.kind in ("file", "model")}
 PARSED_KEYS = {key: each.parse for key, each in SETTINGS.items() if each.parse}
+TASKS_BY_KEY = {  # which settings say what a line is; the first counts
+    "task.sides": "outpaint", "task.mask": "inpaint", "task.mask_prompt": "inpaint", "task.image": "img2img",
+}  # fmt: skip
 MADE_WITH = "made with "  # before the keys of the load of an image whose settings a line takes
 LABEL = "labels."  # before the name of a column that is no setting; it is kept with the images
 KNOWN_NAMES = tuple(dict.fromkeys((*COLUMNS, *ALIASES)))
@@ -191,7 +195,7 @@ def assemble_line(given: Iterable[Given], folder: Path) -> AssembledLine:
     with errors.collect():
         _take_size(values, origins)
     content = seed_content(values)
-    for key, kind in (("task.sides", "outpaint"), ("task.mask", "inpaint"), ("task.image", "img2img")):
+    for key, kind in TASKS_BY_KEY.items():
         if any(given == key or given.startswith(f"{key}.") for given in values):
             values.setdefault("task.kind", kind)
     _anchor(values, folder)

@@ -3,7 +3,7 @@
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sdapp.config import ImageSettings, read_override, usual_values
@@ -141,14 +141,15 @@ def _check_text(key: str, value: object, depth: int) -> None:
 
 
 def write_line(job: Mapping[str, Any]) -> str:
-    """The line of a .txt file that asks for a job; of .jsonl if a text has line ends.
+    """The line of a .txt file that asks for a job; of .jsonl if a text has line ends, or with `detail`.
 
     `job` is plain data as in a record. Paths stay as they are, so the line belongs into the folder of the
     image. The model and the settings of the load are those of the whole file.
     """
     prompt = BRACES.sub(r"\\\1", str(job.get("prompt") or ""))
     options = _options_of(job)
-    if any("\n" in str(value) for value in (prompt, *options.values())):
+    are_groups = any(isinstance(value, list) for value in options.values())
+    if are_groups or any("\n" in str(value) for value in (prompt, *options.values())):
         return json.dumps({"prompt": prompt} | options, ensure_ascii=False)
     texts = [f"--{key.replace('_', '-')} {_quoted(value)}" for key, value in options.items()]
     return " ".join([prompt if _is_plain(prompt) else f"--prompt {_quoted(prompt)}", *texts])
@@ -174,13 +175,8 @@ def _options_of(job: Mapping[str, Any]) -> dict[str, Any]:
             options.pop("size", None)  # it follows from the image
     if isinstance(upscale := given.pop("upscale", None), dict):
         options |= {f"upscale.{key}": value for key, value in leaf_values(upscale) if value not in (None, {})}
-    for key, write in (
-        ("loras", _file_with_more),
-        ("embeddings", _file_with_more),
-        ("control", _control_as_text),
-    ):
-        if groups := given.pop(key, None):
-            options[key] = ", ".join(map(write, groups))
+    lists = {key: given.pop(key, None) for key in LISTS}
+    options |= {key: LISTS[key](groups) for key, groups in lists.items() if groups}
     if "guidance_interval" in given:
         options["guidance_interval"] = "{:g}..{:g}".format(*given.pop("guidance_interval"))
     if "negative_prompt" in given:
@@ -192,6 +188,7 @@ def _options_of(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def _options_of_task(task: Mapping[str, Any]) -> dict[str, Any]:
     options = {"task" if key == "kind" else key: value for key, value in task.items()}
+    options.pop("mask_sha256", None)
     if sides := options.pop("sides", None):
         options["outpaint"] = ",".join(f"{side}={pixels}" for side, pixels in sides.items())
     return options
@@ -203,9 +200,26 @@ def _file_with_more(given: Mapping[str, Any]) -> str:
     return ":".join([given["file"], *(str(each) for each in more if each is not None)])
 
 
+def _comma_list(write: Callable[[Mapping[str, Any]], str]) -> Callable[[list[Mapping[str, Any]]], str]:
+    return lambda groups: ", ".join(map(write, groups))
+
+
+def _details(groups: list[Mapping[str, Any]]) -> object:
+    """Details without what a plan finds or nobody gave."""
+    return [{k: v for k, v in each.items() if v is not None and k != "mask_sha256"} for each in groups]
+
+
 def _control_as_text(given: Mapping[str, Any]) -> str:
     """A ControlNet as `MODEL:IMAGE:SCALE:START..END`."""
     return "{model}:{image}:{scale}:{start}..{end}".format_map(given)
+
+
+LISTS: dict[str, Callable[[list[Mapping[str, Any]]], object]] = {  # of groups, and how they are written
+    "loras": _comma_list(_file_with_more),
+    "embeddings": _comma_list(_file_with_more),
+    "control": _comma_list(_control_as_text),
+    "detail": _details,
+}
 
 
 def _quoted(value: Any) -> str:

@@ -13,13 +13,13 @@ from sdapp.metadata.read import read_foreign
 
 PAGE = Path(__file__).parents[2] / "docs" / "metadata.md"
 KEYS = ["prompt", "negative_prompt", "prompt_syntax", "profile", "rng", "ensd", "scheduler", "steps", "guidance_scale", "guidance_rescale", "seed", "width", "height", "clip_skip",
-        "task (img2img)", "task (inpaint)", "model"]  # fmt: skip
+        "task (img2img)", "task (inpaint)", "detail", "model"]  # fmt: skip
 SIZE = {"width": 512, "height": 768}
 PROMPTS = {"prompt": "a (red:1.2) house <lora:snow:1>", "negative_prompt": "tree"}
 FIELDS = (
     "a (red:1.2) house <lora:snow:1>\nNegative prompt: tree\nSteps: 20, Sampler: DPM++ 2M, Schedule type: Karras, "
     "CFG scale: 6, Seed: 7, Size: 512x768, Model hash: aa, Model: foo, Denoising strength: 0.5, Clip skip: 2, "
-    "ENSD: 5, Mask blur: 4, Lora hashes: \"snow: aa\", Version: "
+    "ENSD: 5, Mask blur: 4, ADetailer model: face_yolov8n.pt, ADetailer confidence: 0.3, Lora hashes: \"snow: aa\", Version: "
 )  # fmt: skip
 NODES: dict[str, Any] = {
     "KSampler": {"seed": 7, "steps": 20, "cfg": 6, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1,

@@ -30,19 +30,10 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
         "folders.loras",
         "folders.embeddings",
     }
-    assert (
-        set(MODEL_KEYS)
-        == keys("model")
-        == {
-            "model",
-            "vae",
-            "base",
-            "safety_checker",
-            "control.model",
-            "upscale.model",
-            "score.model",
-        }
-    )
+    assert set(MODEL_KEYS) == keys("model") == {
+        "model", "vae", "base", "safety_checker", "control.model", "upscale.model", "score.model",
+        "task.mask_model", "detail.mask_model",
+    }  # fmt: skip
     assert keys("text") == {
         "prompt",
         "negative_prompt",
@@ -50,10 +41,14 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
         "task.sides",
         "output.name",
         "embeddings.name",
+        "task.mask_prompt",
+        "detail.mask_prompt",
+        "detail.prompt",
+        "detail.negative_prompt",
     }
     assert keys("name") == {
         "scheduler.name", "upscale.scheduler.name", "upscale.sha256", "revision", "loras.sha256", "embeddings.sha256", "executor.address",
-        "control.sha256", "score.kind",
+        "control.sha256", "score.kind", "task.mask_sha256", "detail.mask_sha256",
     }  # fmt: skip
     assert [key for key, setting in SETTINGS.items() if setting.list_of] == [
         "guidance_interval",
@@ -62,6 +57,7 @@ def test_all_else_about_settings_follows_from_their_declarations() -> None:
         "loras",
         "embeddings",
         "control",
+        "detail",
     ]
     assert set(RunConfig.model_fields) - set(COLUMNS) == {
         "model", "revision", "vae", "device", "dtype", "memory", "compile", "channels_last", "batch_size", "output",
@@ -101,7 +97,7 @@ def test_files_inside_lists_and_groups_become_relative_to_the_file_that_names_th
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("task=5", "--set task=5: must be a group of keys (kind, image, strength, mask, padding, sides), not 5"),
+        ("task=5", "--set task=5: must be a group of keys (kind, image, strength, mask_model, mask_threshold, mask_growth, mask_sha256, mask, mask_prompt, padding, sides), not 5"),
         ("task={kind: img2img, image: a, img2img: 1}", "task.img2img: unknown key; allowed here: kind, image, strength"),
         ("scheduler=[1]", "--set scheduler=[1]: must be a group of keys (name, options, exact), not [1]"),
         ("output.dir.x=1", "output.dir: must be text, not {'x': 1}; put it in quotes"),
