@@ -21,7 +21,7 @@ from sdapp.profiles import PROFILES, ProfileName, Rng
 from sdapp.scheduler_table import Option
 from sdapp.settings import files, layers, ranges
 from sdapp.settings.grid import Grid
-from sdapp.settings.messages import explain, place_message
+from sdapp.settings.messages import explain_error, place_message
 from sdapp.settings.types import MAX_SEED, FilePath, Frozen, ModelReference, Setting, Text, declared
 
 MASK_MODEL = "CIDAS/clipseg-rd64-refined"
@@ -745,7 +745,7 @@ def validate(merged: layers.Layer) -> RunConfig:
     try:
         config = RunConfig.model_validate(merged.values)
     except ValidationError as exc:
-        messages = [explain(error, merged, RunConfig) for error in exc.errors()]
+        messages = [explain_error(error, merged, RunConfig) for error in exc.errors()]
         raise ConfigError("\n".join(without_repeats(dict.fromkeys(messages)))) from None
     if found := list(_conflicts(config)):
         raise ConfigError("\n".join(place_message(key, message, merged) for key, message in found))

@@ -42,7 +42,7 @@ def what_is_wrong(error: Any) -> str:
     return str(error["msg"]).removeprefix("Value error, ")
 
 
-def explain(error: Any, merged: Layer, model: type[BaseModel]) -> str:
+def explain_error(error: Any, merged: Layer, model: type[BaseModel]) -> str:
     """Return one of pydantic's errors as a line: where the value was given, its key, what is allowed."""
     unknown = error["type"] == "extra_forbidden"
     loc = error["loc"][:-1] if unknown else error["loc"]
