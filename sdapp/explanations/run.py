@@ -51,8 +51,8 @@ def plan_explanation(layers: Sequence[Layer], command: str = "") -> ExplanationP
     model = locate_model(config.model, config.revision, config.vae, config.base)
     if config.count > 1:
         raise ConfigError(f"count: one image is explained, not {config.count:,}; use count: 1")
-    if config.upscale is not None or config.task.kind in ("outpaint", "upscale"):
-        key = "upscale" if config.upscale is not None else "task.kind"
+    if config.task.kind in ("outpaint", "upscale") or config.upscale is not None or config.detail:
+        key = "upscale" if config.upscale is not None else "detail" if config.detail else "task.kind"
         raise ConfigError(f"{key}: only one pass of denoising can be explained; leave it out")
     if config.compile == "on":
         raise ConfigError("compile: the layers of a compiled UNet cannot be watched; leave it out")

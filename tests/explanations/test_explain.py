@@ -169,6 +169,7 @@ def test_the_command(sdapp: Command, tiny: Callable[..., Path]) -> None:
     [
         (("--set", "count=2"), "count: one image is explained, not 2; use count: 1"),
         (("--set", "upscale=2"), "upscale: only one pass of denoising can be explained; leave it out"),
+        (("--set", "detail=face"), "detail: only one pass of denoising can be explained; leave it out"),
         (("--set", "compile=on"), "compile: the layers of a compiled UNet cannot be watched; leave it out"),
         (("--out", "why.png"), "--out: give the folder"),
         (("--steps", 0), "--steps: must be"),
