@@ -141,17 +141,21 @@ def _check_text(key: str, value: object, depth: int) -> None:
 
 
 def write_line(job: Mapping[str, Any]) -> str:
-    """The line of a .txt file that asks for a job; of .jsonl if a text has line ends, or with `detail`.
+    """The line of a .txt file that asks for a job; of .jsonl if a text has line ends.
 
     `job` is plain data as in a record. Paths stay as they are, so the line belongs into the folder of the
     image. The model and the settings of the load are those of the whole file.
     """
     prompt = BRACES.sub(r"\\\1", str(job.get("prompt") or ""))
     options = _options_of(job)
-    are_groups = any(isinstance(value, list) for value in options.values())
-    if are_groups or any("\n" in str(value) for value in (prompt, *options.values())):
+    if any("\n" in str(value) for value in (prompt, *options.values())):
         return json.dumps({"prompt": prompt} | options, ensure_ascii=False)
-    texts = [f"--{key.replace('_', '-')} {_quoted(value)}" for key, value in options.items()]
+    texts = [
+        f"--set {_quoted(f'{key}={json.dumps(value)}')}"
+        if isinstance(value, list)
+        else f"--{key.replace('_', '-')} {_quoted(value)}"
+        for key, value in options.items()
+    ]
     return " ".join([prompt if _is_plain(prompt) else f"--prompt {_quoted(prompt)}", *texts])
 
 

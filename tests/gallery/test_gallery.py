@@ -108,6 +108,13 @@ SIDES = {"left": 8, "top": 16}
         {"task": {"kind": "outpaint", "image": "house.png", "sides": SIDES}, "upscale": UPSCALE},
         {"task": {"kind": "upscale", "image": "house.png"}, "upscale": 2},
         {"original_size": [512, 640], "crop": [0, 8], "guidance_interval": [0, 0.5]},
+        {
+            "detail": [
+                {"mask_prompt": "house", "prompt": 'a "blue" {house}', "strength": 0.5},
+                {"mask_prompt": "hut"},
+            ]
+        },
+        {"task": {"kind": "inpaint", "image": "house.png", "mask_prompt": "the house", "mask_growth": 2}},
     ],
 )
 def test_a_written_line_has_every_setting_of_the_image(
