@@ -28,10 +28,10 @@ from PIL import Image
 import sdapp
 from models import folder as model_folder
 from sdapp.batches.cluster import HELD, TOGETHER, RayExecutor
-from sdapp.config import ExecutorChoice
 from sdapp.jobs import Job, Work
 from sdapp.metadata.record import read_image
 from sdapp.records import Record, Result
+from sdapp.settings.hardware import ExecutorChoice
 from sides import tell_machine
 
 SECONDS_TO_LOAD = (20.0, 60.0)  # uniform: from a warm and from a cold disk

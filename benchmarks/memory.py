@@ -13,7 +13,6 @@ import time
 import psutil
 import torch
 
-from sdapp.config import validate
 from sdapp.diffusion.memory import memory_taken
 from sdapp.jobs import LoadKey, plan
 from sdapp.models.locate import locate
@@ -21,6 +20,7 @@ from sdapp.outputs.encode import encode
 from sdapp.outputs.writer import save_result, write_results
 from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 from sides import flags, settings, tell_machine
 
 FIRST = 100

@@ -7,12 +7,13 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from sdapp.config import Output, validate
 from sdapp.jobs import Job, LoadKey, plan
 from sdapp.models.locate import locate
 from sdapp.outputs.writer import save
 from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
+from sdapp.settings.output import Output
+from sdapp.validation import validate
 from sides import by_hand, flags, furthest, in_turns, report, rounds, settings, tell_machine
 
 

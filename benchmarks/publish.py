@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sdapp.config import Output, validate
 from sdapp.jobs import Job, plan
 from sdapp.metadata.record import SUFFIXES
 from sdapp.models.locate import locate
 from sdapp.outputs.writer import save_result
 from sdapp.records import Record, Result
 from sdapp.settings.layers import Layer
+from sdapp.settings.output import Output
+from sdapp.validation import validate
 from sides import Side, in_turns, report, rounds, tell_machine
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdapp.comparisons.metrics import psnr, ssim
-from sdapp.config import validate
 from sdapp.diffusion.loading import quiet
 from sdapp.jobs import Job, LoadKey, plan
 from sdapp.models.vae import locate_model
 from sdapp.pipelines import Painter, load
 from sdapp.records import Result
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 
 PROMPTS = (
     "a red house on a beach at sunset",

@@ -15,7 +15,7 @@ from sdapp.batches.executors import Executor, LocalExecutor
 from sdapp.batches.items import Item, Shard
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import Batch
-from sdapp.config import RunConfig, validate
+from sdapp.config import RunConfig
 from sdapp.errors import JobsFailedError, gathered
 from sdapp.grids.axes import AxisGiven, read_axes
 from sdapp.jobs import LoadKey, Work, plan
@@ -31,6 +31,7 @@ from sdapp.replays import paint_replays, plan_replays
 from sdapp.settings.grid import Grid
 from sdapp.settings.layers import Layer, merge
 from sdapp.upscales import plan_upscales
+from sdapp.validation import validate
 
 if TYPE_CHECKING:
     from sdapp.comparisons.cells import Comparison

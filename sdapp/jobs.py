@@ -14,26 +14,7 @@ from typing import Any, Self, overload
 from pydantic import Field
 
 from sdapp import images, markup, schedulers
-from sdapp.config import (
-    MAX_LORA_WEIGHT,
-    BatchSize,
-    Detail,
-    Embedding,
-    FoundMask,
-    ImageSettings,
-    Img2Img,
-    Inpaint,
-    LoadSettings,
-    Lora,
-    ModelSettings,
-    Outpaint,
-    RunConfig,
-    SchedulerChoice,
-    Task,
-    Txt2Img,
-    Upscale,
-    UpscaleImage,
-)
+from sdapp.config import BatchSize, ImageSettings, LoadSettings, ModelSettings, RunConfig
 from sdapp.errors import ConfigError
 from sdapp.models.control_files import check_control
 from sdapp.models.embedding_files import find_embeddings, vector_counts
@@ -44,7 +25,11 @@ from sdapp.models.safety import check_ships
 from sdapp.models.upscalers import check_upscaler
 from sdapp.models.words import check_words
 from sdapp.profiles import PROFILES, ProfileName, Rng
+from sdapp.settings.additions import MAX_LORA_WEIGHT, Embedding, Lora
 from sdapp.settings.files import find_named
+from sdapp.settings.sampling import SchedulerChoice
+from sdapp.settings.stages import Detail, Upscale
+from sdapp.settings.tasks import FoundMask, Img2Img, Inpaint, Outpaint, Task, Txt2Img, UpscaleImage
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 LORA_TAG = re.compile(r"<lora:([^<>:]+)((?::[-+]?\d*\.?\d+){0,2})>")

@@ -10,7 +10,7 @@ from shutil import which
 import psutil
 
 from sdapp import markup
-from sdapp.config import LABELS, Img2Img, Inpaint, Outpaint, RunConfig
+from sdapp.config import RunConfig
 from sdapp.images import inputs
 from sdapp.jobs import Job, choose_scheduler
 from sdapp.models.embedding_files import name_of, without_names
@@ -20,6 +20,8 @@ from sdapp.models.upscalers import PIPELINES, find_pipeline, pipeline_class
 from sdapp.models.words import unknown_words
 from sdapp.profiles import PROFILES, why_not_exact
 from sdapp.schedulers import few_steps, is_for_few_steps
+from sdapp.settings.output import LABELS
+from sdapp.settings.tasks import Img2Img, Inpaint, Outpaint
 
 MAX_LINE_NOTES = 20
 SHARP = 0.5

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from sdapp import __version__
-from sdapp.config import BatchSize, Detail, Inpaint, Memory
+from sdapp.config import BatchSize
 from sdapp.diffusion.batch_size import BatchSizes
 from sdapp.diffusion.clip_score import ClipScore
 from sdapp.diffusion.control import ControlNets
@@ -71,6 +71,9 @@ from sdapp.profiling import timed
 from sdapp.prompts.seeds import derived_seed
 from sdapp.prompts.tokens import cut_by
 from sdapp.records import OnStep, Record, Result
+from sdapp.settings.hardware import Memory
+from sdapp.settings.stages import Detail
+from sdapp.settings.tasks import Inpaint
 
 CALLS = ("unet_calls", "unguided_calls", "cached_calls")
 VERSIONED = ("diffusers", "transformers", "torch")

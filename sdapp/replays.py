@@ -9,7 +9,7 @@ from PIL import ImageChops
 
 from sdapp import images
 from sdapp.batches.executors import Executor
-from sdapp.config import Folders, RunConfig, folders_of, validate
+from sdapp.config import Folders, RunConfig, folders_of
 from sdapp.errors import InputError, MissingInputError, SdappError
 from sdapp.jobs import JobList, LoadKey, Work, plan
 from sdapp.metadata.read import read_settings
@@ -20,6 +20,7 @@ from sdapp.notes import Notes, notes_before_painting
 from sdapp.prompts.lines import SPACES, PromptFileError, is_read, read_lines
 from sdapp.records import OnStep, Record, Result
 from sdapp.settings.layers import Layer, merge
+from sdapp.validation import validate
 
 TOLERANCE = 2  # of 255; what another batch size may change
 

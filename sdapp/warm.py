@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 from sdapp import api
 from sdapp.arguments import as_layer
 from sdapp.batches.executors import LocalExecutor
-from sdapp.config import LoadSettings, validate
+from sdapp.config import LoadSettings
 from sdapp.errors import ConfigError
 from sdapp.jobs import LoadKey, Work
 from sdapp.keywords import AnyPath, LoadKeywords, WarmBatchKeywords, WarmCompareKeywords, WarmKeywords
@@ -16,6 +16,7 @@ from sdapp.notes import OnNote
 from sdapp.outputs.painted import Painted
 from sdapp.prompts.seeds import Seeds
 from sdapp.records import OnStep
+from sdapp.validation import validate
 
 if TYPE_CHECKING:
     from sdapp.comparisons.cells import Comparison

@@ -16,7 +16,7 @@ TOP = (
     "cli", "commands",
     "warm", "api", "arguments", "keywords",
     "comparisons", "grids", "gallery", "explanations", "upscales", "replays", "batches", "notes", "pipelines", "diffusion", "pages", "outputs", "records",
-    "prompts", "metadata", "jobs", "models", "config", "settings", "profiles", "schedulers", "scheduler_table", "images", "markup", "errors",
+    "prompts", "metadata", "jobs", "models", "validation", "config", "settings", "profiles", "schedulers", "scheduler_table", "images", "markup", "errors",
     "profiling",
 )  # fmt: skip
 INSIDE = {
@@ -47,7 +47,7 @@ INSIDE = {
         "words", "catalog", "upscalers", "clip", "lora_files", "embedding_files", "control_files", "mask_models", "safety", "vae", "locate", "kinds", "hub", "families",
         "originals", "checksums", "files",
     ),
-    "settings": ("grid", "messages", "files", "layers", "ranges", "types"),
+    "settings": ("stages", "additions", "tasks", "sampling", "hardware", "output", "grid", "messages", "files", "layers", "ranges", "types"),
 }  # fmt: skip
 WIDTH = 110
 TABLES = ("scheduler_table.py", "samplers.py")

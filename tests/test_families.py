@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from original_layout import random_original, save_original
-from sdapp.config import Memory
 from sdapp.diffusion.loading import load_pipeline
 from sdapp.models.families import FAMILIES
 from sdapp.models.locate import locate
 from sdapp.pipelines import Painter
 from sdapp.scheduler_table import TABLE
+from sdapp.settings.hardware import Memory
 from test_pipelines import paint, pixels, settings, tasks
 
 HALF, FULL = torch.float16, torch.float32

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from sdapp.config import Memory, validate
 from sdapp.diffusion.decode import keep_dtype
 from sdapp.diffusion.noise import gpu_randn
 from sdapp.diffusion.placement import GIB
@@ -23,7 +22,9 @@ from sdapp.models.locate import locate
 from sdapp.pipelines import Painter
 from sdapp.records import Result
 from sdapp.scheduler_table import TABLE
+from sdapp.settings.hardware import Memory
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 
 pytestmark = [
     pytest.mark.gpu,

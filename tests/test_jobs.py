@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sdapp.config import RunConfig, validate
+from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError, MissingInputError, SdappError
 from sdapp.jobs import LATER_DEFAULTS, Job, LoadKey, plan
 from sdapp.metadata.record import to_layer, to_portable
 from sdapp.models.locate import Model
 from sdapp.settings.layers import Layer, merge, override
+from sdapp.validation import validate
 
 
 def build_model(folder: Path, channels: int = 4) -> Model:

@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
 from sdapp.batches.ledger import LEDGER_FILE
-from sdapp.config import Lora, validate
 from sdapp.jobs import LoadKey, plan
 from sdapp.metadata.record import read_header
 from sdapp.models.locate import locate
 from sdapp.pipelines import load
+from sdapp.settings.additions import Lora
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 from test_embeddings import embedding
 
 LAYER = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"

@@ -14,7 +14,6 @@ from PIL.PngImagePlugin import PngInfo
 from typer.testing import Result as Run
 
 from mask_models import YOLOS_BOX, save_mask_model
-from sdapp.config import Detail, validate
 from sdapp.diffusion.masks import MaskFinder, places, without_specks
 from sdapp.errors import ConfigError, InputError, UnavailableError
 from sdapp.jobs import plan
@@ -23,6 +22,8 @@ from sdapp.models.locate import locate
 from sdapp.models.mask_models import check_words_to_find, find_mask_model
 from sdapp.pipelines import Painter
 from sdapp.settings.layers import Layer
+from sdapp.settings.stages import Detail
+from sdapp.validation import validate
 from test_pipelines import furthest, paint, painter_of, pixels, settings
 
 KINDS = ("clipseg", "owlvit", "owlv2", "yolos", "segformer")

@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw
 from torch.overrides import TorchFunctionMode
 
 from sdapp import schedulers
-from sdapp.config import Memory, validate
 from sdapp.diffusion import solvers
 from sdapp.diffusion.devices import choose_device, choose_dtype
 from sdapp.diffusion.text_encoder import PromptText
@@ -25,7 +24,9 @@ from sdapp.models.locate import locate
 from sdapp.pipelines import Painter, load
 from sdapp.records import Result
 from sdapp.scheduler_table import TABLE
+from sdapp.settings.hardware import Memory
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 
 NAMES = [row.name for row in TABLE]
 VARIANTS = [f"{row.name}-{sigmas}" for row in TABLE for sigmas in row.sigmas]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdapp.config import RunConfig, validate
+from sdapp.config import RunConfig
 from sdapp.diffusion.noise import Drawn, ImageNoise, gpu_randn, philox
 from sdapp.diffusion.sigmas import k_sigmas
 from sdapp.errors import ConfigError
@@ -22,6 +22,7 @@ from sdapp.notes import notes_before_painting
 from sdapp.profiles import PROFILES, why_not_exact
 from sdapp.schedulers import resolve
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 
 # From the file kat_vectors of Random123, for philox4x32 with 10 rounds: counter, key, words.
 KNOWN = [

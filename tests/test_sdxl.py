@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from original_layout import random_original, save_original
-from sdapp.config import Memory, validate
 from sdapp.diffusion.loading import load_pipeline
 from sdapp.errors import ConfigError
 from sdapp.jobs import plan
@@ -19,7 +18,9 @@ from sdapp.models.locate import locate
 from sdapp.notes import notes_on_settings
 from sdapp.pipelines import Painter
 from sdapp.scheduler_table import TABLE
+from sdapp.settings.hardware import Memory
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 from test_pipelines import paint, painter_of, pixels, settings, tasks
 
 NAMES = [row.name for row in TABLE]

@@ -20,11 +20,11 @@ from diffusers.utils import logging as diffusers_logging
 from diffusers.utils import torch_utils
 from transformers.utils import logging as transformers_logging
 
-from sdapp.config import validate
 from sdapp.jobs import LoadKey, plan
 from sdapp.models.locate import locate
 from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 
 Tiny = Callable[..., Path]
 Pixels = list["np.ndarray[Any, Any]"]

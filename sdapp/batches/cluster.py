@@ -15,13 +15,13 @@ from PIL import Image
 from sdapp import __version__
 from sdapp.batches.executors import Executor, Loader, LocalExecutor, Pack, load_painter
 from sdapp.batches.items import Item
-from sdapp.config import ExecutorChoice
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.jobs import LoadKey, Work
 from sdapp.models.locate import Model
 from sdapp.outputs.encode import encode
 from sdapp.outputs.writer import save_result
 from sdapp.records import OnStep, Result
+from sdapp.settings.hardware import ExecutorChoice
 
 TOGETHER = 16  # images in a pack with `batch_size: auto`, of which the worker finds the fastest batches
 HELD = 2  # packs that a worker holds: the one that it paints, and the next

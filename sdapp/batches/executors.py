@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sdapp.batches.items import Item
-from sdapp.config import Output
 from sdapp.diffusion.startup import importing
 from sdapp.jobs import LoadKey, Work
 from sdapp.models.locate import Model
@@ -16,6 +15,7 @@ from sdapp.models.vae import locate_model
 from sdapp.outputs.films import write_film
 from sdapp.profiling import timed
 from sdapp.records import OnStep, Result
+from sdapp.settings.output import Output
 
 if TYPE_CHECKING:
     from PIL import Image

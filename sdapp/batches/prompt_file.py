@@ -11,7 +11,7 @@ from typing import Self
 
 from sdapp.batches.items import Item
 from sdapp.batches.seed_state import STATE_FILE, SeedState, begin_seeds, keep_for_the_run
-from sdapp.config import RunConfig, validate
+from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError
 from sdapp.jobs import Job, LoadKey, plan
 from sdapp.models.locate import Model
@@ -22,6 +22,7 @@ from sdapp.prompts.seeds import Seeds, seed_for
 from sdapp.prompts.templates import choose
 from sdapp.prompts.variants import checked_entries
 from sdapp.settings.layers import Layer, merge, override
+from sdapp.validation import validate
 
 # Names sort like the file, and the number in them is of one image alone.
 LINE_DIGITS = 4  # at least, in file names

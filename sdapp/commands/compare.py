@@ -16,7 +16,6 @@ from sdapp.commands.grid import report_grid
 from sdapp.commands.options import RAY, RUN, DryRun, all_layers, option, out_folder, with_options
 from sdapp.commands.running import CONTINUE, Session
 from sdapp.commands.terminal import count, print_line, print_note, say
-from sdapp.config import validate
 from sdapp.errors import ConfigError, JobsFailedError
 from sdapp.grids.folder import GRID_FILE
 from sdapp.schedulers import resolve
@@ -24,6 +23,7 @@ from sdapp.settings.files import parse_override
 from sdapp.settings.grid import Match
 from sdapp.settings.layers import Layer, merge
 from sdapp.settings.ranges import numbers
+from sdapp.validation import validate
 
 if TYPE_CHECKING:  # these import numpy
     from sdapp.comparisons.cells import Comparison

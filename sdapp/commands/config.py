@@ -10,20 +10,13 @@ import yaml
 
 from sdapp.commands.options import OUTPUT, Command, all_layers, switch, with_options
 from sdapp.commands.terminal import Commands
-from sdapp.config import (
-    SETTINGS,
-    RunConfig,
-    read_config_file,
-    read_override,
-    read_user_config,
-    user_config,
-    validate,
-)
+from sdapp.config import SETTINGS, RunConfig, read_config_file, read_override, read_user_config, user_config
 from sdapp.errors import SdappError, gathered
 from sdapp.models.locate import find_path, locate
 from sdapp.outputs.files import overwrite
 from sdapp.settings.layers import Layer, merge
 from sdapp.settings.types import Setting
+from sdapp.validation import validate
 
 # YAML readers refuse these or take them for a line break.
 UNPRINTABLE = re.compile(

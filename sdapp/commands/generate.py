@@ -11,12 +11,12 @@ from sdapp.commands.estimates import History
 from sdapp.commands.options import IMAGE, OUTPUT, all_layers, option, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import print_line, print_note, print_result
-from sdapp.config import Img2Img, Inpaint, Outpaint
 from sdapp.errors import ConfigError, JobsFailedError, MissingInputError
 from sdapp.images import IMAGE_SUFFIXES
 from sdapp.outputs.encode import encode
 from sdapp.outputs.files import check_folder
 from sdapp.outputs.writer import save_result, write_results
+from sdapp.settings.tasks import Img2Img, Inpaint, Outpaint
 
 Prompt = Annotated[
     str | None,

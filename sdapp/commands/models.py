@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from sdapp.commands.terminal import print_line, print_note
-from sdapp.config import read_user_config, validate
+from sdapp.config import read_user_config
 from sdapp.errors import ConfigError
 from sdapp.models import hub
 from sdapp.models.catalog import Found, list_models
 from sdapp.models.locate import pull_model
 from sdapp.settings.layers import merge
+from sdapp.validation import validate
 
 
 def models(

@@ -14,12 +14,12 @@ from sdapp.batches.cluster import RayExecutor
 from sdapp.batches.executors import Executor, LocalExecutor, load_painter
 from sdapp.commands.estimates import History
 from sdapp.commands.terminal import bar, erase_line, print_note, say_at_once
-from sdapp.config import ExecutorChoice
 from sdapp.errors import InterruptedRunError
 from sdapp.jobs import LoadKey, Work
 from sdapp.models.locate import Model
 from sdapp.notes import Notes
 from sdapp.records import Result
+from sdapp.settings.hardware import ExecutorChoice
 
 if TYPE_CHECKING:
     from sdapp.pipelines import Painter

@@ -20,7 +20,7 @@ from sdapp.commands.estimates import History
 from sdapp.commands.options import all_layers, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import print_result, say
-from sdapp.config import COLUMNS, SETTINGS, RunConfig, read_override, validate
+from sdapp.config import COLUMNS, SETTINGS, RunConfig, read_override
 from sdapp.errors import ConfigError, InterruptedRunError, SdappError, did_you_mean
 from sdapp.images import decode_file
 from sdapp.jobs import LoadKey, Work
@@ -33,6 +33,7 @@ from sdapp.outputs.writer import save_result, write_results
 from sdapp.records import Result
 from sdapp.scheduler_table import TABLE
 from sdapp.settings.layers import Layer, merge, override
+from sdapp.validation import validate
 
 SHELL_HELP = """\
 a red house --steps 30     paint a prompt; options are those of a line of a prompt file

@@ -10,11 +10,12 @@ from sdapp import markup
 from sdapp.commands import completion
 from sdapp.commands.options import OPTIONS
 from sdapp.commands.terminal import print_note
-from sdapp.config import read_user_config, validate
+from sdapp.config import read_user_config
 from sdapp.models.embedding_files import find_embeddings, vector_counts
 from sdapp.models.originals import clip_tokenizer
 from sdapp.models.vae import locate_model
 from sdapp.settings.layers import merge, override
+from sdapp.validation import validate
 
 OnePrompt = Annotated[
     str, typer.Argument(metavar="PROMPT", help="A prompt, as for `sdapp generate`.", show_default=False)

@@ -9,9 +9,10 @@ import typer
 from sdapp.commands.options import IMAGE, MODEL, OUT_FOLDER, given_layers, option, with_options
 from sdapp.commands.running import CONTINUE, Session
 from sdapp.commands.terminal import count, print_note, print_result
-from sdapp.config import Upscale, own_layers
+from sdapp.config import own_layers
 from sdapp.errors import JobsFailedError, gathered
 from sdapp.replays import counting_from
+from sdapp.settings.stages import Upscale
 from sdapp.upscales import plan_upscales, upscale_batches
 
 STRENGTH = Upscale.model_fields["strength"].default

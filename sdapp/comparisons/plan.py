@@ -11,7 +11,7 @@ from sdapp.batches.items import Item
 from sdapp.comparisons.cells import Cell, Combination, Comparison, Reference, Value
 from sdapp.comparisons.folder import PICTURES
 from sdapp.comparisons.pace import FEW, MANY, read_paces
-from sdapp.config import VARIABLE, RunConfig, SchedulerChoice, Task, Txt2Img, validate
+from sdapp.config import VARIABLE, RunConfig
 from sdapp.errors import ConfigError, SdappError, did_you_mean, gathered
 from sdapp.jobs import Job, LoadKey, plan, steps_to_run
 from sdapp.models.vae import locate_model
@@ -21,6 +21,9 @@ from sdapp.schedulers import check_run, resolve
 from sdapp.settings.grid import MOST_STEPS, Grid
 from sdapp.settings.layers import Layer, merge, override
 from sdapp.settings.messages import place_message
+from sdapp.settings.sampling import SchedulerChoice
+from sdapp.settings.tasks import Task, Txt2Img
+from sdapp.validation import validate
 
 TXT2IMG = Txt2Img()
 TITLE_NAMES = 4

@@ -14,11 +14,11 @@ from sdapp.comparisons.pace import Pace, write_paces
 from sdapp.comparisons.plan import ComparisonPlan, all_steps
 from sdapp.comparisons.report.report import build_report
 from sdapp.comparisons.report.sheets import build_sheets
-from sdapp.config import SchedulerChoice
 from sdapp.errors import UnavailableError
 from sdapp.jobs import Job, Work
 from sdapp.outputs.files import check_folder
 from sdapp.records import OnStep, Result
+from sdapp.settings.sampling import SchedulerChoice
 
 
 def paint_comparison(

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sdapp.config import Control
 from sdapp.diffusion.loading import load_control
 from sdapp.jobs import Job
+from sdapp.settings.additions import Control
 
 
 class ControlNets:

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from sdapp.config import Lora
 from sdapp.errors import UnavailableError
 from sdapp.models.embedding_files import IN_LORA
 from sdapp.models.lora_files import ENDS, alpha_of, examine_lora
 from sdapp.models.originals import unet_name
+from sdapp.settings.additions import Lora
 
 Tensors = Mapping[str, torch.Tensor]
 # How the names of tensors begin, and the part of the pipeline: kohya's (`_` for dots), diffusers', peft's.

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from sdapp.config import Detail, Inpaint
 from sdapp.diffusion.loading import BROKEN, load_part, without_progress_bars
 from sdapp.diffusion.startup import LOADING, without_advice
 from sdapp.errors import UnavailableError
 from sdapp.images import on_white
 from sdapp.jobs import BY_WORDS, Box, Job
 from sdapp.models.mask_models import MASK_KEY, MaskModel, find_mask_model
+from sdapp.settings.stages import Detail
+from sdapp.settings.tasks import Inpaint
 
 # Of each class: what prepares images for it. By Pillow, so that masks do not depend on torchvision.
 PROCESSORS = {

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from sdapp.config import Memory
 from sdapp.diffusion.memory import usable_memory
 from sdapp.errors import ConfigError
 from sdapp.jobs import Job
 from sdapp.models.families import Family
+from sdapp.settings.hardware import Memory
 
 GIB = 2**30
 OFFLOADS = ("none", "model", "group", "sequential")  # each takes less memory than the one before it

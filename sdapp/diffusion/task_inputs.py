@@ -9,11 +9,11 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageFilter
 
-from sdapp.config import Img2Img, Inpaint, Outpaint, Txt2Img, UpscaleImage
 from sdapp.diffusion.outpaint import filled, without_seam
 from sdapp.errors import InputError
 from sdapp.images import Size, inputs, on_white, resize_mask
 from sdapp.jobs import Box, Job
+from sdapp.settings.tasks import Img2Img, Inpaint, Outpaint, Txt2Img, UpscaleImage
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, Self
 import torch
 from safetensors.torch import load_file
 
-from sdapp.config import Embedding
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.jobs import Job
 from sdapp.markup import Emphasis, PromptSyntax, Token, chunk
 from sdapp.models.embedding_files import examine_embedding, vector_counts
+from sdapp.settings.additions import Embedding
 
 KEPT_EMBEDS = 128  # 30 MB with Stable Diffusion 1.5 in float32
 

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from sdapp.config import Upscale
 from sdapp.diffusion.upscale import in_tiles
 from sdapp.errors import UnavailableError
 from sdapp.images import Size, on_white
 from sdapp.models.upscalers import INSTALL, KEY
+from sdapp.settings.stages import Upscale
 
 
 class Upscalers:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdapp.config import validate
 from sdapp.errors import ConfigError, JobsFailedError
 from sdapp.jobs import Job, LoadKey, Work, plan
 from sdapp.models.locate import Model
@@ -14,6 +13,7 @@ from sdapp.notes import notes_before_painting
 from sdapp.outputs.files import check_folder, overwrite
 from sdapp.records import OnStep, Result
 from sdapp.settings.layers import Layer, merge, override
+from sdapp.validation import validate
 
 if TYPE_CHECKING:
     from sdapp.pipelines import Painter

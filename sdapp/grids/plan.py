@@ -9,7 +9,7 @@ from pathlib import Path
 from secrets import randbelow
 
 from sdapp.batches.items import Item
-from sdapp.config import PLACEHOLDERS, RunConfig, validate
+from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, SdappError, gathered
 from sdapp.grids.axes import Axis
 from sdapp.grids.folder import IMAGES, AxisFacts, GridCell, ImageGrid, kept_seed
@@ -18,6 +18,8 @@ from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
 from sdapp.notes import notes_on_line, notes_on_place
 from sdapp.settings.layers import Layer, merge, override
+from sdapp.settings.output import PLACEHOLDERS
+from sdapp.validation import validate
 
 MAX_CELLS = 10_000
 GRID_DEFAULTS = {"output.dir": "grid", "batch_size": "auto"}

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdapp import images
-from sdapp.config import Control
 from sdapp.errors import ConfigError, InputError, UnavailableError
 from sdapp.models.families import family_of_width
 from sdapp.models.files import read_json, tensor_shapes
 from sdapp.models.kinds import find_kind
 from sdapp.models.locate import Model
 from sdapp.models.vae import WEIGHTS, find_part
+from sdapp.settings.additions import Control
 
 CLASS = "ControlNetModel"
 PREFIX = "control_model."  # of files in the layout of the original checkpoints; some have none

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdapp import markup
-from sdapp.config import Embedding, Lora, RunConfig
+from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError, MissingInputError
 from sdapp.models.families import family_of_width
 from sdapp.models.files import PICKLED, refuse_others, tensor_shapes
 from sdapp.models.locate import Model
 from sdapp.models.originals import clip_tokenizer
+from sdapp.settings.additions import Embedding, Lora
 
 OF_SDXL = ("clip_l", "clip_g")  # the tensors for its two text encoders
 IN_LORA = re.compile(r"bundle_emb\.(.+?)\.(?:string_to_param\.\*|emb_params|clip_l|clip_g)")

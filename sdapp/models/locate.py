@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sdapp.config import MASK_MODEL
 from sdapp.errors import ConfigError, UnavailableError, nearest
 from sdapp.models import hub, originals
 from sdapp.models.checksums import check_download
 from sdapp.models.families import FAMILIES, Family
 from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, refuse_others, tensor_shapes
 from sdapp.models.kinds import ONLY, find_kind
+from sdapp.settings.tasks import MASK_MODEL
 
 UNET_INPUTS = "model.diffusion_model.input_blocks."  # names of the UNet's tensors in a single file
 CONFIG_FILES = ("model_index.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sdapp.config import MASK_MODEL, Detail, Inpaint
 from sdapp.errors import ConfigError, InputError, UnavailableError, did_you_mean
 from sdapp.models.checksums import check_download, sha256_of
 from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, tensor_shapes
 from sdapp.models.hub import cached_commit, download
 from sdapp.models.locate import Model, find_path
 from sdapp.models.vae import split_revision
+from sdapp.settings.stages import Detail
+from sdapp.settings.tasks import MASK_MODEL, Inpaint
 
 MASK_KEY = "mask_model"
 TENSORS = "model.safetensors"

@@ -5,13 +5,13 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from sdapp.config import Upscale
 from sdapp.errors import ConfigError, InputError, MissingInputError, UnavailableError
 from sdapp.models import hub
 from sdapp.models.files import read_json, refuse_others, tensor_digest, tensor_shapes
 from sdapp.models.kinds import IN_FILE, IS_UPSCALER, find_kind
 from sdapp.models.locate import EXAMPLES, Model, find_path
 from sdapp.models.vae import split_revision
+from sdapp.settings.stages import Upscale
 
 KEY = "upscale.model"
 LOADED_BY = ("spandrel", "torchvision")

@@ -8,12 +8,12 @@ from typing import Any
 
 from PIL.PngImagePlugin import PngInfo
 
-from sdapp.config import Output
 from sdapp.errors import ConfigError
 from sdapp.metadata import containers, infotext
 from sdapp.metadata.record import CHUNK, to_portable
 from sdapp.profiling import timed
 from sdapp.records import Result
+from sdapp.settings.output import Output
 
 MAX_SEGMENT = 65_504  # bytes of an XMP packet in a JPEG
 

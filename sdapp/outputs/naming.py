@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 
-from sdapp.config import LABELS
 from sdapp.images import IMAGE_SUFFIXES
 from sdapp.jobs import Job
+from sdapp.settings.output import LABELS
 
 MAX_NAME_BYTES = 200
 NUMBERS_OF_JOB = ("seed", "steps", "width", "height", "final_width", "final_height")

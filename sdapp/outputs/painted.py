@@ -8,12 +8,12 @@ from typing import Self
 
 from PIL import Image
 
-from sdapp.config import Output
 from sdapp.errors import ConfigError
 from sdapp.metadata.record import SUFFIXES
 from sdapp.outputs.encode import encode
 from sdapp.outputs.files import publish
 from sdapp.records import Record, Result
+from sdapp.settings.output import Output
 
 
 @dataclass(frozen=True, repr=False)

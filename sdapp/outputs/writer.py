@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sdapp.config import Output
 from sdapp.errors import JobsFailedError, SdappError
 from sdapp.metadata.record import SUFFIXES
 from sdapp.outputs.encode import encode
@@ -15,6 +14,7 @@ from sdapp.outputs.files import publish
 from sdapp.outputs.naming import file_stem
 from sdapp.profiling import timed
 from sdapp.records import Result
+from sdapp.settings.output import Output
 
 ENCODERS = min(4, os.cpu_count() or 1)
 

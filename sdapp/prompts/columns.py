@@ -9,12 +9,13 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdapp.config import COLUMNS, LABELS, SETTINGS, RunConfig
+from sdapp.config import COLUMNS, SETTINGS, RunConfig
 from sdapp.errors import ConfigError, nearest
 from sdapp.prompts.lines import SPACES, PromptFileError
 from sdapp.prompts.seeds import seed_content
 from sdapp.prompts.templates import EVERY, expand_all_groups
 from sdapp.settings import files
+from sdapp.settings.output import LABELS
 from sdapp.settings.types import MAX_SEED, Setting, to_whole
 
 TEMPLATES = ("prompt", "negative_prompt")  # the settings in which choices are made

@@ -7,13 +7,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from sdapp.config import SETTINGS, validate
+from sdapp.config import SETTINGS
 from sdapp.errors import ConfigError
 from sdapp.prompts.columns import TEMPLATES
 from sdapp.prompts.files import Entry
 from sdapp.prompts.lines import PromptFileError
 from sdapp.prompts.templates import MAX_VARIANTS, TOO_MANY, ChoiceCheck, expand_all_groups
 from sdapp.settings import layers
+from sdapp.validation import validate
 
 
 def expand(entry: Entry) -> Iterator[Entry]:

@@ -23,7 +23,7 @@ MAX_EXTENDS = 10
 class _CoreLoader(yaml.SafeLoader):
     """Reads scalars by YAML 1.2, not 1.1: `no` and `1:30` are text, `010` is ten, `1e-5` is a number."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own way)
+    yaml_implicit_resolvers: dict[str, Any] = {}
 
 
 _SCALARS = {

@@ -83,3 +83,11 @@ def _tidy(number: int | float) -> int | float:
     """Remove binary rounding errors; return an int if the number is whole."""
     rounded = round(number, 9)
     return int(rounded) if rounded == int(rounded) else rounded
+
+
+def multiple_of_8(pixels: int) -> int:
+    """Return pixels as they are. Raises ValueError, with the nearest numbers, if it is no multiple of 8."""
+    if pixels % 8:
+        below = pixels // 8 * 8
+        raise ValueError(f"must be a multiple of 8; the nearest are {below} and {below + 8}")
+    return pixels

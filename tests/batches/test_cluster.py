@@ -20,11 +20,11 @@ import sdapp as package
 from cluster import Blank, nodes
 from conftest import BENCHMARKS
 from sdapp.batches.cluster import RayExecutor
-from sdapp.config import ExecutorChoice
 from sdapp.errors import UnavailableError
 from sdapp.jobs import Job, Work
 from sdapp.metadata.record import read_image
 from sdapp.records import Result
+from sdapp.settings.hardware import ExecutorChoice
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "cluster"
 WAIT = 0.05  # seconds that the painter of these tests takes for an image

@@ -10,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import Result
 
-from sdapp import config
 from sdapp.commands.config import as_yaml, json_schema, settings_with_origins
-from sdapp.config import RunConfig, read_config_file, validate
+from sdapp.config import RunConfig, read_config_file
 from sdapp.errors import ConfigError
 from sdapp.settings.files import parse_override, parse_yaml
+from sdapp.settings.hardware import Memory
 from sdapp.settings.layers import Layer, merge
+from sdapp.settings.output import Output
+from sdapp.settings.tasks import Inpaint
 from sdapp.settings.types import MAX_SEED
+from sdapp.validation import validate
 
 Run = Callable[..., Result]
 CASES = Path(__file__).parents[1] / "cases"
@@ -235,7 +238,7 @@ def test_the_schema_describes_every_key_and_allows_no_other() -> None:
     assert list(schema["properties"]) == ["extends", *RunConfig.model_fields]
     assert schema["additionalProperties"] is False
     assert {tuple(part["properties"]) for name, part in schema["$defs"].items() if name in ("Memory", "Output")} == {
-        tuple(config.Memory.model_fields), tuple(config.Output.model_fields),
+        tuple(Memory.model_fields), tuple(Output.model_fields),
     }  # fmt: skip
     assert {"type": "string"} in schema["properties"]["scheduler"]["anyOf"]
 
@@ -243,7 +246,7 @@ def test_the_schema_describes_every_key_and_allows_no_other() -> None:
 # --- anything at all ----------------------------------------------------------------------------------------------
 
 WORDS = [
-    *RunConfig.model_fields, *config.Memory.model_fields, *config.Output.model_fields, *config.Inpaint.model_fields,
+    *RunConfig.model_fields, *Memory.model_fields, *Output.model_fields, *Inpaint.model_fields,
     "name", "options", "txt2img", "img2img", "inpaint", "extends", "ddim", "euler", "use_karras_sigmas", "cpu", "{seed}",
 ]  # fmt: skip
 KEYS = st.sampled_from(WORDS) | st.text(max_size=5)

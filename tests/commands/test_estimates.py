@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from sdapp.commands.estimates import Estimate, History, duration
-from sdapp.config import validate
 from sdapp.jobs import Job, LoadKey, plan
 from sdapp.models.locate import locate
 from sdapp.records import Record, Result
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 
 CONFIG = validate(Layer({"prompt": "a cat", "steps": 20, "seed": 7}))
 MODEL = locate(CONFIG.model)

@@ -4,12 +4,12 @@ import psutil
 import pytest
 import torch
 
-from sdapp.config import validate
 from sdapp.diffusion.batch_size import MAX_BATCH, BatchSizes
 from sdapp.diffusion.memory import is_shortage, memory_in_use
 from sdapp.jobs import Job, plan
 from sdapp.models.locate import locate
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 
 CPU = torch.device("cpu")
 

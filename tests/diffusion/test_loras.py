@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from conftest import random_pipeline
-from sdapp.config import Lora
 from sdapp.diffusion.loras import Loras
 from sdapp.errors import InputError, UnavailableError
 from sdapp.models.lora_files import _adapter_config, examine_lora
+from sdapp.settings.additions import Lora
 
 LINEAR = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"  # 64 → 64
 OLD = LINEAR.replace("attn1", "attn1.processor")

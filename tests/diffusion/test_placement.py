@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 import torch
 
-from sdapp.config import Memory, validate
 from sdapp.diffusion.placement import DECODED, GIB, Plan, Sizes, plan_memory
 from sdapp.errors import ConfigError
 from sdapp.jobs import plan
 from sdapp.models.families import FAMILIES
 from sdapp.models.locate import locate
+from sdapp.settings.hardware import Memory
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 
 SD15 = Sizes({"unet": 2 * 859_520_964, "vae": 2 * 83_653_863, "text_encoder": 2 * 123_060_480}, 130)
 SDXL = Sizes(

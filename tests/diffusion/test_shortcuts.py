@@ -13,7 +13,6 @@ import torch
 from conftest import random_pipeline
 from sdapp import schedulers
 from sdapp.commands.estimates import History
-from sdapp.config import validate
 from sdapp.diffusion import solvers
 from sdapp.diffusion.batch_size import BatchSizes
 from sdapp.diffusion.text_encoder import PromptText
@@ -24,6 +23,7 @@ from sdapp.models.vae import locate_model
 from sdapp.pipelines import Painter, load
 from sdapp.records import Result
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 
 Settings = dict[str, Any]
 SHORTCUTS: list[Settings] = [

@@ -12,13 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from conftest import random_pipeline
-from sdapp.config import Embedding
 from sdapp.diffusion.text_encoder import PromptText, TextEncoder, emphasize
 from sdapp.errors import UnavailableError
 from sdapp.markup import Token
 from sdapp.metadata.record import read_header
 from sdapp.models.embedding_files import examine_embedding
 from sdapp.pipelines import Painter
+from sdapp.settings.additions import Embedding
 from test_pipelines import furthest, paint, painter_of, pixels, settings
 
 LONG = "a red house, " * 30

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from sdapp.config import validate
 from sdapp.errors import ConfigError
 from sdapp.jobs import LoadKey, plan
 from sdapp.models.locate import locate
 from sdapp.pipelines import Painter, load
 from sdapp.records import Result
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 
 Tiny = Callable[..., Path]
 needs_compiler = pytest.mark.skipif(

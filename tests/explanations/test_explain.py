@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 import sdapp as package
 from browser import SCREENS, Open, findings
-from sdapp.config import validate
 from sdapp.diffusion.process import measure_process
 from sdapp.diffusion.watch import Watcher
 from sdapp.explanations.run import Explanation
@@ -19,6 +18,7 @@ from sdapp.jobs import LoadKey, plan
 from sdapp.models.vae import locate_model
 from sdapp.scheduler_table import TABLE
 from sdapp.settings.layers import merge, override
+from sdapp.validation import validate
 
 Command = Callable[..., Any]
 SHARED: dict[str, Any] = {"seed": 7, "steps": 6, "device": "cpu"}

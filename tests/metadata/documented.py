@@ -7,9 +7,10 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from sdapp import config, profiles
+from sdapp import profiles
 from sdapp.metadata import carry, comfyui, infotext, named
 from sdapp.metadata.read import read_foreign
+from sdapp.settings.sampling import SchedulerChoice
 
 PAGE = Path(__file__).parents[2] / "docs" / "metadata.md"
 KEYS = ["prompt", "negative_prompt", "prompt_syntax", "profile", "rng", "ensd", "scheduler", "steps", "guidance_scale", "guidance_rescale", "seed", "width", "height", "clip_skip",
@@ -221,7 +222,7 @@ def _honoured(
     new.values |= {"model": new.model} if new.model else {}
     changed = {key: value for key, value in new.values.items() if old.values.get(key) != value}
     if "scheduler" in changed:
-        chosen = config.SchedulerChoice.model_validate(changed["scheduler"])
+        chosen = SchedulerChoice.model_validate(changed["scheduler"])
         changed["scheduler"] = chosen.name
         reason = profiles.why_not_exact(new.values.get("profile", "diffusers"), chosen.resolve())
         new.notes += [reason] if reason else []

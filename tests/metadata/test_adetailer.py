@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from sdapp.config import Detail, validate
 from sdapp.jobs import plan
 from sdapp.metadata.infotext import read_infotext, write_infotext
 from sdapp.models.locate import locate
 from sdapp.settings.layers import Layer
+from sdapp.settings.stages import Detail
+from sdapp.validation import validate
 
 A1111 = "a cat\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 3, Size: 512x512, {}, Version: v1.10.1"
 

@@ -11,12 +11,15 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdapp import images, schedulers
-from sdapp.config import Folders, Img2Img, Inpaint, Memory, RunConfig, SchedulerChoice, Txt2Img
+from sdapp.config import Folders, RunConfig
 from sdapp.errors import InputError
 from sdapp.jobs import Job
 from sdapp.metadata import containers, infotext, read, samplers
 from sdapp.metadata.carry import Carried
 from sdapp.scheduler_table import SIGMAS, TABLE
+from sdapp.settings.hardware import Memory
+from sdapp.settings.sampling import SchedulerChoice
+from sdapp.settings.tasks import Img2Img, Inpaint, Txt2Img
 
 COMMENT = "EXIF UserComment"
 NO_IMAGE = "task.image: not inside the image"

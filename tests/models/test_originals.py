@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 import sdapp as api
 from headers import checkpoint, save_header
 from original_layout import original_tensors, random_original, save_original, vae_tensors
-from sdapp.config import validate
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.jobs import LoadKey, plan
 from sdapp.models.families import FAMILIES
@@ -21,6 +20,7 @@ from sdapp.models.originals import clip_tokenizer, read_config, scheduler_config
 from sdapp.models.vae import locate_model
 from sdapp.pipelines import load
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 from test_pipelines import paint, pixels, settings, tasks
 
 

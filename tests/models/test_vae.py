@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 
 from conftest import POSTCARDS, random_pipeline
 from original_layout import vae_tensors
-from sdapp.config import validate
 from sdapp.errors import SdappError
 from sdapp.jobs import LoadKey, plan
 from sdapp.metadata.read import read_settings
@@ -26,6 +25,7 @@ from sdapp.models.vae import WEIGHTS, locate_model
 from sdapp.pipelines import load
 from sdapp.records import Result
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 
 HEADER = {"decoder.conv_in.weight": (8, 4, 3, 3), "encoder.down.0.block.0.conv1.weight": (8, 8, 3, 3)}
 

@@ -16,7 +16,6 @@ from PIL import Image, JpegImagePlugin
 from typer.testing import Result as Run
 
 from sdapp.batches.finished import Finished
-from sdapp.config import Memory, Output, SchedulerChoice, Txt2Img
 from sdapp.errors import ConfigError, InputError
 from sdapp.images import is_lossy
 from sdapp.jobs import MAX_JPEG_PROMPTS, Job
@@ -25,6 +24,10 @@ from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import SUFFIXES, read_header, read_image
 from sdapp.outputs.writer import save
 from sdapp.records import Record, Result
+from sdapp.settings.hardware import Memory
+from sdapp.settings.output import Output
+from sdapp.settings.sampling import SchedulerChoice
+from sdapp.settings.tasks import Txt2Img
 
 Sdapp = Callable[..., Run]
 RECORD = Record(

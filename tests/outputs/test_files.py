@@ -15,7 +15,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
-from sdapp.config import PLACEHOLDERS, Memory, Output, SchedulerChoice, Txt2Img
 from sdapp.errors import DiskFullError, InputError, JobsFailedError, MissingInputError, OutputError
 from sdapp.jobs import Job
 from sdapp.metadata.record import read_image
@@ -23,6 +22,10 @@ from sdapp.outputs.files import check_folder, publish
 from sdapp.outputs.naming import RESERVED, file_stem
 from sdapp.outputs.writer import save
 from sdapp.records import Record, Result
+from sdapp.settings.hardware import Memory
+from sdapp.settings.output import PLACEHOLDERS, Output
+from sdapp.settings.sampling import SchedulerChoice
+from sdapp.settings.tasks import Txt2Img
 
 
 def job(**changes: Any) -> Job:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sdapp.config import validate
 from sdapp.errors import DiskFullError, InterruptedRunError
 from sdapp.jobs import Job, plan
 from sdapp.models.locate import locate
 from sdapp.outputs.writer import ENCODERS, write_results
 from sdapp.records import Record, Result
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 
 CONFIG = validate(Layer({"prompt": "a cat", "seed": 7, "count": 9}))
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from sdapp.config import validate
 from sdapp.errors import ConfigError
 from sdapp.settings.files import parse_yaml
 from sdapp.settings.grid import Grid
 from sdapp.settings.layers import Layer
+from sdapp.validation import validate
 
 Run = Callable[..., Result]
 

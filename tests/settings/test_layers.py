@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from sdapp.config import read_config_file, read_override, validate
+from sdapp.config import read_config_file, read_override
 from sdapp.errors import ConfigError, MissingInputError
 from sdapp.settings.files import Document, parse_override, parse_yaml
 from sdapp.settings.layers import Layer, merge, override
+from sdapp.validation import validate
 
 CASES = Path(__file__).parents[1] / "cases"
 NO_ALIAS = "anchors and aliases (& and *) are not allowed; write the value out"

@@ -5,11 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from sdapp.config import COLUMNS, MODEL_KEYS, SETTINGS, VARIABLE, RunConfig, validate
+from sdapp.config import COLUMNS, MODEL_KEYS, SETTINGS, VARIABLE, RunConfig
 from sdapp.errors import ConfigError
 from sdapp.settings.files import anchor_paths, parse_override
 from sdapp.settings.layers import Layer, combine
 from sdapp.settings.types import FilePath, Frozen, ModelReference, Setting, declared
+from sdapp.validation import validate
 
 
 def keys(kind: str) -> set[str]:
