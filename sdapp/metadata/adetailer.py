@@ -58,6 +58,11 @@ def carry_details(fields: Fields, carried: Carried, is_ours: bool) -> None:
         else:
             given["mask_threshold"] = None  # how sure its model was says nothing of another
             carried.leave_out(name, model, f"{words!r} is looked for by another model")
+        for key in ("prompt", "negative_prompt"):
+            if found := re.search(r"\[(SEP|SKIP)\]", given[key] or ""):
+                carried.leave_out(f"{EXTENSION} {key.replace('_', ' ')}{end}", given.pop(key), found[0])
+            else:
+                given[key] = (given[key] or "").replace("[PROMPT]", carried.values.get(key, ""))
         detail = {key: value for key, value in given.items() if value not in (None, "")}
         if carried.carry(name, model, detail=[detail | {"mask_prompt": words}]):
             details += carried.values["detail"]

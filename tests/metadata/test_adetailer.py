@@ -56,6 +56,10 @@ def test_what_is_written_is_read_back() -> None:
         ("ADetailer model: face_yolov8n.pt, ADetailer dilate erode: -4", [],
          ["ADetailer model: face_yolov8n.pt ('face' is looked for by another model)",
           "ADetailer model: face_yolov8n.pt (must be 0 or more)"]),
+        ("ADetailer model: hand_yolov8n.pt, ADetailer prompt: \"[PROMPT], a hand\", ADetailer negative prompt: a[SEP]b",
+         [{"mask_prompt": "hand", "prompt": "a cat, a hand"}],
+         ["ADetailer model: hand_yolov8n.pt ('hand' is looked for by another model)",
+          "ADetailer negative prompt: a[SEP]b ([SEP])"]),
         ("ADetailer model: None", [], []),
     ],
 )  # fmt: skip
