@@ -1,6 +1,7 @@
 """Profiles without a model: noise of NVIDIA's GPUs, steps, ids, what is refused, and infotext."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdapp.config import RunConfig
-from sdapp.diffusion.noise import Drawn, ImageNoise, gpu_randn, philox
+from sdapp.diffusion.noise import Drawn, Float32Noise, ImageNoise, gpu_randn, philox
 from sdapp.diffusion.sigmas import k_sigmas
 from sdapp.errors import ConfigError
-from sdapp.jobs import Job, plan
+from sdapp.jobs import Job, LoadKey, plan
 from sdapp.metadata.infotext import read_infotext, write_infotext
 from sdapp.metadata.read import read_settings
 from sdapp.models.vae import locate_model
 from sdapp.notes import notes_before_painting
+from sdapp.pipelines import load
 from sdapp.profiles import PROFILES, why_not_exact
 from sdapp.schedulers import resolve
 from sdapp.settings.layers import Layer
@@ -59,7 +61,10 @@ def test_noise_in_a_context() -> None:
         assert torch.equal(torch.randn((2, 3), generator=ImageNoise("cpu", 5)), plain)
         half = torch.randn((2, 3), generator=ImageNoise("gpu", 5), dtype=torch.float16)
         tree = torch.randn((2, 3), generator=torch.Generator().manual_seed(5))
+    with Drawn("cpu"), Float32Noise():  # as within a pipeline in half precision
+        again = torch.randn((2, 3), generator=ImageNoise("gpu", 5), dtype=torch.float16)
     assert torch.equal(half, gpu_randn((2, 3), 5).half())
+    assert torch.equal(again, half)
     assert torch.equal(tree, plain)
     with Drawn("gpu"):
         tree = torch.randn((2, 3), generator=torch.Generator().manual_seed(5))
@@ -220,3 +225,17 @@ def test_notes(settings: dict[str, Any], note: str) -> None:
     model = locate_model("postcards")
     notes = list(notes_before_painting(config, model, plan(config, model)[0]))
     assert any(note in each for each in notes) if note else notes == []
+
+
+@pytest.mark.parametrize("scheduler", ["euler-a", "dpm++2m-sde", "dpm++sde-karras"])
+def test_an_image_does_not_depend_on_those_beside_it(scheduler: str, tiny: Callable[..., Path]) -> None:
+    model = locate_model(str(tiny()))
+    given = {"prompt": "a cat", "model": str(model.path), "scheduler": scheduler, "steps": 3, "width": 64}
+    asked = given | {"height": 64, "seed": 5, "count": 2, "profile": "a1111", "ensd": 31337}
+    config = RunConfig.model_validate(asked)
+    painter, jobs = load(LoadKey.of(config, model), model), plan(config, model)
+    together = [result.latents for result in painter.paint(jobs, batch_size=2)]
+    alone = [result.latents for job in jobs for result in painter.paint([job])]
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
+    assert not torch.allclose(together[0], together[1])
