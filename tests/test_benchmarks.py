@@ -20,8 +20,9 @@ RUNS = {
     "memory.py": "--jobs 100 --size 16",
     "shortcuts.py": "--prompts 1 --steps 4",
     "publish.py": "--rounds 0 --images 2 --size 16",
+    "recognise.py": "--rounds 1 --shapes sd15",
 }
-SIDED = RUNS.keys() - {"busy.py", "memory.py", "shortcuts.py"}
+SIDED = RUNS.keys() - {"busy.py", "memory.py", "recognise.py", "shortcuts.py"}
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from sdapp.errors import SdappError
 from sdapp.models.checksums import known_sha256
-from sdapp.models.families import FAMILIES
+from sdapp.models.families import FAMILIES, family_of_width
 from sdapp.models.files import BUILT_IN, POSTCARDS
-from sdapp.models.kinds import IS_LORA, find_kind
+from sdapp.models.kinds import find_kind
 from sdapp.models.locate import Model, find_problem
+from sdapp.models.lora_files import text_width
 
 EMBEDDING_WIDTHS = {768: 0, 1024: 1, 1280: 2}  # the width of a textual inversion → its family
 
@@ -71,20 +72,12 @@ def _name_of(model: Model, problem: str) -> str:
     kind = find_kind(model.marks, model.is_file and "channels" not in model.facts)
     what = (kind or _clause(problem)).partition(";")[0]
     what = re.sub(r"^(is )?(an?|the) (?=\w)", "", what)
-    widths = re.findall(
-        r"attn2[._]to_k\.(?:lora_down|lora_A|lora\.down)\.weight \d+x(\d+)$", model.marks, re.M
-    )
-    if re.search(IS_LORA, model.marks, re.MULTILINE) and widths:
-        what += _for_family(f"context {widths[0]}")
+    if what == "LoRA" and (width := text_width(model.shapes)):
+        what += f" for {family_of_width(width)}"
     elif what.startswith("textual inversion"):
-        sides = [int(each) for each in re.findall(r"x(\d+)$", model.marks, re.MULTILINE)]
-        number = EMBEDDING_WIDTHS.get(max(sides, default=0))
+        number = EMBEDDING_WIDTHS.get(max((shape[-1] for shape in model.shapes.values() if shape), default=0))
         what += "" if number is None else f" for {FAMILIES[number].name}"
     return what
-
-
-def _for_family(mark: str) -> str:
-    return next((f" for {each.name}" for each in FAMILIES if re.search(each.mark, mark)), "")
 
 
 def _files(model: Model) -> list[Path]:

@@ -1,6 +1,7 @@
 """What people give as a model and sdapp cannot paint with: one row for each kind, found without torch."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sdapp.models.families import FAMILIES
@@ -22,21 +23,20 @@ SCHEDULER = "if it is a Stable Diffusion after all, give it the scheduler folder
 class Kind:
     r"""A kind of file or folder that is refused by its name.
 
-    `mark` and `unless` are regular expressions: the first is found in `Model.marks`, the second is not. In
-    `name`, as in "is a LoRA", `\1` is what the first group of `mark` found. `fix` is the way out.
+    `mark` is a regular expression that is found in `Model.marks`. In `name`, as in "is a LoRA", `\1` is what
+    its first group found. `fix` is the way out.
     """
 
     mark: str
     name: str
     fix: str = ONLY
-    unless: str = "(?!)"  # is never found
 
 
 IN_FILE = r"^model\.diffusion_model\."
-LAST_OF_XL = r"\.input_blocks\.8\.1\.transformer_blocks\.9\."
+DIGITS = dict.fromkeys(map(ord, "0123456789"))
 # Files without the UNet of a checkpoint. The first row that fits counts, here and below.
 IS_LORA = r"(^|[._])lora[._]|^lycoris_|\.(hada_w|lokr_w|oft_|dora_scale|(diff(_b)?|[wb]_norm)(\s|$))"
-IS_UPSCALER = r"^(model\.1\.sub|body\.0\.rdb1|RRDB_trunk|conv_first)\b"
+IS_UPSCALER = r"^(model\.\d+\.sub|body\.\d+\.rdb1|RRDB_trunk|conv_first)\b"
 LOOSE_PARTS = (
     Kind(IS_LORA, "a LoRA", LORA_OPTION),
     Kind(r"\A([^.\n]+ [\dx]*\n)+\Z", "a textual inversion embedding",
@@ -62,7 +62,7 @@ OTHER_MODELS = (
     Kind(r"^(embedder\.model\.visual|noise_augmentor)\.|^pipeline StableUnCLIP", "Stable unCLIP"),
     Kind(r"^pipeline StableDiffusionLatentUpscale", "the x2 latent upscaler", UPSCALE_OPTION),
     Kind(r"\.time_stack\.|^unet (UNetSpatioTemporal|UNetMotion|UNet3D)", "a model for videos"),
-    Kind(r"^(model\.diffusion_model\.)?((joint_|single_)?transformer_blocks|blocks|layers)\.0\.",
+    Kind(r"^(model\.diffusion_model\.)?((joint_|single_)?transformer_blocks|blocks|layers)\.\d+\.",
          "a diffusion transformer"),
     Kind(r"^transformer folder$", "a diffusion transformer"),
     Kind(r"^pipeline ((Kandinsky|IF|AltDiffusion|AudioLDM|LDM|DDPM)\w*)$", r"a model of another kind (\1)"),
@@ -80,8 +80,19 @@ OTHER_MODELS = (
     Kind(r"^betas none$", "a model without betas in its scheduler_config.json", SCHEDULER),
     Kind(r"(^|\.)(scaled_fp8|scale_weight|weight_scale|comfy_quant|absmax|quant_map|SCB) |^quantized ",
          "quantized with scales, which would be ignored", "give the float16 or float32 checkpoint"),
-    Kind(r"attn2\.to_k\.weight \d+x2048$", "a smaller SDXL (such as SSD-1B)", FOLDER, unless=LAST_OF_XL),
+    Kind(r"^smaller XL$", "a smaller SDXL (such as SSD-1B)", FOLDER),
 )  # fmt: skip
+
+
+def marks_of(shapes: Mapping[str, Sequence[int]]) -> str:
+    """The tensors of a file as text, one `NAME SHAPE` a line, for the regular expressions of kinds.
+
+    Of names that differ in numbers only, such as those of a model's blocks, the first stands for all.
+    """
+    first: dict[str, str] = {}
+    for name in shapes:
+        first.setdefault(name.translate(DIGITS), name)
+    return "".join(f"{name} {'x'.join(map(str, shapes[name]))}\n" for name in first.values())
 
 
 def find_kind(marks: str, is_part: bool) -> str | None:
@@ -90,7 +101,6 @@ def find_kind(marks: str, is_part: bool) -> str | None:
     `is_part` says that it is a file without the UNet of a checkpoint.
     """
     for kind in (*LOOSE_PARTS, *OTHER_MODELS) if is_part else OTHER_MODELS:
-        match = re.search(kind.mark, marks, re.MULTILINE)
-        if match and not re.search(kind.unless, marks, re.MULTILINE):
+        if match := re.search(kind.mark, marks, re.MULTILINE):
             return f"{match.expand(kind.name)}; {kind.fix}"
     return None

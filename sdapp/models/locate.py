@@ -13,10 +13,11 @@ from sdapp.models import hub, originals
 from sdapp.models.checksums import check_download
 from sdapp.models.families import FAMILIES, Family
 from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, refuse_others, tensor_shapes
-from sdapp.models.kinds import ONLY, find_kind
+from sdapp.models.kinds import ONLY, find_kind, marks_of
 from sdapp.settings.tasks import MASK_MODEL
 
 UNET_INPUTS = "model.diffusion_model.input_blocks."  # names of the UNet's tensors in a single file
+LAST_OF_XL = f"{UNET_INPUTS}8.1.transformer_blocks.9.attn2.to_k.weight"  # smaller ones lack it
 CONFIG_FILES = ("model_index.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 OUR_CLASSES = re.compile(
     r"UNet2DConditionModel|Autoencoder\w+|\w+VAE|CLIPTextModel(WithProjection)?|CLIPTokenizer(Fast)?"
@@ -60,21 +61,25 @@ class Model:
         return self.path.is_file()
 
     @cached_property
+    def shapes(self) -> Mapping[str, list[int]]:
+        """The shapes of a single file's tensors, by their modern names; of a folder none."""
+        return originals.read_shapes(self.path) if self.is_file else {}
+
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """What the file's header or the folder's config files say, without what is None.
 
-        Of a file: each tensor with its shape, such as `320x4x3x3`. Of a folder: `pipeline`, `scheduler` and
-        other classes. Of both: `channels` and `context`, the input channels of the UNet and the width of the
-        text embeddings that it reads.
+        Of a folder: `pipeline`, `scheduler` and other classes. Of both: `channels` and `context`, the input
+        channels of the UNet and the width of the text embeddings that it reads, and `time_cond` of LCMs.
         """
-        facts = _file_facts(originals.read_shapes(self.path)) if self.is_file else _folder_facts(self.path)
+        facts = _file_facts(self.shapes) if self.is_file else _folder_facts(self.path)
         facts["vae"] = None if self.vae is None else "replaced"
         return {name: fact for name, fact in facts.items() if fact is not None}
 
     @cached_property
     def marks(self) -> str:
-        """The facts as text, one `NAME FACT` a line, for the regular expressions of families and kinds."""
-        return "".join(f"{name} {fact}\n" for name, fact in self.facts.items())
+        """Tensors and facts as text, one `NAME FACT` a line, for the marks of families and kinds."""
+        return marks_of(self.shapes) + "".join(f"{name} {fact}\n" for name, fact in self.facts.items())
 
     @cached_property
     def family(self) -> Family:
@@ -135,7 +140,7 @@ class Model:
     @property
     def embeds_guidance(self) -> bool:
         """Whether the UNet reads the guidance scale, as LCMs do; then no negative prompt is used."""
-        return not {"time_cond", originals.TIME_COND}.isdisjoint(self.facts)
+        return "time_cond" in self.facts
 
     def weights(self, part: str) -> tuple[str | None, list[Path]]:
         """Which variant of a part's weights is loaded (None: the full ones), and its files.
@@ -167,7 +172,7 @@ class Model:
 
     def has_own(self, part: str) -> bool:
         """Whether a part is loaded from the model's own files."""
-        is_here = not self.is_file or originals.first_tensor(self.family.layout[part]) in self.facts
+        is_here = not self.is_file or originals.first_tensor(self.family.layout[part]) in self.shapes
         return is_here and (part != "vae" or self.vae is None)
 
     def lender(self, part: str) -> "Model":
@@ -181,12 +186,16 @@ class Model:
         return missing if self.vae is None else [part for part in missing if part != "vae"]
 
 
-def _file_facts(shapes: dict[str, list[int]]) -> dict[str, Any]:
-    inputs = {name: shape for name, shape in shapes.items() if name.startswith(UNET_INPUTS)}
-    readers = (shape[1] for name, shape in inputs.items() if name.endswith("attn2.to_k.weight"))
-    first = inputs.get(f"{UNET_INPUTS}0.0.weight")
-    sizes = {"channels": first and first[1], "context": next(readers, None)}
-    return {name: "x".join(map(str, shape)) for name, shape in shapes.items()} | sizes
+def _file_facts(shapes: Mapping[str, list[int]]) -> dict[str, Any]:
+    inputs = (name for name in shapes if name.startswith(UNET_INPUTS))
+    context = next((shapes[name][1] for name in inputs if name.endswith("attn2.to_k.weight")), None)
+    first = shapes.get(f"{UNET_INPUTS}0.0.weight")
+    return {
+        "channels": first and first[1],
+        "context": context,
+        "time_cond": shapes.get(originals.TIME_COND),
+        "smaller": "XL" if context == 2048 and LAST_OF_XL not in shapes else None,
+    }
 
 
 def _folder_facts(folder: Path) -> dict[str, Any]:

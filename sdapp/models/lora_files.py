@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -111,8 +111,13 @@ def _examine(path: Path, _size: int, _changed: int) -> tuple[str, int | None]:
         raise InputError(f"loras: {path} is no LoRA: none of its {len(shapes)} tensors belongs to one")
     if others := [name for name in shapes if not name.endswith(tuple(ENDS)) and not IN_LORA.fullmatch(name)]:
         raise InputError(f"loras: {path} has tensors of another kind ({others[0]}), which sdapp cannot merge")
-    width = next((shape[1] for name, shape in shapes.items() if READS_TEXT.search(name)), None)
-    return tensor_digest(path), width
+    return tensor_digest(path), text_width(shapes)
+
+
+def text_width(shapes: Mapping[str, Sequence[int]]) -> int | None:
+    """The width of the text embeddings that the layers of a LoRA read; None if no layer reads them."""
+    readers = (shape for name, shape in shapes.items() if READS_TEXT.search(name) and len(shape) > 1)
+    return next((shape[1] for shape in readers), None)
 
 
 def alpha_of(path: Path, part: str, module: str, rank: int) -> float | None:

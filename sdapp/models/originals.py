@@ -141,9 +141,18 @@ def modern_names(names: Collection[str]) -> dict[str, str]:
     return found
 
 
-def read_shapes(path: Path, key: str = "model") -> dict[str, list[int]]:
-    """The shapes of a file's tensors by their modern names. Raises UnavailableError, see `tensor_shapes`."""
-    shapes = tensor_shapes(path, key)
+def read_shapes(path: Path) -> Mapping[str, list[int]]:
+    """The shapes of a file's tensors by their modern names, read once unless the file changes.
+
+    Raises UnavailableError, see `tensor_shapes`.
+    """
+    stat = path.stat()
+    return _read_shapes(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _read_shapes(path: Path, _size: int, _changed: int) -> Mapping[str, list[int]]:
+    shapes = tensor_shapes(path)
     names = modern_names(shapes)
     return {names[name]: shape for name, shape in shapes.items()}
 
@@ -186,15 +195,15 @@ def scheduler_config(path: Path, layout: Config) -> Config:
 
 def predicts_v(path: Path, layout: Config) -> bool:
     """Whether a UNet predicts v: such files of SDXL have a mark, in those of 2.x a tensor spreads wider."""
-    import numpy as np
-    from safetensors import SafetensorError, safe_open
-
     shapes, name = read_shapes(path), f"{UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias"
-    in_file = {modern: name for name, modern in modern_names(tensor_shapes(path)).items()}
     is_plain = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", [0, 4])[1] == 4
     is_2 = layout["unet"] is STABLE_DIFFUSION_2["unet"] and is_plain  # its inpainting predicts noise
     if "v_pred" in shapes or not is_2 or name not in shapes:
         return "v_pred" in shapes
+    import numpy as np
+    from safetensors import SafetensorError, safe_open
+
+    in_file = {modern: name for name, modern in modern_names(tensor_shapes(path)).items()}
     try:
         with safe_open(path, framework="numpy") as file:
             values = file.get_tensor(in_file[name])

@@ -8,7 +8,7 @@ from pathlib import Path
 from sdapp.errors import ConfigError, InputError, MissingInputError, UnavailableError
 from sdapp.models import hub
 from sdapp.models.files import read_json, refuse_others, tensor_digest, tensor_shapes
-from sdapp.models.kinds import IN_FILE, IS_UPSCALER, find_kind
+from sdapp.models.kinds import IN_FILE, IS_UPSCALER, find_kind, marks_of
 from sdapp.models.locate import EXAMPLES, Model, find_path
 from sdapp.models.vae import split_revision
 from sdapp.settings.stages import Upscale
@@ -46,8 +46,7 @@ def check_upscaler(upscale: Upscale) -> Upscale:
     refuse_others(upscale.model, path, KEY)
     if not path.is_file():
         raise MissingInputError(f"{KEY}: {upscale.model}: no such file; give an upscaler as .safetensors")
-    names = tensor_shapes(path, KEY)
-    marks = "".join(f"{name} {'x'.join(map(str, shape))}\n" for name, shape in names.items())
+    marks = marks_of(tensor_shapes(path, KEY))
     is_known = re.search(IS_UPSCALER, marks, re.MULTILINE)
     if kind := None if is_known else _whole_model(marks) or find_kind(marks, is_part=True):
         what = kind.partition(";")[0]
