@@ -1,5 +1,6 @@
 """The command line: registers the commands; `run` is what `sdapp` is in a shell."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -87,6 +88,7 @@ def main(
 def run() -> None:
     """Run the command line as a process of its own, which ends without taking torch apart."""
     open_streams()
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # each retry is two lines otherwise
     try:
         app()
     except (SystemExit, OSError) as exc:

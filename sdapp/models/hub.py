@@ -3,9 +3,10 @@
 import importlib.util
 import re
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from sdapp.errors import UnavailableError
 from sdapp.models.families import FAMILIES
@@ -58,15 +59,53 @@ def download(
 
     `wanted` and `ignored` are patterns of file names. Raises UnavailableError that begins with `key`.
     """
-    from huggingface_hub import errors, is_offline_mode, snapshot_download
+    from huggingface_hub import is_offline_mode, snapshot_download
 
     _remove_abandoned(name)
     is_offline = is_offline_mode()  # huggingface_hub 1 asks the Hub about a commit even then
     chosen = {"allow_patterns": list(wanted), "ignore_patterns": list(ignored)}
+    with _in_plain_words(name, revision, key), ExitStack() as bars:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                local_files_only=is_offline,
+                tqdm_class=None if is_offline else _bar_class(name, bars),
+                **chosen,
+            )
+        )
+
+
+def _bar_class(name: str, bars: ExitStack) -> type[Any]:
+    """The bars of a download for huggingface_hub: only one of its three, for all bytes. `bars` ends them."""
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc, type-arg, unused-ignore]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            text = f"{{n_fmt}}B of {{total_fmt}}B |{{bar}}| {{remaining}} left, {name}"
+            is_shown = kwargs.get("name") == "huggingface_hub.snapshot_download"
+            own = (
+                {"bar_format": text, "leave": False, "dynamic_ncols": True} if is_shown else {"disable": True}
+            )
+            super().__init__(*args, **kwargs | own)
+            bars.callback(self.close)
+
+    return Bar
+
+
+@contextmanager
+def _in_plain_words(name: str, revision: str | None, key: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into an UnavailableError that begins with `key`."""
+    from huggingface_hub import errors, is_offline_mode
+
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=is_offline, **chosen))
+        yield
+    except _broken_off() as exc:
+        broken = "is not downloaded: the connection to the Hub broke off"
+        raise UnavailableError(f"{key}: {name} {broken}; run it again, what is complete is kept") from exc
     except _hub_errors() as exc:
         way = f"a folder or `--model {BUILT_IN}`" if key == "model" else "a folder"
+        is_offline = is_offline_mode()
         absent = "you are offline" if is_offline else "the Hub cannot be reached"
         reasons = {  # the first class that fits counts
             errors.GatedRepoError: "asks you to accept its licence on the Hub; then run `hf auth login`",
@@ -107,6 +146,9 @@ def find_unwanted(name: str, revision: str | None) -> list[str]:
 
     try:
         siblings = HfApi().model_info(name, revision=revision, timeout=10).siblings or []
+    except _broken_off():  # without this list, more would be downloaded than is needed
+        with _in_plain_words(name, revision, "model"):
+            siblings = HfApi().model_info(name, revision=revision, timeout=10).siblings or []
     except _hub_errors():
         siblings = []  # the download itself says what is wrong
     full = {match[1] for file in siblings if (match := FULL_WEIGHTS.fullmatch(file.rfilename))}
@@ -117,7 +159,18 @@ def _hub_errors() -> tuple[type[Exception], ...]:
     """What huggingface_hub raises, with the errors of the HTTP libraries that it may use."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    clients = [
-        importlib.import_module(name) for name in ("httpx2", "httpx") if importlib.util.find_spec(name)
-    ]
-    return (OSError, HfHubHTTPError, HFValidationError, *(client.HTTPError for client in clients))
+    return (OSError, HfHubHTTPError, HFValidationError, *(client.HTTPError for client in _clients()))
+
+
+def _broken_off() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises if a connection is cut.
+
+    Its threads share a client; if one closes it after an error, others raise AttributeError or RuntimeError.
+    """
+    names = ("RemoteProtocolError", "ReadError", "WriteError", "ReadTimeout")
+    cut = [getattr(client, name) for client in _clients() for name in names]
+    return (AttributeError, RuntimeError, *cut)
+
+
+def _clients() -> list[Any]:
+    return [importlib.import_module(name) for name in ("httpx2", "httpx") if importlib.util.find_spec(name)]

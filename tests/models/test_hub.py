@@ -10,13 +10,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
+from itertools import count
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from conftest import POSTCARDS
+from sdapp.errors import UnavailableError
+from sdapp.models.locate import pull_model
 
+CARD = "MODEL_CARD.md"  # which is not needed
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 Files = Mapping[str, bytes]
 
@@ -25,13 +34,15 @@ class Hub:
     """Serves the files of one model, `org/model`, and remembers which were downloaded.
 
     `refusals` are error codes with the Hub's own words for them, by the beginning of a path; `faults` are
-    called with the content of a weight file and give what is sent instead, one for each download.
+    called with the content of a weight file and give what is sent instead, one for each download. `cut` ends
+    answers early.
     """
 
     def __init__(self, files: Files) -> None:
         self.files, self.downloaded = files, set[str]()
         self.refusals: dict[str, tuple[int, str]] = {}
         self.faults: list[Callable[[bytes], bytes]] = []
+        self.cut: Cut | None = None
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -53,6 +64,9 @@ class Hub:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = request.path.partition("?")[0]
+        if self.cut and self.cut.times and f"{request.command} {path}".startswith(self.cut.request):
+            self.cut.times -= 1
+            request.wfile = Ending(request.wfile, self.cut.kept)
         for start, (code, reason) in self.refusals.items():
             if path.startswith(start):
                 send(request, b"{}", {"X-Error-Code": reason} if reason else {}, code)
@@ -90,6 +104,27 @@ class Hub:
         send(request, sent, headers, code, len(content) - begin)
 
 
+@dataclass
+class Cut:
+    """Answers to requests that begin so, such as `GET /api/`, end after some bytes, headers included."""
+
+    request: str
+    kept: int
+    times: int
+
+
+class Ending(BufferedIOBase):
+    """Writes only the first bytes that it gets."""
+
+    def __init__(self, file: BinaryIO, kept: int) -> None:
+        self._file, self._kept = file, kept
+
+    def write(self, content: Any) -> int:
+        self._file.write(content[: self._kept])
+        self._kept -= min(self._kept, len(content))
+        return len(content)
+
+
 def tag_of(name: str, content: bytes) -> str:
     """What the Hub calls a file: by the SHA-256 of its content if it is large, as files with weights are."""
     return hashlib.new("sha256" if name.endswith(".safetensors") else "sha1", content).hexdigest()
@@ -111,7 +146,7 @@ def send(
     if request.command == "GET":
         with suppress(OSError):  # the client was killed
             request.wfile.write(content)
-        request.close_connection = True
+    request.close_connection = True
 
 
 @pytest.fixture
@@ -284,6 +319,62 @@ def test_a_connection_that_is_cut_once_is_no_error(kept: int, hub: Hub, tmp_path
     assert run.returncode == 0, run.stderr
     blobs = list((tmp_path / "hub/models--org--model/blobs").iterdir())
     assert not [path for path in blobs if path.suffix == ".incomplete"]
+
+
+API, FILES = "/api/models/org/model", f"/org/model/resolve/{COMMIT}"
+REQUESTS = (
+    f"GET {API}", f"GET {API}/tree", "HEAD /org", f"GET {FILES}/model_index.json",
+    f"GET {FILES}/unet/config.json", f"GET {FILES}/unet/diffusion_pytorch_model.safetensors",
+)  # fmt: skip
+
+
+def pulled(folder: Path) -> str:
+    """Download the model in this process: its folder, or the error."""
+    try:
+        return str(pull_model("org/model"))
+    except UnavailableError as exc:
+        return f"error: {exc}"
+    finally:
+        assert not list(folder.rglob("*.incomplete"))
+
+
+def test_a_connection_that_is_cut_at_any_byte_ends_in_one_line(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a status line, headers, questions, configs, and at the first and last bytes of weights."""
+    header = json.dumps({"a": {"dtype": "F32", "shape": [500], "data_offsets": [0, 2000]}}).encode()
+    weights = len(header).to_bytes(8, "little") + header + bytes(range(250)) * 8
+    small = {name: weights if name.endswith(".safetensors") else hub.files[name] for name in hub.files}
+    hub.files = {name: content for name, content in small.items() if "tokenizer.json" not in name}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("time.sleep", lambda _: None)  # of huggingface_hub, between its tries
+    number = count()
+
+    @settings(max_examples=30, deadline=None)
+    @example(REQUESTS[-1], 2500, True)
+    @example(REQUESTS[-1], 2500, False)
+    @example(REQUESTS[3], 10, True)
+    @given(st.sampled_from(REQUESTS), st.integers(0, 2600), st.booleans())
+    def downloads(request: str, kept: int, always: bool) -> None:
+        folder = tmp_path / str(next(number))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+        hub.cut = Cut(request, kept, 1000 if always else 1)
+        first = pulled(folder)
+        if first.startswith("error: "):
+            assert first == (
+                "error: model: org/model is not downloaded: the connection to the Hub broke off; "
+                "run it again, what is complete is kept"
+            )
+        hub.cut = None
+        found = Path(pulled(folder))
+        assert {name: (found / name).read_bytes() for name in hub.files if name != CARD} == {
+            name: content for name, content in hub.files.items() if name != CARD
+        }
+
+    downloads()
 
 
 def test_a_killed_download_leaves_nothing_for_ever(hub: Hub, tmp_path: Path) -> None:
