@@ -174,7 +174,7 @@ class Painter:
             if self.dtype in HALVES:
                 draw_in_float32(each, "prepare_latents", "prepare_mask_latents")
         paint_whole_cells(self._pipes["inpaint"])
-        self.model_sha256: Future[str] | None = None  # of a single file; computed beside everything else
+        self.checksums: dict[str, Future[str]] = {}  # of single files; computed beside everything else
         self._placement = Placement(self._pipes, device, memory, family)
         self._preview, self._upscalers = Preview(family, pipe.vae), Upscalers(device, self.dtype)
         self._upscale_pipes = UpscalePipelines(device, self.dtype)
@@ -540,7 +540,7 @@ class Painter:
             "device": _device_name(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "memory": self._placement.saving,
-            "model_sha256": self.model_sha256 and self.model_sha256.result(),
+            **{key: checksum.result() for key, checksum in self.checksums.items()},
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"sdapp": __version__} | {package: version(package) for package in VERSIONED},
         }
@@ -628,7 +628,7 @@ def load(
         raise ConfigError("memory.offload: on a CPU there is nothing to offload from; use none")
     checker = find_checker(key.safety_checker, model)
     clip = find_clip(key.score.model) if key.score else None
-    checksum = _in_background(sha256_of, model.path) if model.is_file else None
+    checksums = _checksums(model)
     with LOADING, without_advice():
         safety = SafetyChecker(checker, skips=key.flagged == "skip") if checker else None
         score = ClipScore(clip) if clip else None
@@ -640,11 +640,18 @@ def load(
     memory = key.memory.model_copy(update={"offload": "none"}) if is_open else key.memory
     painter = Painter(pipe, model.family, device, memory, safety, score)
     painter._placement.notes += model.notes
-    painter.model_sha256 = checksum
+    painter.checksums = checksums
     if key.compile == "on" or (key.compile == "auto" and _repays(painter, unet_calls, batch_size)):
         # `batch_size: auto` measures times, which must not include compiling.
         painter.denoiser.compile(after=0 if key.compile == "on" and batch_size != "auto" else SETTLED)
     return painter
+
+
+def _checksums(model: Model) -> dict[str, Future[str]]:
+    """The SHA-256 of single files, as fields of a record; they are computed while the model is loaded."""
+    paths = {"model": model.path, "vae": model.vae, "base": model.base and model.base.path}
+    files = {part: path for part, path in paths.items() if path and path.is_file()}
+    return {f"{part}_sha256": _in_background(sha256_of, path) for part, path in files.items()}
 
 
 def _in_background(function: Callable[[Path], str], path: Path) -> Future[str]:

@@ -42,6 +42,8 @@ class Record:
     second_pass: Mapping[str, Any] | None = None  # scheduler and UNet calls of `upscale.method: hires`
     model_sha256: str | None = None  # of a model that is a single file
     found: tuple[Mapping[str, Any], ...] = ()  # places: by the words of a mask, then of each `detail`
+    vae_sha256: str | None = None  # of an autoencoder in its place that is a single file
+    base_sha256: str | None = None  # of a `base` that is a single file
 
 
 @dataclass(frozen=True, repr=False)

@@ -196,7 +196,8 @@ def setup_differences(path: Path, here: Record) -> str | None:
 def _setup(record: object) -> dict[str, str]:
     """Device, dtype and versions of a record, which may be any JSON, as printable text."""
     facts = record if isinstance(record, dict) else {}
-    found = {key: facts[key] for key in ("device", "dtype", "model_sha256") if facts.get(key) is not None}
+    keys = ("device", "dtype", "model_sha256", "vae_sha256", "base_sha256")
+    found = {key: facts[key] for key in keys if facts.get(key) is not None}
     if isinstance(versions := facts.get("versions"), dict):
         found |= versions
     return {

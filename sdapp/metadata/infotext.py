@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sdapp import markup, schedulers
@@ -57,17 +58,18 @@ INPAINT = {"maskblur", "maskmode", "maskedcontent", "inpaintarea", "maskedareapa
 
 
 def write_infotext(
-    values: Mapping[str, Any], model_name: str, version: str, sha256: str | None = None
+    values: Mapping[str, Any], model_name: str, version: str, record: Mapping[str, Any] = MappingProxyType({})
 ) -> str:
     """Return the infotext of an image as A1111 1.10 writes it (`create_infotext`).
 
-    `values` is a Job's `model_dump()`; `sha256` is that of a model in a single file. What infotext cannot
+    `values` is a Job's `model_dump()`; `record` may have the SHA-256 of single files. What infotext cannot
     contain is replaced so that the image stays the same: control characters by spaces, `Negative prompt:` in
     a prompt by lower case (CLIP ignores case). The field `Scheduler options` is sdapp's own. Raises
     ConfigError for an unknown scheduler.
     """
     task, skip, padding = values["task"], values["clip_skip"], values["task"].get("padding")
     loras: list[Values] = values["loras"]
+    model_hash, vae_hash = ((record.get(f"{part}_sha256") or "")[:10] for part in ("model", "vae"))
     sampler, schedule, options = _scheduler_words(schedulers.resolve(**values["scheduler"]))
     prompt, negative = (
         re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", " ", values[key]).replace("Negative prompt:", "negative prompt:")
@@ -80,9 +82,8 @@ def write_infotext(
     fields = {
         "Steps": values["steps"], "Sampler": sampler, "Schedule type": schedule,
         "CFG scale": str(values["guidance_scale"]).removesuffix(".0"), "Seed": values["seed"],
-        "Size": f"{values['width']}x{values['height']}", "Model hash": (sha256 or "")[:10],
-        "Model": model_name,
-        "VAE": values["vae"] and Path(values["vae"]).name.partition("@")[0].removesuffix(".safetensors"),
+        "Size": f"{values['width']}x{values['height']}", "Model hash": model_hash, "Model": model_name,
+        "VAE hash": vae_hash, "VAE": values["vae"] and Path(values["vae"]).name.partition("@")[0],
         "Denoising strength": task["strength"],
         "Clip skip": skip + 1 if skip else None, "RNG": _rng_word(values), "ENSD": values["ensd"] or None,
         "Lora hashes": ", ".join(f"{Path(lora['file']).stem}: {lora['sha256'][:12]}" for lora in loras),

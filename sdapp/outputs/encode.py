@@ -30,8 +30,8 @@ def encode(result: Result, output: Output) -> Result:
     more = {"choices": dict(result.choices), "labels": dict(result.labels)}
     content |= {key: value for key, value in more.items() if value}
     name = Path(job.model).name.removesuffix(".safetensors")
-    version, sha256 = result.record.versions.get("sdapp", ""), result.record.model_sha256
-    parameters = infotext.write_infotext(job.model_dump(), name, version, sha256)
+    version, hashes = result.record.versions.get("sdapp", ""), asdict(result.record)
+    parameters = infotext.write_infotext(job.model_dump(), name, version, hashes)
     options = (
         _for_png(content, parameters) if output.format == "png" else _for_others(content, parameters, output)
     )

@@ -84,8 +84,10 @@ def test_unusual_settings_get_a_field(changes: dict[str, Any], line: str) -> Non
 
 
 def test_the_hash_of_a_single_file_is_written_as_a1111_does() -> None:
-    text = infotext.write_infotext(values(), "mine", "0.1.0", "6ce0161689b3853acaa03779ec93eafe")
-    assert ", Model hash: 6ce0161689, Model: mine, " in text
+    hashes = {"model_sha256": "6ce0161689b3853acaa03779ec93eafe", "vae_sha256": "63aeecb90ff7bc1c115395962d3"}
+    text = infotext.write_infotext(values(vae="vae/mse.safetensors"), "mine", "0.1.0", hashes)
+    model, vae = "Model hash: 6ce0161689, Model: mine", "VAE hash: 63aeecb90f, VAE: mse.safetensors"
+    assert f", {model}, {vae}, " in text
     assert "Model hash" not in infotext.write_infotext(values(), "mine", "0.1.0")
 
 

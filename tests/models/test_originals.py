@@ -75,6 +75,8 @@ def test_what_a_file_lacks_is_taken_from_its_base(
     [own] = paint(settings(file, **asked))
     [other] = api.generate(**settings(part, base=str(base), **asked))
     assert other.job.base == str(base)
+    is_file = base.is_file()
+    assert other.record.base_sha256 == (hashlib.sha256(base.read_bytes()).hexdigest() if is_file else None)
     assert (pixels(own) == pixels(other)).all()
     with pytest.raises(ConfigError, match=r"base: .* has all parts of its own"):
         api.generate(**settings(file, base=str(base), **asked))

@@ -1,5 +1,6 @@
 """Another autoencoder in the place of the model's own."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -61,6 +62,8 @@ def test_one_that_is_the_models_own_paints_the_same_image(tiny: Callable[..., Pa
     [plain] = paint(tiny(), None)
     for own in (tiny() / "vae", tmp_path / "own.safetensors"):
         [same] = paint(tiny(), own)
+        digest = hashlib.sha256(own.read_bytes()).hexdigest() if own.is_file() else None
+        assert (same.record and same.record.vae_sha256) == digest
         assert (pixels(plain) == pixels(same)).all()
         assert plain.job.id != same.job.id
 
