@@ -11,6 +11,7 @@ import torch
 from sdapp.diffusion.memory import usable_memory
 from sdapp.errors import ConfigError
 from sdapp.jobs import Job
+from sdapp.models.control_files import count_weights
 from sdapp.models.families import Family
 from sdapp.settings.hardware import Memory
 
@@ -21,6 +22,7 @@ AUTO = Memory()
 MARGIN, RESERVE = 1.15, GIB // 2
 LAYERS = GIB // 4  # of offload: group: the layer that works, and the next one
 DECODED = 768  # numbers per pixel that decoding holds at once (benchmarks/activations.py)
+ADDED = 26  # numbers per pixel and row that ControlNets add to a UNet call: 25.6 in all families
 TILE = 512  # pixels, the side of the tiles that a plan chooses
 TURNS = {
     "model": "the parts of the model take turns on the device (memory.offload: model)",
@@ -50,17 +52,23 @@ class Sizes:
 
 
 def plan_memory(
-    sizes: Sizes, free: int, pixels: int, batch: int = 1, asked: Memory = AUTO, ways: int = 3
+    sizes: Sizes,
+    free: int,
+    pixels: int,
+    batch: int = 1,
+    asked: Memory = AUTO,
+    ways: int = 3,
+    control: int = 0,
 ) -> Plan:
     """Choose what `memory` leaves open: what costs the least time, and pixels only if nothing else fits.
 
     `free` are the bytes of the device before it has any weights, `pixels` those of an image. Offloading is
     chosen for one image: a batch that needs more is made smaller. The tensors that live at the same time are
     counted (benchmarks/activations.py); each image has two rows, as with guidance. Of `OFFLOADS`, the first
-    `ways` are tried.
+    `ways` are tried. `control` are the bytes of ControlNets, which are on the device while the UNet works.
     """
     weights = sizes.weights
-    call = 2 * sizes.unet_values * pixels * sizes.number
+    call = 2 * (sizes.unet_values + (ADDED if control else 0)) * pixels * sizes.number
     decode = DECODED * pixels * sizes.vae_number
     tile = DECODED * min(pixels, TILE**2) * sizes.vae_number
     others = max(size for part, size in weights.items() if part not in ("unet", "vae"))
@@ -68,11 +76,12 @@ def plan_memory(
     def fits(offload: str, images: int, decoding: int) -> bool:
         match offload:
             case "none":
-                needed = sum(weights.values()) + max(images * call, decoding)
+                needed = sum(weights.values()) + control + max(images * call, decoding)
             case "model":
-                needed = max(weights["unet"] + images * call, weights["vae"] + decoding, others)
+                working = weights["unet"] + control + images * call
+                needed = max(working, weights["vae"] + decoding, others)
             case _:
-                needed = LAYERS + max(images * call, decoding)
+                needed = LAYERS + max(control + images * call, decoding)
         return needed * MARGIN + RESERVE <= free
 
     tilings = (False, True) if asked.vae_tiling == "auto" else (asked.vae_tiling,)
@@ -129,14 +138,14 @@ class Placement:
 
     def most(self, job: Job, batch: int) -> int:
         """How many images of a batch fit at a time."""
-        return min(batch, self._plan(job.decoded_pixels, batch, bool(job.loras)).batch)
+        return min(batch, self._plan_for(job, batch).batch)
 
     def make_room(self, job: Job, batch: int) -> bool:
         """Save what a batch needs, and keep it so; return whether weights are offloaded that were not before.
 
         Raises ConfigError for LoRAs where layers are offloaded.
         """
-        plan = self._plan(job.decoded_pixels, batch, bool(job.loras))
+        plan = self._plan_for(job, batch)
         is_more = OFFLOADS.index(plan.offload) > OFFLOADS.index(self._offload)
         if job.loras and self._offload in ("group", "sequential"):
             raise ConfigError(
@@ -151,17 +160,19 @@ class Placement:
         self._tell(plan, batch)
         return is_more
 
-    def _plan(self, pixels: int, batch: int, has_loras: bool = False) -> Plan:
-        """Plan for images; LoRAs cannot be merged into layers that are offloaded.
+    def _plan_for(self, job: Job, batch: int) -> Plan:
+        """Plan for images; LoRAs cannot be merged into layers that are offloaded."""
+        control = sum(map(count_weights, {each.model for each in job.control})) * self._sizes.number
+        return self._plan(job.decoded_pixels, batch, bool(job.loras), control)
 
-        An Apple GPU has the memory of the CPU, so that offloading frees none.
-        """
+    def _plan(self, pixels: int, batch: int, has_loras: bool = False, control: int = 0) -> Plan:
+        """Plan for images; an Apple GPU has the memory of the CPU, so that offloading frees none."""
         asked = self._asked
         if self._device.type == "cpu":
             offload = "none" if asked.offload == "auto" else asked.offload
             return Plan(offload, asked.vae_slicing is True, asked.vae_tiling is True)
         ways = 1 if self._device.type == "mps" else 2 if has_loras else 3
-        return plan_memory(self._sizes, self._free, pixels, batch, asked, ways)
+        return plan_memory(self._sizes, self._free, pixels, batch, asked, ways, control)
 
     def _decode_with(self, plan: Plan) -> None:
         self._vae.use_slicing |= plan.vae_slicing

@@ -1,7 +1,9 @@
 """ControlNets: where they are and whether they fit a model, found from their headers without torch."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +11,7 @@ from sdapp import images
 from sdapp.errors import ConfigError, InputError, UnavailableError
 from sdapp.models.families import family_of_width
 from sdapp.models.files import read_json, tensor_shapes
-from sdapp.models.kinds import find_kind
+from sdapp.models.kinds import find_kind, marks_of
 from sdapp.models.locate import Model
 from sdapp.models.vae import WEIGHTS, find_part
 from sdapp.settings.additions import Control
@@ -74,6 +76,13 @@ def control_sizes(path: Path) -> ControlSizes:
     return ControlSizes(config.get("cross_attention_dim"), channels)
 
 
+@lru_cache(maxsize=64)
+def count_weights(name: str) -> int:
+    """Return how many numbers the ControlNet that `control` names has. Raises UnavailableError."""
+    path = find_part(name, "control")[0]
+    return sum(map(math.prod, tensor_shapes(path if path.is_file() else path / WEIGHTS, "control").values()))
+
+
 def _of_file(path: Path, shapes: Mapping[str, list[int]]) -> ControlSizes:
     plain = {name.removeprefix(PREFIX): shape for name, shape in shapes.items()}
     context = next((shape[1] for name, shape in plain.items() if TEXT_READER.search(name)), None)
@@ -88,7 +97,6 @@ def _of_file(path: Path, shapes: Mapping[str, list[int]]) -> ControlSizes:
         channels = [plain[name][0] for name in (f"{first}.weight", *names) if name in plain]
         if "control_add_embedding.linear_1.weight" not in plain:
             return ControlSizes(context, channels, plain[f"{inputs}.weight"][1])
-    marks = "".join(f"{name} {'x'.join(map(str, shape))}\n" for name, shape in shapes.items())
-    what = find_kind(marks, is_part=True)
+    what = find_kind(marks_of(shapes), is_part=True)
     other = f"is {what.partition(';')[0]}, not a ControlNet" if what else "is no ControlNet that sdapp knows"
     raise UnavailableError(f"control: {path} {other}; give one as a diffusers folder or a .safetensors file")

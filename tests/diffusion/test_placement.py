@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdapp.diffusion.placement import DECODED, GIB, Plan, Sizes, plan_memory
+from sdapp.diffusion.placement import ADDED, DECODED, GIB, Plan, Sizes, plan_memory
 from sdapp.errors import ConfigError
 from sdapp.jobs import plan
 from sdapp.models.families import FAMILIES
@@ -71,6 +71,47 @@ def test_what_is_asked_for_wins() -> None:
 def test_layers_are_not_offloaded_where_loras_are_merged() -> None:
     found = plan_memory(SDXL, int(FREE[6] * GIB), 1024 * 1024, ways=2)
     assert (found.offload, found.fits) == ("model", False)
+
+
+# The weights of a ControlNet for each family (lllyasviel/control_v11p_sd15_canny, diffusers/controlnet-canny-sdxl-1.0).
+CONTROL = {"sd15": 2 * 361_279_120, "sdxl": 2 * 1_251_014_160}
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "card", "side", "alone", "steered"),
+    [
+        ("sdxl", 1, 16, 1024, "none", "none"),
+        ("sdxl", 2, 16, 1024, "none", "model"),
+        ("sdxl", 1, 12, 1024, "model", "model"),
+        ("sdxl", 1, 8, 1024, "model", "group"),
+        ("sd15", 1, 4, 512, "none", "model"),
+        ("sd15", 2, 8, 512, "none", "none"),
+    ],
+)
+def test_controlnets_are_counted(
+    name: str, number: int, card: int, side: int, alone: str, steered: str
+) -> None:
+    sizes, free = {"sd15": SD15, "sdxl": SDXL}[name], int(FREE[card] * GIB)
+    assert plan_memory(sizes, free, side * side).offload == alone
+    assert plan_memory(sizes, free, side * side, control=number * CONTROL[name]).offload == steered
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_what_a_controlnet_has_and_adds(name: str) -> None:
+    from diffusers import ControlNetModel
+
+    from models import SHAPES, build
+
+    unet = build(SHAPES[name], "meta").unet
+    with torch.device("meta"):
+        net = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+        text, more = torch.zeros(1, 77, net.config.cross_attention_dim), {}
+        if name == "sdxl":
+            more = {"added_cond_kwargs": {"text_embeds": torch.zeros(1, 1280), "time_ids": torch.zeros(1, 6)}}
+        latents, hint = torch.zeros(1, 4, 64, 64), torch.zeros(1, 3, 512, 512)
+        down, middle = net(latents, torch.zeros(1), text, hint, return_dict=False, **more)
+    assert 2 * sum(weight.numel() for weight in net.parameters()) == CONTROL[name]
+    assert sum(each.numel() for each in (*down, middle)) / 512**2 == pytest.approx(ADDED, rel=0.02)
 
 
 def test_where_offloading_frees_no_memory_the_vae_is_tiled() -> None:
