@@ -308,6 +308,7 @@ ALWAYS_IN_ID = (
     "height", "seed", "task", "prompt", "eta", "clip_skip", "memory", "inputs",
 )  # fmt: skip
 BY_WORDS = ("mask_prompt", *FoundMask.model_fields)  # of inpainting, if it has no mask from a file
+FROM_CONFIG = [name for name in Job.model_fields if name in RunConfig.model_fields]  # of a job and a config
 ONLY_IF_GIVEN = ("original_size", "crop")  # in the record
 LATER_DEFAULTS = {
     key: field.default
@@ -377,7 +378,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         "control": check_control(config.control, model, _hint_size(config, (width, height))),
         **_all_chunks(config, model, vector_counts(embeddings)),
     }
-    given = {name: getattr(config, name) for name in Job.model_fields if name in RunConfig.model_fields}
+    given = {name: getattr(config, name) for name in FROM_CONFIG}
     return JobList(Job(**given | resolved), seeds)
 
 

@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from sdapp.batches.ledger import read_ledger
+from sdapp.batches.ledger import BEGINNING, read_ledger
 from sdapp.errors import InputError, OutputError
 from sdapp.metadata.record import read_header
 
@@ -26,7 +26,7 @@ class Finished:
         self.failed: set[str] = set()
         self._seen: set[str] = set()
         self._failures = {"failed"} if wants_flagged else {"failed", "flagged"}
-        self._read_to = read_ledger(folder)[1] if retry_failed else 0
+        self._read_to = read_ledger(folder)[1] if retry_failed else BEGINNING
         self.refresh()
 
     def __contains__(self, job_id: str) -> bool:
@@ -43,19 +43,42 @@ class Finished:
 
     def refresh(self) -> None:
         """Add what is new since the last look; each image is opened once. Raises OutputError."""
-        try:
-            with os.scandir(self.folder) as entries:
-                files = {entry.name for entry in entries if entry.is_file()}
-        except (FileNotFoundError, NotADirectoryError):  # `check_folder` reports it
-            return
-        except OSError as exc:
-            raise OutputError(f"output.dir: cannot read {self.folder}: {exc.strerror}") from exc
+        files = self._files()
         new, self._seen = sorted(files - self._seen), self._seen | files
         for name in (name for name in new if name.endswith(self.suffix)):
-            with suppress(InputError):  # an image of another tool
-                record = read_header(self.folder / name).get("record")
-                if isinstance(record, dict) and isinstance(job_id := record.get("job_id"), str):
-                    self.done.setdefault(job_id, self.folder / name)
+            self._open(name)
+        self.read_ledger()
+
+    def read_ledger(self) -> None:
+        """Add what is new in the ledger, which each run writes before it gives up the lease of an image.
+
+        Takes as long for a large folder as for a small one. Raises OutputError.
+        """
         lines, self._read_to = read_ledger(self.folder, self._read_to)
         for line in lines:
             (self.failed.add if line.status in self._failures else self.failed.discard)(line.id)
+            is_known = line.id in self.done or line.file in self._seen
+            if line.file and line.file.endswith(self.suffix) and not is_known:
+                self._open(line.file)
+
+    def _open(self, name: str) -> None:
+        with suppress(InputError):  # an image of another tool
+            record = read_header(self.folder / name).get("record")
+            if isinstance(record, dict) and isinstance(job_id := record.get("job_id"), str):
+                self.done.setdefault(job_id, self.folder / name)
+
+    def images(self) -> dict[str, Path]:
+        """The images of `done` that are still there, after a last look. Raises OutputError."""
+        self.refresh()
+        here = self._files()
+        return {job_id: path for job_id, path in self.done.items() if path.name in here}
+
+    def _files(self) -> set[str]:
+        """The names of the files in the folder; none if there is no folder, which `check_folder` reports."""
+        try:
+            with os.scandir(self.folder) as entries:
+                return {entry.name for entry in entries if entry.is_file()}
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+        except OSError as exc:
+            raise OutputError(f"output.dir: cannot read {self.folder}: {exc.strerror}") from exc

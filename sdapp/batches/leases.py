@@ -19,13 +19,15 @@ class Leases:
     """The leases that this run holds in a folder; they are released at the end of the `with`.
 
     A lease is the file `.sdapp-<job id>.lease` with the host and process of its holder; its modification time
-    is the heartbeat. Other runs take over the leases of a run that died.
+    is the heartbeat. Where the disk has hard links, all leases of a run are links to one file. Other runs
+    take over the leases of a run that died.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         process = {"process": os.getpid(), "started": _started(os.getpid())}
         self._mark = json.dumps({"host": this_host(), **process, "run": secrets.token_hex(4)}).encode()
+        self.own = unfinished(folder)  # what the leases are links to
         self._held: set[str] = set()  # ids of jobs
         self._over = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
@@ -39,28 +41,33 @@ class Leases:
         self._heart.join()
         for job_id in list(self._held):
             self.release(job_id)
+        with suppress(OSError):
+            self.own.unlink()
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
-            for job_id in list(self._held):
+            for path in (self.own, *map(self._path, list(self._held))):
                 # It fails if another run has taken the lease over, while this machine was suspended.
                 with suppress(OSError):
-                    os.utime(self._path(job_id))
+                    os.utime(path)
 
     def claim(self, job_id: str) -> bool:
         """Take the lease of a job if it is free or its holder is dead. Raises OutputError."""
-        lease, ours = self._path(job_id), unfinished(self.folder)
+        lease = self._path(job_id)
         with disk_errors(lease):
-            try:
-                ours.write_bytes(self._mark)
-                free = claim_name(ours, lease)
-                if not free and _remove_if_dead(lease, now=ours.stat().st_mtime):
-                    free = claim_name(ours, lease)
-            finally:
-                ours.unlink(missing_ok=True)
+            free = self._take(lease)
+            if not free:
+                os.utime(self.own)
+                free = _remove_if_dead(lease, now=self.own.stat().st_mtime) and self._take(lease)
         if free:
             self._held.add(job_id)
         return free
+
+    def _take(self, lease: Path) -> bool:
+        """Make a lease, and return whether its name was free."""
+        if not self.own.exists():  # yet; or there are no links here, and the last lease took it
+            self.own.write_bytes(self._mark)
+        return claim_name(self.own, lease)
 
     def release(self, job_id: str) -> None:
         """Give up the lease of a job, after its result was published."""
@@ -71,8 +78,10 @@ class Leases:
 
     def holds(self, job_id: str) -> bool:
         """Whether this run still holds the lease of a job."""
+        lease = self._path(job_id)
         try:
-            return self._path(job_id).read_bytes() == self._mark
+            is_ours = self.own.exists() and lease.samefile(self.own)
+            return is_ours or lease.read_bytes() == self._mark
         except OSError:
             return False
 

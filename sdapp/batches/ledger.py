@@ -4,9 +4,9 @@ import errno
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdapp.errors import OutputError
 from sdapp.metadata.record import read_header
@@ -81,8 +81,9 @@ class Line:
 
     def encode(self) -> bytes:
         """The line as JSON, with a line feed."""
-        values = asdict(self)
-        return (json.dumps(values | values.pop("unknown"), ensure_ascii=False) + "\n").encode()
+        values = {**vars(self), **self.unknown}
+        del values["unknown"]
+        return (json.dumps(values, ensure_ascii=False) + "\n").encode()
 
 
 LINE_FIELDS = [each.name for each in fields(Line) if each.name != "unknown"]
@@ -103,20 +104,31 @@ def append_line(folder: Path, line: Line) -> None:
             os.close(handle)
 
 
-def read_ledger(folder: Path, begin: int = 0) -> tuple[list[Line], int]:
-    """Return the lines of a folder's ledger from a byte on, and the byte to continue from later.
+class Position(NamedTuple):
+    """Where the reading of a ledger continues: in the file with this number (its inode), at a byte."""
 
-    Broken lines are left out. A ledger that ends before `begin` was rewritten, and is read from its start.
-    Raises OutputError.
+    file: int = 0
+    byte: int = 0
+
+
+BEGINNING = Position()
+
+
+def read_ledger(folder: Path, begin: Position = BEGINNING) -> tuple[list[Line], Position]:
+    """Return the lines of a folder's ledger from a place on, and the place to continue from later.
+
+    Broken lines are left out. A ledger that was rewritten is read from its start. Raises OutputError.
     """
     path = folder / LEDGER_FILE
     try:
         with path.open("rb") as file:
-            begin = begin if begin <= os.fstat(file.fileno()).st_size else 0
-            file.seek(begin)
+            found = os.fstat(file.fileno())
+            is_same = begin.file == found.st_ino and begin.byte <= found.st_size
+            byte = file.seek(begin.byte if is_same else 0)
             text = file.read()
     except FileNotFoundError:
-        return [], 0
+        return [], BEGINNING
     except OSError as exc:
         raise OutputError(f"cannot read {path}: {exc.strerror}; you can delete it") from exc
-    return [*filter(None, map(Line.parse, text.split(b"\n")))], begin + text.rfind(b"\n") + 1
+    lines = filter(None, map(Line.parse, text.split(b"\n")))
+    return [*lines], Position(found.st_ino, byte + text.rfind(b"\n") + 1)

@@ -110,10 +110,10 @@ class PromptFile:
         errors, index, first = PromptFileError(), self.first_index, (0, 0)
         source = (self.path,) if isinstance(self.path, Path) else (None, BytesIO(self.path))
         try:
-            for entry in checked_entries(read_prompts(*source), self.base, self.folder):
+            for entry, config in checked_entries(read_prompts(*source), self.base, self.folder):
                 first = first if entry.line == first[0] else (entry.line, index)
                 try:
-                    for job, choices, images in self._jobs(entry, index):
+                    for job, choices, images in self._jobs(entry, config, index):
                         number = self._number(entry, index - first[1], images)
                         yield Item(job, entry.line, index, choices, None, number, entry.labels)
                         index += 1
@@ -139,9 +139,10 @@ class PromptFile:
         text = f"{entry.line:0{self._digits}}"
         return f"{text}-{copy + 1:0{len(str(images))}}" if images > 1 else text
 
-    def _jobs(self, entry: Entry, index: int) -> Iterator[tuple[Job, Mapping[str, str], int]]:
-        """The jobs of an entry, their choices, and the number of images of its line."""
-        config = validate(merge([*self.base, entry.layer]))
+    def _jobs(
+        self, entry: Entry, config: RunConfig, index: int
+    ) -> Iterator[tuple[Job, Mapping[str, str], int]]:
+        """The jobs of an entry with its settings, their choices, and the number of images of its line."""
         self._check_made_with(entry)
         seeds = self._seeds(entry, config, index)
         images = entry.variants * (len(entry.seeds) if entry.seeds else config.count)
@@ -154,8 +155,8 @@ class PromptFile:
 
     def _check_made_with(self, entry: Entry) -> None:
         """Refuse a line with the settings of an image that was made with another model."""
-        for key in ("model", "revision", "vae", "dtype"):
-            here, there = getattr(self.load, key), entry.made_with.get(key)
+        for key in entry.made_with.keys() & {"model", "revision", "vae", "dtype"}:
+            here, there = getattr(self.load, key), entry.made_with[key]
             if there is not None and here != there and not _is_same_path(here, there):
                 way = f"give --set {key}={there}, or use sdapp replay, which takes images of several models"
                 raise ConfigError(f"the image was made with {key} {there}, but this batch has {here}; {way}")

@@ -1,7 +1,7 @@
 """A batch: find which images of a prompt file are missing from its folder, and paint them."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field, replace
 from itertools import groupby, islice
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sdapp.batches.executors import Executor, Pack
 from sdapp.batches.finished import Finished
-from sdapp.batches.items import WHOLE_FILE, Item, Shard, is_new, unique_items
+from sdapp.batches.items import WHOLE_FILE, Item, Shard, unique_items
 from sdapp.batches.leases import Leases, in_use, sweep
 from sdapp.batches.ledger import LEDGER_FILE, Line, append_line, read_ledger
 from sdapp.batches.prompt_file import PromptFile
@@ -36,6 +36,7 @@ class Survey:
     left: int
     repeated: int  # asked for by a line before; not counted again
     unet_calls: int  # of the images that are left
+    lines: Mapping[int, int] = field(default_factory=dict, repr=False)  # of all shards: job id → prompt line
 
     @property
     def images(self) -> int:
@@ -85,14 +86,17 @@ class Batch:
 
     def survey(self, look: Callable[[Item], None] = lambda _: None) -> Survey:
         """Count the images and call `look` for each that is left. Raises what the prompt file raises."""
-        counts, calls, seen = dict.fromkeys(("done", "failed", "left", "repeated"), 0), 0, set[int]()
-        for item in self._of_shard():
-            state = self.finished.state(item.job.id) if is_new(item, seen) else "repeated"
-            counts[state] += 1
-            if state == "left":
-                calls += item.job.unet_calls
-                look(item)
-        return Survey(**counts, unet_calls=calls)
+        counts, calls, lines = dict.fromkeys(("done", "failed", "left", "repeated"), 0), 0, dict[int, int]()
+        for item in self.given_items():
+            job_id, number = item.job.id, int(item.job.id, 16)  # a number takes a third of the memory
+            state = "repeated" if number in lines else self.finished.state(job_id)
+            lines.setdefault(number, item.line)
+            if job_id in self.shard:
+                counts[state] += 1
+                if state == "left":
+                    calls += item.job.unet_calls
+                    look(item)
+        return Survey(**counts, unet_calls=calls, lines=lines)
 
     def begin(self) -> None:
         """Make the folder, remove what dead runs left in it, and tell the ledger which lines are skipped.
@@ -126,8 +130,8 @@ class Batch:
         who paints how many, until they are finished, or their run is dead and this run paints them.
         """
         yield from self.paint_left(executor, found, on_step, wait)
-        with suppress(ConfigError, InputError):  # the prompt file was deleted or edited
-            self.tidy()
+        with suppress(InputError):  # an image cannot be read any more
+            self.tidy(found)
 
     def paint_left(
         self, executor: Executor, found: Survey, on_step: OnStep | None, wait: Wait
@@ -163,25 +167,26 @@ class Batch:
         leases.release(result.job.id)
         return replace(result, path=path, file=None)
 
-    def tidy(self) -> None:
+    def tidy(self, found: Survey) -> None:
         """Rewrite the ledger in the order of the prompt file, unless another run is adding to it.
 
         It gets a line for each image, and keeps the failures, also those of other prompt files. Raises
-        OutputError and what the prompt file raises.
+        OutputError, and InputError for an image that cannot be read any more.
         """
         if in_use(self.folder):
             return
         ledger, end = read_ledger(self.folder)
         lines = {line.id: line for line in ledger}
-        images = Finished(self.folder, self.finished.suffix).done
+        images = self.finished.images()
         kept: list[Line] = []
-        for item in self.all_items():
-            path, line = images.pop(item.job.id, None), lines.pop(item.job.id, None)
+        for number, prompt_line in found.lines.items():
+            job_id = f"{number:012x}"
+            path, line = images.pop(job_id, None), lines.pop(job_id, None)
             if path is not None and (line is None or line.file != path.name):
                 line = replace(Line.from_image(path), prompt_files=line.prompt_files if line else ())
             if line is not None and (path is not None or line.status != "done"):
                 files = tuple(dict.fromkeys((*line.prompt_files, *self.prompt_files)))
-                kept.append(replace(line, prompt_line=item.line, prompt_files=files))
+                kept.append(replace(line, prompt_line=prompt_line, prompt_files=files))
         kept = sorted([*kept, *self._skipped_lines()], key=lambda line: line.prompt_line)
         for line in lines.values():
             is_other = set(line.prompt_files) - set(self.prompt_files)
@@ -229,7 +234,7 @@ class _Painting:
         for alike in _alike(item for item in items if item.job.id not in finished):
             queue = iter(alike)
             while leased := list(islice(self._lease(queue), self.executor.together(self._work(alike)))):
-                finished.refresh()  # a run that held one of these has published it before releasing it
+                finished.read_ledger()  # a run that held one of these has told it before releasing it
                 for item in leased:
                     if item.job.id in finished:
                         self.leases.release(item.job.id)

@@ -75,4 +75,4 @@ def paint_arriving(
         on_lines(found, items, errors)
         yield from run.paint_left(executor, found, on_step, wait)
     run.given_items = seen.copy
-    run.tidy()
+    run.tidy(run.survey())

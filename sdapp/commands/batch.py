@@ -1,5 +1,6 @@
 """The command `sdapp batch`: prompt files that can be stopped and continued."""
 
+import itertools
 import json
 import math
 import os
@@ -334,9 +335,10 @@ def _survey(run: Batch, model: Model, listed: Callable[[Item], str] | None = Non
     chunk of tokens are noted as well.
     """
     estimate, notes, alike = Estimate(History(run.load)), LineNotes(), Counter[tuple[int, str]]()
+    numbers = itertools.count()
 
     def add(item: Item) -> None:
-        alike[alike.total() // WINDOW, item.job.pack] += 1
+        alike[next(numbers) // WINDOW, item.job.pack] += 1
         estimate.add(item.job)
         notes.add(item.line, notes_on_line(run.config, model, item.job))
         notes.add(item.line, notes_on_labels(item.labels, run.config.output.name))
@@ -383,7 +385,7 @@ def _prune(run: Batch, prompts: PromptFile, remove: bool, as_json: bool) -> None
     for path in strays.paths:
         print_line(json.dumps({"path": str(path)}, ensure_ascii=False) if as_json else path)
     if remove and strays.paths:
-        run.tidy()
+        run.tidy(run.survey())
     for name, images in strays.others.items():
         print_note(f"{count(images, 'image')} of another prompt file ({name}) in {run.folder}: left alone")
     way = "these were removed" if remove else "with the same options, --prune --yes removes these"

@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -100,6 +101,7 @@ def unfinished(folder: Path) -> Path:
     return folder / f".sdapp-{this_host()}-{os.getpid()}-{secrets.token_hex(8)}.part"
 
 
+@cache
 def this_host() -> str:
     """The name of this machine, fit for a file name; containers may share a name and get a number added."""
     name, processes = re.sub(r"[^\w.]", "_", socket.gethostname())[:60], Path("/proc/self/ns/pid")

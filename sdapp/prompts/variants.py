@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from sdapp.config import SETTINGS
+from sdapp.config import SETTINGS, RunConfig
 from sdapp.errors import ConfigError
 from sdapp.prompts.columns import TEMPLATES
 from sdapp.prompts.files import Entry
@@ -54,8 +54,8 @@ def _options(key: str, value: Any) -> list[Any]:
 
 def checked_entries(
     entries: Iterable[Entry], base: Sequence[layers.Layer], folder: Path | None = None
-) -> Iterator[Entry]:
-    """Expand entries and yield, in their order, those that are valid over the settings in `base`.
+) -> Iterator[tuple[Entry, RunConfig]]:
+    """Expand entries and yield, in their order, those that are valid over `base`, with all their settings.
 
     `folder` is the prompt file's, for its wildcard files. Raises PromptFileError after the last good entry,
     with the errors of reading the entries too: `file:line: key: message`, the first 100, and how many more.
@@ -67,21 +67,23 @@ def checked_entries(
         for entry in entries:
             with errors.collect(entry.line):
                 for variant in expand(entry):
-                    faults = _check(variant, below, choices)
-                    if faults.count:
+                    config, faults = _check(variant, below, choices)
+                    if config is None or faults.count:
                         errors.absorb(faults, entry.line)
                     else:
-                        yield variant
+                        yield variant, config
     errors.raise_if_any()
 
 
-def _check(entry: Entry, below: layers.Layer, choices: ChoiceCheck) -> PromptFileError:
-    faults = PromptFileError()
+def _check(
+    entry: Entry, below: layers.Layer, choices: ChoiceCheck
+) -> tuple[RunConfig | None, PromptFileError]:
+    faults, config = PromptFileError(), None
     merged = layers.merge([below, entry.layer])
     with faults.collect():
         _check_kind(entry, below)
     with faults.collect():
-        validate(merged)
+        config = validate(merged)
     if merged.values.get("prompt") is None:
         faults.add(0, f"{entry.place}: prompt: there is none; give one in the line or in the config")
     for key in TEMPLATES:
@@ -89,7 +91,7 @@ def _check(entry: Entry, below: layers.Layer, choices: ChoiceCheck) -> PromptFil
         with faults.collect(place=f"{merged.origins.get(key, entry.place)}: {key}"):
             if isinstance(text, str):
                 choices.check(text)
-    return faults
+    return config, faults
 
 
 def _check_kind(entry: Entry, below: layers.Layer) -> None:

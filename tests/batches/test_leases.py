@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -26,6 +27,18 @@ def lease(folder: Path, content: object, age: float = 0) -> Path:
     return path
 
 
+@pytest.fixture(params=["with links", "without links"])
+def disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system with hard links, and one without, such as exFAT."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if request.param == "without links":
+        monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.usefixtures("disk")
 def test_of_two_runs_one_gets_a_lease_and_the_other_when_it_is_given_back(tmp_path: Path) -> None:
     with Leases(tmp_path) as one, Leases(tmp_path) as other:
         assert one.claim("abc")
@@ -38,6 +51,27 @@ def test_of_two_runs_one_gets_a_lease_and_the_other_when_it_is_given_back(tmp_pa
         one.release("abc")
         assert other.claim("abc")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("disk")
+def test_a_run_holds_many_leases_and_gives_each_back_alone(tmp_path: Path) -> None:
+    with Leases(tmp_path) as leases:
+        assert all(leases.claim(job_id) for job_id in ("a", "b", "c"))
+        leases.release("b")
+        assert [leases.holds(job_id) for job_id in ("a", "b", "c")] == [True, False, True]
+        assert leases.claim("b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leases_go_on_after_another_run_has_swept_away_what_they_are_links_to(tmp_path: Path) -> None:
+    """So it may be after this machine was suspended."""
+    with Leases(tmp_path) as leases:
+        assert leases.claim("a")
+        for part in tmp_path.glob("*.part"):
+            part.unlink()
+        assert leases.claim("b")
+        assert leases.holds("a")
+        assert leases.holds("b")
 
 
 def test_the_lease_of_a_dead_run_is_taken_over(dead: int, tmp_path: Path) -> None:
@@ -83,7 +117,8 @@ def test_only_what_no_living_run_uses_is_swept_away(dead: int, tmp_path: Path) -
     with Leases(tmp_path) as leases:
         assert leases.claim("def")
         sweep(tmp_path)
-        assert sorted(tmp_path.iterdir()) == sorted([ours, theirs, tmp_path / ".sdapp-def.lease"])
+        own = leases.own
+        assert sorted(tmp_path.iterdir()) == sorted([own, ours, theirs, tmp_path / ".sdapp-def.lease"])
 
 
 @pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="containers are Linux")

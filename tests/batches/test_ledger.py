@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from sdapp.batches.ledger import LEDGER_FILE, Line, append_line, read_ledger
+from sdapp.outputs.files import overwrite
 
 
 def test_fields_of_a_later_version_are_kept(tmp_path: Path) -> None:
@@ -25,3 +26,13 @@ def test_what_is_no_line_is_left_out(tmp_path: Path) -> None:
         ("ab", ("prompts.txt",)),
         ("ef", ()),
     ]
+
+
+def test_a_ledger_is_read_on_from_a_place_and_anew_if_it_was_rewritten(tmp_path: Path) -> None:
+    append_line(tmp_path, Line("ab", "done"))
+    place = read_ledger(tmp_path)[1]
+    append_line(tmp_path, Line("cd", "done"))
+    assert [line.id for line in read_ledger(tmp_path, place)[0]] == ["cd"]
+    lines = [Line(job_id, "done").encode() for job_id in ("ef", "ab", "cd", "gh")]  # longer than before
+    overwrite(tmp_path / LEDGER_FILE, lines)
+    assert [line.id for line in read_ledger(tmp_path, place)[0]] == ["ef", "ab", "cd", "gh"]

@@ -16,7 +16,7 @@ Sdapp = Callable[..., Result]
 
 def entries(folder: Path, text: str, suffix: str = ".csv") -> list[Entry]:
     (folder / f"f{suffix}").write_text(text, encoding="utf-8")
-    return [*checked_entries(read_prompts(folder / f"f{suffix}"), [])]
+    return [entry for entry, _ in checked_entries(read_prompts(folder / f"f{suffix}"), [])]
 
 
 @pytest.mark.parametrize(

@@ -347,7 +347,7 @@ def test_any_prompt_is_chosen_from_or_refused_as_the_check_says(prompt: str, see
     except ConfigError as exc:
         message = str(exc)
     assert good or message.startswith("f:1: prompt: ")
-    for variant in good:
+    for variant, _ in good:
         text, choices = choose(variant.layer.values["prompt"], seed, None)
         assert choose(variant.layer.values["prompt"], seed, None) == (text, choices)
 
@@ -357,7 +357,7 @@ def test_any_prompt_is_chosen_from_or_refused_as_the_check_says(prompt: str, see
 
 def checked(text: str, *base: Layer, suffix: str = ".txt") -> list[dict[str, Any]]:
     Path(f"f{suffix}").write_text(text, encoding="utf-8")
-    return [entry.layer.values for entry in checked_entries(read_prompts(Path(f"f{suffix}")), base)]
+    return [entry.layer.values for entry, _ in checked_entries(read_prompts(Path(f"f{suffix}")), base)]
 
 
 def faults(text: str, *base: Layer, suffix: str = ".txt") -> list[str]:
@@ -396,7 +396,7 @@ def test_errors_of_reading_and_of_settings_stand_in_the_order_of_the_lines() -> 
 def test_good_entries_come_before_the_errors_are_raised() -> None:
     Path("f.txt").write_text("a\nb --steps 0\nc", encoding="utf-8")
     found = checked_entries(read_prompts(Path("f.txt")), [])
-    assert [next(found).line, next(found).line] == [1, 3]
+    assert [next(found)[0].line, next(found)[0].line] == [1, 3]
     with pytest.raises(ConfigError):
         next(found)
 
