@@ -7,12 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -20,6 +22,7 @@ import sdapp as package
 from cluster import Blank, nodes
 from conftest import BENCHMARKS
 from sdapp.batches.cluster import RayExecutor
+from sdapp.batches.executors import Loader, load_painter
 from sdapp.errors import UnavailableError
 from sdapp.jobs import Job, Work
 from sdapp.metadata.record import read_image
@@ -45,6 +48,24 @@ def slow(_work: Work, _model: Any) -> Any:
     return Slow()
 
 
+def narrow(folder: str, work: Work, model: Any) -> Any:
+    """The painter of the worker that loads first has room for two images, and waits for the other worker."""
+    painter, wide = load_painter(work, model), Path(folder, "wide")
+
+    def run_out(_unet: Any, arguments: Any) -> None:
+        while not wide.exists():
+            time.sleep(WAIT)
+        if len(arguments[0]) > 2 * 2:  # with guidance, an image has two rows
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    try:
+        Path(folder, "narrow").touch(exist_ok=False)
+        painter.denoiser.unet.register_forward_pre_hook(run_out)
+    except FileExistsError:
+        wide.touch()
+    return painter
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     # Workers import what these tests define.
@@ -54,9 +75,11 @@ def address() -> Iterator[str]:
     sys.path.remove(str(Path(__file__).parent))
 
 
-def batch(address: str, folder: Path, lines: list[str], **settings: Any) -> dict[str, Result]:
+def batch(
+    address: str, folder: Path, lines: list[str], loader: Loader = slow, **settings: Any
+) -> dict[str, Result]:
     (folder / "prompts.txt").write_text("\n".join(lines) + "\n")
-    there = RayExecutor(ExecutorChoice(kind="ray", address=address), loader=slow)
+    there = RayExecutor(ExecutorChoice(kind="ray", address=address), loader=loader)
     given = {"output": {"dir": str(folder / "out")}, "seed": 7, "width": 16, "height": 16} | settings
     return {each.job.prompt: each for each in package.batch(folder / "prompts.txt", executor=there, **given)}
 
@@ -117,6 +140,20 @@ def test_what_a_dead_worker_held_is_painted_elsewhere(address: str, tmp_path: Pa
     assert len(found) == 80
     assert {result.error for result in found.values()} == {None}
     assert len(list((tmp_path / "out").glob("*.png"))) == 80
+
+
+def test_memory_that_runs_out_on_a_worker_makes_only_its_batches_smaller(
+    address: str, tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    given = {"model": str(tiny()), "steps": 1, "width": 32, "height": 32}
+    lines = [f"a house {number}" for number in range(24)]
+    loader = partial(narrow, str(tmp_path))
+    found = batch(address, tmp_path, lines, loader=loader, batch_size=4, **given).values()
+    assert [result.error for result in found] == [None] * 24
+    records = [result.record for result in found if result.record]
+    assert {record.batch_size for record in records} in ({1, 4}, {2, 4})
+    for record in records:
+        assert (record.batch_size < 4) == any("memory ran out" in note for note in record.notes)
 
 
 def test_an_image_that_kills_its_workers_fails_alone(address: str, tmp_path: Path) -> None:
