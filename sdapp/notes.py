@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from functools import cache
 from pathlib import Path
 from shutil import which
 
@@ -144,8 +145,7 @@ def _on_upscaling(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     upscale, pixels = job.upscale, job.decoded_pixels
     if upscale and upscale.enlarge.startswith("latent") and upscale.strength < SHARP:
         yield f"enlarged latents stay blurred below an upscale.strength of {SHARP}; or enlarge by lanczos"
-    is_on_gpu = config.device not in ("auto", "cpu") or which("nvidia-smi") is not None
-    if is_on_gpu or config.memory.vae_tiling is True:
+    if config.device not in ("auto", "cpu") or _has_nvidia() or config.memory.vae_tiling is True:
         return
     largest = job.second_pass or job
     if pixels > model.size**2:
@@ -154,6 +154,11 @@ def _on_upscaling(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     if upscale and upscale.method == "diffusion" and not upscale.tile:
         scale = PIPELINES[pipeline_class(find_pipeline(str(upscale.model)))][0]
         yield from _on_memory(128, job.width * scale, job.height * scale, "upscale.tile: 512 needs less")
+
+
+@cache
+def _has_nvidia() -> bool:
+    return which("nvidia-smi") is not None
 
 
 def _on_memory(channels: int, width: int, height: int, way: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 from platformdirs import user_cache_path
@@ -76,7 +76,7 @@ class History:
             known = self._known[self._kind(job)]
             paces = [float(pace) for pace in known["seconds"][-RUNS:]]
             calls = max(1, job.unet_calls)
-            return min(paces) * calls, max(paces) * calls, mean(known["bytes"][-RUNS:])
+            return min(paces) * calls, max(paces) * calls, fmean(known["bytes"][-RUNS:])
         except (KeyError, TypeError, ValueError):
             return None
 
