@@ -3,8 +3,8 @@
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from shutil import which
 
