@@ -25,7 +25,7 @@ MISSING = {
     "stable-diffusion-v1-5/": (69, "you are offline"),
     "sdapp show ~/models/": (66, "there is no file"),
     "sdapp pull": (69, "you are offline"),
-    "--model ~/models/": (69, "no folder or file"),
+    "model ~/models/": (69, "no folder or file"),
     "(my-style:0.8)": (66, "there is no folder"),
     "--embedding": (66, "no such file"),
     "<lora:ink": (69, "no folder or file juggernaut-xl"),
