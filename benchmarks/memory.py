@@ -14,11 +14,12 @@ import psutil
 import torch
 
 from sdapp.diffusion.memory import memory_taken
-from sdapp.jobs import LoadKey, plan
+from sdapp.jobs import LoadKey
 from sdapp.models.locate import locate
 from sdapp.outputs.encode import encode
 from sdapp.outputs.writer import save_result, write_results
 from sdapp.pipelines import load
+from sdapp.planning import plan
 from sdapp.settings.layers import Layer
 from sdapp.validation import validate
 from sides import flags, settings, tell_machine

@@ -7,10 +7,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from sdapp.jobs import Job, LoadKey, plan
+from sdapp.jobs import Job, LoadKey
 from sdapp.models.locate import locate
 from sdapp.outputs.writer import save
 from sdapp.pipelines import load
+from sdapp.planning import plan
 from sdapp.settings.layers import Layer
 from sdapp.settings.output import Output
 from sdapp.validation import validate

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sdapp.jobs import Job, plan
+from sdapp.jobs import Job
 from sdapp.metadata.record import SUFFIXES
 from sdapp.models.locate import locate
 from sdapp.outputs.writer import save_result
+from sdapp.planning import plan
 from sdapp.records import Record, Result
 from sdapp.settings.layers import Layer
 from sdapp.settings.output import Output

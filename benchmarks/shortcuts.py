@@ -17,9 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdapp.comparisons.metrics import psnr, ssim
 from sdapp.diffusion.loading import quiet
-from sdapp.jobs import Job, LoadKey, plan
+from sdapp.jobs import Job, LoadKey
 from sdapp.models.vae import locate_model
 from sdapp.pipelines import Painter, load
+from sdapp.planning import plan
 from sdapp.records import Result
 from sdapp.settings.layers import Layer
 from sdapp.validation import validate

@@ -18,13 +18,14 @@ from sdapp.batches.run import Batch
 from sdapp.config import RunConfig
 from sdapp.errors import JobsFailedError, gathered
 from sdapp.grids.axes import AxisGiven, read_axes
-from sdapp.jobs import LoadKey, Work, plan
+from sdapp.jobs import LoadKey, Work
 from sdapp.keywords import BatchKeywords, CompareKeywords, GenerateKeywords
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
 from sdapp.notes import LineNotes, Notes, OnNote, notes_before_painting, notes_on_labels, notes_on_line
 from sdapp.outputs.films import check_film
 from sdapp.outputs.painted import Painted
+from sdapp.planning import plan
 from sdapp.prompts.seeds import Seeds
 from sdapp.records import OnStep, Result
 from sdapp.replays import paint_replays, plan_replays

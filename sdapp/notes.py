@@ -13,12 +13,13 @@ import psutil
 from sdapp import markup
 from sdapp.config import RunConfig
 from sdapp.images import inputs
-from sdapp.jobs import Job, choose_scheduler
+from sdapp.jobs import Job
 from sdapp.models.embedding_files import name_of, without_names
 from sdapp.models.files import BUILT_IN
 from sdapp.models.locate import Model
 from sdapp.models.upscalers import PIPELINES, find_pipeline, pipeline_class
 from sdapp.models.words import unknown_words
+from sdapp.planning import choose_scheduler
 from sdapp.profiles import PROFILES, why_not_exact
 from sdapp.schedulers import few_steps, is_for_few_steps
 from sdapp.settings.output import LABELS

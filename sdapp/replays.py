@@ -11,12 +11,13 @@ from sdapp import images
 from sdapp.batches.executors import Executor
 from sdapp.config import Folders, RunConfig, folders_of
 from sdapp.errors import InputError, MissingInputError, SdappError
-from sdapp.jobs import JobList, LoadKey, Work, plan
+from sdapp.jobs import JobList, LoadKey, Work
 from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import read_header
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
 from sdapp.notes import Notes, notes_before_painting
+from sdapp.planning import plan
 from sdapp.prompts.lines import SPACES, PromptFileError, is_read, read_lines
 from sdapp.records import OnStep, Record, Result
 from sdapp.settings.layers import Layer, merge

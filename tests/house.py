@@ -16,7 +16,7 @@ TOP = (
     "cli", "commands",
     "warm", "api", "arguments", "keywords",
     "comparisons", "grids", "gallery", "explanations", "upscales", "replays", "batches", "notes", "pipelines", "diffusion", "pages", "outputs", "records",
-    "prompts", "metadata", "jobs", "models", "validation", "config", "settings", "profiles", "schedulers", "scheduler_table", "images", "markup", "errors",
+    "prompts", "metadata", "planning", "jobs", "models", "validation", "config", "settings", "profiles", "schedulers", "scheduler_table", "images", "markup", "errors",
     "profiling",
 )  # fmt: skip
 INSIDE = {

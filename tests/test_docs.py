@@ -25,10 +25,11 @@ MISSING = {
     "stable-diffusion-v1-5/": (69, "you are offline"),
     "sdapp show ~/models/": (66, "there is no file"),
     "sdapp pull": (69, "you are offline"),
-    "model ~/models/": (69, "no folder or file"),
+    "config set model ": (69, "no folder or file"),
+    "--model ~/models/": (69, "no folder or file"),
     "(my-style:0.8)": (66, "there is no folder"),
     "--embedding": (66, "no such file"),
-    "<lora:ink": (69, "no folder or file juggernaut-xl"),
+    "<lora:ink": (2, "there is no ink.safetensors"),
 }
 # A comparison of hours and a grid of minutes, which are only planned here.
 LONG = ("pndm,ddim,lms,dpm++2m,dpm++2m-karras", "guidance_scale=1-20")

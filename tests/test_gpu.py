@@ -16,10 +16,11 @@ import torch
 from sdapp.diffusion.decode import keep_dtype
 from sdapp.diffusion.noise import gpu_randn
 from sdapp.diffusion.placement import GIB
-from sdapp.jobs import LoadKey, plan
+from sdapp.jobs import LoadKey
 from sdapp.models.families import FAMILIES
 from sdapp.models.locate import locate
 from sdapp.pipelines import Painter
+from sdapp.planning import plan
 from sdapp.records import Result
 from sdapp.scheduler_table import TABLE
 from sdapp.settings.hardware import Memory

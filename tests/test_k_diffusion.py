@@ -18,10 +18,11 @@ import torch
 
 from sdapp.config import RunConfig
 from sdapp.diffusion.noise import Drawn, ImageNoise
-from sdapp.jobs import LoadKey, plan
+from sdapp.jobs import LoadKey
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
 from sdapp.pipelines import Painter, load
+from sdapp.planning import plan
 
 STEPS, GUIDANCE, SEED = 8, 3.0, 5
 # Samplers: the name, the function of k-diffusion, the sigmas of A1111, whether it has one sigma more.

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
 from sdapp.batches.ledger import LEDGER_FILE
-from sdapp.jobs import LoadKey, plan
+from sdapp.jobs import LoadKey
 from sdapp.metadata.record import read_header
 from sdapp.models.locate import locate
 from sdapp.pipelines import load
+from sdapp.planning import plan
 from sdapp.settings.additions import Lora
 from sdapp.settings.layers import Layer
 from sdapp.validation import validate

@@ -16,11 +16,11 @@ from typer.testing import Result as Run
 from mask_models import YOLOS_BOX, save_mask_model
 from sdapp.diffusion.masks import MaskFinder, places, without_specks
 from sdapp.errors import ConfigError, InputError, UnavailableError
-from sdapp.jobs import plan
 from sdapp.metadata.record import read_header
 from sdapp.models.locate import locate
 from sdapp.models.mask_models import check_words_to_find, find_mask_model
 from sdapp.pipelines import Painter
+from sdapp.planning import plan
 from sdapp.settings.layers import Layer
 from sdapp.settings.stages import Detail
 from sdapp.validation import validate

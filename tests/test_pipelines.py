@@ -18,10 +18,11 @@ from sdapp.diffusion import solvers
 from sdapp.diffusion.devices import choose_device, choose_dtype
 from sdapp.diffusion.text_encoder import PromptText
 from sdapp.errors import ConfigError, InterruptedRunError, UnavailableError, UpstreamError
-from sdapp.jobs import LoadKey, plan
+from sdapp.jobs import LoadKey
 from sdapp.models.families import FAMILIES
 from sdapp.models.locate import locate
 from sdapp.pipelines import Painter, load
+from sdapp.planning import plan
 from sdapp.records import Result
 from sdapp.scheduler_table import TABLE
 from sdapp.settings.hardware import Memory

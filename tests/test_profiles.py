@@ -15,12 +15,13 @@ from sdapp.config import RunConfig
 from sdapp.diffusion.noise import Drawn, Float32Noise, ImageNoise, gpu_randn, philox
 from sdapp.diffusion.sigmas import k_sigmas
 from sdapp.errors import ConfigError
-from sdapp.jobs import Job, LoadKey, plan
+from sdapp.jobs import Job, LoadKey
 from sdapp.metadata.infotext import read_infotext, write_infotext
 from sdapp.metadata.read import read_settings
 from sdapp.models.vae import locate_model
 from sdapp.notes import notes_before_painting
 from sdapp.pipelines import load
+from sdapp.planning import plan
 from sdapp.profiles import PROFILES, why_not_exact
 from sdapp.schedulers import resolve
 from sdapp.settings.layers import Layer

@@ -13,10 +13,10 @@ from PIL import Image
 from original_layout import random_original, save_original
 from sdapp.diffusion.loading import load_pipeline
 from sdapp.errors import ConfigError
-from sdapp.jobs import plan
 from sdapp.models.locate import locate
 from sdapp.notes import notes_on_settings
 from sdapp.pipelines import Painter
+from sdapp.planning import plan
 from sdapp.scheduler_table import TABLE
 from sdapp.settings.hardware import Memory
 from sdapp.settings.layers import Layer

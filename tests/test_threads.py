@@ -20,9 +20,10 @@ from diffusers.utils import logging as diffusers_logging
 from diffusers.utils import torch_utils
 from transformers.utils import logging as transformers_logging
 
-from sdapp.jobs import LoadKey, plan
+from sdapp.jobs import LoadKey
 from sdapp.models.locate import locate
 from sdapp.pipelines import load
+from sdapp.planning import plan
 from sdapp.settings.layers import Layer
 from sdapp.validation import validate
 

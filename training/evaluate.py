@@ -28,9 +28,10 @@ from captions import PLACE_PHRASES, SKY_PHRASES, STYLE_PREFIXES, with_article
 from drawing import draw
 from scenes import COLOURS, KINDS, PLACES, SKIES, STYLES, Scene, Thing, sample_scene
 from sdapp.diffusion.loading import quiet
-from sdapp.jobs import Job, LoadKey, plan
+from sdapp.jobs import Job, LoadKey
 from sdapp.models.locate import locate
 from sdapp.pipelines import load
+from sdapp.planning import plan
 from sdapp.settings.layers import Layer
 from sdapp.validation import validate
 from train import psnr

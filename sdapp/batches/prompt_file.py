@@ -13,9 +13,10 @@ from sdapp.batches.items import Item
 from sdapp.batches.seed_state import STATE_FILE, SeedState, begin_seeds, keep_for_the_run
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError
-from sdapp.jobs import Job, LoadKey, plan
+from sdapp.jobs import Job, LoadKey
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
+from sdapp.planning import plan
 from sdapp.prompts.files import Entry, read_prompts
 from sdapp.prompts.lines import PromptFileError
 from sdapp.prompts.seeds import Seeds, seed_for

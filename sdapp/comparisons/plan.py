@@ -13,9 +13,10 @@ from sdapp.comparisons.folder import PICTURES
 from sdapp.comparisons.pace import FEW, MANY, read_paces
 from sdapp.config import VARIABLE, RunConfig
 from sdapp.errors import ConfigError, SdappError, did_you_mean, gathered
-from sdapp.jobs import Job, LoadKey, plan, steps_to_run
+from sdapp.jobs import Job, LoadKey, steps_to_run
 from sdapp.models.vae import locate_model
 from sdapp.notes import notes_on_line, notes_on_place
+from sdapp.planning import plan
 from sdapp.profiles import ProfileName
 from sdapp.schedulers import check_run, resolve
 from sdapp.settings.grid import MOST_STEPS, Grid

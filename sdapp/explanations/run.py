@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdapp.errors import ConfigError, JobsFailedError
-from sdapp.jobs import Job, LoadKey, Work, plan
+from sdapp.jobs import Job, LoadKey, Work
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
 from sdapp.notes import notes_before_painting
 from sdapp.outputs.files import check_folder, overwrite
+from sdapp.planning import plan
 from sdapp.records import OnStep, Result
 from sdapp.settings.layers import Layer, merge, override
 from sdapp.validation import validate

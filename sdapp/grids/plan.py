@@ -13,10 +13,11 @@ from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, SdappError, gathered
 from sdapp.grids.axes import Axis
 from sdapp.grids.folder import IMAGES, AxisFacts, GridCell, ImageGrid, kept_seed
-from sdapp.jobs import Job, LoadKey, plan
+from sdapp.jobs import Job, LoadKey
 from sdapp.models.locate import Model
 from sdapp.models.vae import locate_model
 from sdapp.notes import notes_on_line, notes_on_place
+from sdapp.planning import plan
 from sdapp.settings.layers import Layer, merge, override
 from sdapp.settings.output import PLACEHOLDERS
 from sdapp.validation import validate

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from sdapp.commands.estimates import Estimate, History, duration
-from sdapp.jobs import Job, LoadKey, plan
+from sdapp.jobs import Job, LoadKey
 from sdapp.models.locate import locate
+from sdapp.planning import plan
 from sdapp.records import Record, Result
 from sdapp.settings.layers import Layer
 from sdapp.validation import validate

@@ -6,8 +6,9 @@ import torch
 
 from sdapp.diffusion.batch_size import MAX_BATCH, BatchSizes
 from sdapp.diffusion.memory import is_shortage, memory_in_use
-from sdapp.jobs import Job, plan
+from sdapp.jobs import Job
 from sdapp.models.locate import locate
+from sdapp.planning import plan
 from sdapp.settings.layers import Layer
 from sdapp.validation import validate
 

@@ -7,9 +7,9 @@ import torch
 
 from sdapp.diffusion.placement import ADDED, DECODED, GIB, Plan, Sizes, plan_memory
 from sdapp.errors import ConfigError
-from sdapp.jobs import plan
 from sdapp.models.families import FAMILIES
 from sdapp.models.locate import locate
+from sdapp.planning import plan
 from sdapp.settings.hardware import Memory
 from sdapp.settings.layers import Layer
 from sdapp.validation import validate

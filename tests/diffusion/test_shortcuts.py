@@ -17,10 +17,11 @@ from sdapp.diffusion import solvers
 from sdapp.diffusion.batch_size import BatchSizes
 from sdapp.diffusion.text_encoder import PromptText
 from sdapp.errors import InterruptedRunError
-from sdapp.jobs import LoadKey, plan
+from sdapp.jobs import LoadKey
 from sdapp.metadata.record import read_header
 from sdapp.models.vae import locate_model
 from sdapp.pipelines import Painter, load
+from sdapp.planning import plan
 from sdapp.records import Result
 from sdapp.settings.layers import Layer
 from sdapp.validation import validate

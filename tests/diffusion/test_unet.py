@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from sdapp.errors import ConfigError
-from sdapp.jobs import LoadKey, plan
+from sdapp.jobs import LoadKey
 from sdapp.models.locate import locate
 from sdapp.pipelines import Painter, load
+from sdapp.planning import plan
 from sdapp.records import Result
 from sdapp.settings.layers import Layer
 from sdapp.validation import validate

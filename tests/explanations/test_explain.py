@@ -14,8 +14,9 @@ from browser import SCREENS, Open, findings
 from sdapp.diffusion.process import measure_process
 from sdapp.diffusion.watch import Watcher
 from sdapp.explanations.run import Explanation
-from sdapp.jobs import LoadKey, plan
+from sdapp.jobs import LoadKey
 from sdapp.models.vae import locate_model
+from sdapp.planning import plan
 from sdapp.scheduler_table import TABLE
 from sdapp.settings.layers import merge, override
 from sdapp.validation import validate

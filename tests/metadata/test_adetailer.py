@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from sdapp.jobs import plan
 from sdapp.metadata.infotext import read_infotext, write_infotext
 from sdapp.models.locate import locate
+from sdapp.planning import plan
 from sdapp.settings.layers import Layer
 from sdapp.settings.stages import Detail
 from sdapp.validation import validate

@@ -13,12 +13,13 @@ import sdapp as api
 from headers import checkpoint, save_header
 from original_layout import original_tensors, random_original, save_original, vae_tensors
 from sdapp.errors import ConfigError, UnavailableError
-from sdapp.jobs import LoadKey, plan
+from sdapp.jobs import LoadKey
 from sdapp.models.families import FAMILIES
 from sdapp.models.locate import locate
 from sdapp.models.originals import clip_tokenizer, read_config, scheduler_config
 from sdapp.models.vae import locate_model
 from sdapp.pipelines import load
+from sdapp.planning import plan
 from sdapp.settings.layers import Layer
 from sdapp.validation import validate
 from test_pipelines import paint, pixels, settings, tasks

@@ -19,11 +19,12 @@ from safetensors.torch import save_file
 from conftest import POSTCARDS, random_pipeline
 from original_layout import vae_tensors
 from sdapp.errors import SdappError
-from sdapp.jobs import LoadKey, plan
+from sdapp.jobs import LoadKey
 from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import read_header
 from sdapp.models.vae import WEIGHTS, locate_model
 from sdapp.pipelines import load
+from sdapp.planning import plan
 from sdapp.records import Result
 from sdapp.settings.layers import Layer
 from sdapp.validation import validate

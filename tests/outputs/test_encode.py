@@ -18,11 +18,12 @@ from typer.testing import Result as Run
 from sdapp.batches.finished import Finished
 from sdapp.errors import ConfigError, InputError
 from sdapp.images import is_lossy
-from sdapp.jobs import MAX_JPEG_PROMPTS, Job
+from sdapp.jobs import Job
 from sdapp.metadata import containers
 from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import SUFFIXES, read_header, read_image
 from sdapp.outputs.writer import save
+from sdapp.planning import MAX_JPEG_PROMPTS
 from sdapp.records import Record, Result
 from sdapp.settings.hardware import Memory
 from sdapp.settings.output import Output

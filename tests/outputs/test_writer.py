@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from sdapp.errors import DiskFullError, InterruptedRunError
-from sdapp.jobs import Job, plan
+from sdapp.jobs import Job
 from sdapp.models.locate import locate
 from sdapp.outputs.writer import ENCODERS, write_results
+from sdapp.planning import plan
 from sdapp.records import Record, Result
 from sdapp.settings.layers import Layer
 from sdapp.validation import validate
