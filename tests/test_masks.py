@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from PIL.PngImagePlugin import PngInfo
 from typer.testing import Result as Run
 
 from mask_models import YOLOS_BOX, save_mask_model
-from sdapp.diffusion.masks import MaskFinder, places, without_specks
+from sdapp.diffusion.masks import MaskFinder, grown_on_all_sides, places, without_specks
 from sdapp.errors import ConfigError, InputError, UnavailableError
 from sdapp.metadata.record import read_header
 from sdapp.models.locate import locate
@@ -110,6 +110,15 @@ def test_specks_are_left_out_and_places_are_apart() -> None:
     assert (left, right) == ((5, 40, 25, 60), (60, 10, 80, 30))
     assert white(one) == white(other) == 400
     assert one.getbbox() == left
+
+
+@pytest.mark.parametrize("growth", [0, 1, 5, 30])
+def test_what_is_found_grows_by_a_square_up_to_the_edges(growth: int) -> None:
+    found = np.zeros((40, 60), bool)
+    found[0, 0] = found[20:24, 52] = found[39, 30] = True
+    grown = Image.fromarray(grown_on_all_sides(found, growth)).convert("L")
+    filtered = Image.fromarray(found).convert("L").filter(ImageFilter.MaxFilter(2 * growth + 1))
+    assert grown.tobytes() == filtered.tobytes()
 
 
 BAD_MODELS = {

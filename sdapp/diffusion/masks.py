@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from sdapp.diffusion.loading import BROKEN, load_part, without_progress_bars
 from sdapp.diffusion.startup import LOADING, without_advice
@@ -71,8 +71,7 @@ class MaskFinder:
         found = without_specks(found)
         if not found.any():
             return None
-        mask = Image.fromarray(found).convert("L")
-        return mask.filter(ImageFilter.MaxFilter(2 * asked.mask_growth + 1)) if asked.mask_growth else mask
+        return Image.fromarray(grown_on_all_sides(found, asked.mask_growth)).convert("L")
 
 
 class _Loaded:
@@ -156,6 +155,13 @@ def without_specks(found: FoundPixels) -> FoundPixels:
     sizes[0] = 0
     kept: FoundPixels = (sizes >= SPECK * found.size)[labels]
     return kept
+
+
+def grown_on_all_sides(found: FoundPixels, pixels: int) -> FoundPixels:
+    """Widen each place by so many pixels, diagonally too, as far as the image goes."""
+    from scipy import ndimage
+
+    return np.asarray(ndimage.maximum_filter(found, 2 * pixels + 1))
 
 
 def places(mask: Image.Image) -> list[tuple[Box, Image.Image]]:
