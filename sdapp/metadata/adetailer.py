@@ -63,11 +63,19 @@ def carry_details(fields: Fields, carried: Carried, is_ours: bool) -> None:
                 carried.leave_out(f"{EXTENSION} {key.replace('_', ' ')}{end}", given.pop(key), found[0])
             else:
                 given[key] = (given[key] or "").replace("[PROMPT]", carried.values.get(key, ""))
-        detail = {key: value for key, value in given.items() if value not in (None, "")}
-        if carried.carry(name, model, detail=[detail | {"mask_prompt": words}]):
+        if carried.carry(name, model, detail=[{"mask_prompt": words}]):
+            own = {key: f"{EXTENSION} {field}{end}" for field, key in FIELDS.items()}
+            _carry_one_by_one(carried, given, own | {"mask_model": name})
             details += carried.values["detail"]
     if details:
         carried.values["detail"] = details
+
+
+def _carry_one_by_one(carried: Carried, given: Values, own: Mapping[str, str]) -> None:
+    """Carry settings over into the one detail so far; one that is refused is left out by its `own` name."""
+    for key, value in given.items():
+        if value not in (None, ""):
+            carried.carry(own[key], value, detail=[carried.values["detail"][0] | {key: value}])
 
 
 def _ends() -> Iterator[str]:
