@@ -27,6 +27,7 @@ MOVED = {
        for name in ("2", "2-base", "2-inpainting", "2-1", "2-1-base")},
 }  # fmt: skip
 ABANDONED_SECONDS = 60  # a download that has written nothing for so long, and holds no lock, was killed
+CLOSED = re.compile(r"(has been|was) closed|'NoneType' object has no attribute")  # of a client that is shared
 FULL_WEIGHTS = re.compile(r"(\w+)/(?:diffusion_pytorch_)?model(?:-\d{5}-of-\d{5})?\.safetensors")
 
 
@@ -98,12 +99,14 @@ def _in_plain_words(name: str, revision: str | None, key: str) -> Iterator[None]
     """Turn what huggingface_hub raises into an UnavailableError that begins with `key`."""
     from huggingface_hub import errors, is_offline_mode
 
+    known: tuple[type[Exception], ...] = (*_broken_off(), *_hub_errors())
     try:
         yield
-    except _broken_off() as exc:
-        broken = "is not downloaded: the connection to the Hub broke off"
-        raise UnavailableError(f"{key}: {name} {broken}; run it again, what is complete is kept") from exc
-    except _hub_errors() as exc:
+    except known as exc:
+        said = " ".join(str(exc).split())
+        if _is_cut(exc):
+            broken = f"is not downloaded: the connection to the Hub broke off{said and f' ({said})'}"
+            raise UnavailableError(f"{key}: {name} {broken}; run it again, what is complete is kept") from exc
         way = f"a folder or `--model {BUILT_IN}`" if key == "model" else "a folder"
         is_offline = is_offline_mode()
         absent = "you are offline" if is_offline else "the Hub cannot be reached"
@@ -113,7 +116,7 @@ def _in_plain_words(name: str, revision: str | None, key: str) -> Iterator[None]
             errors.RevisionNotFoundError: f"has no revision {revision!r}; leave it out for the newest",
             errors.LocalEntryNotFoundError: f"{_moved(name)}is not in the cache and {absent}; give {way}",
         }
-        other = f"cannot be downloaded from the Hub: {' '.join(str(exc).split())}"
+        other = f"cannot be downloaded from the Hub: {said}"
         reason = next((text for kind, text in reasons.items() if isinstance(exc, kind)), other)
         raise UnavailableError(f"{key}: {name} {reason}") from exc
 
@@ -163,13 +166,22 @@ def _hub_errors() -> tuple[type[Exception], ...]:
 
 
 def _broken_off() -> tuple[type[Exception], ...]:
-    """What huggingface_hub raises if a connection is cut.
-
-    Its threads share a client; if one closes it after an error, others raise AttributeError or RuntimeError.
-    """
+    """What huggingface_hub may raise if a connection is cut."""
     names = ("RemoteProtocolError", "ReadError", "WriteError", "ReadTimeout")
     cut = [getattr(client, name) for client in _clients() for name in names]
     return (AttributeError, RuntimeError, *cut)
+
+
+def _is_cut(error: Exception) -> bool:
+    """Whether an error is that of a connection that was cut.
+
+    The threads of huggingface_hub share a client; if one closes it after an error, others raise RuntimeError
+    or AttributeError. hf_xet raises RuntimeError for all that goes wrong, such as a full disk.
+    """
+    is_of_client = CLOSED.search(str(error)) is not None
+    return isinstance(error, _broken_off()) and (
+        is_of_client or not isinstance(error, AttributeError | RuntimeError)
+    )
 
 
 def _clients() -> list[Any]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,6 +117,7 @@ def _words_of_labels(config: Mapping[str, Any]) -> dict[str, int]:
     return {word.strip().lower(): number for number, label in labels.items() for word in label.split(",")}
 
 
+@cache  # so that the images of a run have one commit, and the Hub is asked once
 def _mask_files(hub_id: str, revision: str | None) -> Path:
     folder = cached_commit(hub_id, revision)
     if folder is None or not all((folder / file).is_file() for file in NEEDED_FILES):

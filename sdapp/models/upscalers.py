@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -84,6 +85,12 @@ def find_pipeline(name: str) -> Model:
     if path is not None:
         _check_class(Model(name, path))
         return Model(name, path)
+    return _downloaded(hub_id, revision)
+
+
+@cache  # so that the images of a run have one commit, and the Hub is asked once
+def _downloaded(hub_id: str, revision: str | None) -> Model:
+    name = f"{hub_id}@{revision}" if revision else hub_id
     cached = hub.cached_commit(hub_id, revision)
     if cached and all(Model(name, cached).weights(part)[1] for part in LOADED_PARTS):
         _check_class(Model(name, cached))

@@ -23,7 +23,12 @@ from hypothesis import strategies as st
 
 from conftest import POSTCARDS
 from sdapp.errors import UnavailableError
+from sdapp.models import mask_models, upscalers, vae
+from sdapp.models.hub import download
 from sdapp.models.locate import pull_model
+from sdapp.models.mask_models import find_mask_model
+from sdapp.models.upscalers import find_pipeline
+from sdapp.models.vae import find_part
 
 UNNEEDED = ("MODEL_CARD.md", "mask_model/", "tokenizer/tokenizer.json")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -39,7 +44,7 @@ class Hub:
     """
 
     def __init__(self, files: Files) -> None:
-        self.files, self.downloaded = files, set[str]()
+        self.files, self.downloaded, self.requests = files, set[str](), 0
         self.refusals: dict[str, tuple[int, str]] = {}
         self.faults: list[Callable[[bytes], bytes]] = []
         self.cut: Cut | None = None
@@ -64,6 +69,7 @@ class Hub:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = request.path.partition("?")[0]
+        self.requests += 1
         if self.cut and self.cut.times and f"{request.command} {path}".startswith(self.cut.request):
             self.cut.times -= 1
             request.wfile = Ending(request.wfile, self.cut.kept)
@@ -328,6 +334,14 @@ REQUESTS = (
 )  # fmt: skip
 
 
+def ask_in_this_process(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("time.sleep", lambda _: None)  # of huggingface_hub, between its tries
+
+
 def pulled(folder: Path) -> str:
     """Download the model in this process: its folder, or the error."""
     try:
@@ -346,11 +360,7 @@ def test_a_connection_that_is_cut_at_any_byte_ends_in_one_line(
     weights = len(header).to_bytes(8, "little") + header + bytes(range(250)) * 8
     small = {name: weights if name.endswith(".safetensors") else hub.files[name] for name in hub.files}
     hub.files = {name: content for name, content in small.items() if not name.startswith(UNNEEDED)}
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("time.sleep", lambda _: None)  # of huggingface_hub, between its tries
+    ask_in_this_process(hub, monkeypatch)
     number = count()
 
     @settings(max_examples=30, deadline=None)
@@ -364,15 +374,83 @@ def test_a_connection_that_is_cut_at_any_byte_ends_in_one_line(
         hub.cut = Cut(request, kept, 1000 if always else 1)
         first = pulled(folder)
         if first.startswith("error: "):
-            assert first == (
-                "error: model: org/model is not downloaded: the connection to the Hub broke off; "
-                "run it again, what is complete is kept"
-            )
+            start = "error: model: org/model is not downloaded: the connection to the Hub broke off"
+            end = "; run it again, what is complete is kept"
+            assert (first.startswith(start), first.endswith(end), "\n" in first) == (True, True, False)
         hub.cut = None
         found = Path(pulled(folder))
         assert {name: (found / name).read_bytes() for name in hub.files} == hub.files
 
     downloads()
+
+
+FULL_DISK = "Data processing error: I/O error: No space left on device (os error 28)"
+BROKE_OFF = "is not downloaded: the connection to the Hub broke off"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError(FULL_DISK), f"cannot be downloaded from the Hub: {FULL_DISK}"),  # of hf_xet
+        (
+            OSError(28, "No space left on device"),
+            "cannot be downloaded from the Hub: [Errno 28] No space left",
+        ),
+        (AttributeError("'Bar' has no 'total'"), "cannot be downloaded from the Hub: 'Bar' has no 'total'"),
+        (
+            RuntimeError("Cannot send a request, as the client has been closed."),
+            f"{BROKE_OFF} (Cannot send a",
+        ),
+        (AttributeError("'NoneType' object has no attribute 'stream'"), f"{BROKE_OFF} ('NoneType'"),
+    ],
+)
+def test_only_a_connection_that_broke_off_is_called_so(
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(UnavailableError) as caught:
+        download("org/model", None, ["*.json"])
+    assert str(caught.value).startswith(f"model: org/model {message}")
+
+
+CONTROL = {"config.json": b"{}", "diffusion_pytorch_model.safetensors": b"weights"}
+FINDS_PLACES = {path.name: path.read_bytes() for path in (POSTCARDS / "mask_model").iterdir()}
+ENLARGES = {
+    "model_index.json": b'{"_class_name": "StableDiffusionUpscalePipeline"}',
+    "unet/config.json": b'{"in_channels": 7}',
+}
+
+
+@pytest.mark.parametrize(
+    ("find", "cached", "content"),
+    [
+        (lambda: find_part("org/model", "control")[0], vae._part_files, CONTROL),
+        (lambda: find_mask_model("org/model").folder, mask_models._mask_files, FINDS_PLACES),
+        (lambda: find_pipeline("org/model").path, upscalers._downloaded, ENLARGES),
+    ],
+)
+def test_a_run_asks_once_for_what_all_its_images_use(
+    find: Callable[[], Path],
+    cached: Any,
+    content: Files,
+    hub: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ask_in_this_process(hub, monkeypatch)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    hub.files, hub.refusals = content, {"/": (404, "RepoNotFound")}
+    try:
+        with pytest.raises(UnavailableError, match="org/model is not on the Hub"):
+            find()
+        hub.refusals = {}
+        folder, asked = find(), hub.requests  # a failure is not kept
+        assert (folder.name, find(), hub.requests) == (COMMIT, folder, asked)
+    finally:
+        cached.cache_clear()
 
 
 def test_a_killed_download_leaves_nothing_for_ever(hub: Hub, tmp_path: Path) -> None:
