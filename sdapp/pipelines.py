@@ -110,6 +110,16 @@ class Painting:
         return [paste_result(*each) for each in zip_longest(self.inputs, painted)]
 
 
+@dataclass(frozen=True)
+class _Call:
+    """How one call of `paint` wants its jobs painted; threads take turns, each with its own."""
+
+    on_step: OnStep | None
+    keep_going: bool
+    preview: str | None
+    watcher: Watcher | None
+
+
 class _StepReporter:
     """Calls `on_step` from a pipeline; `raised` is what it raised, which is not an error of the pipeline.
 
@@ -178,8 +188,6 @@ class Painter:
         self._placement = Placement(self._pipes, device, memory, family)
         self._preview, self._upscalers = Preview(family, pipe.vae), Upscalers(device, self.dtype)
         self._upscale_pipes = UpscalePipelines(device, self.dtype)
-        self._preview_file: str | None = None
-        self._watcher: Watcher | None = None
         self._tile: int | None = None  # of second passes, since memory ran out
         self._sizes, self._scale = BatchSizes(device), int(pipe.vae_scale_factor)
         self._masks = MaskFinder(device)
@@ -212,12 +220,11 @@ class Painter:
         error of diffusers or torch. What `on_step` raises is passed on. `preview` is a file that shows the
         image that is being painted; `watcher` sees what the UNet does for it.
         """
-        index = 0
+        index, call = 0, _Call(on_step, keep_going, preview, watcher)
         while index < len(jobs):
-            self._preview_file, self._watcher = preview, watcher  # threads take turns, each with its own
             ahead = jobs[index : index + self.together(jobs[index], batch_size)]
             batch = tuple(next(groupby(ahead, attrgetter("pack")))[1])
-            yield from self._paint_or_fail(batch, index, on_step, keep_going)
+            yield from self._paint_or_fail(batch, index, call)
             index += len(batch)
 
     def pictures(self, latents: Iterable[torch.Tensor]) -> Iterator[Image.Image]:
@@ -230,22 +237,20 @@ class Painter:
 
     # --- errors and memory -----------------------------------------------------------------------------
 
-    def _paint_or_fail(
-        self, batch: tuple[Job, ...], index: int, on_step: OnStep | None, keep_going: bool
-    ) -> Iterator[Result]:
+    def _paint_or_fail(self, batch: tuple[Job, ...], index: int, call: _Call) -> Iterator[Result]:
         """Paint a batch; catch here, and only here, what upstream raises; retry with less memory."""
         steps = batch[0].unet_calls if batch[0].has_passes else 0
-        reporter = _StepReporter(on_step, index, len(batch), steps) if on_step else None
+        reporter = _StepReporter(call.on_step, index, len(batch), steps) if call.on_step else None
         results, reason, may_split, is_short = list[Result](), "", len(batch) > 1, False
         try:
-            results = self._paint_batch(batch, index, reporter)
+            results = self._paint_batch(batch, index, call, reporter)
         except Exception as exc:
             is_short = is_shortage(exc)
             is_ours = isinstance(exc, SdappError)
-            if (reporter and exc is reporter.raised) or (is_ours and not keep_going):
+            if (reporter and exc is reporter.raised) or (is_ours and not call.keep_going):
                 raise
             reason = str(exc) if is_ours else f"{type(exc).__name__}: {' '.join(str(exc).split())[:400]}"
-            if not is_short and not keep_going:
+            if not is_short and not call.keep_going:
                 raise UpstreamError(f"image {index + 1} cannot be painted: {reason}") from exc
             may_split &= not is_ours  # all jobs of the batch would raise it
         # Here, and not above, because the traceback holds the tensors until `except` ends.
@@ -261,10 +266,10 @@ class Painter:
             note = f"memory ran out at {len(batch)} images at a time: since then {half} at a time"
             self._placement.notes.append(note)
         if may_split:
-            yield from self._paint_or_fail(batch[:half], index, on_step, keep_going)
-            yield from self._paint_or_fail(batch[half:], index + half, on_step, keep_going)
+            yield from self._paint_or_fail(batch[:half], index, call)
+            yield from self._paint_or_fail(batch[half:], index + half, call)
         elif is_short and (self._placement.save_more() or self._use_tiles(batch[0])):
-            yield from self._paint_or_fail(batch, index, on_step, keep_going)
+            yield from self._paint_or_fail(batch, index, call)
         else:
             error = f"memory ran out, and nothing is left to save: {reason}" if is_short else reason
             yield from (Result(job, index + i, None, None, error) for i, job in enumerate(batch))
@@ -285,7 +290,7 @@ class Painter:
     # --- one batch -------------------------------------------------------------------------------------
 
     def _paint_batch(
-        self, batch: tuple[Job, ...], index: int, reporter: _StepReporter | None
+        self, batch: tuple[Job, ...], index: int, call: _Call, reporter: _StepReporter | None
     ) -> list[Result]:
         """Take a batch through the stages; each returns its fields of the Record."""
         if self._placement.make_room(batch[0], len(batch)):
@@ -298,10 +303,10 @@ class Painter:
         self._masks.keep_for(batch[0])
         inputs = prepare_inputs(batch[0], self._find)
         same = [inputs] * len(batch) if inputs else []
-        painting = Painting(batch, index, same, self._preview_file, self._watcher, reporter)
+        painting = Painting(batch, index, same, call.preview, call.watcher, reporter)
         painting.own = [dict.fromkeys(CALLS, 0) | {"found": _found_mask(batch[0], inputs)} for _ in batch]
-        if self._watcher:
-            self._watcher.begin()
+        if call.watcher:
+            call.watcher.begin()
         with torch.no_grad():
             for stage in self._stages:
                 painting.entry |= stage(painting)

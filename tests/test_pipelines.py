@@ -17,6 +17,7 @@ from sdapp import schedulers
 from sdapp.diffusion import solvers
 from sdapp.diffusion.devices import choose_device, choose_dtype
 from sdapp.diffusion.text_encoder import PromptText
+from sdapp.diffusion.watch import Watcher
 from sdapp.errors import ConfigError, InterruptedRunError, UnavailableError, UpstreamError
 from sdapp.jobs import LoadKey
 from sdapp.models.families import FAMILIES
@@ -618,6 +619,22 @@ def test_where_memory_runs_out_the_batch_is_halved_until_it_fits(
     for one, other in zip(plain, survived, strict=True):
         assert furthest(one, other) <= 2
         assert any("at a time" in note for note in other.record.notes)
+
+
+def test_each_half_of_a_batch_is_watched_by_its_own_run_whatever_is_painted_between(
+    tiny: Callable[..., Path],
+) -> None:
+    asked, between = settings(tiny(), count=2, steps=3), settings(tiny(), steps=1)
+    painter, model = painter_of(asked), locate(asked["model"])
+    short_of_memory(painter.denoiser.unet, 2)  # guidance doubles the rows
+    watcher, other = Watcher(), Watcher()
+    halves = painter.paint(plan(validate(Layer(asked)), model), batch_size=2, watcher=watcher)
+    next(halves)
+    of_the_first = watcher.calls
+    list(painter.paint(plan(validate(Layer(between)), model), watcher=other))
+    next(halves)
+    assert watcher.calls is not of_the_first
+    assert (len(watcher.calls), len(other.calls)) == (3, 1)
 
 
 def test_a_vae_that_does_not_fit_is_sliced_and_tiled(tiny: Callable[..., Path]) -> None:
