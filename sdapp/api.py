@@ -324,7 +324,7 @@ def plan_images(layers: Sequence[Layer], film: str | Path | None = None) -> Plan
         config.batch_size,
         unet_calls=jobs.unet_calls,
         preview=config.preview_file,
-        film=None if film is None else str(check_film(str(film), len(jobs), jobs[0].unet_calls)),
+        film=None if film is None else str(check_film(str(film), len(jobs), jobs[0].whole_calls)),
     )
     return PlannedImages(config, model, work, tuple(notes_before_painting(config, model, jobs[0])))
 

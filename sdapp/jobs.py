@@ -137,10 +137,15 @@ class Job(ImageSettings, ModelSettings):
 
         Of each `detail` one place is counted: how many there are is known when it is painted.
         """
+        details = map(self.repainted, range(len(self.detail)))
+        return self.whole_calls + sum(each.unet_calls for each in details) + self.upscaler_calls
+
+    @property
+    def whole_calls(self) -> int:
+        """How often the model's UNet will be called for the whole image, which a film shows."""
         calls = self.scheduler.resolve().unet_calls(self.steps_to_run) if self.steps_to_run else 0
         rounds = len(self.rounds) if self.task.kind == "outpaint" else 1
-        later = [*filter(None, [self.second_pass]), *map(self.repainted, range(len(self.detail)))]
-        return calls * rounds + sum(each.unet_calls for each in later) + self.upscaler_calls
+        return calls * rounds + (self.second_pass.whole_calls if self.second_pass else 0)
 
     @property
     def upscaler_calls(self) -> int:

@@ -14,6 +14,8 @@ from sdapp.metadata.record import to_layer, to_portable
 from sdapp.models.locate import Model
 from sdapp.planning import plan
 from sdapp.settings.layers import Layer, merge, override
+from sdapp.settings.stages import Detail, Upscale
+from sdapp.settings.tasks import UpscaleImage
 from sdapp.validation import validate
 
 
@@ -53,6 +55,23 @@ def img2img(image: str, **more: Any) -> RunConfig:
 
 def inpaint(files: dict[str, str], **more: Any) -> RunConfig:
     return config(task={"kind": "inpaint", "image": files["image"], "mask": files["mask"], **more})
+
+
+def test_calls_for_the_whole_image_are_those_that_a_film_shows(model: Model, files: dict[str, str]) -> None:
+    """Not those of an upscaler, nor those that repaint a detail."""
+    x4, hires = Upscale(method="diffusion", model="x4", steps=3), Upscale(scale=2, strength=0.5)
+    painted = plan(config(steps=4), model)[0]
+    only_enlarged = painted.model_copy(update={"task": UpscaleImage(kind="upscale", image=files["image"])})
+    face = [Detail(mask_prompt="face", strength=0.5)]
+    for job, change, whole, calls in (
+        (painted, {}, 4, 4),
+        (painted, {"upscale": x4}, 4, 7),
+        (painted, {"upscale": hires, "detail": face}, 4 + 2, 4 + 2 + 2),
+        (only_enlarged, {"upscale": x4}, 0, 3),
+        (only_enlarged, {"upscale": hires}, 2, 2),
+    ):
+        found = job.model_copy(update=change)
+        assert (found.whole_calls, found.unet_calls) == (whole, calls), change
 
 
 # --- the plan -----------------------------------------------------------------------------------------------------

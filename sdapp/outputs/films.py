@@ -33,7 +33,9 @@ def check_film(film: str, images: int, frames: int) -> Path:
         most = f"a film has at most {MAX_FRAMES:,} frames, and the UNet would be called {frames:,} times"
         raise ConfigError(f"film: {most}; use fewer --steps")
     if frames == 0:
-        raise ConfigError("film: nothing is denoised, so there is nothing to see; leave it out")
+        raise ConfigError(
+            "film: the model denoises nothing of this image, so there is nothing to see; leave it out"
+        )
     if path.suffix.lower() == ".mp4" and which("ffmpeg") is None:
         raise UnavailableError("film: there is no ffmpeg to make an MP4; install it, or name a .gif or .webp")
     check_folder(path.parent, "film")

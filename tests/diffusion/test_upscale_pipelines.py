@@ -202,6 +202,14 @@ def test_what_is_refused_before_anything_is_loaded(
     broken = shutil.copytree(upscalers[4], tmp_path / "broken")
     (broken / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     assert "vae has no .safetensors file" in refused(broken)
+    sets = (
+        "task.kind=upscale",
+        f"task.image={house}",
+        f"upscale.model={upscalers[4]}",
+        "upscale.method=diffusion",
+    )
+    film = sdapp("generate", "a cat", "--film", "f.gif", *(word for each in sets for word in ("--set", each)))
+    assert (film.exit_code, "film: the model denoises nothing of this image" in film.stderr) == (2, True)
     wrong = sdapp("generate", "a cat", "--set", "upscale={scale: 2, noise_level: 30}")
     assert "upscale.noise_level: is not used; it is for upscale.method: diffusion" in wrong.stderr
 

@@ -64,7 +64,7 @@ def test_an_mp4_has_even_sides(tmp_path: Path) -> None:
             10_000,
             "at most 1,000 frames, and the UNet would be called 10,000 times; use fewer --steps",
         ),
-        ("a.gif", 1, 0, "nothing is denoised"),
+        ("a.gif", 1, 0, "the model denoises nothing of this image"),
     ],
 )
 def test_what_is_refused(film: str, images: int, frames: int, message: str) -> None:
