@@ -69,7 +69,8 @@ def generate(
     config; `image` makes it img2img, and a `mask` (or `mask_prompt`) as well inpaint: paths or images of
     Pillow.
     `on_step(first, images, step, steps)` is called after each step of a batch of `images` images, of which
-    `first` is the index of the first one. `film` is a .gif, .webp or .mp4 of how the only image was painted.
+    `first` is the index of the first one; `steps` changes when a `detail` has more places than one, or none.
+    `film` is a .gif, .webp or .mp4 of how the only image was painted.
     Raises SdappError; JobsFailedError, with all `results`, if an image
     failed.
     """

@@ -140,14 +140,23 @@ class _StepReporter:
         pipe = SimpleNamespace(num_timesteps=0)
         return lambda step, _t, _latents: self(pipe, (place * calls + step) // images, None, {})
 
+    def count_places(self, places: int, calls: int) -> None:
+        """Correct the steps, in which one place of a detail is counted, when all are known."""
+        self._steps += (places - 1) * calls
+        if not places and self._done:  # maybe no step follows
+            self._tell(self._steps)
+
     def __call__(self, pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         self._done = self._before + step + 1
+        self._tell(max(self._steps, pipe.num_timesteps, self._done))
+        return tensors
+
+    def _tell(self, steps: int) -> None:
         try:
-            self._on_step(self._index, self._images, self._done, max(self._steps, pipe.num_timesteps))
+            self._on_step(self._index, self._images, self._done, steps)
         except Exception as exc:
             self.raised = exc
             raise
-        return tensors
 
 
 class Painter:
@@ -490,7 +499,10 @@ class Painter:
             for own, each in zip(painting.own, found, strict=True):
                 boxes = [box for box, _ in each]
                 own["found"] += ({"mask_prompt": detail.mask_prompt, "boxes": boxes},)
-            for place in range(max(map(len, found))):
+            most = max(map(len, found))
+            if painting.reporter:
+                painting.reporter.count_places(most, job.repainted(number).unet_calls)
+            for place in range(most):
                 rows = [row for row, each in enumerate(found) if len(each) > place]
                 given = [(images[row], found[row][place][1]) for row in rows]
                 for row, image in zip(rows, self._repaint(painting, rows, given, number, place), strict=True):

@@ -367,6 +367,35 @@ def test_an_image_with_nothing_to_find_stays_as_it_is_and_says_so(
     assert furthest(plain, second) > 2
 
 
+@pytest.mark.parametrize(
+    ("found", "told_first", "told_last"),
+    [([3], (1, 6), (10, 10)), ([0], (1, 6), (4, 4)), ([0, 2], (1, 8), (8, 8)), ([2, 0], (1, 8), (8, 8))],
+)
+def test_the_steps_that_are_told_end_at_their_number_however_many_places_are_found(
+    found: list[int],
+    told_first: tuple[int, int],
+    told_last: tuple[int, int],
+    finders: dict[str, str],
+    painter: Painter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    masks = [Image.new("L", (64, 64)) for _ in found]
+    for mask, places_in_it in zip(masks, found, strict=True):
+        for left in range(4, 16 * places_in_it, 16):
+            mask.paste(255, (left, 20, left + 8, 28))
+    left_to_find = iter(masks)
+    monkeypatch.setattr(painter._masks, "find", lambda *_, **__: next(left_to_find))
+    detail = {"mask_prompt": WORDS, "mask_model": finders["yolos"], "strength": 0.6}
+    jobs = plan(validate(Layer(settings("postcards", detail=[detail] * len(found)))), POSTCARDS_MODEL)
+    told: list[tuple[int, int]] = []
+    [result] = painter.paint(jobs, on_step=lambda _first, _images, *step: told.append(step))
+    assert (told[0], told[-1]) == (told_first, told_last)
+    assert all(step <= steps for step, steps in told)
+    assert sorted({step for step, _ in told}) == [*range(1, told_last[0] + 1)]
+    assert result.record is not None
+    assert result.record.unet_calls == told_last[0]
+
+
 def test_details_come_after_upscaling_at_the_size_of_the_first_image_and_are_replayed(
     finders: dict[str, str], sdapp: Command
 ) -> None:
