@@ -11,14 +11,13 @@ import heapq
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +206,9 @@ def faults(kills: int, images: int, drivers: int) -> None:
             run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             while run.poll() is None:
                 time.sleep(chance.uniform(1, 3))
-                if (workers := _workers()) and todo:
+                while todo and run.poll() is None and not (workers := _workers()):
+                    time.sleep(0.02)
+                if todo and run.poll() is None:
                     kind = todo.pop()
                     if kind == "driver":
                         run.kill()
@@ -215,7 +216,8 @@ def faults(kills: int, images: int, drivers: int) -> None:
                         cluster.remove_node(added.pop(), allow_graceful=False)
                         kind = "node"
                     else:
-                        os.kill(chance.choice(workers), signal.SIGKILL)
+                        with suppress(psutil.NoSuchProcess):
+                            psutil.Process(chance.choice(workers)).kill()
                         kind = "worker"
                     killed[kind] += 1
                 if len(added) < 2 and chance.random() < 0.3:

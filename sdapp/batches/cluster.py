@@ -25,7 +25,7 @@ from sdapp.settings.hardware import ExecutorChoice
 
 TOGETHER = 16  # images in a pack with `batch_size: auto`, of which the worker finds the fastest batches
 HELD = 2  # packs that a worker holds: the one that it paints, and the next
-TRIES = 3  # so many workers may die while they paint an image; then it has failed
+TRIES = 3  # so many workers may die while they paint an image alone; then it has failed
 STARTS = 3  # so many workers in a row may die while they start, and none is up; then the run ends
 LOOK_SECONDS = 0.5  # between two looks at signals, and at what the bar shows
 REACH_SECONDS = 10.0  # until a cluster that does not answer is given up
@@ -214,11 +214,14 @@ class RayExecutor:
 
 @dataclass(frozen=True)
 class _Held:
-    """A pack that a worker holds, and how often a worker died while it held these images."""
+    """A pack that a worker holds.
+
+    One that a worker lost is of one image; `deaths` says how many workers died while they painted it alone.
+    """
 
     pack: Pack
     hand: Hand
-    deaths: int
+    deaths: int | None = None
 
 
 @dataclass
@@ -229,7 +232,7 @@ class _Run:
     source: Iterator[Pack]
     on_step: OnStep | None
     held: dict[Any, _Held] = field(default_factory=dict)  # by the reference to the results
-    lost: deque[tuple[Pack, int]] = field(default_factory=deque)  # with their worker; the number of deaths
+    lost: deque[tuple[Pack, int]] = field(default_factory=deque)  # of one image each, with its deaths
 
     def results(self) -> Iterator[tuple[Item, Result]]:
         cluster, ray = self.cluster, self.cluster.ray
@@ -257,13 +260,13 @@ class _Run:
                 if hand.held:  # what was lost is painted alone: it may cost its worker again
                     return False
                 pack, deaths = self.lost.popleft()
-                hand.held = HELD
+                hand.held, given = HELD, _Held(pack, hand, deaths)
             else:
                 new = next(self.source, None)
                 if new is None:
                     return True
-                pack, deaths, hand.held = new, 0, hand.held + 1
-            self.held[hand.actor.paint.remote(self._for_elsewhere(pack))] = _Held(pack, hand, deaths)
+                hand.held, given = hand.held + 1, _Held(new, hand)
+            self.held[hand.actor.paint.remote(self._for_elsewhere(given.pack))] = given
         return False
 
     def _for_elsewhere(self, pack: Pack) -> Pack:
@@ -289,7 +292,7 @@ class _Run:
         except ray.exceptions.RayError as exc:
             yield from self._give_back(held, exc)
             return
-        held.hand.held -= HELD if held.deaths else 1
+        held.hand.held -= 1 if held.deaths is None else HELD
         held.hand.images += len(results)
         self.cluster.failed += sum(result.error is not None for result in results)
         if self.on_step:
@@ -300,13 +303,16 @@ class _Run:
     def _give_back(self, held: _Held, reason: Exception) -> Iterator[tuple[Item, Result]]:
         """Queue again, one by one, what a dead worker held; give up images that cost too many workers."""
         self.cluster.drop(held.hand)
+        deaths = 0 if held.deaths is None else held.deaths + 1
         for item, job in zip(held.pack.items, held.pack.work.jobs, strict=True):
             alone = replace(held.pack, work=replace(held.pack.work, jobs=[job]), items=(item,))
-            if held.deaths + 1 < TRIES:
-                self.lost.append((alone, held.deaths + 1))
+            if deaths < TRIES:
+                self.lost.append((alone, deaths))
             else:
                 self.cluster.failed += 1
-                why = f"{TRIES} workers died while they painted it: {' '.join(str(reason).split())[:300]}"
+                why = (
+                    f"{TRIES} workers died while they painted it alone: {' '.join(str(reason).split())[:300]}"
+                )
                 yield item, Result(job, 0, None, None, why)
 
 

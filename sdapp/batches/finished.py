@@ -1,12 +1,15 @@
 """Which images of a folder are finished."""
 
 import os
-from contextlib import suppress
+import time
 from pathlib import Path
 
 from sdapp.batches.ledger import BEGINNING, read_ledger
 from sdapp.errors import InputError, OutputError
 from sdapp.metadata.record import read_header
+
+SCAN_SECONDS = 1.0  # at least between two scans of the folder, and
+SCAN_SHARE = 20  # at least so many times as long as a scan takes
 
 
 class Finished:
@@ -26,7 +29,11 @@ class Finished:
         self.failed: set[str] = set()
         self._seen: set[str] = set()
         self._failures = {"failed"} if wants_flagged else {"failed", "flagged"}
-        self._read_to = read_ledger(folder)[1] if retry_failed else BEGINNING
+        self._read_to, self._scan_at = BEGINNING, 0.0
+        self._to_retry: set[str] = set()
+        if retry_failed:
+            lines, self._read_to = read_ledger(folder)
+            self._to_retry = {line.id for line in lines if line.status in self._failures}
         self.refresh()
 
     def __contains__(self, job_id: str) -> bool:
@@ -36,36 +43,57 @@ class Finished:
         """`done`, `failed`, or `left` to paint."""
         return "done" if job_id in self.done else "failed" if job_id in self.failed else "left"
 
-    def add(self, job_id: str, path: Path) -> None:
-        """Add an image that this run has written, so that it need not be opened again."""
-        self._seen.add(path.name)
-        self.done.setdefault(job_id, path)
+    def add(self, job_id: str, path: Path | None) -> None:
+        """Add what this run has published, so that it need not be opened: an image, or None for a failure."""
+        if path is None:
+            self.failed.add(job_id)
+        else:
+            self._seen.add(path.name)
+            self.done.setdefault(job_id, path)
 
     def refresh(self) -> None:
         """Add what is new since the last look; each image is opened once. Raises OutputError."""
+        begun = time.monotonic()
         files = self._files()
         new, self._seen = sorted(files - self._seen), self._seen | files
         for name in (name for name in new if name.endswith(self.suffix)):
             self._open(name)
-        self.read_ledger()
+        self._read_ledger()
+        ended = time.monotonic()
+        self._scan_at = ended + max(SCAN_SECONDS, SCAN_SHARE * (ended - begun))
 
-    def read_ledger(self) -> None:
-        """Add what is new in the ledger, which each run writes before it gives up the lease of an image.
+    def look(self) -> None:
+        """Do as `refresh`, but scan a large folder seldom: in between read only the ledger.
 
-        Takes as long for a large folder as for a small one. Raises OutputError.
+        Each run writes to the ledger before it gives up the lease of an image. Raises OutputError.
         """
-        lines, self._read_to = read_ledger(self.folder, self._read_to)
+        if time.monotonic() > self._scan_at or self._read_ledger():
+            self.refresh()
+
+    def _read_ledger(self) -> bool:
+        """Add what is new in the ledger; return whether it was rewritten, when it may have lost a line."""
+        before = self._read_to
+        lines, self._read_to = read_ledger(self.folder, before)
+        is_rewritten = BEGINNING.file != before.file != self._read_to.file
         for line in lines:
-            (self.failed.add if line.status in self._failures else self.failed.discard)(line.id)
-            is_known = line.id in self.done or line.file in self._seen
-            if line.file and line.file.endswith(self.suffix) and not is_known:
+            if line.status not in self._failures:
+                self.failed.discard(line.id)
+            elif not (is_rewritten and line.id in self._to_retry):
+                self.failed.add(line.id)
+            if line.file and line.file.endswith(self.suffix) and line.id not in self.done:
                 self._open(line.file)
+        return is_rewritten
 
     def _open(self, name: str) -> None:
-        with suppress(InputError):  # an image of another tool
-            record = read_header(self.folder / name).get("record")
-            if isinstance(record, dict) and isinstance(job_id := record.get("job_id"), str):
-                self.done.setdefault(job_id, self.folder / name)
+        path = self.folder / name
+        try:
+            record = read_header(path).get("record")
+        except InputError:  # an image of another tool; or a name that is only reserved, without a file yet
+            if not (path.exists() and path.stat().st_size):
+                self._seen.discard(name)
+            return
+        if isinstance(record, dict) and isinstance(job_id := record.get("job_id"), str):
+            self.done.setdefault(job_id, path)
 
     def images(self) -> dict[str, Path]:
         """The images of `done` that are still there, after a last look. Raises OutputError."""

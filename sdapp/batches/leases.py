@@ -29,6 +29,7 @@ class Leases:
         self._mark = json.dumps({"host": this_host(), **process, "run": secrets.token_hex(4)}).encode()
         self.own = unfinished(folder)  # what the leases are links to
         self._held: set[str] = set()  # ids of jobs
+        self._has_inherited = False
         self._over = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
 
@@ -59,9 +60,15 @@ class Leases:
             if not free:
                 os.utime(self.own)
                 free = _remove_if_dead(lease, now=self.own.stat().st_mtime) and self._take(lease)
+                self._has_inherited |= free
         if free:
             self._held.add(job_id)
         return free
+
+    def take_inherited(self) -> bool:
+        """Whether, since the last call, a lease came from a dead run, which may not have told its image."""
+        found, self._has_inherited = self._has_inherited, False
+        return found
 
     def _take(self, lease: Path) -> bool:
         """Make a lease, and return whether its name was free."""
@@ -103,19 +110,31 @@ def in_use(folder: Path) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what dead runs left in a folder: half-written files and leases."""
+    """Remove what dead runs left in a folder: half-written files, and leases if no run is alive.
+
+    A run that is alive takes them over when it comes to them, and looks then what became of the image.
+    """
     probe = unfinished(folder)
     with disk_errors(probe):
         probe.touch()
         now = probe.stat().st_mtime  # by the clock of the disk, which may not be this machine's
         probe.unlink()
-    for lease in folder.glob(LEASES):
-        _remove_if_dead(lease, now)
+    leases = [*folder.glob(LEASES)]
+    if all(_is_dead_or_gone(lease, now) for lease in leases):
+        for lease in leases:
+            _remove_if_dead(lease, now)
     for part in folder.glob(".sdapp-*-[0-9]*-*.part"):
         host, process, _ = part.stem.removeprefix(".sdapp-").rsplit("-", 2)
         with suppress(OSError):
             if _is_dead({"host": host, "process": int(process)}, part.stat().st_mtime, now):
                 part.unlink()
+
+
+def _is_dead_or_gone(lease: Path, now: float) -> bool:
+    try:
+        return _is_dead(_parse_holder(lease.read_bytes()), lease.stat().st_mtime, now)
+    except FileNotFoundError:
+        return True
 
 
 def _remove_if_dead(lease: Path, now: float) -> bool:

@@ -76,7 +76,9 @@ class Line:
         if not isinstance(values, dict) or {type(values.get(key)) for key in ("id", "status")} != {str}:
             return None
         known = {key: values.pop(key) for key in LINE_FIELDS if key in values}
-        files = known.pop("prompt_files", None)
+        files, file = known.pop("prompt_files", None), known.pop("file", None)
+        if isinstance(file, str) and Path(file).name == file:
+            known["file"] = file
         return cls(**known, prompt_files=tuple(files) if isinstance(files, list) else (), unknown=values)
 
     def encode(self) -> bytes:

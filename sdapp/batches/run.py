@@ -162,8 +162,7 @@ class Batch:
     def _publish(self, result: Result, leases: Leases) -> Result:
         path = result.path or (save(result, self.config.output) if result.image else None)
         append_line(self.folder, Line.of(result, path, self.prompt_files))
-        if path:
-            self.finished.add(result.job.id, path)
+        self.finished.add(result.job.id, path)
         leases.release(result.job.id)
         return replace(result, path=path, file=None)
 
@@ -234,7 +233,8 @@ class _Painting:
         for alike in _alike(item for item in items if item.job.id not in finished):
             queue = iter(alike)
             while leased := list(islice(self._lease(queue), self.executor.together(self._work(alike)))):
-                finished.read_ledger()  # a run that held one of these has told it before releasing it
+                # A run that held one of these has told it before releasing it, unless it died.
+                finished.refresh() if self.leases.take_inherited() else finished.look()
                 for item in leased:
                     if item.job.id in finished:
                         self.leases.release(item.job.id)

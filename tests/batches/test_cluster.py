@@ -173,12 +173,12 @@ def test_results_of_generate_come_in_order(address: str) -> None:
 
 
 def test_a_killed_driver_continues(tmp_path: Path) -> None:
-    arguments = ["faults", "--kills", "1", "--drivers", "1", "--images", "40"]
+    arguments = ["faults", "--kills", "1", "--drivers", "1", "--images", "150"]
     command = [sys.executable, str(BENCHMARKS / "cluster.py"), *arguments]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "'driver': 1" in run.stdout
-    assert "2 starts; 40 images, each once and whole" in run.stdout
+    assert "2 starts; 150 images, each once and whole" in run.stdout
 
 
 def test_a_cluster_that_is_not_there_or_too_small_is_an_error_with_the_way_out(
