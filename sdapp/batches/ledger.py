@@ -128,7 +128,7 @@ def read_ledger(folder: Path, begin: Position = BEGINNING) -> tuple[list[Line], 
             is_same = begin.file == found.st_ino and begin.byte <= found.st_size
             byte = file.seek(begin.byte if is_same else 0)
             text = file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # `check_folder` reports the second one
         return [], BEGINNING
     except OSError as exc:
         raise OutputError(f"cannot read {path}: {exc.strerror}; you can delete it") from exc

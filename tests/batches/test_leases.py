@@ -113,12 +113,18 @@ def test_only_what_no_living_run_uses_is_swept_away(dead: int, tmp_path: Path) -
     for part in (ours, theirs, gone, old):
         part.touch()
     os.utime(old, (0, 0))
-    lease(tmp_path, {"host": this_host(), "process": dead, "started": 1.0})
+    orphan = lease(tmp_path, {"host": this_host(), "process": dead, "started": 1.0})
     with Leases(tmp_path) as leases:
         assert leases.claim("def")
         sweep(tmp_path)
-        own = leases.own
-        assert sorted(tmp_path.iterdir()) == sorted([own, ours, theirs, tmp_path / ".sdapp-def.lease"])
+        kept = [leases.own, ours, theirs, tmp_path / ".sdapp-def.lease", orphan]
+        assert sorted(tmp_path.iterdir()) == sorted(kept)
+        assert not leases.take_inherited()
+        assert leases.claim("abc")
+        assert (leases.take_inherited(), leases.take_inherited()) == (True, False)
+    lease(tmp_path, {"host": this_host(), "process": dead, "started": 1.0})
+    sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([ours, theirs])
 
 
 @pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="containers are Linux")

@@ -14,8 +14,9 @@ from browser import SCREENS, Open, findings
 from made_comparisons import HOSTILE, make
 from sdapp.comparisons import statistics
 from sdapp.comparisons.cells import read_comparison, write_comparison
-from sdapp.comparisons.report import format, report
+from sdapp.comparisons.report import report
 from sdapp.comparisons.verdict import verdict
+from sdapp.pages import format
 from sdapp.pages.page import SYMBOLS
 
 

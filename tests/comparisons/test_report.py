@@ -13,8 +13,9 @@ from made_comparisons import HOSTILE, SOLVERS, make
 from peak_memory import LINUX, peak_memory
 from sdapp.comparisons import analytic, statistics
 from sdapp.comparisons.cells import read_comparison, write_comparison
-from sdapp.comparisons.report import format, plots, report
+from sdapp.comparisons.report import plots, report
 from sdapp.errors import MissingInputError
+from sdapp.pages import format
 from sdapp.pages.page import SYMBOLS
 
 

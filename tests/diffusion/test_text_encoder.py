@@ -120,7 +120,7 @@ def test_an_embedding_is_what_the_loader_of_diffusers_makes_of_it(
 ) -> None:
     pipe, file = random_pipeline(4, "epsilon", is_xl), saved(tmp_path / "x.safetensors", is_xl, vectors)
     text, words = TextEncoder(pipe), "a <thing> house, <thing>"
-    given = Embedding(file=str(file), name="<thing>", sha256=examine_embedding(file).sha256)
+    given = Embedding(file=str(file), name="<thing>", sha256=examine_embedding(file, None).sha256)
     plain, _ = text.embed(a1111(words))
     ours, pooled = text.embed([PromptText(words, 0, "a1111", embeddings=(given,))])
     assert not torch.equal(ours, plain)
@@ -150,7 +150,7 @@ def test_texts_with_the_same_words_and_other_embeddings_are_encoded_apart(
             "a thing", 0, "a1111", embeddings=(Embedding(file=str(file), name="thing", sha256=digest),)
         )
         for file in files
-        for digest in [examine_embedding(file).sha256]
+        for digest in [examine_embedding(file, None).sha256]
     ]
     prompts += a1111("a thing")
     together = text.embed(prompts)[0]
