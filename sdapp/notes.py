@@ -20,7 +20,7 @@ from sdapp.models.locate import Model
 from sdapp.models.upscalers import PIPELINES, find_pipeline, pipeline_class
 from sdapp.models.words import unknown_words
 from sdapp.planning import choose_scheduler
-from sdapp.profiles import PROFILES, why_not_exact
+from sdapp.profiles import PROFILES, is_exact, why_not_exact
 from sdapp.schedulers import few_steps, is_for_few_steps
 from sdapp.settings.output import LABELS
 from sdapp.settings.tasks import Img2Img, Inpaint, Outpaint
@@ -106,8 +106,7 @@ def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str
             "--model stable-diffusion-v1-5/stable-diffusion-v1-5"
         )
     resolved = job.scheduler.resolve()
-    is_theirs = PROFILES[job.profile].is_k_diffusion and not why_not_exact(job.profile, resolved)
-    few = "" if is_theirs else few_steps(resolved, job.steps)
+    few = "" if is_exact(job.profile, resolved) else few_steps(resolved, job.steps)
     yield from filter(None, (few, *resolved.notes))
     yield from _on_profile(job)
     for key, text in prompts.items():

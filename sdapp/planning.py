@@ -19,16 +19,18 @@ from sdapp.models.mask_models import check_words_to_find
 from sdapp.models.safety import check_ships
 from sdapp.models.upscalers import check_upscaler
 from sdapp.models.words import check_words
+from sdapp.profiles import is_exact
 from sdapp.settings.additions import MAX_LORA_WEIGHT, Lora
 from sdapp.settings.files import find_named
 from sdapp.settings.sampling import SchedulerChoice
 from sdapp.settings.stages import Detail, Upscale
-from sdapp.settings.tasks import Outpaint
+from sdapp.settings.tasks import Img2Img, Inpaint, Outpaint
 
 LORA_TAG = re.compile(r"<lora:([^<>:]+)((?::[-+]?\d*\.?\d+){0,2})>")
 # The record of a JPEG has room for 65,504 bytes. A byte of a prompt takes up to 12.1 of them: up to 6 in the
 # job (a control character in JSON) and 6 in the note about truncated text, or 3 and 9. A quarter is left.
 MAX_JPEG_PROMPTS = 4_000
+MAX_STEPS = 1_000  # in all of a pass, as many as a model was trained with
 MAX_SIDES = {"jpeg": 65_500, "webp": 16_383}  # in pixels, of Pillow's encoders
 
 
@@ -75,7 +77,30 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         **_all_chunks(config, model, vector_counts(embeddings)),
     }
     given = {name: getattr(config, name) for name in FROM_CONFIG}
-    return JobList(Job(**given | resolved), seeds)
+    return JobList(_with_checked_passes(Job(**given | resolved)), seeds)
+
+
+def _with_checked_passes(job: Job) -> Job:
+    """Refuse a pass over whose steps in all its scheduler cannot spread noise levels. Raises ConfigError."""
+    passes = [
+        (f"detail.{i}", job.steps, each.strength, job.repainted(i)) for i, each in enumerate(job.detail)
+    ]
+    if isinstance(job.task, Img2Img | Inpaint | Outpaint):
+        passes.append(("task", job.steps, job.task.strength, job))
+    if job.upscale and (second := job.second_pass):
+        passes.append(("upscale", job.upscale.steps or job.steps, job.upscale.strength, second))
+    for group, steps, strength, each in passes:
+        resolved, in_all = each.scheduler.resolve(), each.steps_in_all
+        said = f"{group}.strength: {steps} steps at strength {strength:g} are the last of {in_all:,}"
+        if in_all > MAX_STEPS:
+            raise ConfigError(f"{said}, at most {MAX_STEPS:,} are possible; use more strength or fewer steps")
+        if in_all == steps or is_exact(job.profile, resolved):
+            continue
+        try:
+            schedulers.check_run(resolved, in_all, None)
+        except ConfigError as exc:
+            raise ConfigError(f"{said}: {str(exc).partition(': ')[2]}") from None
+    return job
 
 
 def _check_room(config: RunConfig) -> None:

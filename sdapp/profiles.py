@@ -42,7 +42,7 @@ class Profile:
         """Return over how many steps img2img spreads the noise levels, and how many of these run."""
         strength = min(strength, self.max_strength)
         if self.keeps_steps:
-            return (int(steps / strength), steps) if strength else (steps, 0)
+            return (_whole(steps / strength), steps) if strength else (steps, 0)
         return steps, min(int(steps * strength) + self.more_steps, steps)
 
     def second_pass(self, steps: int, strength: float) -> tuple[int, float]:
@@ -52,7 +52,7 @@ class Profile:
         """
         if not self.more_steps:
             return steps, strength
-        in_all = int(steps / min(strength, self.max_strength))
+        in_all = _whole(steps / min(strength, self.max_strength))
         return in_all, (steps - 0.5) / in_all  # half a step from where rounding would matter
 
 
@@ -69,6 +69,11 @@ PROFILES: Mapping[ProfileName, Profile] = {
         without=("beta",), cuts_levels=True, keeps_steps=True,
     ),
 }  # fmt: skip
+
+
+def _whole(steps: float) -> int:
+    """A number of steps, rounded down; of an infinite one, one that is refused too."""
+    return int(min(steps, 1e9))
 
 
 def schedule_of(resolved: Resolved) -> Schedule | None:
@@ -95,3 +100,8 @@ def why_not_exact(profile: ProfileName, resolved: Resolved) -> str:
     if schedule is None or schedule in row.without:
         return f"{row.label} spreads the noise levels of {resolved.name} otherwise"
     return ""
+
+
+def is_exact(profile: ProfileName, resolved: Resolved) -> bool:
+    """Whether a scheduler runs as in k-diffusion under a profile, at any number of steps."""
+    return PROFILES[profile].is_k_diffusion and not why_not_exact(profile, resolved)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,31 @@ def test_all_steps_of_a_hires_pass_run_in_a1111() -> None:
         for percent in range(1, 101):
             in_all, strength = row.second_pass(steps, percent / 100)
             assert row.steps(in_all, strength) == (int(steps / min(percent / 100, 0.999)), steps)
+
+
+X1 = {"kind": "img2img", "image": str(Path(__file__).parent / "pinned" / "house.png")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"profile": "comfyui", "scheduler": "lcm", "steps": 8, "task": {**X1, "strength": 0.1}},
+         "task.strength: 8 steps at strength 0.1 are the last of 80: lcm has at most 50 (its option"),
+        ({"profile": "a1111", "scheduler": "tcd", "steps": 8, "upscale": {"strength": 0.1}},
+         "upscale.strength: 8 steps at strength 0.1 are the last of 80: tcd has at most 50"),
+        ({"profile": "comfyui", "scheduler": "euler", "steps": 8, "task": {**X1, "strength": 0.001}},
+         "task.strength: 8 steps at strength 0.001 are the last of 8,000, at most 1,000 are possible; use more"),
+        ({"profile": "a1111", "steps": 8, "upscale": {"strength": 1e-320}},
+         "are the last of 1,000,000,000, at most 1,000 are possible"),
+        ({"profile": "comfyui", "scheduler": "lcm", "steps": 8, "task": {**X1, "strength": 0.2}}, ""),
+        ({"profile": "comfyui", "scheduler": "euler", "steps": 50, "task": {**X1, "strength": 0.06}}, ""),
+        ({"scheduler": "lcm", "steps": 8, "task": {**X1, "strength": 0.2}}, ""),
+    ],
+)  # fmt: skip
+def test_steps_are_checked_as_they_run(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) if message else nullcontext() as caught:
+        job_of(**settings)
+    assert not caught or message in str(caught.value)
 
 
 def test_levels_of_stable_diffusion() -> None:

@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
 from sdapp.diffusion.sigmas import brownian_tree, follow
 from sdapp.errors import ConfigError, UnavailableError
-from sdapp.profiles import PROFILES, ProfileName, why_not_exact
+from sdapp.profiles import PROFILES, ProfileName, is_exact
 from sdapp.scheduler_table import SIGMAS, TIMESTEPS
 from sdapp.schedulers import FROM_MODEL, Resolved, check_noise_schedule
 
@@ -143,7 +143,7 @@ def build_scheduler(
         raise ConfigError(f"{resolved.name}: {exc}") from exc
     scheduler.register_to_config(**later)
     row = PROFILES[profile]
-    if row.is_k_diffusion and not why_not_exact(profile, resolved):
+    if is_exact(profile, resolved):
         follow(scheduler, resolved, row, seeds)
         return _set_our_way(scheduler, is_spread=False)
     return _set_our_way(scheduler)
