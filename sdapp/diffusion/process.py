@@ -13,6 +13,7 @@ from PIL import Image
 from sdapp import markup
 from sdapp.diffusion.masks import MaskFinder
 from sdapp.diffusion.task_inputs import prepare_inputs
+from sdapp.diffusion.text_encoder import load_vectors
 from sdapp.diffusion.watch import Call, Watcher
 from sdapp.jobs import Job
 from sdapp.models.embedding_files import vector_counts
@@ -26,11 +27,12 @@ class PromptToken:
     """A place in the prompt as the UNet reads it: the marks of start and end, tokens, and padding."""
 
     text: str
-    id: int
+    id: int  # -1: a vector of an embedding, which is not in the vocabulary
     place: int  # among all vectors that the UNet reads
     weight: float = 1.0
     goes_on: bool = False  # the next token belongs to the same word
     is_mark: bool = False
+    vector: tuple[str, int] | None = None  # the name of an embedding, and which of its vectors
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def measure_process(pipe: Any, result: Result, watcher: Watcher) -> Process:
     sigmas = getattr(scheduler, "sigmas", None)
     with torch.no_grad():
         trip = _round_trip(pipe.vae, pipe._execution_device, image.convert("RGB"))
-        table = _rows_of_table(pipe, [each.id for each in tokens])
+        table = _vectors_before(pipe, job, tokens)
     pipe.maybe_free_model_hooks()
     return Process(
         tokens,
@@ -154,7 +156,8 @@ def _read_tokens(job: Job, tokenizer: Any) -> Iterator[PromptToken]:
         yield PromptToken("start", tokenizer.bos_token_id, first, is_mark=True)
         for place, token in enumerate(tokens, first + 1):
             if token.embedding:
-                yield PromptToken(f"{token.embedding} {token.vector + 1}", 0, place, token.weight)
+                which, text = (token.embedding, token.vector), f"{token.embedding} {token.vector + 1}"
+                yield PromptToken(text, -1, place, token.weight, vector=which)
                 continue
             is_end = str(tokenizer.convert_ids_to_tokens(token.id)).endswith("</w>")
             text = str(tokenizer.decode([token.id])).strip()
@@ -162,11 +165,15 @@ def _read_tokens(job: Job, tokenizer: Any) -> Iterator[PromptToken]:
         yield PromptToken("end", tokenizer.eos_token_id, first + 1 + len(tokens), is_mark=True)
 
 
-def _rows_of_table(pipe: Any, ids: list[int]) -> torch.Tensor:
-    """The vectors [n, E] that the text encoder, or the first of two, has for tokens before it reads them."""
+def _vectors_before(pipe: Any, job: Job, tokens: Sequence[PromptToken]) -> torch.Tensor:
+    """The vectors [n, E] that the text encoder, or the first of two, reads for tokens."""
     table = pipe.text_encoder.get_input_embeddings()
     device = pipe._execution_device if table.weight.device.type == "meta" else table.weight.device
-    rows: torch.Tensor = table(torch.tensor(ids, device=device))
+    rows: torch.Tensor = table(torch.tensor([max(each.id, 0) for each in tokens], device=device))
+    for row, token in zip(rows, tokens, strict=True):
+        if token.vector:
+            name, number = token.vector
+            row[:] = load_vectors(job.embeddings, name, 0)[number]
     return rows.float().cpu()
 
 

@@ -171,7 +171,7 @@ def _with_vectors(encoder: Any, part: int, rows: Sequence[tuple[list[Token], Pro
     what it has for its own tokens, so neither the tokenizer nor the table of tokens grows.
     """
     places = [
-        (row, column, _load_vectors(prompt, token.embedding, part)[token.vector])
+        (row, column, load_vectors(prompt.embeddings, token.embedding, part)[token.vector])
         for row, (tokens, prompt) in enumerate(rows)
         for column, token in enumerate(tokens, 1)
         if token.embedding
@@ -190,9 +190,9 @@ def _with_vectors(encoder: Any, part: int, rows: Sequence[tuple[list[Token], Pro
         hook.remove()
 
 
-def _load_vectors(prompt: PromptText, name: str, part: int) -> torch.Tensor:
+def load_vectors(embeddings: Sequence[Embedding], name: str, part: int) -> torch.Tensor:
     """The vectors [n, D] of an embedding for one text encoder. Raises UnavailableError for a changed file."""
-    path, sha256 = next((Path(each.file), each.sha256) for each in prompt.embeddings if each.name == name)
+    path, sha256 = next((Path(each.file), each.sha256) for each in embeddings if each.name == name)
     contents = examine_embedding(path, name)
     if contents.sha256 != sha256:
         raise UnavailableError(f"embeddings: {path} has changed since this run was planned")

@@ -35,7 +35,7 @@ class TokenRow:
     """A token, and the vector that the text encoder makes of it."""
 
     text: str
-    id: int
+    id: str
     weight: str
     norm: str
     share: float  # of the longest vector
@@ -101,7 +101,7 @@ def token_rows(process: Process) -> list[TokenRow]:
     return [
         TokenRow(
             _token_text(token),
-            token.id,
+            str(token.id) if token.id >= 0 else "–",
             "" if token.weight == 1 else f"×{token.weight:.3g}",
             number(float(norm)),
             float(norm / norms.max()),

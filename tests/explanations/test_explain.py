@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import sdapp as package
 from browser import SCREENS, Open, findings
@@ -153,6 +153,25 @@ def test_the_image_that_is_taken_apart_is_the_input_of_img2img(
     found = load_file(made.arrays)
     assert Image.fromarray(found["autoencoder.image"].numpy()).tobytes() == Image.open(house).tobytes()
     assert len(found["unet.read"]) == 3
+
+
+def test_an_embedding_is_shown_by_its_own_vectors(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
+    save_file({"emb_params": vectors}, tmp_path / "mood.safetensors")
+    made = package.explain(
+        "a (mood:1.5) !",
+        model=str(tiny()),
+        out=tmp_path,
+        arrays=True,
+        embeddings=[tmp_path / "mood.safetensors"],
+        **SHARED | {"steps": 1},
+    )
+    assert made.arrays is not None
+    found = load_file(made.arrays)
+    assert (found["text.ids"] == -1).tolist() == [False, False, True, True, False, False]
+    assert torch.equal(found["text.table"][2:4], vectors)
+    assert not torch.isin(found["text.table"][4], vectors).any()
+    assert made.path.read_text().count("<td>–</td>") == 2
 
 
 # --- the command and the page -------------------------------------------------------------------------------------
