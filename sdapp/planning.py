@@ -17,7 +17,7 @@ from sdapp.models.locate import Model, check_clip_skip, check_task
 from sdapp.models.lora_files import check_loras
 from sdapp.models.mask_models import check_words_to_find
 from sdapp.models.safety import check_ships
-from sdapp.models.upscalers import check_upscaler
+from sdapp.models.upscalers import check_upscaler, find_pipeline, has_own_solver
 from sdapp.models.words import check_words
 from sdapp.profiles import is_exact
 from sdapp.settings.additions import MAX_LORA_WEIGHT, Lora
@@ -209,10 +209,17 @@ def _fitting_upscale(config: RunConfig, model: Model, width: int, height: int) -
     _check_final_size(config, width, height)
     if upscale and upscale.uses_model:
         upscale = check_upscaler(upscale)
-    if upscale is None or upscale.scheduler is None:
+    if upscale is None or (upscale.scheduler is None and upscale.steps is None):
         return upscale
-    second = config.model_copy(update={"scheduler": upscale.scheduler, "eta": None})
-    return upscale.model_copy(update={"scheduler": choose_scheduler(second, model)[0]})
+    if upscale.method == "diffusion" and has_own_solver(find_pipeline(str(upscale.model))):
+        return upscale
+    change: dict[str, Any] = {"steps": upscale.steps or config.steps, "eta": None}
+    change |= {"scheduler": upscale.scheduler} if upscale.scheduler else {}
+    try:
+        chosen = choose_scheduler(config.model_copy(update=change), model)[0]
+    except ConfigError as exc:
+        raise ConfigError(f"upscale.{exc}") from None
+    return upscale.model_copy(update={"scheduler": chosen}) if upscale.scheduler else upscale
 
 
 def _check_final_size(config: RunConfig, width: int, height: int) -> None:

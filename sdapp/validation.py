@@ -15,6 +15,15 @@ from sdapp.settings.stages import Upscale
 from sdapp.settings.tasks import FoundMask, Img2Img, Inpaint, Outpaint, UpscaleImage
 from sdapp.settings.types import MAX_SEED
 
+# Which `upscale.method` uses a setting of that group, of those that not all use.
+USED_BY = {
+    "enlarge": ("hires",),
+    "strength": ("hires",),
+    "steps": ("hires", "diffusion"),
+    "scheduler": ("hires", "diffusion"),
+    "noise_level": ("diffusion",),
+}
+
 
 def validate(merged: layers.Layer) -> RunConfig:
     """Check merged settings. Raises ConfigError with all errors: place, key, what is allowed."""
@@ -168,7 +177,10 @@ def _upscaler_conflicts(upscale: Upscale) -> Iterator[tuple[str, str]]:
             else "stabilityai/stable-diffusion-x4-upscaler"
         )
         yield "upscale.model", f"is missing: which upscaler? Give {what}"
-    if upscale.noise_level != Upscale().noise_level and upscale.method != "diffusion":
-        yield "upscale.noise_level", "is not used; it is for upscale.method: diffusion"
+    for key, methods in USED_BY.items():
+        usual = Upscale.model_fields[key].default
+        if upscale.method not in methods and getattr(upscale, key) != usual:
+            way = f"leave it out, or set it to {'null' if usual is None else usual}"
+            yield f"upscale.{key}", f"is not used; it is for upscale.method: {' or '.join(methods)}; {way}"
     if upscale.model is not None and not upscale.uses_model:
         yield "upscale.model", "is not used; add upscale.method: model, or upscale.enlarge: model"

@@ -12,8 +12,13 @@ from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngInfo
 
 from sdapp import api
+from sdapp.config import read_override
 from sdapp.diffusion.upscale import OVERLAP, in_tiles, tile_starts
+from sdapp.errors import ConfigError
 from sdapp.metadata.record import read_header
+from sdapp.settings.layers import Layer, merge
+from sdapp.settings.stages import Upscale
+from sdapp.validation import validate
 
 Command = Callable[..., Any]
 
@@ -255,6 +260,17 @@ def test_a_tile_that_holds_the_whole_image_changes_nothing(tiny: Callable[..., P
         ("{scheduler: eulr}", "upscale.scheduler"),
         ("{scale: 16}", "upscale.scale: 131072x131072 are more than 67,108,864 pixels; for 8192x8192"),
         ("{factor: 2}", "upscale.factor: unknown key"),
+        (
+            "{method: diffusion, model: x, strength: 0.2}",
+            "upscale.strength: is not used; it is for upscale.method: hires; leave it out, or set it to 0.4",
+        ),
+        ("{method: diffusion, model: x, enlarge: latent}", "leave it out, or set it to lanczos"),
+        (
+            "{method: model, model: x, steps: 5}",
+            "upscale.steps: is not used; it is for upscale.method: hires or",
+        ),
+        ("{method: model, model: x, scheduler: ddim}", "leave it out, or set it to null"),
+        ("{noise_level: 30}", "upscale.noise_level: is not used; it is for upscale.method: diffusion"),
     ],
 )
 def test_what_is_refused_before_anything_is_loaded(upscale: str, message: str, sdapp: Command) -> None:
@@ -262,6 +278,20 @@ def test_what_is_refused_before_anything_is_loaded(upscale: str, message: str, s
     result = sdapp("generate", "a", *size, "--set", f"upscale={upscale}")
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_an_older_image_with_settings_that_were_ignored_has_a_way_out() -> None:
+    old = {"method": "diffusion", "model": "x", "strength": 0.2, "enlarge": "latent"}
+    inside = Layer({"upscale": old}, {"upscale.strength": "old.png"})
+    with pytest.raises(ConfigError, match="is not used") as caught:
+        validate(merge([inside]))
+    said = str(caught.value).splitlines()
+    assert [line.rpartition("leave it out, or ")[2] for line in said] == [
+        "set it to lanczos",
+        "set it to 0.4",
+    ]
+    usual = [read_override(text) for text in ("upscale.strength=0.4", "upscale.enlarge=lanczos")]
+    assert validate(merge([inside, *usual])).upscale == Upscale(method="diffusion", model="x")
 
 
 def test_a_format_that_has_no_room_for_the_large_image_is_refused(sdapp: Command) -> None:

@@ -12,6 +12,7 @@ from sdapp.models.files import read_json, refuse_others, tensor_digest, tensor_s
 from sdapp.models.kinds import IN_FILE, IS_UPSCALER, find_kind, marks_of
 from sdapp.models.locate import EXAMPLES, Model, find_path
 from sdapp.models.vae import split_revision
+from sdapp.settings.sampling import SchedulerChoice
 from sdapp.settings.stages import Upscale
 
 KEY = "upscale.model"
@@ -106,6 +107,11 @@ def pipeline_class(model: Model) -> str:
     return str(read_json(index, KEY).get("_class_name", "")) if index.is_file() else ""
 
 
+def has_own_solver(model: Model) -> bool:
+    """Whether an upscaler of Stable Diffusion runs with the scheduler of its files, as the x2 one does."""
+    return pipeline_class(model) == "StableDiffusionLatentUpscalePipeline"
+
+
 def _check_class(model: Model) -> None:
     """Refuse what is no upscaler, by its name. Raises UnavailableError."""
     kind = pipeline_class(model)
@@ -127,9 +133,10 @@ def _check_pipeline(upscale: Upscale, name: str) -> Upscale:
             raise UnavailableError(f"{KEY}: {name}: {part} has no .safetensors file; download it again")
         for file in files:
             tensor_shapes(file, KEY)
-    is_latent = pipeline_class(model) == "StableDiffusionLatentUpscalePipeline"
-    if is_latent and upscale.scheduler and upscale.scheduler.resolve().scheduler.name != "euler":
-        raise ConfigError("upscale.scheduler: the x2 latent upscaler works with euler only; leave it out")
+    is_latent, own = has_own_solver(model), SchedulerChoice(name="euler")
+    if is_latent and upscale.scheduler and upscale.scheduler.resolve() != own.resolve():
+        way = "without options; leave it out, or set it to null"
+        raise ConfigError(f"upscale.scheduler: the x2 latent upscaler works with euler only, {way}")
     if is_latent and upscale.noise_level != Upscale().noise_level:
         raise ConfigError("upscale.noise_level: the x2 latent upscaler has none; leave it out")
     if upscale.tile and is_latent and (upscale.tile % 64 or upscale.tile < 128):
@@ -137,4 +144,5 @@ def _check_pipeline(upscale: Upscale, name: str) -> Upscale:
     digests = [tensor_digest(file) for file in model.weights("unet")[1]]
     digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     _refuse_other_digest(upscale, digest)
-    return upscale.model_copy(update={"model": model.name, "sha256": digest})
+    scheduler = own if is_latent and upscale.scheduler else upscale.scheduler
+    return upscale.model_copy(update={"model": model.name, "sha256": digest, "scheduler": scheduler})

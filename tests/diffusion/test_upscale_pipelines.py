@@ -195,7 +195,10 @@ def test_what_is_refused_before_anything_is_loaded(
     assert "is Stable Diffusion 1.x; give an upscaler such as stabilityai/" in refused(tiny())
     assert "is Stable Diffusion XL; give an upscaler" in refused(tiny(is_xl=True))
     assert "no folder or file none" in refused("none")
-    assert "works with euler only" in refused(upscalers[2], "scheduler=ddim")
+    for wrong_solver in ("ddim", "euler-karras", "{name: euler, options: {timestep_spacing: trailing}}"):
+        said = refused(upscalers[2], f"scheduler={wrong_solver}")
+        assert "works with euler only, without options; leave it out, or set it to null" in said
+    assert "upscale.steps: lcm has at most 50" in refused(upscalers[4], "scheduler=lcm", "steps=60")
     assert "has none; leave it out" in refused(upscalers[2], "noise_level=30")
     assert "must be a multiple of 64, at least 128" in refused(upscalers[2], "tile=64")
     assert "is not the file that was used" in refused(upscalers[4], f"sha256={'0' * 64}")
