@@ -7,8 +7,8 @@ from typing import Any
 from sdapp import images
 from sdapp.batches.items import Item
 from sdapp.batches.run import Batch
-from sdapp.config import Folders
-from sdapp.errors import InputError, SdappError
+from sdapp.config import Folders, RunConfig
+from sdapp.errors import ConfigError, InputError, SdappError
 from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import read_header, to_layer
 from sdapp.models.files import BUILT_IN
@@ -56,7 +56,17 @@ def plan_upscales(
     layers = [*layers[:-1], task, *layers[-1:]]
     if isinstance(asked, dict) and asked.get("method") in ("model", "diffusion"):
         layers += [override(key, value, "sdapp upscale") for key, value in WITHOUT_MODEL.items()]
-    return plan_replays(paths, layers, notes, [*defaults, *below], _settings_for)
+    planned, errors = plan_replays(paths, layers, notes, [*defaults, *below], _settings_for)
+    blind = [each for each in planned if _is_blind(each.config)]
+    way = "there is none inside the image; give --prompt and --model, or an upscaler: --method model"
+    errors += [ConfigError(f"{each.path}: prompt: {way}") for each in blind]
+    return [each for each in planned if each not in blind], errors
+
+
+def _is_blind(config: RunConfig) -> bool:
+    """Whether nobody chose the model nor the prompt with which an image would be denoised again."""
+    is_hires = config.upscale is not None and config.upscale.method == "hires"
+    return is_hires and not config.prompt and "model" not in config.model_fields_set
 
 
 def _settings_for(path: Path, folders: Folders) -> Layer:

@@ -177,6 +177,8 @@ def test_images_that_exist_are_upscaled_and_the_same_command_continues(
     changed = sdapp("upscale", small, *shared, "--strength", 0.01)
     assert "--strength: with strength 0.01, none of 5 steps runs" in changed.stderr
     assert sdapp("upscale", "none.png").exit_code == 66
+    blind = sdapp("upscale", "photo.jpg")
+    assert (blind.exit_code, "give --prompt and --model" in blind.stderr) == (2, True), blind.stderr
 
 
 def test_steps_of_both_passes_are_counted_as_one(tiny: Callable[..., Path]) -> None:

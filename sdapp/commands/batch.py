@@ -172,8 +172,10 @@ def _content(file: Path, is_live: bool) -> Path | bytes:
 
 def _dry_run(run: Batch, prompts: PromptFile, as_json: bool) -> None:
     """List what is left, with notes on its lines, and estimate what it takes."""
-    _survey(run, prompts.model, _item_as_json if as_json else _item_as_text)
-    prompts.keep_dry_run()
+    try:
+        _survey(run, prompts.model, _item_as_json if as_json else _item_as_text)
+    finally:
+        prompts.keep_dry_run()  # also if a line is wrong: the next run has the seeds that were listed
     if skipped := _skipped(run):
         raise JobsFailedError(*skipped)
 

@@ -1,7 +1,8 @@
-"""The commands of `sdapp config`: show, set, check, schema."""
+"""The commands of `sdapp config`: show, set, unset, check, schema."""
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +10,9 @@ import typer
 import yaml
 
 from sdapp.commands.options import OUTPUT, Command, all_layers, switch, with_options
-from sdapp.commands.terminal import Commands
+from sdapp.commands.terminal import Commands, print_note
 from sdapp.config import SETTINGS, RunConfig, read_config_file, read_override, read_user_config, user_config
-from sdapp.errors import SdappError, gathered
+from sdapp.errors import ConfigError, SdappError, did_you_mean, gathered
 from sdapp.models.locate import find_path, locate
 from sdapp.outputs.files import overwrite
 from sdapp.settings.layers import Layer, merge
@@ -66,14 +67,43 @@ def config_set(
     kind, there = SETTINGS.get(key, Setting()).kind, Path(value).expanduser()
     if kind == "file" or (kind == "model" and there.exists()):
         value = str(there.absolute())  # or it would be relative to the folder of the config
-    path = user_config()
-    values = merge(read_user_config()).values
-    changed = merge([Layer(values), read_override(f"{key}={value}")])
+    changed = merge([Layer(merge(read_user_config()).values), read_override(f"{key}={value}")])
     config = validate(changed)
     if kind == "model" and (model := config.model_dump().get(key)):
         find_path(model, key)
-    overwrite(path, [yaml.safe_dump(changed.values, allow_unicode=True, sort_keys=False).encode()])
-    typer.echo(path)
+    if key.startswith("folders.") and not there.is_dir():
+        print_note(f"there is no folder {there} yet")
+    _write_user_config(changed.values)
+
+
+@config_app.command("unset", cls=Command)
+def config_unset(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Such as steps.", show_default=False)],
+) -> None:
+    """Take a default out of your own config; print its path."""
+    values = merge(read_user_config()).values
+    *groups, last = key.split(".")
+    inside = values
+    for group in groups:
+        inside = inside.get(group, {}) if isinstance(inside, dict) else {}
+    if not isinstance(inside, dict) or last not in inside:
+        raise ConfigError(f"{key}: it is not set in {user_config()}{did_you_mean(key, _keys_of(values))}")
+    del inside[last]
+    _write_user_config(values)
+
+
+def _keys_of(values: Mapping[str, Any]) -> list[str]:
+    """All keys and groups that are set, dotted."""
+    found = list(values)
+    for key, value in values.items():
+        found += [f"{key}.{name}" for name in value] if isinstance(value, dict) else []
+    return found
+
+
+def _write_user_config(values: Mapping[str, Any]) -> None:
+    kept = {key: value for key, value in values.items() if value != {}}
+    overwrite(user_config(), [yaml.safe_dump(kept, allow_unicode=True, sort_keys=False).encode()])
+    typer.echo(user_config())
 
 
 @config_app.command("check", cls=Command)

@@ -124,8 +124,10 @@ def outpaint(options: dict[str, Any], image: Image, prompt: Prompt = None) -> No
 def _generate(options: dict[str, Any], own: dict[str, Any]) -> None:
     """Plan, load the model, paint, save, print. All input is checked before torch is imported."""
     prompt = own["prompt"] or ""
-    if "task.image" in own and Path(prompt).suffix.lower() in IMAGE_SUFFIXES:
-        raise ConfigError(f"PROMPT: {prompt} is the name of an image; the prompt comes after the images")
+    if Path(prompt).suffix.lower() in IMAGE_SUFFIXES and ("task.image" in own or Path(prompt).is_file()):
+        order = "the prompt comes after the images"
+        way = order if "task.image" in own else f"to paint it again: --config {prompt}"
+        raise ConfigError(f"PROMPT: {prompt} is the name of an image; {way}")
     film = options.pop("film")
     planned = plan_images(all_layers(options, own), film)
     output, jobs, load = planned.config.output, planned.work.jobs, planned.work.load

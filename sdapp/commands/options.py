@@ -19,6 +19,7 @@ from sdapp.errors import ConfigError
 from sdapp.images import IMAGE_SUFFIXES
 from sdapp.metadata.read import read_settings
 from sdapp.models.files import BUILT_IN
+from sdapp.profiles import PROFILES
 from sdapp.profiling import profiled
 from sdapp.settings.layers import Layer, combine, override
 
@@ -52,8 +53,8 @@ def switch(*names: str, help: str, panel: str | None = None) -> Any:
 
 def check_is_folder(path: Path | None) -> Path | None:
     """Refuse the name of an image where a folder is needed."""
-    if path is not None and path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
-        raise ConfigError(f"--out: give the folder for the images, not the name of one, {str(path)!r}")
+    if path is not None and path.suffix.lower() in (*IMAGE_SUFFIXES, ".html") and not path.is_dir():
+        raise ConfigError(f"--out: give the folder for all files, not the name of one, {str(path)!r}")
     return path
 
 
@@ -64,6 +65,7 @@ SIZES = (
     "Pixels, such as 768x512. Of the model if not given: 512x512 for SD 1.5; SDXL was trained on 1024x1024, "
     "1152x896, 1216x832, 1344x768 and 1536x640, and these upright."
 )
+QUOTE = "quote the prompt, or a name with spaces"
 DryRun = switch("--dry-run", help="Check everything, print what would be painted, and stop.", panel=RUN)
 OPTIONS: dict[str, Any] = {
     "negative_prompt": option(
@@ -243,10 +245,12 @@ class Command(TyperCommand):
                 raise ConfigError(f"{name}: no such option; use {way}")
             if name not in known and name in NO_OPTIONS:
                 raise ConfigError(f"{name}: no such option; {NO_OPTIONS[name]}")
-        ctx.allow_extra_args = True
+        ctx.allow_extra_args, is_measured = True, "--profile" in args
         rest = super().parse_args(ctx, args)
         if rest and not ctx.resilient_parsing:
-            raise ConfigError(f"too many words: {' '.join(rest)}; quote the prompt, or a name with spaces")
+            is_profile = is_measured and rest[0] in PROFILES
+            way = f"--set profile={rest[0]}; --profile measures times" if is_profile else QUOTE
+            raise ConfigError(f"too many words: {' '.join(rest)}; {way}")
         return rest
 
     def get_params(self, ctx: Any) -> list[Any]:

@@ -61,6 +61,8 @@ def plan_explanation(layers: Sequence[Layer], command: str = "") -> ExplanationP
     load = LoadKey.of(config, model).model_copy(update={"compile": "off"})
     work = Work(load, [job], unet_calls=job.unet_calls, preview=config.preview_file)
     notes = tuple(notes_before_painting(config, model, job))
+    if command and config.seed is None:
+        command = f"{command} --seed {job.seed}"
     return ExplanationPlan(Path(config.output.dir), model, work, notes, command)
 
 

@@ -51,6 +51,10 @@ def as_one_line(text: str) -> str:
     ("arguments", "word"),
     [
         ("generate a red house", "too many words: red house; quote the prompt"),
+        (
+            "generate cat --profile a1111",
+            "too many words: a1111; --set profile=a1111; --profile measures times",
+        ),
         ("generate x --cfg 7", "use --guidance-scale N"),
         ("generate x --sampler=ddim", "use --scheduler NAME"),
         ("generate x --width 64", "use --size WIDTHxHEIGHT"),
@@ -62,8 +66,8 @@ def as_one_line(text: str) -> str:
         ("generate x --dtype fp16", "did you mean 'float16'?"),
         ("generate x --size 64", "such as 64x64"),
         ("generate x -o cat.jpeg", "write the suffix as one of .png, .jpg, .webp"),
-        ("batch x.txt -o cat.png", "give the folder for the images"),
-        ("compare x -o cat.png", "give the folder for the images"),
+        ("batch x.txt -o cat.png", "give the folder for all files"),
+        ("compare x -o cat.png", "give the folder for all files"),
     ],
 )
 def test_habits_of_other_programs_get_the_right_word(arguments: str, word: str, sdapp: Sdapp) -> None:

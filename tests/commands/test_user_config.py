@@ -92,6 +92,11 @@ def test_a_bad_default_is_refused_and_changes_nothing(sdapp: Run, tmp_path: Path
         assert key in done.stderr
     assert (tmp_path / "own" / "sdapp" / "config.yaml").read_text() == "steps: 30\n"
     assert "steps: 30" in sdapp("config", "show").stdout
+    assert "there is no folder" in sdapp("config", "set", "folders.loras", "gone").stderr
+    assert "stepz: it is not set in" in sdapp("config", "unset", "stepz").stderr
+    for key in ("steps", "folders.loras"):
+        assert sdapp("config", "unset", key).exit_code == 0
+    assert (tmp_path / "own" / "sdapp" / "config.yaml").read_text() == "{}\n"
     assert "steps: 9" in sdapp("config", "show", "--set", "steps=9").stdout
 
 
