@@ -1,4 +1,4 @@
-# make demo: install and paint the README's pictures · make test · make quick: checks without a model, under a minute
+# make demo: install and paint the README's pictures · make test · make quick: checks without a model
 # make check: what a change must pass · make fix · make docs: the site, in build/docs · make train
 # On a GPU, with PYTHON=… a Python that has torch for CUDA and what pyproject.toml asks for: make test-gpu · make bench-gpu · make train-128
 PYTHON ?= python3
