@@ -70,7 +70,8 @@ def explain_error(error: Any, merged: Layer, model: type[BaseModel]) -> str:
             message = 'must be text, not null; write "" for none'
         case "string_type":
             written = json.dumps(error["input"], ensure_ascii=False, default=str).replace('"', "")
-            message = f'must be text, not {given}; put it in quotes: {path[-1]}: "{written}"'
+            way = f'; put it in quotes: {path[-1]}: "{written}"' if written.isprintable() else ""
+            message = f"must be text, not {given}{way}"
         case "model_type" | "model_attributes_type":
             keys = dict.fromkeys(name for each in groups for name in each.model_fields)
             message = f"must be a group of keys ({', '.join(keys)}), not {given}"

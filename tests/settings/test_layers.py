@@ -286,6 +286,7 @@ def test_what_is_plain_stays_plain(line: str, value: str | None) -> None:
     [
         ("prompt: 7", 'must be text, not 7; put it in quotes: prompt: "7"'),
         ("prompt: true", 'must be text, not True; put it in quotes: prompt: "true"'),
+        ('model: [" \\x85"]', r"must be text, not [' \x85']"),
         ("prompt: {a: b}", "must be text, not {'a': 'b'}; put it in quotes: prompt: \"{a: b}\""),
         ("prompt: [a: 1]", "must be text, not [{'a': 1}]; put it in quotes: prompt: \"[{a: 1}]\""),
         ("negative_prompt:", 'must be text, not null; write "" for none'),
