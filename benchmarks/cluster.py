@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from PIL import Image
 
 import sdapp
@@ -165,7 +166,7 @@ def driver(images: int, size: int = 512) -> None:
 
 def overhead(images: int) -> None:
     """Compare two workers with one run in this process, of the same file, on the same cores."""
-    model = model_folder("quarter")
+    model = model_folder("quarter", torch.float32)
     with tempfile.TemporaryDirectory() as temporary:
         path = prompt_file(Path(temporary), images, " --steps 4 --width 256 --height 256")
         command = [
