@@ -106,7 +106,7 @@ class RayExecutor:
             raise UnavailableError(self._no_room())
 
     def together(self, work: Work) -> int:
-        fair = math.ceil(len(work.jobs) / max(1, len(self.hands) or self._room()))
+        fair = math.ceil(len(work.jobs) / (HELD * max(1, len(self.hands) or self._room())))
         return max(1, min(TOGETHER if work.batch_size == "auto" else work.batch_size, fair))
 
     def paint(self, work: Work, on_step: OnStep | None = None) -> Iterator[Result]:
@@ -277,10 +277,14 @@ class _Run:
         return replace(pack, work=work, output=output)
 
     def _free_hand(self) -> Hand | None:
-        """The worker that holds least; None if all hold enough, unless this run has given them nothing."""
+        """The worker that holds least; None if all hold enough, unless this run has given them nothing.
+
+        While others start, it is enough to hold one pack: the next one may be theirs.
+        """
         up = [hand for hand in self.cluster.hands if hand.is_up]
         hand = min(up, key=lambda each: each.held, default=None)
-        return hand if hand and (hand.held < HELD or not self.held) else None
+        enough = 1 if self.cluster.starting else HELD
+        return hand if hand and (hand.held < enough or not self.held) else None
 
     def _take(self, ref: Any) -> Iterator[tuple[Item, Result]]:
         """Yield what a worker has finished, or notice that it has died. Raises what painting raised."""
