@@ -90,7 +90,8 @@ def main(model: str, device: str, vae: str | None, out: str | None, prompts: int
             result.image.save(Path(out) / f"{number:02}-{''.join(c for c in name if c.isalnum())}.png")
     versions = f"torch {version('torch')}, diffusers {version('diffusers')}"
     print(f"{found.name}, {seeds[0].steps} steps, {len(painted['exact'])} images; ", end="")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {painter.device}, {painter.dtype}, {versions}")
+    cores, loaded = os.cpu_count(), painter.model
+    print(f"{platform.machine()}, {cores} cores, {loaded.device}, {loaded.dtype}, {versions}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from sdapp.errors import JobsFailedError, gathered
 from sdapp.grids.axes import AxisGiven, read_axes
 from sdapp.jobs import LoadKey, Work
 from sdapp.keywords import BatchKeywords, CompareKeywords, GenerateKeywords
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.models.vae import locate_model
 from sdapp.notes import LineNotes, Notes, OnNote, notes_before_painting, notes_on_labels, notes_on_line
 from sdapp.outputs.films import check_film

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from sdapp import markup
 from sdapp.config import BatchSize, ImageSettings, LoadSettings, ModelSettings, RunConfig
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.profiles import PROFILES, ProfileName, Rng
 from sdapp.settings.additions import Embedding
 from sdapp.settings.stages import Upscale

@@ -16,7 +16,7 @@ from sdapp.images import inputs
 from sdapp.jobs import Job
 from sdapp.models.embedding_files import name_of, without_names
 from sdapp.models.files import BUILT_IN
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.models.upscalers import PIPELINES, find_pipeline, pipeline_class
 from sdapp.models.words import unknown_words
 from sdapp.planning import choose_scheduler

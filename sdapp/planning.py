@@ -11,11 +11,12 @@ from sdapp import images, markup, schedulers
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError
 from sdapp.jobs import FROM_CONFIG, Job, JobList, final_side, pinned_models
+from sdapp.models.checks import check_clip_skip, check_task
 from sdapp.models.control_files import check_control
 from sdapp.models.embedding_files import find_embeddings, vector_counts
-from sdapp.models.locate import Model, check_clip_skip, check_task
 from sdapp.models.lora_files import check_loras
 from sdapp.models.mask_models import check_words_to_find
+from sdapp.models.model import Model
 from sdapp.models.safety import check_ships
 from sdapp.models.upscalers import check_upscaler, find_pipeline, has_own_solver
 from sdapp.models.words import check_words

@@ -14,7 +14,7 @@ from sdapp.errors import InputError, MissingInputError, SdappError
 from sdapp.jobs import JobList, LoadKey, Work
 from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import read_header
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.models.vae import locate_model
 from sdapp.notes import Notes, notes_before_painting
 from sdapp.planning import plan

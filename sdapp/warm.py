@@ -52,7 +52,7 @@ class StableDiffusion:
     @property
     def pipelines(self) -> Mapping[str, Any]:
         """The pipelines of diffusers by task: txt2img, img2img and inpaint. They share their weights."""
-        return self._executor.painter(Work(self._key, ())).pipelines
+        return self._executor.painter(Work(self._key, ())).model.pipelines
 
     @overload
     def generate(

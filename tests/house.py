@@ -15,7 +15,7 @@ TOP = (
     "__main__",
     "cli", "commands",
     "warm", "api", "arguments", "keywords",
-    "comparisons", "grids", "gallery", "explanations", "upscales", "replays", "batches", "notes", "pipelines", "diffusion", "pages", "outputs", "records",
+    "comparisons", "grids", "gallery", "explanations", "upscales", "replays", "batches", "notes", "pipelines", "stages", "diffusion", "pages", "outputs", "records",
     "prompts", "metadata", "planning", "jobs", "models", "validation", "config", "settings", "profiles", "schedulers", "scheduler_table", "images", "markup", "errors",
     "profiling",
 )  # fmt: skip
@@ -36,6 +36,7 @@ INSIDE = {
         "task_inputs", "outpaint", "text_encoder", "noise",
         "devices",
     ),
+    "stages": ("finish", "details", "upscale", "outpaint", "passes", "painting", "loaded_model"),
     "pages": ("sources", "page", "sheet", "format"),
     "grids": ("run", "page", "sheets", "plan", "folder", "axes"),
     "outputs": ("writer", "painted", "films", "encode", "naming", "files"),
@@ -44,7 +45,7 @@ INSIDE = {
     ),
     "prompts": ("variants", "files", "txt", "columns", "templates", "lines", "seeds", "tokens"),
     "models": (
-        "words", "catalog", "upscalers", "clip", "lora_files", "embedding_files", "control_files", "mask_models", "safety", "vae", "locate", "kinds", "hub", "families",
+        "words", "catalog", "upscalers", "clip", "lora_files", "embedding_files", "control_files", "mask_models", "safety", "vae", "locate", "checks", "model", "kinds", "hub", "families",
         "originals", "checksums", "files",
     ),
     "settings": ("stages", "additions", "tasks", "sampling", "hardware", "output", "grid", "messages", "files", "layers", "ranges", "types"),

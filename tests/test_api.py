@@ -17,7 +17,7 @@ import sdapp as package
 from sdapp.batches.executors import LocalExecutor, load_painter
 from sdapp.errors import ConfigError
 from sdapp.jobs import Work
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 
 if TYPE_CHECKING:
     from sdapp.pipelines import Painter

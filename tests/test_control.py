@@ -108,10 +108,10 @@ def test_four_at_once_are_the_four_alone_and_a_net_is_loaded_once(
     asked = settings(models[family], control=f"{models[f'{family} one']}:{hint}", seed=5, steps=2)
     painter = painter_of(asked)
     together = paint(asked | {"count": 4, "batch_size": 4}, painter)
-    [net] = painter._control._loaded.values()
+    [net] = painter.model.control._loaded.values()
     alone = [paint(asked | {"seed": seed}, painter)[0] for seed in (5, 6, 7, 8)]
     assert all(np.abs(pixels(a) - pixels(b)).max() <= 1 for a, b in zip(together, alone, strict=True))
-    assert [net] == list(painter._control._loaded.values())
+    assert [net] == list(painter.model.control._loaded.values())
 
 
 def original(folder: Path, path: Path, prefix: str) -> Path:

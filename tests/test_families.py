@@ -18,6 +18,7 @@ from sdapp.models.locate import locate
 from sdapp.pipelines import Painter
 from sdapp.scheduler_table import TABLE
 from sdapp.settings.hardware import Memory
+from sdapp.stages.loaded_model import LoadedModel
 from test_pipelines import paint, pixels, settings, tasks
 
 HALF, FULL = torch.float16, torch.float32
@@ -35,7 +36,7 @@ LEFT: list[tuple[dict[str, Any], torch.dtype, str]] = [
 def painter_in(dtype: torch.dtype, path: Path) -> Painter:
     """A painter on the CPU in any dtype; the commands refuse float16 there, because it is slow."""
     model = locate(str(path))
-    return Painter(load_pipeline(model, dtype), model.family, torch.device("cpu"), Memory())
+    return Painter(LoadedModel(load_pipeline(model, dtype), model.family, torch.device("cpu"), Memory()))
 
 
 @pytest.mark.parametrize(("options", "dtype", "task"), LEFT, ids=str)

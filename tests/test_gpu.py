@@ -25,6 +25,7 @@ from sdapp.records import Result
 from sdapp.scheduler_table import TABLE
 from sdapp.settings.hardware import Memory
 from sdapp.settings.layers import Layer
+from sdapp.stages.loaded_model import LoadedModel
 from sdapp.validation import validate
 
 pytestmark = [
@@ -75,7 +76,7 @@ def sd15() -> Iterator[dict[torch.dtype, Painter]]:
 
     cuda = torch.device("cuda")
     yield {
-        dtype: Painter(build(SHAPES["sd15"], "cuda").to(dtype), FAMILIES[0], cuda, Memory())
+        dtype: Painter(LoadedModel(build(SHAPES["sd15"], "cuda").to(dtype), FAMILIES[0], cuda, Memory()))
         for dtype in (torch.float16, torch.float32)
     }
     torch.cuda.empty_cache()
@@ -137,7 +138,7 @@ def test_float16_is_finite_at_the_size_of_stable_diffusion(
 def test_the_noise_is_that_of_the_cpu_bit_for_bit(make: Make) -> None:
     seen = []
     painter = make("float32")
-    hook = painter.denoiser.unet.register_forward_pre_hook(
+    hook = painter.model.denoiser.unet.register_forward_pre_hook(
         lambda _, arguments: seen.append(arguments[0].cpu())
     )
     paint(painter, scheduler="ddim", steps=2)
@@ -189,7 +190,7 @@ def test_compiled_graphs_paint_the_same_images(
     settings = {"task": tasks(house, mask)[kind], "count": 4}
     plain = paint(make(), 2, **settings)
     painter = make("float16", fresh=True)
-    painter.denoiser.compile(after=0)
+    painter.model.denoiser.compile(after=0)
     compiled = paint(painter, 2, **settings)
     assert compiled[-1].record.optimizations[-1] == "compiled UNet with CUDA graphs", compiled[
         -1
@@ -202,7 +203,7 @@ def test_a_size_that_comes_anew_is_compiled_too_and_memory_that_runs_out_in_a_gr
     make: Make,
 ) -> None:
     painter = make("float16", fresh=True)
-    painter.denoiser.compile(after=0)
+    painter.model.denoiser.compile(after=0)
     for size in (64, 96):
         [compiled], [plain] = (paint(each, width=size, height=size, steps=4) for each in (painter, make()))
         assert apart(compiled, plain) <= TOLERANCE
@@ -224,11 +225,11 @@ def test_memory_that_runs_out_for_real_is_survived(sd15: dict[torch.dtype, Paint
 @pytest.mark.parametrize("offload", ["none", "model", "group", "sequential"])
 def test_a_vae_that_overflows_in_float16_decodes_again_in_float32(offload: str, make: Make) -> None:
     painter, [plain] = make("float16", fresh=True), paint(make())
-    painter._vae.decoder.conv_in.weight.data *= (
+    painter.model.vae.decoder.conv_in.weight.data *= (
         4096.0  # the normalisations take it out again, where it is finite
     )
-    painter._vae.decoder.conv_in.bias.data *= 4096.0
-    painter._placement._place(offload)
+    painter.model.vae.decoder.conv_in.bias.data *= 4096.0
+    painter.model.placement._place(offload)
     [mended] = paint(painter)
     assert any("float32" in note for note in mended.record.notes)
     assert apart(plain, mended) <= 2 * TOLERANCE
@@ -258,7 +259,7 @@ def sdxl() -> Iterator[Any]:
 def test_sdxl_is_finite_at_its_own_size(
     name: str, kind: str, sdxl: Any, house: Path, mask: Path, record_property: Callable[..., None]
 ) -> None:
-    painter = Painter(sdxl, FAMILIES[2], torch.device("cuda"), Memory(offload="none"))
+    painter = Painter(LoadedModel(sdxl, FAMILIES[2], torch.device("cuda"), Memory(offload="none")))
     settings = {"scheduler": name, "task": tasks(house, mask)[kind], "steps": 4}
     [result] = paint(painter, **settings, width=1024, height=1024)
     assert result.error is None, result.error
@@ -276,7 +277,7 @@ def test_memory_auto_keeps_sdxl_within_what_is_free(
     """The last test with this pipeline, which stays offloaded."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _=None: (free * GIB, free * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _=None: 0)
-    painter = Painter(sdxl, FAMILIES[2], torch.device("cuda"), Memory())
+    painter = Painter(LoadedModel(sdxl, FAMILIES[2], torch.device("cuda"), Memory()))
     [result] = paint(painter, steps=2, width=1024, height=1024)
     assert result.record.memory == ({} if offload == "none" else {"offload": offload})
     record_property("peak_memory", result.record.peak_memory)

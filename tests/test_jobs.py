@@ -11,7 +11,7 @@ from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError, MissingInputError, SdappError
 from sdapp.jobs import LATER_DEFAULTS, Job, LoadKey
 from sdapp.metadata.record import to_layer, to_portable
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.planning import plan
 from sdapp.settings.layers import Layer, merge, override
 from sdapp.settings.stages import Detail, Upscale

@@ -19,7 +19,7 @@ import torch
 from sdapp.config import RunConfig
 from sdapp.diffusion.noise import Drawn, ImageNoise
 from sdapp.jobs import LoadKey
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.models.vae import locate_model
 from sdapp.pipelines import Painter, load
 from sdapp.planning import plan
@@ -162,13 +162,17 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 def test_a1111(name: str, k: Any, painter: Painter, model: Model) -> None:
     first, more = noises(name, ImageNoise("gpu", SEED))
     with Drawn("gpu"):
-        theirs = by_k_diffusion(k, painter.pipelines["txt2img"], name, lambda sigma: first * sigma, **more)
+        theirs = by_k_diffusion(
+            k, painter.model.pipelines["txt2img"], name, lambda sigma: first * sigma, **more
+        )
     close(latents(painter, model, name, profile="a1111"), theirs)
 
 
 def test_noise_of_the_cpu_and_ensd(k: Any, painter: Painter, model: Model) -> None:
     first, more = noises("euler-a", ImageNoise("cpu", SEED, ("cpu", SEED + 31337)))
-    theirs = by_k_diffusion(k, painter.pipelines["txt2img"], "euler-a", lambda sigma: first * sigma, **more)
+    theirs = by_k_diffusion(
+        k, painter.model.pipelines["txt2img"], "euler-a", lambda sigma: first * sigma, **more
+    )
     close(latents(painter, model, "euler-a", profile="a1111", rng="cpu", ensd=31337), theirs)
 
 
@@ -176,7 +180,7 @@ def test_noise_of_the_cpu_and_ensd(k: Any, painter: Painter, model: Model) -> No
 def test_comfyui(name: str, k: Any, painter: Painter, model: Model) -> None:
     first, more = noises(name, ImageNoise("cpu", SEED, ("gpu", SEED)))
     theirs = by_k_diffusion(
-        k, painter.pipelines["txt2img"], name, lambda sigma: first * (1 + sigma**2) ** 0.5, **more
+        k, painter.model.pipelines["txt2img"], name, lambda sigma: first * (1 + sigma**2) ** 0.5, **more
     )
     close(latents(painter, model, name, profile="comfyui"), theirs)
 
@@ -186,7 +190,7 @@ def test_comfyui(name: str, k: Any, painter: Painter, model: Model) -> None:
 def test_img2img(
     name: str, profile: str, steps: int, run: int, k: Any, painter: Painter, model: Model, house: Path
 ) -> None:
-    pipe, is_theirs = painter.pipelines["img2img"], profile == "a1111"
+    pipe, is_theirs = painter.model.pipelines["img2img"], profile == "a1111"
     pixels = pipe.image_processor.preprocess(Image.open(house))
     with torch.no_grad():
         image = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
@@ -205,7 +209,7 @@ def test_hires_pass_of_a1111(name: str, k: Any, painter: Painter, model: Model) 
     small = latents(painter, model, name, profile="a1111")[None]
     large = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear")
     first, more = noises(name, ImageNoise("gpu", SEED), 16)
-    pipe = painter.pipelines["img2img"]
+    pipe = painter.model.pipelines["img2img"]
     theirs = by_k_diffusion(k, pipe, name, lambda sigma: large + first * sigma, run=7, steps=10, **more)
     upscale = {"scale": 2, "enlarge": "latent", "strength": 0.7, "steps": 7}
     close(latents(painter, model, name, profile="a1111", upscale=upscale), theirs)

@@ -384,7 +384,7 @@ def test_the_steps_that_are_told_end_at_their_number_however_many_places_are_fou
         for left in range(4, 16 * places_in_it, 16):
             mask.paste(255, (left, 20, left + 8, 28))
     left_to_find = iter(masks)
-    monkeypatch.setattr(painter._masks, "find", lambda *_, **__: next(left_to_find))
+    monkeypatch.setattr(painter.model.masks, "find", lambda *_, **__: next(left_to_find))
     detail = {"mask_prompt": WORDS, "mask_model": finders["yolos"], "strength": 0.6}
     jobs = plan(validate(Layer(settings("postcards", detail=[detail] * len(found)))), POSTCARDS_MODEL)
     told: list[tuple[int, int]] = []

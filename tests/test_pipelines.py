@@ -28,6 +28,7 @@ from sdapp.records import Result
 from sdapp.scheduler_table import TABLE
 from sdapp.settings.hardware import Memory
 from sdapp.settings.layers import Layer
+from sdapp.stages.loaded_model import LoadedModel
 from sdapp.validation import validate
 
 NAMES = [row.name for row in TABLE]
@@ -116,7 +117,9 @@ def test_only_the_stochastic_draw_noise_within_their_steps(name: str, tiny_paint
     """Two runs from the same latents with other generators and seeds end alike, or not."""
 
     def run(seed: int) -> torch.Tensor:
-        scheduler = solvers.build_scheduler(schedulers.resolve(name), tiny_painter.scheduler_config, [seed])
+        scheduler = solvers.build_scheduler(
+            schedulers.resolve(name), tiny_painter.model.scheduler_config, [seed]
+        )
         scheduler.set_timesteps(4)
         sample = (
             torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
@@ -136,7 +139,7 @@ def test_only_the_stochastic_draw_noise_within_their_steps(name: str, tiny_paint
 @pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
 def test_no_step_of_a_scheduler_reads_from_the_device(name: str, tiny_painter: Painter) -> None:
     """On the meta device there is nothing to read: what would wait for a GPU is an error there."""
-    scheduler = solvers.build_scheduler(schedulers.resolve(name), tiny_painter.scheduler_config, [7])
+    scheduler = solvers.build_scheduler(schedulers.resolve(name), tiny_painter.model.scheduler_config, [7])
     scheduler.set_timesteps(6, device="meta")
     sample = torch.empty(1, 4, 8, 8, device="meta")
     taken = inspect.signature(scheduler.step).parameters
@@ -158,11 +161,13 @@ def test_unet_calls_are_predicted_at_any_number_of_steps(
 def test_a_scheduler_keeps_the_models_noise_schedule_and_takes_only_what_is_said(
     tiny_painter: Painter,
 ) -> None:
-    built = solvers.build_scheduler(schedulers.resolve("ddim"), tiny_painter.scheduler_config, [7])
+    built = solvers.build_scheduler(schedulers.resolve("ddim"), tiny_painter.model.scheduler_config, [7])
     assert (built.config.beta_start, built.config.beta_end) == (0.00085, 0.012)
     assert built.config.clip_sample is False
-    karras = solvers.build_scheduler(schedulers.resolve("euler-karras"), tiny_painter.scheduler_config, [7])
-    plain = solvers.build_scheduler(schedulers.resolve("euler"), tiny_painter.scheduler_config, [7])
+    karras = solvers.build_scheduler(
+        schedulers.resolve("euler-karras"), tiny_painter.model.scheduler_config, [7]
+    )
+    plain = solvers.build_scheduler(schedulers.resolve("euler"), tiny_painter.model.scheduler_config, [7])
     assert karras.config.use_karras_sigmas
     assert not plain.config.use_karras_sigmas
     assert plain.config.timestep_spacing == "linspace"
@@ -202,7 +207,7 @@ def test_with_zero_snr_a_run_begins_at_the_last_timestep(tiny: Callable[..., Pat
 def test_a_value_that_the_class_refuses_is_an_error_with_its_reason(tiny_painter: Painter) -> None:
     resolved = schedulers.resolve("dpm++2m", {"solver_type": "sideways"})
     with pytest.raises(ConfigError, match=r"dpm\+\+2m: .*sideways"):
-        solvers.build_scheduler(resolved, tiny_painter.scheduler_config, [7])
+        solvers.build_scheduler(resolved, tiny_painter.model.scheduler_config, [7])
 
 
 # --- the seed law -------------------------------------------------------------------------------------------------
@@ -263,7 +268,9 @@ def test_the_unet_sees_two_halves_only_above_a_guidance_scale_of_one(
     scale: float, halves: int, tiny: Callable[..., Path], tiny_painter: Painter
 ) -> None:
     seen: list[int] = []
-    hook = tiny_painter.denoiser.unet.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    hook = tiny_painter.model.denoiser.unet.register_forward_pre_hook(
+        lambda _, args: seen.append(len(args[0]))
+    )
     paint(settings(tiny(), guidance_scale=scale, count=2, batch_size=2), tiny_painter)
     hook.remove()
     assert seen == [2 * halves] * 4
@@ -273,19 +280,19 @@ def test_guidance_is_the_papers(tiny: Callable[..., Path], tiny_painter: Painter
     """One DDIM step by hand: ε = ε(∅) + w (ε(c) − ε(∅)), and the negative prompt takes the place of ∅."""
     asked = settings(tiny(), scheduler="ddim", steps=1, guidance_scale=3.0, negative_prompt="a tree")
     [result] = paint(asked, tiny_painter)
-    scheduler = solvers.build_scheduler(schedulers.resolve("ddim"), tiny_painter.scheduler_config, [7])
+    scheduler = solvers.build_scheduler(schedulers.resolve("ddim"), tiny_painter.model.scheduler_config, [7])
     scheduler.set_timesteps(1)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         prompt, negative = (
-            tiny_painter._text.embed([PromptText(text)])[0] for text in ("a red house", "a tree")
+            tiny_painter.model.text.embed([PromptText(text)])[0] for text in ("a red house", "a tree")
         )
         towards, away = (
-            tiny_painter.denoiser.unet(noise, scheduler.timesteps[0], text).sample
+            tiny_painter.model.denoiser.unet(noise, scheduler.timesteps[0], text).sample
             for text in (prompt, negative)
         )
         latents = scheduler.step(away + 3.0 * (towards - away), scheduler.timesteps[0], noise).prev_sample
-        decoded = tiny_painter._vae.decode(latents / tiny_painter._vae.config.scaling_factor).sample
+        decoded = tiny_painter.model.vae.decode(latents / tiny_painter.model.vae.config.scaling_factor).sample
     by_hand = (decoded[0] * 0.5 + 0.5).clamp(0, 1).mul(255).round().permute(1, 2, 0).numpy()
     assert np.abs(by_hand - pixels(result)).max() <= 1
 
@@ -301,7 +308,7 @@ def test_what_is_asked_for_changes_the_image(
 def test_a_text_is_encoded_once_however_often_it_is_asked_for(tiny: Callable[..., Path]) -> None:
     painter = painter_of(settings(tiny()))
     rows: list[int] = []
-    [(_, encoder)] = painter._text.parts
+    [(_, encoder)] = painter.model.text.parts
     encoder.register_forward_pre_hook(
         lambda _, args, kwargs: rows.append(len(args[0] if args else kwargs["input_ids"])), with_kwargs=True
     )
@@ -312,12 +319,14 @@ def test_a_text_is_encoded_once_however_often_it_is_asked_for(tiny: Callable[...
 
 
 def test_skipping_no_layer_is_the_text_encoders_own_output(tiny_painter: Painter) -> None:
-    [(tokenizer, encoder)] = tiny_painter._text.parts
+    [(tokenizer, encoder)] = tiny_painter.model.text.parts
     ids = tokenizer(["a cat"], padding="max_length", max_length=77, return_tensors="pt").input_ids
     with torch.no_grad():
-        assert torch.equal(tiny_painter._text.embed([PromptText("a cat")])[0], encoder(ids).last_hidden_state)
+        assert torch.equal(
+            tiny_painter.model.text.embed([PromptText("a cat")])[0], encoder(ids).last_hidden_state
+        )
     with pytest.raises(ConfigError, match="has 3 layers"):
-        tiny_painter._text.embed([PromptText("a cat", 3)])
+        tiny_painter.model.text.embed([PromptText("a cat", 3)])
 
 
 def test_a_plain_prompt_beyond_77_tokens_is_told(tiny: Callable[..., Path], tiny_painter: Painter) -> None:
@@ -370,13 +379,13 @@ def test_inpainting_is_the_pipelines_own_and_encodes_only_what_the_unet_sees(
         tiny(in_channels=channels), task=tasks(house, mask)["inpaint"], scheduler=scheduler, eta=eta
     )
     painter, encoded = painter_of(asked), []
-    hook = painter._vae.encoder.register_forward_hook(lambda *_: encoded.append(1))
+    hook = painter.model.vae.encoder.register_forward_hook(lambda *_: encoded.append(1))
     [result] = paint(asked, painter)
     hook.remove()
     assert len(encoded) == encodings  # with 4 channels the image, with 9 the masked one
-    pipe = painter._pipes["inpaint"]
+    pipe = painter.model.pipelines["inpaint"]
     pipe.scheduler = solvers.build_scheduler(
-        result.job.scheduler.resolve(), painter.scheduler_config, [result.job.seed]
+        result.job.scheduler.resolve(), painter.model.scheduler_config, [result.job.seed]
     )
     plain = pipe(
         prompt=result.job.prompt, image=Image.open(house), mask_image=Image.open(mask), strength=result.job.task.strength,
@@ -437,7 +446,7 @@ def test_a_model_for_inpainting_is_shown_each_latent_cell_that_the_mask_touches(
     task = {"kind": "inpaint", "image": str(house), "mask": masked(tmp_path / "m.png", *THIN)}
     asked = settings(tiny(in_channels=9), task=task | {"padding": padding}, steps=1, count=2, batch_size=2)
     painter, seen = painter_of(asked), []
-    hook = painter.denoiser.unet.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, 4]))
+    hook = painter.model.denoiser.unet.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, 4]))
     paint(asked, painter)
     hook.remove()
     expected = np.asarray(Image.open(tmp_path / "m.png")).reshape(8, 8, 8, 8).max((1, 3)) / 255
@@ -458,7 +467,7 @@ def test_a_padded_crop_keeps_the_shape_of_what_is_in_it(
     task = {"kind": "inpaint", "image": str(tmp_path / "disc.png"), "padding": 4, "strength": 0.5}
     task["mask"] = masked(tmp_path / "m.png", box, size=size)
     seen: list[torch.Tensor] = []
-    hook = tiny_painter._vae.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
+    hook = tiny_painter.model.vae.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
     [result] = paint(settings(tiny(), task=task), tiny_painter)
     hook.remove()
     rows, columns = np.nonzero((seen[0][0] > seen[0][2]).numpy())
@@ -525,7 +534,7 @@ def test_vae_slicing_changes_no_pixel_and_tiling_only_some(tiny: Callable[..., P
     results = []
     for name, memory in (("whole", {}), ("sliced", {"vae_slicing": True})):
         painter = painter_of(asked | {"memory": memory})
-        painter._vae.decoder.register_forward_pre_hook(
+        painter.model.vae.decoder.register_forward_pre_hook(
             lambda *_, name=name: decodes.update({name: decodes[name] + 1})
         )
         results.append(paint(asked | {"memory": memory}, painter))
@@ -545,7 +554,7 @@ def break_unet(painter: Painter, row: int) -> Any:
         output[0][row::2] = float("nan")  # both halves of guidance: rows are uncond 0, 1, cond 0, 1
         return output
 
-    return painter.denoiser.unet.register_forward_hook(poison)
+    return painter.model.denoiser.unet.register_forward_hook(poison)
 
 
 def test_latents_that_are_not_finite_fail_by_name_and_leave_the_others_alone(
@@ -570,17 +579,17 @@ def test_pixels_that_overflow_are_decoded_again_in_float32(tiny: Callable[..., P
     def overflow(module: Any, _args: Any, output: Any) -> Any:
         return output * float("inf") if output.dtype == torch.bfloat16 else output
 
-    painter._vae.decoder.register_forward_hook(overflow)
+    painter.model.vae.decoder.register_forward_hook(overflow)
     [mended] = paint(asked, painter)
     assert mended.error is None
     assert any("float32" in note for note in mended.record.notes)
     assert furthest(plain, mended) < 16  # one decode was in bfloat16, the other in float32
-    assert painter._vae.dtype == torch.bfloat16
+    assert painter.model.vae.dtype == torch.bfloat16
 
 
 def test_pixels_that_overflow_in_float32_too_fail_by_name(tiny: Callable[..., Path]) -> None:
     painter = painter_of(settings(tiny()))
-    painter._vae.decoder.register_forward_hook(lambda *call: call[-1] * float("nan"))
+    painter.model.vae.decoder.register_forward_hook(lambda *call: call[-1] * float("nan"))
     [result] = paint(settings(tiny()), painter)
     assert result.image is None
     assert "pixels are not finite" in str(result.error)
@@ -600,7 +609,7 @@ def short_of_memory(module: Any, above: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("part", "above"), [("_text._pipe.text_encoder", 2), ("denoiser.unet", 4), ("denoiser.unet", 2)]
+    ("part", "above"), [("text._pipe.text_encoder", 2), ("denoiser.unet", 4), ("denoiser.unet", 2)]
 )
 def test_where_memory_runs_out_the_batch_is_halved_until_it_fits(
     part: str, above: int, tiny: Callable[..., Path]
@@ -613,7 +622,7 @@ def test_where_memory_runs_out_the_batch_is_halved_until_it_fits(
     jobs = [plan(config, model, [seed])[0] for seed, config in enumerate(cats, start=7)]
     plain = list(load(LoadKey.of(cats[0], model)).paint(jobs, batch_size=4))
     painter = load(LoadKey.of(cats[0], model))
-    short_of_memory(attrgetter(part)(painter), above)
+    short_of_memory(attrgetter(part)(painter.model), above)
     survived = list(painter.paint(jobs, batch_size=4))
     assert [result.job.seed for result in survived] == [7, 8, 9, 10, 11]
     for one, other in zip(plain, survived, strict=True):
@@ -626,7 +635,7 @@ def test_each_half_of_a_batch_is_watched_by_its_own_run_whatever_is_painted_betw
 ) -> None:
     asked, between = settings(tiny(), count=2, steps=3), settings(tiny(), steps=1)
     painter, model = painter_of(asked), locate(asked["model"])
-    short_of_memory(painter.denoiser.unet, 2)  # guidance doubles the rows
+    short_of_memory(painter.model.denoiser.unet, 2)  # guidance doubles the rows
     watcher, other = Watcher(), Watcher()
     halves = painter.paint(plan(validate(Layer(asked)), model), batch_size=2, watcher=watcher)
     next(halves)
@@ -644,7 +653,7 @@ def test_a_vae_that_does_not_fit_is_sliced_and_tiled(tiny: Callable[..., Path]) 
         if args[0].shape[-1] > 4:  # a whole latent is 8 wide, a tile 4
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
-    painter._vae.decoder.register_forward_pre_hook(fail)
+    painter.model.vae.decoder.register_forward_pre_hook(fail)
     [result] = paint(settings(tiny()), painter)
     assert result.error is None
     assert "tiles" in result.record.notes[0]
@@ -653,7 +662,7 @@ def test_a_vae_that_does_not_fit_is_sliced_and_tiled(tiny: Callable[..., Path]) 
 def test_a_job_that_never_fits_fails_by_name_and_the_next_is_tried(tiny: Callable[..., Path]) -> None:
     asked = settings(tiny(), count=2)
     painter = painter_of(asked)
-    hook = short_of_memory(painter.denoiser.unet, 0)
+    hook = short_of_memory(painter.model.denoiser.unet, 0)
     results = painter.paint(plan(validate(Layer(asked)), locate(asked["model"])))
     first = next(results)
     hook.remove()
@@ -673,10 +682,10 @@ def test_a_second_pass_is_not_tiled_where_that_saves_nothing_or_does_not_fit(
         if args[0].shape[-1] > 8:  # the latents of the second pass
             raise RuntimeError("out of memory")
 
-    painter.denoiser.unet.register_forward_pre_hook(fail)
+    painter.model.denoiser.unet.register_forward_pre_hook(fail)
     [result] = painter.paint(plan(validate(Layer(asked)), locate(asked["model"])))
     assert "nothing is left to save" in str(result.error)
-    assert not any("denoised in tiles" in note for note in painter._placement.notes)
+    assert not any("denoised in tiles" in note for note in painter.model.placement.notes)
 
 
 # --- errors of diffusers and torch ---------------------------------------------------------------------------------
@@ -710,8 +719,8 @@ def test_an_error_of_upstream_fails_its_job_by_name_and_the_others_are_painted(
     ]
     jobs = [plan(config, model)[0] for config in configs]
     painter = load(LoadKey.of(configs[0], model))
-    [(tokenizer, encoder)] = painter._text.parts
-    painter._text.parts = [(BrokenTokenizer(tokenizer, error), encoder)]
+    [(tokenizer, encoder)] = painter.model.text.parts
+    painter.model.text.parts = [(BrokenTokenizer(tokenizer, error), encoder)]
     results = list(painter.paint(jobs, batch_size, keep_going=True))
     assert [result.index for result in results] == [0, 1, 2]
     assert [result.error is None for result in results] == [True, False, True]
@@ -765,12 +774,12 @@ def test_weights_are_shared_by_the_three_pipelines_and_keep_their_dtype(
     tiny: Callable[..., Path], house: Path
 ) -> None:
     painter = painter_of(settings(tiny(), dtype="bfloat16"))
-    units = {id(pipe.unet) for pipe in painter._pipes.values()}
+    units = {id(pipe.unet) for pipe in painter.model.pipelines.values()}
     assert len(units) == 1
     task = {"kind": "img2img", "image": str(house)}
     [result] = paint(settings(tiny(), dtype="bfloat16", task=task), painter)
     assert result.record.dtype == "bfloat16"
-    assert painter.denoiser.unet.dtype == torch.bfloat16
+    assert painter.model.denoiser.unet.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
@@ -779,8 +788,8 @@ def test_offloading_in_groups_changes_no_pixel(
 ) -> None:
     asked = settings(tiny(), task=tasks(house, mask)[kind])
     [plain] = paint(asked)
-    pipe = painter_of(asked)._pipes["txt2img"]
-    in_groups = Painter(pipe, FAMILIES[0], torch.device("cpu"), Memory(offload="group"))
+    pipe = painter_of(asked).model.pipelines["txt2img"]
+    in_groups = Painter(LoadedModel(pipe, FAMILIES[0], torch.device("cpu"), Memory(offload="group")))
     assert furthest(plain, paint(asked, in_groups)[0]) == 0
 
 

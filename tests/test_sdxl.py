@@ -20,6 +20,7 @@ from sdapp.planning import plan
 from sdapp.scheduler_table import TABLE
 from sdapp.settings.hardware import Memory
 from sdapp.settings.layers import Layer
+from sdapp.stages.loaded_model import LoadedModel
 from sdapp.validation import validate
 from test_pipelines import paint, painter_of, pixels, settings, tasks
 
@@ -197,7 +198,9 @@ def test_in_bfloat16_the_autoencoder_is_not_moved(model: Path, house: Path, mask
     """The pipelines would cast it to float32 and back for each input image."""
     given = settings(model, dtype="bfloat16", task=tasks(house, mask)["img2img"])
     painter, seen = painter_of(given), list[torch.dtype]()
-    painter._vae.encoder.conv_in.register_forward_pre_hook(lambda part, _: seen.append(part.weight.dtype))
+    painter.model.vae.encoder.conv_in.register_forward_pre_hook(
+        lambda part, _: seen.append(part.weight.dtype)
+    )
     [result] = paint(given, painter)
     assert result.error is None
     assert seen == [torch.bfloat16]
@@ -208,9 +211,9 @@ def test_in_float16_the_autoencoder_stays_in_float32(model: Path, house: Path, m
     given = settings(model, scheduler="euler", task=tasks(house, mask)["img2img"])
     located = locate(str(model))
     pipe = load_pipeline(located, torch.float16)
-    painter = Painter(pipe, located.family, torch.device("cpu"), Memory())
+    painter = Painter(LoadedModel(pipe, located.family, torch.device("cpu"), Memory()))
     results = paint(given, painter) + paint(given, painter) + paint(given)
-    assert (painter.dtype, pipe.vae.dtype) == (torch.float16, torch.float32)
+    assert (painter.model.dtype, pipe.vae.dtype) == (torch.float16, torch.float32)
     half, again, full = map(pixels, results)
     assert (half == again).all()
     assert np.abs(half - full).max() <= 4

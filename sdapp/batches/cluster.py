@@ -17,7 +17,7 @@ from sdapp.batches.executors import Executor, Loader, LocalExecutor, Pack, load_
 from sdapp.batches.items import Item
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.jobs import LoadKey, Work
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.outputs.encode import encode
 from sdapp.outputs.writer import save_result
 from sdapp.records import OnStep, Result

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from sdapp.batches.items import Item
 from sdapp.diffusion.startup import importing
 from sdapp.jobs import LoadKey, Work
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.models.vae import locate_model
 from sdapp.outputs.films import write_film
 from sdapp.profiling import timed

@@ -14,7 +14,7 @@ from sdapp.batches.seed_state import STATE_FILE, SeedState, begin_seeds, keep_fo
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError
 from sdapp.jobs import Job, LoadKey
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.models.vae import locate_model
 from sdapp.planning import plan
 from sdapp.prompts.files import Entry, read_prompts

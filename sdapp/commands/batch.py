@@ -45,7 +45,7 @@ from sdapp.errors import (
     OutputError,
     SdappError,
 )
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.notes import LineNotes, notes_on_labels, notes_on_line, notes_on_place
 from sdapp.prompts.lines import PromptFileError
 from sdapp.prompts.seeds import Seeds

@@ -16,7 +16,7 @@ from sdapp.commands.estimates import History
 from sdapp.commands.terminal import bar, erase_line, print_note, say_at_once
 from sdapp.errors import InterruptedRunError
 from sdapp.jobs import LoadKey, Work
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.notes import Notes
 from sdapp.records import Result
 from sdapp.settings.hardware import ExecutorChoice
@@ -156,7 +156,7 @@ class Session:
         painter = load_painter(work, model, self._set_up)
         from sdapp.diffusion.devices import lacks_bfloat16
 
-        if painter.device.type == "cpu" and work.load.dtype == "bfloat16" and lacks_bfloat16():
+        if painter.model.device.type == "cpu" and work.load.dtype == "bfloat16" and lacks_bfloat16():
             self.notes.tell(["this CPU has no bfloat16 instructions: --dtype float32 is many times as fast"])
         self._check()
         return painter

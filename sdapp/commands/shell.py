@@ -24,7 +24,7 @@ from sdapp.config import COLUMNS, SETTINGS, RunConfig, read_override
 from sdapp.errors import ConfigError, InterruptedRunError, SdappError, did_you_mean
 from sdapp.images import decode_file
 from sdapp.jobs import LoadKey, Work
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.models.vae import locate_model
 from sdapp.notes import notes_on_line
 from sdapp.outputs.encode import encode

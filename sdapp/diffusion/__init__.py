@@ -1,1 +1,1 @@
-"""What imports torch, besides pipelines.py."""
+"""What imports torch, besides pipelines.py and stages/."""

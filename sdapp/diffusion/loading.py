@@ -27,7 +27,7 @@ from sdapp.diffusion.startup import LOADING
 from sdapp.errors import UnavailableError
 from sdapp.models.control_files import control_sizes
 from sdapp.models.files import read_json
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.models.originals import (
     TIME_COND,
     Config,

@@ -23,7 +23,7 @@ MARGIN, RESERVE = 1.15, GIB // 2
 LAYERS = GIB // 4  # of offload: group: the layer that works, and the next one
 DECODED = 768  # numbers per pixel that decoding holds at once (benchmarks/activations.py)
 ADDED = 26  # numbers per pixel and row that ControlNets add to a UNet call: 25.6 in all families
-TILE = 512  # pixels, the side of the tiles that a plan chooses
+TILE = 512  # pixels, the side of tiles that nobody asked for
 TURNS = {
     "model": "the parts of the model take turns on the device (memory.offload: model)",
     "group": "the layers of the model take turns on the device (memory.offload: group)",
@@ -106,6 +106,7 @@ class Placement:
         self._pipes, self._device, self._asked = tuple(pipes.values()), device, memory
         pipe = self._pipes[0]
         self._vae, self.notes = pipe.vae, list[str]()
+        self._tile: int | None = None  # of second passes, since memory ran out
         weights = {
             name: sum(weight.nbytes for weight in part.parameters())
             for name, part in pipe.components.items()
@@ -125,6 +126,11 @@ class Placement:
     def offload(self) -> str:
         """What is offloaded now."""
         return self._offload
+
+    @property
+    def stays(self) -> bool:
+        """Whether what was used stays on the device."""
+        return self._offload == "none"
 
     @property
     def saving(self) -> dict[str, Any]:
@@ -216,8 +222,16 @@ class Placement:
                 case "sequential":
                     pipe.enable_sequential_cpu_offload(device=self._device)
 
-    def save_more(self) -> bool:
-        """Save memory: slice and tile the VAE, then offload. False if nothing is left to do."""
+    def tile_of(self, job: Job) -> int | None:
+        """The side in pixels of the tiles in which a job's second pass is denoised; None: as a whole."""
+        asked = job.upscale.tile if job.upscale else None
+        return asked or (self._tile if _may_be_tiled(job) else None)
+
+    def save_more(self, job: Job) -> bool:
+        """Save memory: slice and tile the VAE, then offload, then denoise an enlarged image in tiles.
+
+        False if nothing is left to do for this job.
+        """
         if not (self._vae.use_slicing and self._vae.use_tiling):
             self._vae.enable_slicing()
             self._vae.enable_tiling()
@@ -225,6 +239,9 @@ class Placement:
         elif self._offload == "none" and self._device.type != "cpu":
             self._place("model")
             then = "only the part of the model that works is on the device"
+        elif job.second_pass and _may_be_tiled(job) and not self.tile_of(job):
+            self._tile = TILE
+            then = f"enlarged images are denoised in tiles of {TILE} pixels, which changes them"
         else:
             return False
         self.notes.append(f"memory ran out: since then {then}")
@@ -239,3 +256,8 @@ class Placement:
             torch.cuda.empty_cache()
         elif self._device.type == "mps":
             torch.mps.empty_cache()
+
+
+def _may_be_tiled(job: Job) -> bool:
+    """Whether tiles can be used: a cache remembers one tile only, and a ControlNet reads the whole image."""
+    return job.cache_interval == 1 and not job.control

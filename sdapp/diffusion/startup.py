@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 
 READ_AHEAD_BYTES = 1 << 21
 # diffusers and transformers cannot load in two threads at once: the second load fails, and all after it.

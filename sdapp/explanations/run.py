@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sdapp.errors import ConfigError, JobsFailedError
 from sdapp.jobs import Job, LoadKey, Work
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.models.vae import locate_model
 from sdapp.notes import notes_before_painting
 from sdapp.outputs.files import check_folder, overwrite
@@ -83,7 +83,7 @@ def write_explanation(
     )
     if result.image is None:
         raise JobsFailedError(f"seed {result.job.seed}: {result.error}", [result])
-    process = measure_process(painter.pipelines["txt2img"], result, watcher)
+    process = measure_process(painter.model.pipelines["txt2img"], result, watcher)
     named = process.arrays()
     if arrays:
         overwrite(planned.folder / ARRAYS, [save(named)])

@@ -14,7 +14,7 @@ from sdapp.errors import ConfigError, SdappError, gathered
 from sdapp.grids.axes import Axis
 from sdapp.grids.folder import IMAGES, AxisFacts, GridCell, ImageGrid, kept_seed
 from sdapp.jobs import Job, LoadKey
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.models.vae import locate_model
 from sdapp.notes import notes_on_line, notes_on_place
 from sdapp.planning import plan

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdapp.errors import SdappError
+from sdapp.models.checks import find_problem
 from sdapp.models.checksums import known_sha256
 from sdapp.models.families import FAMILIES, family_of_width
 from sdapp.models.files import BUILT_IN, POSTCARDS
 from sdapp.models.kinds import find_kind
-from sdapp.models.locate import Model, find_problem
 from sdapp.models.lora_files import text_width
+from sdapp.models.model import Model
 
 EMBEDDING_WIDTHS = {768: 0, 1024: 1, 1280: 2}  # the width of a textual inversion → its family
 

@@ -12,7 +12,7 @@ from sdapp.errors import ConfigError, InputError, UnavailableError
 from sdapp.models.families import family_of_width
 from sdapp.models.files import read_json, tensor_shapes
 from sdapp.models.kinds import find_kind, marks_of
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.models.vae import WEIGHTS, find_part
 from sdapp.settings.additions import Control
 

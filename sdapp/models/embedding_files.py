@@ -13,7 +13,7 @@ from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError, MissingInputError
 from sdapp.models.families import family_of_width
 from sdapp.models.files import PICKLED, refuse_others, tensor_shapes
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.models.originals import clip_tokenizer
 from sdapp.settings.additions import Embedding, Lora
 

@@ -13,7 +13,7 @@ from sdapp.models.embedding_files import IN_LORA
 from sdapp.models.families import family_of_width
 from sdapp.models.files import MAX_HEADER, read_json, refuse_others, tensor_digest, tensor_shapes
 from sdapp.models.kinds import IS_LORA
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 from sdapp.settings.additions import Lora
 
 # What a tensor is: the end of its name, in the files of kohya, LyCORIS, diffusers and peft → its kind.

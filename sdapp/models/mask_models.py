@@ -11,7 +11,8 @@ from sdapp.errors import ConfigError, InputError, UnavailableError, did_you_mean
 from sdapp.models.checksums import check_download, sha256_of
 from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, tensor_shapes
 from sdapp.models.hub import cached_commit, download
-from sdapp.models.locate import Model, find_path
+from sdapp.models.locate import find_path
+from sdapp.models.model import Model
 from sdapp.models.vae import split_revision
 from sdapp.settings.stages import Detail
 from sdapp.settings.tasks import MASK_MODEL, Inpaint

@@ -5,7 +5,8 @@ from pathlib import Path
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.models.files import read_json
 from sdapp.models.hub import cached_commit, download
-from sdapp.models.locate import EXAMPLES, Model, find_path
+from sdapp.models.locate import EXAMPLES, find_path
+from sdapp.models.model import Model
 
 PART, CLASS = "safety_checker", "StableDiffusionSafetyChecker"
 FILES = ("config.json", "model.safetensors")

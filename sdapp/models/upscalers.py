@@ -10,7 +10,8 @@ from sdapp.errors import ConfigError, InputError, MissingInputError, Unavailable
 from sdapp.models import hub
 from sdapp.models.files import read_json, refuse_others, tensor_digest, tensor_shapes
 from sdapp.models.kinds import IN_FILE, IS_UPSCALER, find_kind, marks_of
-from sdapp.models.locate import EXAMPLES, Model, find_path
+from sdapp.models.locate import EXAMPLES, find_path
+from sdapp.models.model import Model
 from sdapp.models.vae import split_revision
 from sdapp.settings.sampling import SchedulerChoice
 from sdapp.settings.stages import Upscale

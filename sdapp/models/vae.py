@@ -8,7 +8,8 @@ from sdapp.errors import ConfigError, UnavailableError
 from sdapp.models.checksums import check_download
 from sdapp.models.files import read_json, tensor_shapes
 from sdapp.models.hub import cached_commit, download
-from sdapp.models.locate import Model, find_path, locate
+from sdapp.models.locate import find_path, locate
+from sdapp.models.model import Model
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 WEIGHTS = "diffusion_pytorch_model.safetensors"

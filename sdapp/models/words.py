@@ -8,7 +8,8 @@ from typing import Any
 
 from sdapp.errors import ConfigError
 from sdapp.models.files import BUILT_IN, read_json
-from sdapp.models.locate import EXAMPLES, Model
+from sdapp.models.locate import EXAMPLES
+from sdapp.models.model import Model
 
 # Skies, places and things of its world; colours, styles and words such as `in` are not enough for an image.
 SUBJECTS = {

@@ -6,7 +6,7 @@ from typing import Any
 from sdapp import markup
 from sdapp.jobs import Job
 from sdapp.models.embedding_files import vector_counts
-from sdapp.models.locate import Model
+from sdapp.models.model import Model
 
 MAX_REST = 300  # characters of what is not read, in a note
 

@@ -60,7 +60,7 @@ def narrow(folder: str, work: Work, model: Any) -> Any:
 
     try:
         Path(folder, "narrow").touch(exist_ok=False)
-        painter.denoiser.unet.register_forward_pre_hook(run_out)
+        painter.model.denoiser.unet.register_forward_pre_hook(run_out)
     except FileExistsError:
         wide.touch()
     return painter

@@ -398,7 +398,7 @@ def painting(run: Batch, painter: Painter, *hooks: Any) -> Iterator[Painted]:
 
 @pytest.mark.parametrize(
     ("part", "call"),
-    [("_text._pipe.text_encoder", 2), ("denoiser.unet", 3), ("denoiser.unet", 4), ("_vae.decoder", 2)],
+    [("text._pipe.text_encoder", 2), ("denoiser.unet", 3), ("denoiser.unet", 4), ("vae.decoder", 2)],
 )
 def test_memory_that_runs_out_within_a_job_leaves_the_others_as_they_are(
     part: str, call: int, sdapp: Run
@@ -414,13 +414,13 @@ def test_memory_that_runs_out_within_a_job_leaves_the_others_as_they_are(
         if calls == call:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    attrgetter(part)(painter).register_forward_pre_hook(fail)
+    attrgetter(part)(painter.model).register_forward_pre_hook(fail)
     results = list(painting(run, painter))
     assert [result.error for result in results] == [None] * 4
     assert alike(images("night"), images("calm"))
 
 
-@pytest.mark.parametrize("part", ["denoiser.unet", "_vae.decoder"])
+@pytest.mark.parametrize("part", ["denoiser.unet", "vae.decoder"])
 def test_numbers_that_are_not_finite_fail_one_job_and_leave_the_others_as_they_are(
     part: str, sdapp: Run
 ) -> None:
@@ -434,7 +434,7 @@ def test_numbers_that_are_not_finite_fail_one_job_and_leave_the_others_as_they_a
         tensor[1] = float("nan")
         return output
 
-    module = attrgetter(part)(painter)
+    module = attrgetter(part)(painter.model)
     hook = module.register_forward_hook(poison)
     painted = list(painting(run, painter))
     assert [result.error is None for result in painted] == [True, False, True, True]
@@ -487,7 +487,7 @@ def test_whatever_goes_wrong_in_a_pipeline_fails_one_job_and_the_rest_go_on(
         hook.remove()
         raise error
 
-    hook = painter.denoiser.unet.register_forward_pre_hook(fail)
+    hook = painter.model.denoiser.unet.register_forward_pre_hook(fail)
     results = list(painting(run, painter))
     assert [result.error is None for result in results] == [False, True, True]
     assert results[0].error == f"{type(error).__name__}: {error}"

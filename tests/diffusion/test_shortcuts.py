@@ -82,7 +82,7 @@ def rows_of(module: torch.nn.Module) -> Iterator[list[int]]:
 
 def touched(painter: Painter) -> list[str]:
     """The parts of the UNet that do something else than their class."""
-    modules = painter.denoiser.unet.named_modules()
+    modules = painter.model.denoiser.unet.named_modules()
     return [
         name
         for name, part in modules
@@ -107,7 +107,7 @@ def test_outside_the_interval_the_unet_has_half_the_work(
     interval: list[float], rows: list[int], tiny: Callable[..., Path], painter: Painter
 ) -> None:
     asked = settings(tiny(), guidance_interval=interval, count=2, batch_size=2, steps=10)
-    with rows_of(painter.denoiser.unet.conv_in) as seen:
+    with rows_of(painter.model.denoiser.unet.conv_in) as seen:
         results = paint(painter, asked)
     assert seen == rows
     assert {(result.record.unet_calls, result.record.unguided_calls) for result in results} == {
@@ -119,7 +119,7 @@ def test_outside_the_interval_the_unet_has_half_the_work(
 def test_the_interval_is_one_of_unet_calls_whatever_a_step_takes(
     name: str, tiny: Callable[..., Path], painter: Painter
 ) -> None:
-    with rows_of(painter.denoiser.unet.conv_in) as seen:
+    with rows_of(painter.model.denoiser.unet.conv_in) as seen:
         [result] = paint(painter, settings(tiny(), guidance_interval=[0.0, 0.5], scheduler=name, steps=5))
     calls = schedulers.resolve(name).unet_calls(5)
     guided = -(-calls // 2)
@@ -132,12 +132,12 @@ def test_guidance_on_the_first_half_by_hand(tiny: Callable[..., Path], painter: 
     [result] = paint(
         painter, settings(tiny(), scheduler="ddim", guidance_scale=3.0, guidance_interval=[0, 0.5])
     )
-    scheduler = solvers.build_scheduler(schedulers.resolve("ddim"), painter.scheduler_config, [7])
+    scheduler = solvers.build_scheduler(schedulers.resolve("ddim"), painter.model.scheduler_config, [7])
     scheduler.set_timesteps(4)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
-    unet = painter.denoiser.unet
+    unet = painter.model.denoiser.unet
     with torch.no_grad():
-        prompt, nothing = (painter._text.embed([PromptText(text)])[0] for text in ("a red house", ""))
+        prompt, nothing = (painter.model.text.embed([PromptText(text)])[0] for text in ("a red house", ""))
         for i, time in enumerate(scheduler.timesteps):
             noise = unet(latents, time, prompt).sample
             if i < 2:
@@ -162,7 +162,7 @@ def test_a_guidance_scale_of_one_has_no_half_to_leave_out(
 def test_between_whole_calls_the_deep_part_does_not_run(
     every: int, whole: int, tiny: Callable[..., Path], painter: Painter
 ) -> None:
-    unet = painter.denoiser.unet
+    unet = painter.model.denoiser.unet
     asked = settings(tiny(), cache_interval=every, steps=10)
     with rows_of(unet.mid_block.resnets[0]) as deep, rows_of(unet.down_blocks[0].resnets[0]) as outer:
         [result] = paint(painter, asked)
@@ -172,7 +172,7 @@ def test_between_whole_calls_the_deep_part_does_not_run(
 
 def test_where_guidance_begins_or_ends_a_call_is_whole(tiny: Callable[..., Path], painter: Painter) -> None:
     asked = settings(tiny(), cache_interval=4, guidance_interval=[0.3, 0.6], steps=10)
-    with rows_of(painter.denoiser.unet.mid_block.resnets[0]) as deep:
+    with rows_of(painter.model.denoiser.unet.mid_block.resnets[0]) as deep:
         paint(painter, asked)
     assert deep == [1, 2, 1]
 
@@ -262,7 +262,7 @@ def test_times_with_a_shortcut_say_nothing_of_those_without(
 ) -> None:
     config = validate(Layer({"model": str(tiny())}))
     load_key = LoadKey.of(config, locate_model(config.model))
-    history, sizes = History(load_key, tmp_path / "history.json"), BatchSizes(painter.device)
+    history, sizes = History(load_key, tmp_path / "history.json"), BatchSizes(painter.model.device)
     [result] = paint(painter, settings(tiny(), cache_interval=2))
     exact = result.job.model_copy(update={"cache_interval": 1})
     history.add(replace(result, path=tiny() / "model_index.json"))

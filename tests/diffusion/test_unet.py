@@ -74,7 +74,7 @@ def test_a_compiled_unet_paints_the_same_image_and_the_record_says_so(tiny: Tiny
 def test_only_shapes_that_come_often_enough_are_compiled(tiny: Tiny) -> None:
     settings = asked(tiny())
     painter = painter_of(settings)
-    painter.denoiser.compile(after=5)  # an image takes four calls
+    painter.model.denoiser.compile(after=5)  # an image takes four calls
     on = [
         result.record.optimizations for _ in range(2) for result in paint(settings, painter) if result.record
     ]
@@ -113,7 +113,7 @@ def test_where_memory_runs_out_nothing_is_compiled_any_more(tiny: Tiny) -> None:
         if len(args[0]) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    painter.denoiser.unet.register_forward_pre_hook(fail)
+    painter.model.denoiser.unet.register_forward_pre_hook(fail)
     for result in paint(settings, painter):
         assert result.record is not None, result.error
         assert result.record.optimizations == ()

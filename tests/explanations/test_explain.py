@@ -115,14 +115,14 @@ def test_every_family_with_its_schedulers(model: dict[str, Any], tiny: Callable[
         _, jobs = planned(folder, scheduler=name)
         watcher = Watcher(with_attention=True)
         [result] = painter.paint(jobs, watcher=watcher)
-        process = measure_process(painter.pipelines["txt2img"], result, watcher)
+        process = measure_process(painter.model.pipelines["txt2img"], result, watcher)
         assert len(process.calls) == jobs[0].unet_calls, name
         arrays = process.arrays()
         assert all(each.isfinite().all() for key, each in arrays.items() if key != "scheduler.sigmas"), name
         assert process.attention is not None
         assert torch.allclose(process.attention.sum(0), torch.ones(1), atol=1e-4)
     for hooks in ("_forward_hooks", "_forward_pre_hooks"):
-        assert not any(getattr(module, hooks) for module in painter.denoiser.unet.modules())
+        assert not any(getattr(module, hooks) for module in painter.model.denoiser.unet.modules())
 
 
 @pytest.mark.parametrize(

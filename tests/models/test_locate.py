@@ -6,7 +6,9 @@ import pytest
 
 from headers import checkpoint, save_header
 from sdapp.errors import ConfigError, UnavailableError
-from sdapp.models.locate import Model, check_task, locate
+from sdapp.models.checks import check_task
+from sdapp.models.locate import locate
+from sdapp.models.model import Model
 from sdapp.notes import unknown_words
 
 UNET = {"sample_size": 64, "in_channels": 4}
