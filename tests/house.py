@@ -41,7 +41,7 @@ INSIDE = {
     "grids": ("run", "page", "sheets", "plan", "folder", "axes"),
     "outputs": ("writer", "painted", "films", "encode", "naming", "files"),
     "metadata": (
-        "read", "comfyui", "infotext", "adetailer", "named", "carry", "samplers", "record", "containers",
+        "read", "comfyui", "infotext_read", "infotext_write", "infotext", "adetailer", "named", "carry", "samplers", "record", "containers",
     ),
     "prompts": ("variants", "files", "txt", "columns", "templates", "lines", "seeds", "tokens"),
     "models": (

@@ -17,7 +17,8 @@ from sdapp.diffusion.noise import Drawn, Float32Noise, ImageNoise, gpu_randn, ph
 from sdapp.diffusion.sigmas import k_sigmas
 from sdapp.errors import ConfigError
 from sdapp.jobs import Job, LoadKey
-from sdapp.metadata.infotext import read_infotext, write_infotext
+from sdapp.metadata.infotext_read import read_infotext
+from sdapp.metadata.infotext_write import write_infotext
 from sdapp.metadata.read import read_settings
 from sdapp.models.vae import locate_model
 from sdapp.notes import notes_before_painting

@@ -10,7 +10,7 @@ from sdapp.errors import InputError
 from sdapp.metadata.carry import Carried
 from sdapp.metadata.comfyui import read_comfyui
 from sdapp.metadata.containers import texts
-from sdapp.metadata.infotext import read_infotext, read_prompts_only
+from sdapp.metadata.infotext_read import read_infotext, read_prompts_only
 from sdapp.metadata.named import read_named, refuse
 from sdapp.metadata.record import dotted_keys, parse_content, record_text, to_layer
 from sdapp.profiles import PROFILES

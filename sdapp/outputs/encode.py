@@ -9,7 +9,8 @@ from typing import Any
 from PIL.PngImagePlugin import PngInfo
 
 from sdapp.errors import ConfigError
-from sdapp.metadata import containers, infotext
+from sdapp.metadata import containers
+from sdapp.metadata.infotext_write import write_infotext
 from sdapp.metadata.record import CHUNK, to_portable
 from sdapp.profiling import timed
 from sdapp.records import Result
@@ -31,7 +32,7 @@ def encode(result: Result, output: Output) -> Result:
     content |= {key: value for key, value in more.items() if value}
     name = Path(job.model).name.removesuffix(".safetensors")
     version, hashes = result.record.versions.get("sdapp", ""), asdict(result.record)
-    parameters = infotext.write_infotext(job.model_dump(), name, version, hashes)
+    parameters = write_infotext(job.model_dump(), name, version, hashes)
     options = (
         _for_png(content, parameters) if output.format == "png" else _for_others(content, parameters, output)
     )

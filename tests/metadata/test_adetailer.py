@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from sdapp.metadata.infotext import read_infotext, write_infotext
+from sdapp.metadata.infotext_read import read_infotext
+from sdapp.metadata.infotext_write import write_infotext
 from sdapp.models.locate import locate
 from sdapp.planning import plan
 from sdapp.settings.layers import Layer

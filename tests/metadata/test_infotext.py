@@ -14,7 +14,7 @@ from sdapp import images, schedulers
 from sdapp.config import Folders, RunConfig
 from sdapp.errors import InputError
 from sdapp.jobs import Job
-from sdapp.metadata import containers, infotext, read, samplers
+from sdapp.metadata import containers, infotext, infotext_read, infotext_write, read, samplers
 from sdapp.metadata.carry import Carried
 from sdapp.scheduler_table import SIGMAS, TABLE
 from sdapp.settings.hardware import Memory
@@ -37,12 +37,12 @@ def values(**changes: Any) -> dict[str, Any]:
 
 
 def written(**changes: Any) -> str:
-    return infotext.write_infotext(values(**changes), "postcards", "0.1.0")
+    return infotext_write.write_infotext(values(**changes), "postcards", "0.1.0")
 
 
 def carried_over(text: str) -> tuple[dict[str, Any], list[str]]:
     """What a config gets of an infotext, and what is left out."""
-    carried = infotext.carry_fields(*infotext.split_infotext(text))
+    carried = infotext_read.carry_fields(*infotext.split_infotext(text))
     carried.use_folders(Folders())
     return carried.values, carried.left_out
 
@@ -85,10 +85,10 @@ def test_unusual_settings_get_a_field(changes: dict[str, Any], line: str) -> Non
 
 def test_the_hash_of_a_single_file_is_written_as_a1111_does() -> None:
     hashes = {"model_sha256": "6ce0161689b3853acaa03779ec93eafe", "vae_sha256": "63aeecb90ff7bc1c115395962d3"}
-    text = infotext.write_infotext(values(vae="vae/mse.safetensors"), "mine", "0.1.0", hashes)
+    text = infotext_write.write_infotext(values(vae="vae/mse.safetensors"), "mine", "0.1.0", hashes)
     model, vae = "Model hash: 6ce0161689, Model: mine", "VAE hash: 63aeecb90f, VAE: mse.safetensors"
     assert f", {model}, {vae}, " in text
-    assert "Model hash" not in infotext.write_infotext(values(), "mine", "0.1.0")
+    assert "Model hash" not in infotext_write.write_infotext(values(), "mine", "0.1.0")
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_the_hash_of_a_single_file_is_written_as_a1111_does() -> None:
     ],
 )
 def test_a_model_name_is_quoted_if_needed(model: str, field: str) -> None:
-    text = infotext.write_infotext(values(), model, "0.1.0")
+    text = infotext_write.write_infotext(values(), model, "0.1.0")
     assert field in text
-    carried = infotext.carry_fields(*infotext.split_infotext(text))
+    carried = infotext_read.carry_fields(*infotext.split_infotext(text))
     is_name = "\n" not in model
     assert carried.model == (model.rpartition("/")[2] if is_name else "")
     assert carried.left_out == ([] if is_name else ["Model: a b"])
