@@ -13,10 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+
+import torch
 
 from sdapp.batches.executors import LocalExecutor
 from sdapp.diffusion.devices import choose_device
@@ -26,6 +30,7 @@ from sdapp.pipelines import USUAL_BATCH
 from sdapp.records import Record
 from sides import (
     Settings,
+    Side,
     batch_size,
     by_hand,
     flags,
@@ -41,63 +46,74 @@ from sides import (
     work_of,
 )
 
-UNET, DECODE = (
-    0.803,
-    2.515,
-)  # TFLOP of sd15 at 512x512: a call for one sample, of which a guided step has two; an image
+# TFLOP of sd15 at 512x512: of a UNet call for one sample (a guided step has two), and of decoding an image.
+UNET, DECODE = 0.803, 2.515
+ByHand = Callable[[Sequence[Job], Path], None]
+
+
+@dataclass
+class Seen:
+    """What was seen of one side in its last round."""
+
+    first: float = 0.0  # seconds until the first image
+    peak: int = 0  # bytes
+    notes: tuple[str, ...] = ()
+
+
+def theirs(
+    bare: ByHand, jobs: Sequence[Job], device: torch.device, size: int, seen: Seen, folder: Path
+) -> None:
+    """Paint the jobs with plain calls of the pipeline, `size` at a time."""
+    memory_in_use(device)  # the peak counts from now on
+    started = time.perf_counter()
+    for at in range(0, len(jobs), size):
+        bare(jobs[at : at + size], folder)
+        if at == 0:
+            seen.first = time.perf_counter() - started
+    seen.peak = memory_taken(device, 0)
+
+
+def ours(file: Path, wanted: Settings, executor: LocalExecutor, seen: Seen, folder: Path) -> None:
+    """Paint the prompt file as `sdapp batch` does."""
+    started, records = time.perf_counter(), list[Record]()
+    for result in paint(file, wanted, folder, executor):
+        assert result.record, result.error
+        if not records:
+            seen.first = time.perf_counter() - started
+        records.append(result.record)
+    seen.peak = max(record.peak_memory or 0 for record in records)
+    seen.notes = records[-1].optimizations + records[-1].notes
 
 
 def in_process(asked: argparse.Namespace, both: Settings, root: Path) -> None:
     """The loop beside the same call with lists of prompts and a batch of each size, all on warm models."""
     file = prompt_file(root / "prompts.txt", asked.prompts)
-    sized = both | {
-        "batch_size": asked.batch_size[0]
-    }  # beside `auto`, only sizes that have settled are compiled
+    # Beside `auto`, only sizes that have settled are compiled.
+    sized = both | {"batch_size": asked.batch_size[0]}
     works = {how: work_of(file, sized | {"compile": how}) for how in asked.compile}
     executors = {how: LocalExecutor() for how in asked.compile}
     for how, work in works.items():
         executors[how].painter(work)
     jobs = next(iter(works.values())).jobs
-    bare, device = by_hand(both), choose_device(both["device"])
-    peaks, first, said = dict[str, int](), dict[str, float](), dict[str, tuple[str, ...]]()
-
-    def theirs(name: str, size: int, folder: Path) -> None:
-        memory_in_use(device)  # the peak counts from now on
-        started = time.perf_counter()
-        for at in range(0, len(jobs), size):
-            bare(jobs[at : at + size], folder)
-            first[name] = time.perf_counter() - started if at == 0 else first[name]
-        peaks[name] = memory_taken(device, 0)
-
-    def ours(name: str, how: str, size: int | str, folder: Path) -> None:
-        started = time.perf_counter()
-        records, asked_for = list[Record](), both | {"batch_size": size, "compile": how}
-        for result in paint(file, asked_for, folder, executors[how]):
-            assert result.record, result.error
-            first[name] = first[name] if records else time.perf_counter() - started
-            records.append(result.record)
-        peaks[name] = max(record.peak_memory or 0 for record in records)
-        said[name] = records[-1].optimizations + records[-1].notes
-
+    bare, device, seen = by_hand(both), choose_device(both["device"]), defaultdict[str, Seen](Seen)
+    sides = dict[str, Side]()
     most = max((size for size in asked.batch_size if isinstance(size, int)), default=USUAL_BATCH)
-    sides = {"loop": partial(theirs, "loop", 1), (lists := f"lists of {most}"): partial(theirs, lists, most)}
+    for name, size in (("loop", 1), (f"lists of {most}", most)):
+        sides[name] = partial(theirs, bare, jobs, device, size, seen[name])
     for how, size in product(asked.compile, asked.batch_size):
         name = f"sdapp, batch_size {size}" + (f", compile {how}" if len(asked.compile) > 1 else "")
-        sides[name] = partial(ours, name, how, size)
+        wanted = both | {"batch_size": size, "compile": how}
+        sides[name] = partial(ours, file, wanted, executors[how], seen[name])
     seconds = report(in_turns(sides, asked.rounds, root), asked.prompts)
-    for name in sides:
-        print(f"{name}: the first image after {first[name]:.3f} s", end="")
+    for name, each in seen.items():
+        facts = [f"{name}: the first image after {each.first:.3f} s"]
         if name != "loop":
             apart = furthest(root / name / str(asked.rounds), root / "loop" / str(asked.rounds))
-            made_by = ", ".join(said.get(name, ()))
-            print(
-                f"; pixels at most {apart} of 255 apart from those of the loop{made_by and f'; {made_by}'}",
-                end="",
-            )
+            facts += [f"pixels at most {apart} of 255 apart from those of the loop", *each.notes]
         if both["device"].startswith("cuda"):
             share = limit(asked, jobs, seconds[name])
-            print(f"; peak memory {peaks[name] / 1e9:.2f} GB, the weights of all sides in it{share}", end="")
-        print()
+            facts.append(f"peak memory {each.peak / 1e9:.2f} GB, the weights of all sides in it{share}")
+        print("; ".join(facts))
 
 
 def limit(asked: argparse.Namespace, jobs: Sequence[Job], seconds: float) -> str:

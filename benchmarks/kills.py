@@ -6,6 +6,7 @@ continues. At the end the folder is compared with that of a run without kills.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -91,51 +92,51 @@ def run(folder: Path, point: str | None, nth: int, more: list[str]) -> int:
 
     It dies at the n-th passing of the point; after n × 10 ms at none.
     """
-    process = os.fork()
-    if process:
+    if process := os.fork():
         return process
     torch.set_num_threads(1)  # or several runs wait for each other's threads most of the time
     os.chdir(folder)
-    log, begun = (os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT) for name in ("log", BEGUN))
+    log = open_to_append("log")
     for stream in (1, 2):
         os.dup2(log, stream)
+    note_begun_images()
+    if point in POINTS:
+        POINTS[point](killer(nth))
+    elif point:
+        threading.Timer(nth * 0.01, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    command = "batch prompts.txt --out night --seed 7 --set steps=1 --set batch_size=1"
+    try:
+        sdapp.cli.app([*command.split(), *more])
+    except SystemExit as exc:
+        os._exit(exc.code if isinstance(exc.code, int) else 1)
+    finally:
+        os._exit(70)
+
+
+def open_to_append(name: str) -> int:
+    return os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+def note_begun_images() -> None:
+    """Write a dot into the file BEGUN whenever the UNet is called for an image that is not upscaled yet."""
+    begun = open_to_append(BEGUN)
 
     def count(module: object, arguments: Arguments) -> None:
         if isinstance(module, UNet2DConditionModel) and arguments[0].shape[-1] == CELLS:
             os.write(begun, b".")
 
     register_module_forward_pre_hook(count)
-    passed = 0
+
+
+def killer(nth: int) -> Callable[[], None]:
+    """A function that kills this process when it is called for the n-th time."""
+    calls = itertools.count(1)
 
     def hit() -> None:
-        nonlocal passed
-        passed += 1
-        if passed == nth:
+        if next(calls) == nth:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    if point in POINTS:
-        POINTS[point](hit)
-    elif point:
-        threading.Timer(nth * 0.01, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    command = [
-        "batch",
-        "prompts.txt",
-        "--out",
-        "night",
-        "--seed",
-        "7",
-        "--set",
-        "steps=1",
-        "--set",
-        "batch_size=1",
-        *more,
-    ]
-    try:
-        sdapp.cli.app(command)
-    except SystemExit as exc:
-        os._exit(exc.code if isinstance(exc.code, int) else 1)
-    finally:
-        os._exit(70)
+    return hit
 
 
 def ended(process: int) -> int:
