@@ -6,9 +6,7 @@ import torch
 from PIL import Image
 
 from sdapp import markup
-from sdapp.diffusion.loading import BROKEN, load_part, without_progress_bars
-from sdapp.diffusion.startup import without_advice
-from sdapp.errors import UnavailableError
+from sdapp.diffusion.loading import load_part, loading
 from sdapp.images import on_white
 from sdapp.jobs import Job
 from sdapp.models.clip import SCORE
@@ -19,15 +17,11 @@ class ClipScore:
 
     def __init__(self, folder: Path) -> None:
         """Load it. Raises UnavailableError."""
-        try:
-            with without_progress_bars(), without_advice():
-                from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+        with loading(SCORE, folder):
+            from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-                self._model = load_part(CLIPModel, folder, torch.float32, key=SCORE).eval()
-                self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except BROKEN as exc:
-            reason = " ".join(str(exc).split())[:300]
-            raise UnavailableError(f"{SCORE}: {folder} cannot be loaded: {reason}") from exc
+            self._model = load_part(CLIPModel, folder, torch.float32, key=SCORE).eval()
+            self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         size = self._model.config.vision_config.image_size
         self._length = self._model.config.text_config.max_position_embeddings
         # Its usual colours and sizes, which all models of OpenAI and LAION have.

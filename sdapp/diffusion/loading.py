@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from sdapp.diffusion.decode import keep_dtype
-from sdapp.diffusion.startup import LOADING
+from sdapp.diffusion.startup import LOADING, without_advice
 from sdapp.errors import UnavailableError
 from sdapp.models.control_files import control_sizes
 from sdapp.models.files import read_json
@@ -54,12 +54,9 @@ def load_pipeline(model: Model, dtype: torch.dtype) -> Any:
 
     Raises UnavailableError for files that cannot be loaded, or that lack tensors.
     """
-    with LOADING, without_progress_bars():
+    with loading("model", model.path):
         vae = _load_vae(model, dtype)
-        try:
-            pipe = (_from_file if model.is_file else _from_folder)(model, dtype, vae)
-        except BROKEN as exc:
-            raise UnavailableError(f"model: {model.path} cannot be loaded: {_reason(exc)}") from exc
+        pipe = (_from_file if model.is_file else _from_folder)(model, dtype, vae)
     if pipe.tokenizer.model_max_length > NO_TOKENIZER:
         raise UnavailableError(f"model: {model.path}: its tokenizer cannot be read; download the model again")
     keep_dtype(pipe.vae, dtype)
@@ -183,18 +180,15 @@ def load_upscaler(model: Model, dtype: torch.dtype) -> Any:
     kind = pipeline_class(model)
     is_latent = kind == "StableDiffusionLatentUpscalePipeline"
     without = {} if is_latent else {"safety_checker": None, "feature_extractor": None, "watermarker": None}
-    with LOADING, without_progress_bars():
-        try:
-            parts = {}
-            for part in LOADED_PARTS:
-                library, name = read_json(model.path / "model_index.json")[part]
-                own = torch.float32 if part == "vae" and dtype == torch.float16 and not is_latent else dtype
-                cls = getattr(LIBRARIES[library], name)
-                parts[part] = load_part(cls, model.path / part, own, model.weights(part)[0], UPSCALER)
-            whole = getattr(diffusers, kind)
-            return whole.from_pretrained(model.path, local_files_only=True, **without, **parts)
-        except BROKEN as exc:
-            raise UnavailableError(f"{UPSCALER}: {model.path} cannot be loaded: {_reason(exc)}") from exc
+    with loading(UPSCALER, model.path):
+        parts = {}
+        for part in LOADED_PARTS:
+            library, name = read_json(model.path / "model_index.json")[part]
+            own = torch.float32 if part == "vae" and dtype == torch.float16 and not is_latent else dtype
+            cls = getattr(LIBRARIES[library], name)
+            parts[part] = load_part(cls, model.path / part, own, model.weights(part)[0], UPSCALER)
+        whole = getattr(diffusers, kind)
+        return whole.from_pretrained(model.path, local_files_only=True, **without, **parts)
 
 
 def load_control(name: str, unet: Any) -> Any:
@@ -204,25 +198,22 @@ def load_control(name: str, unet: Any) -> Any:
     """
     path, _ = find_part(name, "control")
     cls, sizes = diffusers.ControlNetModel, control_sizes(path)
-    with LOADING, without_progress_bars():
-        try:
-            if path.is_dir():
-                return load_part(cls, path, unet.dtype, key="control")
-            config = {key: unet.config[key] for key in signature(cls).parameters if key in unet.config} | {
-                "_class_name": cls.__name__,
-                "in_channels": sizes.in_channels,
-                "conditioning_embedding_out_channels": sizes.hint_channels,
-            }
-            return _build_part("controlnet", config, load_file(path), unet.dtype, path, "control")
-        except BROKEN as exc:
-            raise UnavailableError(f"control: {path} cannot be loaded: {_reason(exc)}") from exc
+    with loading("control", path):
+        if path.is_dir():
+            return load_part(cls, path, unet.dtype, key="control")
+        config = {key: unet.config[key] for key in signature(cls).parameters if key in unet.config} | {
+            "_class_name": cls.__name__,
+            "in_channels": sizes.in_channels,
+            "conditioning_embedding_out_channels": sizes.hint_channels,
+        }
+        return _build_part("controlnet", config, load_file(path), unet.dtype, path, "control")
 
 
 def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
     """The autoencoder that replaces the model's own, as an argument for its pipeline."""
     if model.vae is None:
         return {}
-    try:
+    with loading("vae", model.vae):
         if model.vae.is_file():
             config = read_vae_config(model.vae, model.family.layout)
             if not model.is_file:
@@ -233,8 +224,6 @@ def _load_vae(model: Model, dtype: torch.dtype) -> dict[str, Any]:
             config = read_json(model.vae / "config.json", "vae")
             cls = getattr(diffusers, config["_class_name"])
             part = load_part(cls, model.vae, _dtype_of("vae", model, dtype, config), key="vae")
-    except BROKEN as exc:
-        raise UnavailableError(f"vae: {model.vae} cannot be loaded: {_reason(exc)}") from exc
     return {"vae": part}
 
 
@@ -245,12 +234,22 @@ def _refuse_missing(path: Path, names: Collection[str], key: str = "model") -> N
         raise UnavailableError(f"{key}: {path} lacks {len(names)} of its tensors: {first}; download it again")
 
 
-def _reason(exc: Exception) -> str:
-    return f"{type(exc).__name__}: {' '.join(str(exc).split())[:300]}"
+@contextmanager
+def loading(key: str, path: Path) -> Iterator[None]:
+    """Load files in silence, one thread at a time; UnavailableError says which of them cannot be loaded.
+
+    It begins with the setting `key` and the path.
+    """
+    with LOADING, without_advice(), _without_progress_bars():
+        try:
+            yield
+        except BROKEN as exc:
+            reason = f"{type(exc).__name__}: {' '.join(str(exc).split())[:300]}"
+            raise UnavailableError(f"{key}: {path} cannot be loaded: {reason}") from exc
 
 
 @contextmanager
-def without_progress_bars() -> Iterator[None]:
+def _without_progress_bars() -> Iterator[None]:
     """Switch off the loading bars of diffusers and transformers; afterwards they are as they were."""
     shown = [each for each in (diffusers_logging, transformers_logging) if each.is_progress_bar_enabled()]
     are_downloads_quiet = are_progress_bars_disabled()  # transformers' switch changes this one too

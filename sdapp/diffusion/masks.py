@@ -8,9 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sdapp.diffusion.loading import BROKEN, load_part, without_progress_bars
-from sdapp.diffusion.startup import LOADING, without_advice
-from sdapp.errors import UnavailableError
+from sdapp.diffusion.loading import load_part, loading
 from sdapp.images import on_white
 from sdapp.jobs import BY_WORDS, Box, Job
 from sdapp.models.mask_models import MASK_KEY, MaskModel, find_mask_model
@@ -80,24 +78,17 @@ class _Loaded:
     def __init__(self, files: MaskModel) -> None:
         """Load it on the CPU. Raises UnavailableError."""
         self._files, folder = files, files.folder
-        with LOADING, without_progress_bars(), without_advice():
+        self._tokenizer: Any = None
+        with loading(MASK_KEY, folder):
             import transformers
 
             name = PROCESSORS[files.kind]
             processor = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
-            try:
-                self.model = load_part(
-                    getattr(transformers, files.kind), folder, torch.float32, key=MASK_KEY
-                ).eval()
-                self._prepare: Any = processor.from_pretrained(folder, local_files_only=True)
-                self._tokenizer: Any = None
-                if not files.labels:
-                    self._tokenizer = transformers.AutoTokenizer.from_pretrained(
-                        folder, local_files_only=True
-                    )
-            except BROKEN as exc:
-                reason = f"{type(exc).__name__}: {' '.join(str(exc).split())[:300]}"
-                raise UnavailableError(f"{MASK_KEY}: {folder} cannot be loaded: {reason}") from exc
+            cls = getattr(transformers, files.kind)
+            self.model = load_part(cls, folder, torch.float32, key=MASK_KEY).eval()
+            self._prepare: Any = processor.from_pretrained(folder, local_files_only=True)
+            if not files.labels:
+                self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
     @torch.no_grad()
     def pixels(self, image: Image.Image, words: str, threshold: float, device: torch.device) -> FoundPixels:

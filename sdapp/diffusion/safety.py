@@ -8,9 +8,7 @@ import torch
 from diffusers.pipelines.stable_diffusion import safety_checker as upstream
 from PIL import Image
 
-from sdapp.diffusion.loading import BROKEN, load_part, without_progress_bars
-from sdapp.diffusion.startup import without_advice
-from sdapp.errors import UnavailableError
+from sdapp.diffusion.loading import load_part, loading
 
 SKIPPED = "flagged by the safety checker, so there is no image; --set flagged=write keeps such images"
 
@@ -24,19 +22,14 @@ class SafetyChecker:
     def __init__(self, folder: Path, skips: bool) -> None:
         """Load it. Raises UnavailableError."""
         self.skips = skips
-        try:
-            with without_progress_bars():
-                self._model = load_part(
-                    upstream.StableDiffusionSafetyChecker, folder, torch.float32, key="safety_checker"
-                )
-        except BROKEN as exc:
-            reason = " ".join(str(exc).split())[:300]
-            raise UnavailableError(f"safety_checker: {folder} cannot be loaded: {reason}") from exc
-        size = self._model.config.vision_config.image_size
-        with without_advice():
+        with loading("safety_checker", folder):
             from transformers import CLIPImageProcessor
 
-            self._prepare = CLIPImageProcessor(size={"shortest_edge": size}, crop_size=size)
+            self._model = load_part(
+                upstream.StableDiffusionSafetyChecker, folder, torch.float32, key="safety_checker"
+            )
+        size = self._model.config.vision_config.image_size
+        self._prepare = CLIPImageProcessor(size={"shortest_edge": size}, crop_size=size)
 
     def look(self, image: Image.Image) -> bool:
         """Whether an image is flagged; the checker sees it at 224 × 224."""

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,19 @@ def cached_commit(name: str, revision: str | None) -> Path | None:
     with suppress(OSError, ValueError):  # `download` says what is wrong
         return Path(snapshot_download(name, revision=revision, local_files_only=True)) if is_commit else None
     return None
+
+
+@cache  # so that the images of a run have one commit, and the Hub is asked once
+def fetch(
+    name: str, revision: str | None, needed: tuple[str, ...], more: tuple[str, ...] = (), key: str = "model"
+) -> Path:
+    """The folder of a Hub id in the cache; without all `needed` files there, they and `more` are downloaded.
+
+    `more` are patterns of file names. Raises UnavailableError that begins with `key`.
+    """
+    folder = cached_commit(name, revision)
+    is_whole = folder is not None and all((folder / file).is_file() for file in needed)
+    return folder if folder and is_whole else download(name, revision, (*needed, *more), key=key)
 
 
 def download(

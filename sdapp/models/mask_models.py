@@ -3,14 +3,13 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sdapp.errors import ConfigError, InputError, UnavailableError, did_you_mean
 from sdapp.models.checksums import check_download, sha256_of
 from sdapp.models.files import BUILT_IN, PICKLED, POSTCARDS, read_json, tensor_shapes
-from sdapp.models.hub import cached_commit, download
+from sdapp.models.hub import fetch
 from sdapp.models.locate import find_path
 from sdapp.models.model import Model
 from sdapp.models.vae import split_revision
@@ -20,7 +19,7 @@ from sdapp.settings.tasks import MASK_MODEL, Inpaint
 MASK_KEY = "mask_model"
 TENSORS = "model.safetensors"
 NEEDED_FILES = ("config.json", "preprocessor_config.json", TENSORS)
-DOWNLOADED = (*NEEDED_FILES, "*.txt", "tokenizer*.json", "special_tokens_map.json", "vocab.json")
+MORE_FILES = ("*.txt", "tokenizer*.json", "special_tokens_map.json", "vocab.json")
 # The classes of transformers that are loaded, and from what score on each is usually believed.
 THRESHOLDS = {
     "CLIPSegForImageSegmentation": 0.4,
@@ -88,7 +87,7 @@ def find_mask_model(name: str) -> MaskModel:
     elif path := find_path(split_revision(name)[0], MASK_KEY):
         folder = path
     else:
-        folder = _mask_files(*split_revision(name))
+        folder = fetch(*split_revision(name), NEEDED_FILES, MORE_FILES, MASK_KEY)
         commit = folder.name
     if folder.is_file():
         raise UnavailableError(f"{MASK_KEY}: {name} is a file; give the folder that has its config.json")
@@ -116,11 +115,3 @@ def _words_of_labels(config: Mapping[str, Any]) -> dict[str, int]:
     except (LookupError, ValueError, AttributeError) as exc:
         raise UnavailableError(f"{MASK_KEY}: its config.json names no labels") from exc
     return {word.strip().lower(): number for number, label in labels.items() for word in label.split(",")}
-
-
-@cache  # so that the images of a run have one commit, and the Hub is asked once
-def _mask_files(hub_id: str, revision: str | None) -> Path:
-    folder = cached_commit(hub_id, revision)
-    if folder is None or not all((folder / file).is_file() for file in NEEDED_FILES):
-        folder = download(hub_id, revision, DOWNLOADED, key=MASK_KEY)
-    return folder

@@ -1,13 +1,12 @@
 """Find another autoencoder for a model and check that it fits, before anything heavy is imported."""
 
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 from sdapp.errors import ConfigError, UnavailableError
 from sdapp.models.checksums import check_download
 from sdapp.models.files import read_json, tensor_shapes
-from sdapp.models.hub import cached_commit, download
+from sdapp.models.hub import fetch
 from sdapp.models.locate import find_path, locate
 from sdapp.models.model import Model
 
@@ -67,17 +66,8 @@ def find_part(name: str, key: str) -> tuple[Path, str | None]:
     hub_id, revision = split_revision(name)
     if path := find_path(hub_id, key):
         return path, None
-    folder = _part_files(hub_id, revision, key)
+    folder = fetch(hub_id, revision, ("config.json", WEIGHTS), key=key)
     return folder, folder.name
-
-
-@cache  # so that the images of a run have one commit, and the Hub is asked once
-def _part_files(hub_id: str, revision: str | None, key: str) -> Path:
-    files = ("config.json", WEIGHTS)
-    folder = cached_commit(hub_id, revision)
-    if folder is None or not all((folder / file).is_file() for file in files):
-        folder = download(hub_id, revision, files, key=key)
-    return folder
 
 
 def _facts_of_folder(folder: Path) -> tuple[int, int, float | None]:

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from conftest import POSTCARDS
 from sdapp.errors import UnavailableError
-from sdapp.models import mask_models, upscalers, vae
-from sdapp.models.hub import download
+from sdapp.models import upscalers
+from sdapp.models.hub import download, fetch
 from sdapp.models.locate import pull_model
 from sdapp.models.mask_models import find_mask_model
 from sdapp.models.upscalers import find_pipeline
@@ -427,8 +427,8 @@ ENLARGES = {
 @pytest.mark.parametrize(
     ("find", "cached", "content"),
     [
-        (lambda: find_part("org/model", "control")[0], vae._part_files, CONTROL),
-        (lambda: find_mask_model("org/model").folder, mask_models._mask_files, FINDS_PLACES),
+        (lambda: find_part("org/model", "control")[0], fetch, CONTROL),
+        (lambda: find_mask_model("org/model").folder, fetch, FINDS_PLACES),
         (lambda: find_pipeline("org/model").path, upscalers._downloaded, ENLARGES),
     ],
 )
