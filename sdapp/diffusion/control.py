@@ -42,11 +42,10 @@ class ControlNets:
         nets = [self._loaded[each.model].to(self._device) for each in job.control]
         tensors = [_hint_tensor(hint).to(self._device, nets[0].dtype) for hint in hints]
         steered = _Steered(pipe, list(zip(nets, job.control, tensors, strict=True)))
-        hook = self._unet.register_forward_pre_hook(steered.before, with_kwargs=True)
         try:
-            yield
+            with self._unet.register_forward_pre_hook(steered.before, with_kwargs=True):
+                yield
         finally:
-            hook.remove()
             for net in nets if not stays else ():
                 net.to("cpu")
 

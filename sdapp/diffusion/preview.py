@@ -18,9 +18,7 @@ from sdapp.outputs.files import overwrite
 
 SECONDS = 1.0  # between two previews
 ENLARGED = 4  # times the latents, where they are not decoded
-DECODES_FAST = (
-    10_000_000  # parameters of an autoencoder that decodes fast; that of Stable Diffusion has 84 million
-)
+DECODES_FAST = 10_000_000  # parameters at most of an autoencoder; that of Stable Diffusion has 84 million
 
 
 class Preview:
@@ -50,11 +48,10 @@ class Preview:
                 colours = self._colours(predicted_latents(pipe, args[0], float(args[1]), output[0]))
                 self._writing = self._writer.submit(_write, colours, Path(file))
 
-        hook = pipe.unet.register_forward_hook(look)
         try:
-            yield
+            with pipe.unet.register_forward_hook(look):
+                yield
         finally:
-            hook.remove()
             if self._writing:
                 wait([self._writing])  # no preview appears after its image
 

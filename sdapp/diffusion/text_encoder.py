@@ -183,11 +183,8 @@ def _with_vectors(encoder: Any, part: int, rows: Sequence[tuple[list[Token], Pro
         return output
 
     table = getattr(encoder, "text_model", encoder).embeddings.token_embedding
-    hook = table.register_forward_hook(write)
-    try:
+    with table.register_forward_hook(write):
         yield
-    finally:
-        hook.remove()
 
 
 def load_vectors(embeddings: Sequence[Embedding], name: str, part: int) -> torch.Tensor:

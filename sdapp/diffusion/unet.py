@@ -70,11 +70,8 @@ class Denoiser:
         calls = Calls(scheduler, self._device, self._settle)
         before = self.unet.register_forward_pre_hook(calls.begin)
         after = self.unet.register_forward_hook(calls.end, always_call=True)
-        try:
+        with before, after:
             yield calls
-        finally:
-            before.remove()
-            after.remove()
 
 
 class Calls:

@@ -91,17 +91,14 @@ class UpscalePipelines:
         counted: list[int] = []
         hook = pipe.unet.register_forward_pre_hook(lambda *_: counted.append(1))
         pipe.vae.enable_tiling() if tile else pipe.vae.disable_tiling()
-        try:
-            with Float32Noise(), with_tiles(pipe.unet, tile and tile // cell):
-                [made] = pipe(
-                    image=image,
-                    num_inference_steps=job.upscale.steps or job.steps,
-                    generator=torch.Generator("cpu").manual_seed(job.seed),
-                    output_type="pt",
-                    **arguments,
-                ).images
-        finally:
-            hook.remove()
+        with hook, Float32Noise(), with_tiles(pipe.unet, tile and tile // cell):
+            [made] = pipe(
+                image=image,
+                num_inference_steps=job.upscale.steps or job.steps,
+                generator=torch.Generator("cpu").manual_seed(job.seed),
+                output_type="pt",
+                **arguments,
+            ).images
         if not made.isfinite().all():
             raise UpstreamError("the pixels of the upscaler are not finite; try --dtype float32")
         levels = made.float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)

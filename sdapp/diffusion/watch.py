@@ -69,7 +69,7 @@ class Watcher:
                 pipe.unet.register_forward_hook(keep),
                 *(self._hooks_on_attention(pipe.unet) if self._with_attention else ()),
             ):
-                stack.callback(hook.remove)
+                stack.enter_context(hook)
             yield
 
     def attention(self, cells: Cells) -> torch.Tensor | None:
