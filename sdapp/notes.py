@@ -97,9 +97,8 @@ def notes_on_settings(config: RunConfig, model: Model, job: Job) -> Iterator[str
     details = [text for each in job.detail for text in (each.prompt, each.negative_prompt) if text]
     texts = map(markup.words if job.prompt_syntax == "a1111" else str, [*prompts.values(), *details])
     without = without_names(" ".join(texts), job.embeddings)
-    if (
-        words := unknown_words(model, without) if job.unet_calls > job.upscaler_calls else ()
-    ):  # else it is only enlarged
+    is_painted = job.unet_calls > job.upscaler_calls  # not only enlarged
+    if is_painted and (words := unknown_words(model, without)):
         yield (
             f"{BUILT_IN} does not know: {', '.join(words)}. It knows the words of its small world "
             "(in its MODEL_CARD.md); for anything else use a real checkpoint: "

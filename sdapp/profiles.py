@@ -24,12 +24,8 @@ class Profile:
 
     label: str
     rng: Rng = "cpu"  # draws the noise, if the setting `rng` names none
-    step_rng: Rng | None = (
-        None  # draws the noise of the steps, anew from the seed; None: the first one goes on
-    )
-    is_k_diffusion: bool = (
-        False  # noise levels and timesteps of k-diffusion; latents of an image are the mean
-    )
+    step_rng: Rng | None = None  # draws the noise of steps, anew from the seed; None: the first goes on
+    is_k_diffusion: bool = False  # its noise levels and timesteps; latents of an image are the mean
     has_unit_variance: bool = False  # the first noise gets the factor √(1 + sigma²), not sigma
     one_more: tuple[str, ...] = ()  # schedulers that spread one noise level more, and leave out the last
     without: tuple[Schedule, ...] = ()  # spreads that it has under the same name, with other noise levels

@@ -58,9 +58,7 @@ class Result:
     choices: Mapping[str, str] = field(default_factory=dict)  # from `{a|b}` and `__words__` in the prompts
     line: int = 0  # of the prompt file
     number: str = ""  # of the line, and of the image among those of that line, such as `0007-2`
-    labels: Mapping[str, str] = field(
-        default_factory=dict
-    )  # what the line has beside settings, such as a tag
+    labels: Mapping[str, str] = field(default_factory=dict)  # what else the line has, such as a tag
     path: Path | None = None  # of the published file
     latents: Any = None  # the result of the denoising, float32 on the CPU, [4, h, w]
     file: bytes | None = None  # the encoded image file, with job and record inside

@@ -140,7 +140,7 @@ class Batch:
         counted = on_step and (lambda _first, *step: on_step(self.progress, *step))
         if found.left:
             with Leases(self.folder) as leases:
-                painted = _Painting(self, executor, found.unet_calls, leases, counted).results(wait)
+                painted = _LeasedImages(self, executor, found.unet_calls, leases, counted).results(wait)
                 yield from write_results(painted, self._encode, lambda result: self._publish(result, leases))
                 self.finished.refresh()
             sweep(self.folder)  # other runs may have died
@@ -200,7 +200,7 @@ class Batch:
 
 
 @dataclass
-class _Painting:
+class _LeasedImages:
     """Paints the images of a batch that it can lease, and waits for the others."""
 
     batch: Batch

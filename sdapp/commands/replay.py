@@ -98,7 +98,7 @@ def replay(options: dict[str, Any], images: Images, verify: Verify = False) -> N
     session.notes.tell(f"left out: {line}" for error in errors for line in str(error).splitlines())
     session.begin({each.load: each.model for each in replays}, sum(len(each.jobs) for each in replays))
     configs = {each.path: each.config for each in replays}
-    wrong, setups = [str(error) for error in errors], dict[str, list[Path]]()
+    unread, wrong, setups = [str(error) for error in errors], list[str](), dict[str, list[Path]]()
     with session, closing(paint_replays(replays, session.executor, session.on_step)) as results:
         for result in results:
             assert result.source
@@ -113,12 +113,15 @@ def replay(options: dict[str, Any], images: Images, verify: Verify = False) -> N
     for setup, (first, *more) in setups.items():
         which = f"{first} and {count(len(more), 'more image')} were" if more else f"{first} was"
         session.notes.tell([f"{which} painted with {setup}"] if setup else [])
-    if wrong:
-        what = f"images differ by more than {TOLERANCE} of 255, or failed" if verify else "images failed"
-        unread, bad = wrong[: len(errors)], wrong[len(errors) :]
-        parts = ((unread, len(images), "images could not be read"), (bad, session.images, what))
-        told = ("\n".join([f"{len(lines)} of {of} {what}:", *lines]) for lines, of, what in parts if lines)
+    what = f"images differ by more than {TOLERANCE} of 255, or failed" if verify else "images failed"
+    told = [*_told(unread, len(images), "images could not be read"), *_told(wrong, session.images, what)]
+    if told:
         raise JobsFailedError("\n".join(told))
+
+
+def _told(lines: list[str], images: int, what: str) -> list[str]:
+    """Lines about some of the images, below one that counts them."""
+    return [f"{len(lines)} of {images} {what}:", *lines] if lines else []
 
 
 def _verify(result: Result, source: Path, as_json: bool) -> list[str]:

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sdapp.errors import InputError, MissingInputError
 from sdapp.outputs.files import overwrite
 from sdapp.settings.grid import Match
+from sdapp.settings.messages import edited_file
 
 COMPARISON, CELLS, REFERENCES, TABLE = "comparison.json", "results.jsonl", "references.jsonl", "results.csv"
 UNITS: Mapping[Match, str] = {"unet-calls": "UNet calls", "steps": "steps", "seconds": "seconds"}
@@ -62,9 +63,7 @@ class Cell(_WithKey):
     timings: tuple[float, ...] = ()  # in seconds, without the warm-up
     peak_memory: int | None = None  # bytes
     stochastic: bool = False
-    solver_error: float | None = (
-        None  # RMS distance of latents to the reference; None if stochastic or failed
-    )
+    solver_error: float | None = None  # RMS of latents to the reference; None if stochastic or failed
     psnr: float | None = None  # dB; a distance to the reference image, not a quality
     ssim: float | None = None
     reason: str | None = None  # why it failed
@@ -213,9 +212,7 @@ def _validate_line(kind: type, data: bytes, where: str) -> Any:
     try:
         return CODECS[kind].validate_json(data)
     except ValidationError as exc:
-        error = exc.errors(include_url=False)[0]
-        place = ".".join(map(str, error["loc"]))
-        raise InputError(f"{where}: {place and f'{place}: '}{error['msg']}; was the file edited?") from exc
+        raise edited_file(where, exc) from exc
 
 
 def _read(path: Path) -> bytes:

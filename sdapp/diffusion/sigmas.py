@@ -73,9 +73,7 @@ def follow(scheduler: Any, resolved: Resolved, profile: Profile, seeds: Sequence
             scheduler.init_noise_sigma = float(scheduler.sigmas[0] / (1 + scheduler.sigmas[0] ** 2) ** 0.5)
 
     scheduler.set_timesteps = set_timesteps
-    if (
-        resolved.scheduler.name == "dpm++3m-sde"
-    ):  # whose second step is as with Heun, and the last but one as all
+    if resolved.scheduler.name == "dpm++3m-sde":  # its second step is Heun's, the last but one as all
         scheduler.register_to_config(solver_type="heun", lower_order_final=False)
     if resolved.options.get("algorithm_type") == "sde-dpmsolver++":
         _draw_from_tree(scheduler, seeds)

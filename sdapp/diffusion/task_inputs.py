@@ -28,9 +28,7 @@ class TaskInputs:
 
     image: Image.Image | torch.Tensor  # RGB, or latents [4, h, w] of it
     mask: Image.Image | None = None
-    whole: Image.Image | None = (
-        None  # the input image, RGBA if it has transparent pixels; only for inpainting
-    )
+    whole: Image.Image | None = None  # RGBA if it has transparent pixels; only for inpainting
     whole_mask: Image.Image | None = None
     box: Box = (0, 0, 0, 0)  # the part of it that the model sees; may reach beyond its edges
     size: Size | None = None  # of what remains of the painted image

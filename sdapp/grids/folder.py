@@ -10,10 +10,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sdapp.batches.finished import Finished
 from sdapp.batches.ledger import read_ledger
-from sdapp.errors import InputError, MissingInputError
+from sdapp.errors import MissingInputError
 from sdapp.grids.axes import Axis
 from sdapp.metadata.record import SUFFIXES
 from sdapp.outputs.files import overwrite
+from sdapp.settings.messages import edited_file
 
 GRID_FILE, IMAGES = "grid.json", "images"
 CHECKED = ConfigDict(extra="forbid")
@@ -103,9 +104,7 @@ def read_grid(folder: Path) -> ImageGrid:
             f"cannot read {path}: {exc.strerror}; is {folder} the folder of a grid?"
         ) from exc
     except ValidationError as exc:
-        error = exc.errors(include_url=False)[0]
-        place = ".".join(map(str, error["loc"]))
-        raise InputError(f"{path}: {place and f'{place}: '}{error['msg']}; was the file edited?") from exc
+        raise edited_file(str(path), exc) from exc
     return replace(grid, cells=tuple(_look(grid, folder)))
 
 

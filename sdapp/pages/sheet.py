@@ -17,9 +17,7 @@ from sdapp.images import Size
 from sdapp.outputs.files import overwrite
 
 MAX_SIDE, MAX_PIXELS = 16_384, 80_000_000  # browsers and Pillow open these without a warning
-READABLE = (
-    128  # pixels; smaller images are enlarged by a whole factor, so that there is room for their labels
-)
+READABLE = 128  # pixels; smaller images are enlarged by a whole factor, to have room for their labels
 INK, SOFT, LINE, EMPTY, BAD, PAPER = "#1a1b1e", "#6a6d73", "#dededa", "#f1f1ed", "#a3371f", "#ffffff"
 SMALL, TITLE, PROMPT = 0.85, 2.0, 1.1  # sizes of letters, relative to the normal one
 NOT_PAINTED = "not painted yet"

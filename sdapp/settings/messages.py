@@ -6,9 +6,9 @@ import reprlib
 from collections.abc import Sequence
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from sdapp.errors import did_you_mean
+from sdapp.errors import InputError, did_you_mean
 from sdapp.settings.layers import Layer
 from sdapp.settings.types import Setting, alternatives, to_whole
 
@@ -149,3 +149,10 @@ def _is_group(part: Any) -> bool:
 def _kind_of(group: type[BaseModel]) -> str:
     kind = group.model_fields.get("kind")
     return str(get_args(kind.annotation)[0]) if kind else ""
+
+
+def edited_file(where: str, exc: ValidationError) -> InputError:
+    """The error for a file that sdapp wrote, and that is not as it was written."""
+    error = exc.errors(include_url=False)[0]
+    place = ".".join(map(str, error["loc"]))
+    return InputError(f"{where}: {place and f'{place}: '}{error['msg']}; was the file edited?")
