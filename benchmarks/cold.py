@@ -5,12 +5,14 @@ compared with the shortest diffusers script.
 """
 
 import argparse
+import compileall
 import subprocess
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
+import sdapp
 from sdapp.models.files import read_json
 from sides import Settings, Side, flags, in_turns, report, rounds, settings, tell_machine
 
@@ -66,6 +68,7 @@ WHAT = {"words": words, "image": image}
 
 def main(asked: argparse.Namespace) -> None:
     both = settings(asked) | {"steps": asked.steps}
+    compileall.compile_dir(Path(sdapp.__file__).parent, quiet=1)  # as when it is installed
     with tempfile.TemporaryDirectory() as temporary:
         report(in_turns(WHAT[asked.what](both), asked.rounds, Path(temporary)))
     tell_machine(both)

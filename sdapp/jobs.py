@@ -68,8 +68,7 @@ class Job(ImageSettings, ModelSettings):
             content["emphasis"] = "original"
             is_short = max(self.chunks, *self.detail_chunks, 1) == 1
             content["prompt_syntax"] = "plain" if is_short else self.prompt_syntax
-        defaults = {key: field.default for key, field in type(self).model_fields.items()}
-        content = {k: value for k, value in content.items() if k in ALWAYS_IN_ID or value != defaults[k]}
+        content = {k: v for k, v in content.items() if k not in LATER_DEFAULTS or v != LATER_DEFAULTS[k]}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
 
     def to_data(self) -> dict[str, Any]:
@@ -96,7 +95,7 @@ class Job(ImageSettings, ModelSettings):
     def __copy__(self) -> Self:
         """Copy without what was computed from fields, which `model_copy` may change."""
         copied = super().__copy__()
-        for name in ("id", "pack", "second_pass"):
+        for name in ("id", "pack", "second_pass", "unet_calls"):
             copied.__dict__.pop(name, None)
         return copied
 
@@ -131,7 +130,7 @@ class Job(ImageSettings, ModelSettings):
             return first, self.seed, (first, self.seed + self.ensd)
         return first, self.seed, row.step_rng and (row.step_rng, self.seed)
 
-    @property
+    @cached_property
     def unet_calls(self) -> int:
         """How often UNets will be called for this image, by upscaling too.
 

@@ -90,6 +90,8 @@ def _merge(section: list[Piece]) -> Iterator[Piece]:
 
 def words(text: str) -> str:
     """The text of a prompt without its markup."""
+    if not MARKED.search(text):
+        return text
     return " ".join(piece.text for section in parse_prompt(text) for piece in section)
 
 

@@ -55,7 +55,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     prompt, tags = _lora_tags(config)
     if "model" not in config.model_fields_set:  # with postcards by default, not by choice
         check_words(model, markup.words(prompt) if config.prompt_syntax == "a1111" else prompt)
-    config = config.model_copy(update={"prompt": prompt})
+    config = config if prompt == config.prompt else config.model_copy(update={"prompt": prompt})
     loras = check_loras([*config.loras, *tags], model, config.folders.loras)
     embeddings = find_embeddings(config, _encoded_texts(config), model, loras)
     if seeds is None:
@@ -142,10 +142,12 @@ def _lora_tags(config: RunConfig) -> tuple[str, list[Lora]]:
 
 def _with_found_masks(config: RunConfig, model: Model) -> RunConfig:
     """Find and check the mask models of the settings that find places by words."""
-    change: dict[str, Any] = {"detail": [check_words_to_find(each, model) for each in config.detail]}
+    change: dict[str, Any] = {}
+    if config.detail:
+        change["detail"] = [check_words_to_find(each, model) for each in config.detail]
     if config.task.kind == "inpaint":
         change["task"] = check_words_to_find(config.task, model)
-    return config.model_copy(update=change)
+    return config.model_copy(update=change) if change else config
 
 
 def _with_prompts_of(detail: Detail, config: RunConfig) -> RunConfig:
@@ -199,7 +201,8 @@ def choose_scheduler(config: RunConfig, model: Model) -> tuple[SchedulerChoice, 
     resolved = schedulers.resolve(name, options)
     schedulers.check_run(resolved, config.steps, config.eta)
     schedulers.check_noise_schedule(resolved, own)
-    return SchedulerChoice(name=name, options=dict(options)), note
+    is_as_asked = (name, options, False) == (asked.name, asked.options, asked.exact)
+    return asked if is_as_asked else SchedulerChoice(name=name, options=dict(options)), note
 
 
 def _fitting_upscale(config: RunConfig, model: Model, width: int, height: int) -> Upscale | None:

@@ -21,8 +21,9 @@ RUNS = {
     "shortcuts.py": "--prompts 1 --steps 4",
     "publish.py": "--rounds 0 --images 2 --size 16",
     "recognise.py": "--rounds 1 --shapes sd15",
+    "planning.py": "--lines 10",
 }
-SIDED = RUNS.keys() - {"busy.py", "memory.py", "recognise.py", "shortcuts.py"}
+SIDED = RUNS.keys() - {"busy.py", "memory.py", "planning.py", "recognise.py", "shortcuts.py"}
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -86,11 +86,14 @@ class Estimate:
 
     def __init__(self, history: History) -> None:
         self._history = history
+        self._known: dict[str, tuple[float, float, float] | None] = {}  # of one image, by pack
         self._total: tuple[float, float, float] | None = (0.0, 0.0, 0.0)
 
     def add(self, job: Job, times: int = 1) -> None:
         """Add an image that is painted so many times and kept once."""
-        total, image = self._total, self._history.expect(job)
+        if job.pack not in self._known:
+            self._known[job.pack] = self._history.expect(job)
+        total, image = self._total, self._known[job.pack]
         self._total = None
         if total and image:
             self._total = total[0] + times * image[0], total[1] + times * image[1], total[2] + image[2]

@@ -16,6 +16,9 @@ from sdapp.prompts.templates import MAX_VARIANTS, TOO_MANY, ChoiceCheck, expand_
 from sdapp.settings import layers
 from sdapp.validation import validate
 
+MAX_KINDS = 1_000  # of entries whose settings are remembered
+SEEDS = range(2**32)  # of usual size
+
 
 def expand(entry: Entry) -> Iterator[Entry]:
     """Yield every combination of the lists in an entry and of the `{all:a|b}` in its prompts.
@@ -61,13 +64,13 @@ def checked_entries(
     with the errors of reading the entries too: `file:line: key: message`, the first 100, and how many more.
     """
     errors = PromptFileError()
-    below = layers.merge(list(base))
+    settings = _Settings(layers.merge(list(base)))
     choices = ChoiceCheck(folder or Path())
     with errors.collect():
         for entry in entries:
             with errors.collect(entry.line):
                 for variant in expand(entry):
-                    config, faults = _check(variant, below, choices)
+                    config, faults = _check(variant, settings, choices)
                     if config is None or faults.count:
                         errors.absorb(faults, entry.line)
                     else:
@@ -75,20 +78,48 @@ def checked_entries(
     errors.raise_if_any()
 
 
+class _Settings:
+    """Checks the settings of entries over those below; entries that differ only in prompts and seeds share a
+    check.
+    """
+
+    def __init__(self, below: layers.Layer) -> None:
+        self.below = below
+        self._known: dict[str, RunConfig] = {}  # by what else an entry has
+
+    def of(self, entry: Entry) -> RunConfig:
+        """All settings of an entry. Raises ConfigError."""
+        own = {key: value for key, value in entry.values.items() if _is_right(key, value)}
+        kind = repr((sorted(own), {key: value for key, value in entry.values.items() if key not in own}))
+        if known := self._known.get(kind):
+            return known.model_copy(update=own)
+        config = validate(layers.merge([self.below, entry.layer]))
+        if len(self._known) < MAX_KINDS:
+            self._known[kind] = config
+        return config
+
+
+def _is_right(key: str, value: Any) -> bool:
+    """Whether a value is right, whatever the other settings are: a prompt, or a seed of usual size."""
+    if key == "seed":
+        return type(value) is int and value in SEEDS
+    return key in TEMPLATES and isinstance(value, str)
+
+
 def _check(
-    entry: Entry, below: layers.Layer, choices: ChoiceCheck
+    entry: Entry, settings: _Settings, choices: ChoiceCheck
 ) -> tuple[RunConfig | None, PromptFileError]:
-    faults, config = PromptFileError(), None
-    merged = layers.merge([below, entry.layer])
+    faults, config, below = PromptFileError(), None, settings.below
     with faults.collect():
         _check_kind(entry, below)
     with faults.collect():
-        config = validate(merged)
-    if merged.values.get("prompt") is None:
+        config = settings.of(entry)
+    prompts = {key: entry.values.get(key, below.values.get(key)) for key in TEMPLATES}
+    if prompts["prompt"] is None:
         faults.add(0, f"{entry.place}: prompt: there is none; give one in the line or in the config")
-    for key in TEMPLATES:
-        text = merged.values.get(key)
-        with faults.collect(place=f"{merged.origins.get(key, entry.place)}: {key}"):
+    for key, text in prompts.items():
+        origin = entry.origins.get(key) or below.origins.get(key, entry.place)
+        with faults.collect(place=f"{origin}: {key}"):
             if isinstance(text, str):
                 choices.check(text)
     return config, faults

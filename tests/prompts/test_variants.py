@@ -366,6 +366,26 @@ def faults(text: str, *base: Layer, suffix: str = ".txt") -> list[str]:
     return str(refusal.value).split("\n")
 
 
+def test_lines_that_are_checked_together_keep_their_own_prompts_and_seeds() -> None:
+    Path("f.txt").write_text(
+        "a\nb --d 7\nc --n ugly --d 8\nd\ne --d 9 --steps 5\nf --d 10\n", encoding="utf-8"
+    )
+    configs = [config for _, config in checked_entries(read_prompts(Path("f.txt")), [])]
+    assert [(each.prompt, each.negative_prompt, each.seed, each.steps) for each in configs] == [
+        ("a", "", None, 20), ("b", "", 7, 20), ("c", "ugly", 8, 20), ("d", "", None, 20), ("e", "", 9, 5),
+        ("f", "", 10, 20),
+    ]  # fmt: skip
+    assert [config.model_fields_set for config in configs[:2]] == [{"prompt"}, {"prompt", "seed"}]
+
+
+@pytest.mark.parametrize("wrong", ["null", "7", "true"])
+def test_a_wrong_value_is_found_beside_a_line_that_has_a_right_one(wrong: str) -> None:
+    right = '{"prompt": "a", "negative_prompt": "ugly"}\n'
+    assert faults(right + right.replace('"ugly"', wrong) + right, suffix=".jsonl")[0].startswith("f.jsonl:2")
+    seeds = '{"prompt": "a", "seed": 1}\n{"prompt": "a", "seed": true}\n{"prompt": "a", "seed": 1.5}\n'
+    assert [each.split(":")[1] for each in faults(seeds, suffix=".jsonl")] == ["2", "3"]
+
+
 def test_entries_that_the_settings_accept_come_out_expanded_and_in_their_order() -> None:
     base = [parse_yaml("steps: 5\nscheduler: ddim", "c.yaml"), parse_override("eta=0.5")]
     assert checked("{all:a|b}\nc --steps 3", *base) == [
