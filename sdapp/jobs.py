@@ -68,7 +68,8 @@ class Job(ImageSettings, ModelSettings):
             content["emphasis"] = "original"
             is_short = max(self.chunks, *self.detail_chunks, 1) == 1
             content["prompt_syntax"] = "plain" if is_short else self.prompt_syntax
-        content = {k: v for k, v in content.items() if k not in LATER_DEFAULTS or v != LATER_DEFAULTS[k]}
+        defaults = {key: field.default for key, field in type(self).model_fields.items()}
+        content = {k: value for k, value in content.items() if k in ALWAYS_IN_ID or value != defaults[k]}
         return hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
 
     def to_data(self) -> dict[str, Any]:
@@ -245,7 +246,8 @@ class JobList(Sequence[Job]):
     def __getitem__(self, index: int | slice) -> "Job | JobList":
         if isinstance(index, slice):
             return JobList(self._first, self._seeds[index])
-        return self._first.model_copy(update={"seed": self._seeds[index]})
+        seed = self._seeds[index]
+        return self._first if seed == self._first.seed else self._first.model_copy(update={"seed": seed})
 
     @property
     def unet_calls(self) -> int:

@@ -76,6 +76,7 @@ def _resolve(name: str, options: tuple[tuple[str, type, Option], ...]) -> Resolv
     return Resolved(scheduler, canonical, chosen | given, tuple(notes))
 
 
+@lru_cache(maxsize=256)
 def _find_row(name: str) -> tuple[Scheduler, str]:
     """Return the row of a name and its suffix for sigmas or spacing, "" for none. Raises ConfigError."""
     key, rows = _spelling_key(name), _rows_by_key()

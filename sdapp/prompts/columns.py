@@ -60,7 +60,12 @@ REFUSED_KEYS = {
     for key in RunConfig.model_fields
     if key not in COLUMNS
 }
-PATH_KEYS = {key: each.kind for key, each in SETTINGS.items() if each.kind in ("file", "model")}
+PATHS = [  # settings, or groups and the settings in them, that are paths
+    (name, inner, each.kind)
+    for key, each in SETTINGS.items()
+    if each.kind in ("file", "model")
+    for name, inner in ((key, ()), (key.rpartition(".")[0], (key.rpartition(".")[2],)))
+]
 PARSED_KEYS = {key: each.parse for key, each in SETTINGS.items() if each.parse}
 TASKS_BY_KEY = {  # which settings say what a line is; the first counts
     "task.sides": "outpaint", "task.mask": "inpaint", "task.mask_prompt": "inpaint", "task.image": "img2img",
@@ -226,11 +231,9 @@ def _anchor(values: dict[str, Any], folder: Path) -> None:
     """Change relative paths, in place, into paths that start at a folder."""
     for key in PARSED_KEYS.keys() & values.keys():
         values[key] = PARSED_KEYS[key](values[key])
-    for key, kind in PATH_KEYS.items():
-        group, _, last = key.rpartition(".")
-        for name, inner in ((key, ()), (group, (last,))):
-            if name in values:
-                values[name] = files.anchored(values[name], folder, kind, inner)
+    for name, inner, kind in PATHS:
+        if name in values:
+            values[name] = files.anchored(values[name], folder, kind, inner)
 
 
 def _take_size(values: dict[str, Any], origins: dict[str, str]) -> None:

@@ -16,6 +16,23 @@ sys.argv = ["sdapp", *sys.argv[1:]]
 run()
 """
 
+SCRIPT = """
+import sys
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], dtype=torch.float32, safety_checker=None)
+pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
+pipe("a cat", num_inference_steps=1).images[0].save("script.png")
+print(*sys.modules)
+"""
+COMMAND = """
+import atexit, sys
+from sdapp.cli import run
+atexit.register(lambda: print(*sys.modules))
+sys.argv = ["sdapp", "generate", "a cat", "--seed=7", "--steps=1"]
+run()
+"""
+
 
 def in_a_shell(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", IN_A_SHELL, *arguments]
@@ -66,3 +83,23 @@ def test_a_script_sees_no_advice_of_upstream_and_keeps_its_logging(tmp_path: Pat
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def modules(folder: Path, code: str, *arguments: str) -> set[str]:
+    """The modules that are imported at the end of a program, which prints them in its last line."""
+    command = [sys.executable, "-c", code, *arguments]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return set(run.stdout.splitlines()[-1].split())
+
+
+def test_an_image_imports_what_the_shortest_script_does_and_little_more(tmp_path: Path) -> None:
+    """Pipelines share parts, so that of each other task is one small module; the rest is the command line."""
+    more = modules(tmp_path, COMMAND) - modules(tmp_path, SCRIPT, str(locate("postcards").path))
+    pipeline = "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_"
+    upstream = {name for name in more if name.startswith(("torch.", "diffusers.", "transformers.", "scipy."))}
+    assert upstream == {f"{pipeline}img2img", f"{pipeline}inpaint"}
+    packages = {name.partition(".")[0] for name in more if not name.startswith("_")}
+    assert packages - {"diffusers", "PIL"} - sys.stdlib_module_names <= {
+        "sdapp", "typer", "shellingham", "rich", "annotated_doc", "platformdirs", "psutil", "yaml",
+        "pydantic", "pydantic_core", "annotated_types", "typing_inspection",
+    }  # fmt: skip
