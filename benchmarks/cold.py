@@ -1,7 +1,7 @@
-"""Time whole commands, and the same with diffusers alone: python benchmarks/cold.py words, or image
+"""Time whole commands, and the same with diffusers alone: python benchmarks/cold.py words, image or imports
 
 words: help, schedulers and the check of a config, compared with `diffusers-cli --help`. image: one image,
-compared with the shortest diffusers script.
+compared with the shortest diffusers script. imports: what an image must import, compared with torch alone.
 """
 
 import argparse
@@ -26,6 +26,15 @@ size, generator = {{"width": {width}, "height": {height}}}, torch.Generator("cpu
 image = pipe("a red house on a beach", num_inference_steps={steps}, generator=generator, **size).images[0]
 image.save("script.png")
 """
+IMPORTS = {
+    "torch": "import torch",
+    "and torch._dynamo": "import torch._dynamo",
+    "and scipy.stats": "import torch._dynamo, scipy.stats",
+    "and CLIP": "import torch._dynamo, scipy.stats; from transformers import CLIPTextModel",
+    "the pipeline": "from diffusers import StableDiffusionPipeline",
+    "the pipeline by sdapp": "import sdapp.pipelines",
+    "sdapp without it": "import sdapp.cli",
+}
 SDAPP, DIFFUSERS = "sdapp.cli", "diffusers.commands.diffusers_cli"
 SD15 = Path(__file__).parents[1] / "configs" / "sd15.yaml"
 
@@ -63,7 +72,13 @@ def image(both: Settings) -> dict[str, Side]:
     }
 
 
-WHAT = {"words": words, "image": image}
+def imports(_: Settings) -> dict[str, Side]:
+    """Imports, without the garbage collection that sdapp leaves out, and without the end of the process."""
+    around = "import gc, os; gc.disable(); {}; os._exit(0)"
+    return {name: partial(process, ["-c", around.format(code)]) for name, code in IMPORTS.items()}
+
+
+WHAT = {"words": words, "image": image, "imports": imports}
 
 
 def main(asked: argparse.Namespace) -> None:
