@@ -89,6 +89,9 @@ def run() -> None:
     """Run the command line as a process of its own, which ends without taking torch apart."""
     open_streams()
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # each retry is two lines otherwise
+    # Read when torch is imported: a thread that waits for the others soon gives its core to another program.
+    # As OpenMP has it, two programs that compute at once are many times slower (benchmarks/together.py).
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         app()
     except (SystemExit, OSError) as exc:

@@ -120,7 +120,9 @@ class LoadSettings(ModelSettings):
         BeforeValidator(_kind_alone, json_schema_input_type=str | Score | None),
         Field(description="clip: record how alike image and prompt are to a CLIP model; not the quality."),
     ] = None
-    channels_last: Annotated[Switch, Field(description="Memory layout of weights; auto: on CUDA.")] = "auto"
+    channels_last: Annotated[
+        Switch, Field(description="Memory layout of weights; auto: on CUDA, and in bfloat16.")
+    ] = "auto"
 
 
 class ImageSettings(Frozen):

@@ -74,7 +74,8 @@ def load(
         safety = SafetyChecker(checker, skips=key.flagged == "skip") if checker else None
         score = ClipScore(clip) if clip else None
         pipe = load_pipeline(model, dtype)
-    if key.channels_last == "on" or (key.channels_last == "auto" and device.type == "cuda"):
+    is_faster = device.type == "cuda" or (device.type == "cpu" and dtype == torch.bfloat16)
+    if key.channels_last == "on" or (key.channels_last == "auto" and is_faster):
         for part in (pipe.unet, pipe.vae):
             part.to(memory_format=torch.channels_last)
     is_open = key.compile == "on" and key.memory.offload == "auto"  # what is compiled cannot be offloaded

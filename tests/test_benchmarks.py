@@ -22,6 +22,7 @@ RUNS = {
     "publish.py": "--rounds 0 --images 2 --size 16",
     "recognise.py": "--rounds 1 --shapes sd15",
     "planning.py": "--lines 10",
+    "together.py": "--rounds 0 --steps 1 --count 1",
 }
 SIDED = RUNS.keys() - {"busy.py", "memory.py", "planning.py", "recognise.py", "shortcuts.py"}
 

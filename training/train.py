@@ -21,7 +21,7 @@ from transformers import CLIPTokenizer
 
 from data import batches, captioned, draw_all, drawing, to_tensor
 from networks import Denoiser, build_autoencoder, build_text_encoder, build_tokenizer, build_unet
-from sdapp.diffusion.devices import lacks_bfloat16
+from sdapp.diffusion.devices import has_bfloat16
 
 NOISE_SCHEDULE = {
     "beta_schedule": "scaled_linear",
@@ -202,7 +202,7 @@ def main(config_path: str) -> None:
     folder = Path(config["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config["seed"])
-    fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else not lacks_bfloat16()
+    fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else has_bfloat16() is not False
     accelerator = Accelerator(mixed_precision="bf16" if fast else "no")
     images = draw_all(config, folder)
     vae = train_autoencoder(config, images, accelerator)

@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
+import psutil
 import typer
 
 from sdapp.commands.terminal import count
@@ -19,6 +20,12 @@ PACKAGES = {
     "pydantic": "", "typer": "", "scipy": "", "torchsde": "only the dpm++sde scheduler needs it",
 }  # fmt: skip
 LOW_DISK = 5 * 2**30
+LOOK = 0.3  # seconds
+HALVES = {
+    True: "; with bfloat16 instructions",
+    False: "; no bfloat16 instructions, float32 is far faster",
+    None: "",
+}
 Facts = list[tuple[str, str]]
 
 
@@ -65,11 +72,13 @@ def _devices(problems: list[str]) -> Facts:
     except (ImportError, OSError) as exc:
         problems.append(f"torch cannot be imported: {exc}; reinstall it")
         return []
-    from sdapp.diffusion.devices import lacks_bfloat16
+    from sdapp.diffusion.devices import has_bfloat16
 
-    half = "; no bfloat16 instructions, float32 is far faster" if lacks_bfloat16() else ""
-    cores, threads = count(os.cpu_count() or 1, "core"), count(torch.get_num_threads(), "thread")
-    facts: Facts = [("cpu", f"{cores}, torch uses {threads}{half}")]
+    cores, threads = os.cpu_count() or 1, count(torch.get_num_threads(), "thread")
+    facts: Facts = [
+        ("cpu", f"{count(cores, 'core')}, torch uses {threads}{HALVES[has_bfloat16()]}"),
+        ("", f"other programs keep {cores * psutil.cpu_percent(LOOK) / 100:.1f} cores busy"),
+    ]
     for index in range(torch.cuda.device_count()):
         try:
             free, total = map(_gib, torch.cuda.mem_get_info(index))

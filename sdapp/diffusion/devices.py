@@ -39,8 +39,11 @@ def choose_dtype(asked: str, device: torch.device) -> torch.dtype:
     return DTYPES[asked]
 
 
-def lacks_bfloat16(info: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the CPU is known to lack bfloat16, so that it is many times slower than float32."""
+def has_bfloat16(info: Path = Path("/proc/cpuinfo")) -> bool | None:
+    """Whether the CPU has instructions for bfloat16, without which it is many times slower than float32.
+
+    None where nothing says so.
+    """
     text = info.read_text() if info.exists() else ""
     flags = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return bool(flags) and not {"avx512_bf16", "amx_bf16", "bf16"} & set(flags[0].split())
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags[0].split())) if flags else None
