@@ -127,6 +127,7 @@ def batch(  # noqa: PLR0913 - an option is an argument
     notes, line_notes = Notes(on_note), LineNotes()
 
     def look(item: Item) -> None:
+        line_notes.add(item.line, item.notes)
         line_notes.add(item.line, notes_on_line(run.config, prompts.model, item.job))
         line_notes.add(item.line, notes_on_labels(item.labels, run.config.output.name))
 

@@ -12,9 +12,10 @@ from pydantic import Field
 from sdapp import markup
 from sdapp.config import BatchSize, ImageSettings, LoadSettings, ModelSettings, RunConfig
 from sdapp.models.model import Model
+from sdapp.models.upscalers import find_pipeline, has_own_solver
 from sdapp.profiles import PROFILES, ProfileName, Rng
 from sdapp.settings.additions import Embedding
-from sdapp.settings.stages import Upscale
+from sdapp.settings.stages import Detail, Upscale
 from sdapp.settings.tasks import FoundMask, Img2Img, Inpaint, Task, Txt2Img, UpscaleImage
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
@@ -152,8 +153,16 @@ class Job(ImageSettings, ModelSettings):
         """How often the UNet of an upscaler will be called (`upscale.method: diffusion`)."""
         if self.upscale is None or self.upscale.method != "diffusion":
             return 0
-        scheduler = self.upscale.scheduler or self.scheduler
-        return scheduler.resolve().unet_calls(self.upscale.steps or self.steps)
+        steps = self.upscale.steps or self.steps
+        if has_own_solver(find_pipeline(str(self.upscale.model))):  # one call a step
+            return steps
+        return (self.upscale.scheduler or self.scheduler).resolve().unet_calls(steps)
+
+    @property
+    def mask_models(self) -> set[str]:
+        """What finds places of the image by words."""
+        asked: list[Inpaint | Detail] = [*self.detail, *([self.task] if self.task.kind == "inpaint" else [])]
+        return {str(each.mask_model) for each in asked if each.mask_prompt}
 
     @property
     def has_passes(self) -> bool:

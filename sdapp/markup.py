@@ -106,9 +106,15 @@ def is_short(text: str) -> bool:
 
 
 def check(key: str, text: str) -> None:
-    """Raise ConfigError for markup of A1111 that is not supported; `key` is the setting."""
+    """Raise ConfigError for markup of A1111 that is not supported, a line for each kind.
+
+    `key` is the setting.
+    """
+    found: dict[str, str] = {}
     for part, reason in _refused(text, is_negative=key.endswith("negative_prompt")):
-        raise ConfigError(f"{key}: {part[:80]!r}: {reason}")
+        found.setdefault(reason, part)
+    if found:
+        raise ConfigError("\n".join(f"{key}: {part[:80]!r}: {reason}" for reason, part in found.items()))
 
 
 def _refused(text: str, is_negative: bool) -> Iterator[tuple[str, str]]:

@@ -76,6 +76,15 @@ def notes_on_place(config: RunConfig, may_use_cluster: bool = False) -> Iterator
         yield f"while an image is painted, {config.preview_file} shows it"
 
 
+def note_on_last_page(folder: Path, shown_before: Iterable[str], now: Iterable[str]) -> Iterator[str]:
+    """That the page in a folder will leave out images that it shows now; they are given by their ids."""
+    if set(shown_before) - set(now):
+        yield (
+            f"{folder}: there are images of other settings, which the page will not show any more; "
+            "to keep both, choose another folder with --out"
+        )
+
+
 def notes_on_line(config: RunConfig, model: Model, job: Job) -> Iterator[str]:
     """Notes on one image of many, whose settings may differ from those of the run."""
     if is_for_few_steps(model.scheduler_config):

@@ -3,13 +3,13 @@
 import math
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sdapp import images, markup, schedulers
 from sdapp.config import RunConfig
-from sdapp.errors import ConfigError
+from sdapp.errors import ConfigError, SdappError, gathered
 from sdapp.jobs import FROM_CONFIG, Job, JobList, final_side, pinned_models
 from sdapp.models.checks import check_clip_skip, check_task
 from sdapp.models.control_files import check_control
@@ -32,6 +32,8 @@ LORA_TAG = re.compile(r"<lora:([^<>:]+)((?::[-+]?\d*\.?\d+){0,2})>")
 # job (a control character in JSON) and 6 in the note about truncated text, or 3 and 9. A quarter is left.
 MAX_JPEG_PROMPTS = 4_000
 MAX_STEPS = 1_000  # in all of a pass, as many as a model was trained with
+T = TypeVar("T")
+U = TypeVar("U")
 MAX_SIDES = {"jpeg": 65_500, "webp": 16_383}  # in pixels, of Pillow's encoders
 
 
@@ -48,7 +50,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     if config.prompt is None:
         raise ConfigError("prompt: there is none; give one on the command line or as `prompt:` in the config")
     check_task(model, config.task.kind)
-    config = _with_found_masks(config, model)
+    config = _with_checked_texts(config, model)
     check_clip_skip(model, config.clip_skip)
     check_ships(config.safety_checker, model)
     _check_room(config)
@@ -140,14 +142,41 @@ def _lora_tags(config: RunConfig) -> tuple[str, list[Lora]]:
     return " ".join(LORA_TAG.sub(" ", config.prompt or "").split()) if loras else config.prompt or "", loras
 
 
-def _with_found_masks(config: RunConfig, model: Model) -> RunConfig:
-    """Find and check the mask models of the settings that find places by words."""
-    change: dict[str, Any] = {}
-    if config.detail:
-        change["detail"] = [check_words_to_find(each, model) for each in config.detail]
-    if config.task.kind == "inpaint":
-        change["task"] = check_words_to_find(config.task, model)
+def _with_checked_texts(config: RunConfig, model: Model) -> RunConfig:
+    """Check the markup of all prompts, and find the mask models for what is found by words.
+
+    Raises one error with everything that is wrong.
+    """
+    errors: list[SdappError] = []
+    _check_each(lambda pair: markup.check(*pair), _texts_with_markup(config).items(), errors)
+    details = _check_each(lambda each: check_words_to_find(each, model), config.detail, errors)
+    tasks = [config.task] if config.task.kind == "inpaint" else []
+    found = _check_each(lambda task: check_words_to_find(task, model), tasks, errors)
+    if errors:
+        raise gathered(errors)
+    change = ({"detail": details} if details else {}) | ({"task": found[0]} if found else {})
     return config.model_copy(update=change) if change else config
+
+
+def _check_each(check: Callable[[T], U], given: Iterable[T], errors: list[SdappError]) -> list[U]:
+    """Return what a check returns for each; what it raises is added to `errors`."""
+    results: list[U] = []
+    for each in given:
+        try:
+            results.append(check(each))
+        except SdappError as exc:
+            errors.append(exc)
+    return results
+
+
+def _texts_with_markup(config: RunConfig) -> dict[str, str]:
+    """The prompts of the image and of its details by their keys; none if they are plain text."""
+    if config.prompt_syntax == "plain":
+        return {}
+    given = {"": config} | {f"detail.{i}.": each for i, each in enumerate(config.detail)}
+    keys = ("prompt", "negative_prompt")
+    texts = {f"{place}{key}": getattr(each, key) or "" for place, each in given.items() for key in keys}
+    return texts | {"prompt": LORA_TAG.sub(" ", texts["prompt"])}
 
 
 def _with_prompts_of(detail: Detail, config: RunConfig) -> RunConfig:
@@ -160,17 +189,14 @@ def _with_prompts_of(detail: Detail, config: RunConfig) -> RunConfig:
 def _all_chunks(config: RunConfig, model: Model, embeddings: Mapping[str, int]) -> dict[str, Any]:
     """The chunks of the image and of its details, as fields of a Job."""
     details = (_with_prompts_of(each, config) for each in config.detail)
-    counts = [_count_chunks(each, model, embeddings, f"detail.{i}.") for i, each in enumerate(details)]
+    counts = [_count_chunks(each, model, embeddings) for each in details]
     return {"chunks": _count_chunks(config, model, embeddings), "detail_chunks": tuple(counts)}
 
 
-def _count_chunks(config: RunConfig, model: Model, embeddings: Mapping[str, int], place: str = "") -> int:
-    """Check the markup of the prompts; return the chunks of the longer of those that are encoded."""
+def _count_chunks(config: RunConfig, model: Model, embeddings: Mapping[str, int]) -> int:
+    """The chunks of the longest of the prompts that are encoded."""
     if config.prompt_syntax == "plain":
         return 1
-    prompts = {"prompt": config.prompt or "", "negative_prompt": config.negative_prompt}
-    for key, text in prompts.items():
-        markup.check(f"{place}{key}", text)
     texts = _encoded_texts(config)
     if not embeddings:
         texts = [text for text in texts if not markup.is_short(text)]

@@ -9,6 +9,7 @@ from sdapp.arguments import as_layer
 from sdapp.batches.executors import LocalExecutor
 from sdapp.config import LoadSettings
 from sdapp.errors import ConfigError
+from sdapp.grids.axes import AxisGiven
 from sdapp.jobs import LoadKey, Work
 from sdapp.keywords import AnyPath, LoadKeywords, WarmBatchKeywords, WarmCompareKeywords, WarmKeywords
 from sdapp.models.vae import locate_model
@@ -20,13 +21,14 @@ from sdapp.validation import validate
 
 if TYPE_CHECKING:
     from sdapp.comparisons.cells import Comparison
+    from sdapp.grids.folder import ImageGrid
 
 
 class StableDiffusion:
     """A loaded model, made by `sdapp.load`. Its methods are the functions of the same names.
 
-    Threads may call them. They take all settings but those of the load. `batch`, `compare` and `replay` use
-    this model too, whatever the images name.
+    Threads may call them. They take all settings but those of the load. `batch`, `compare`,
+    `replay` and `upscale` use this model too, whatever the images name.
     """
 
     def __init__(self, executor: LocalExecutor, key: LoadKey, load_settings: Mapping[str, Any]) -> None:
@@ -128,6 +130,32 @@ class StableDiffusion:
     ) -> api.Stream:
         """Paint images again from the settings inside them; see `sdapp.replay`."""
         return api.replay(*images, on_step=on_step, on_note=on_note, **self._with_model(settings))
+
+    def grid(
+        self,
+        prompt: str | None = None,
+        *,
+        x: AxisGiven,
+        y: AxisGiven | None = None,
+        z: AxisGiven | None = None,
+        out: str | Path = "grid",
+        on_step: OnStep | None = None,
+        on_note: OnNote | None = None,
+        **settings: Unpack[WarmKeywords],
+    ) -> "ImageGrid":
+        """Paint a grid; see `sdapp.grid`. An axis can be another model, which takes the place of this one."""
+        options = {"x": x, "y": y, "z": z, "out": out, **self._with_model(settings)}
+        return api.grid(prompt, on_step=on_step, on_note=on_note, **options)
+
+    def upscale(
+        self,
+        *images: str | Path,
+        on_step: OnStep | None = None,
+        on_note: OnNote | None = None,
+        **settings: Any,
+    ) -> api.Stream:
+        """Make images larger; see `sdapp.upscale`. Methods with an upscaler alone do not use this model."""
+        return api.upscale(*images, on_step=on_step, on_note=on_note, **self._with_model(settings))
 
     def _with_model(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings, this model and its executor. Raises ConfigError for settings of a load."""

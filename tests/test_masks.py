@@ -167,6 +167,9 @@ def test_words_must_be_labels_of_a_detector_that_has_some(finders: dict[str, str
         check_words_to_find(Detail(mask_prompt=words, mask_model=finders["segformer"]), POSTCARDS_MODEL)
     with pytest.raises(ConfigError, match="no label 'dragon'; it finds cat, palm tree, palm, house"):
         check_words_to_find(Detail(mask_prompt="dragon", mask_model=finders["yolos"]), POSTCARDS_MODEL)
+    dragon = Detail(mask_prompt="dragon", mask_model="postcards")
+    with pytest.raises(ConfigError, match=r"it finds background, cat, .*, castle; to paint without: --set"):
+        check_words_to_find(dragon, POSTCARDS_MODEL)
     with pytest.raises(ConfigError, match="did you mean 'house'"):
         check_words_to_find(Detail(mask_prompt="houses", mask_model=finders["yolos"]), POSTCARDS_MODEL)
 
@@ -264,7 +267,7 @@ REFUSED = {
                             "inpaint house.png mask.png cat --set task.mask_growth=9"),
     "generate": ("task.mask_prompt=house: unknown key", "generate cat --set task.kind=txt2img --set task.mask_prompt=house"),
     "blank details": ("detail", "generate cat --detail ' '"),
-    "a detail without steps": ("detail.0.strength: with strength 0.01, none of 20 steps runs", "generate cat --detail house:0.01"),
+    "a detail without steps": ("--detail house:0.01: strength: with strength 0.01, none of 20 steps runs", "generate cat --detail house:0.01"),
     "a LoRA in a detail": ("detail: LoRAs are those of the image", "generate cat --set 'detail=[{mask_prompt: house, prompt: <lora:x:1>}]'"),
     "a schedule in a detail": ("detail.0.prompt: ", "generate cat --set 'detail=[{mask_prompt: house, prompt: \"[a:b:0.5]\"}]'"),
     "an unknown mask model": ("mask_model: no folder or file ./nowhere", "generate cat --set 'detail=[{mask_prompt: a, mask_model: ./nowhere}]'"),

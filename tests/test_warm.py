@@ -74,6 +74,10 @@ def test_a_loaded_model_paints_what_a_function_paints_and_loads_once(
     [line] = sd.batch("prompts.txt", steps=2, scheduler="unipc", output={"dir": "night"})
     [again] = sd.replay(line.path)
     assert (pixels(again) == pixels(one)).all()
+    found = sd.grid("a red house", x={"steps": [1, 2]}, seed=7, scheduler="unipc")
+    assert [cell.status for cell in found.cells] == ["done", "done"]
+    [large] = sd.upscale(line.path, upscale=1.5, steps=5)
+    assert large.image.size == (96, 96)
     assert all(pipe.unet is unet for pipe in sd.pipelines.values())
 
 

@@ -21,6 +21,7 @@ class Item:
     load: LoadKey | None = None  # if it needs another load of a model than the rest of its batch
     number: str = ""  # in file names: its line, and which image of that line it is, such as `0007-2`
     labels: Mapping[str, str] = field(default_factory=dict)  # what the line has beside settings
+    notes: tuple[str, ...] = ()  # on the image that its line begins with
 
     def label(self, result: Result) -> Result:
         """Return the result of its job with what this item says."""

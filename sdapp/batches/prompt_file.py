@@ -109,17 +109,19 @@ class PromptFile:
         if no line is good or there are too many errors to keep, else the errors are in `skipped`.
         """
         errors, index, first = PromptFileError(), self.first_index, (0, 0)
-        source = (self.path,) if isinstance(self.path, Path) else (None, BytesIO(self.path))
+        path, stdin = (self.path, None) if isinstance(self.path, Path) else (None, BytesIO(self.path))
         try:
-            for entry, config in checked_entries(read_prompts(*source), self.base, self.folder):
+            entries = read_prompts(path, stdin, self.config.folders)
+            for entry, config in checked_entries(entries, self.base, self.folder):
                 first = first if entry.line == first[0] else (entry.line, index)
                 try:
                     for job, choices, images in self._jobs(entry, config, index):
                         number = self._number(entry, index - first[1], images)
-                        yield Item(job, entry.line, index, choices, None, number, entry.labels)
+                        yield Item(job, entry.line, index, choices, None, number, entry.labels, entry.notes)
                         index += 1
                 except (ConfigError, InputError) as exc:
-                    errors.add(entry.line, f"{entry.place}: {exc}")
+                    for text in str(exc).splitlines():
+                        errors.add(entry.line, f"{entry.place}: {text}")
         except PromptFileError as exc:
             errors.absorb(exc)
         self.skipped = errors

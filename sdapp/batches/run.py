@@ -190,8 +190,11 @@ class Batch:
         for line in lines.values():
             is_other = set(line.prompt_files) - set(self.prompt_files)
             kept += [line] if line.id in images or (line.status != "done" and is_other) else []
-        if not in_use(self.folder) and read_ledger(self.folder, end)[1] == end:
-            overwrite(self.folder / LEDGER_FILE, (line.encode() for line in kept))
+
+        def is_unchanged() -> bool:  # a run that adds a line holds a lease until it is there
+            return not in_use(self.folder) and read_ledger(self.folder, end)[1] == end
+
+        overwrite(self.folder / LEDGER_FILE, (line.encode() for line in kept), is_unchanged)
 
     def failures(self) -> int:
         """How many images of this shard have failed."""

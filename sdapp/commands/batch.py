@@ -252,7 +252,7 @@ def _paint_arriving(run: Batch, prompts: PromptFile, options: dict[str, Any]) ->
         session.images = run.progress + found.left
         notes = LineNotes()
         for item in items:
-            notes.add(item.line, notes_on_line(run.config, prompts.model, item.job))
+            notes.add(item.line, (*item.notes, *notes_on_line(run.config, prompts.model, item.job)))
         session.notes.tell(notes.texts())
         if found.done:
             print_note(f"{count(found.done, 'image')} done before")
@@ -342,7 +342,7 @@ def _survey(run: Batch, model: Model, listed: Callable[[Item], str] | None = Non
     def add(item: Item) -> None:
         alike[next(numbers) // WINDOW, item.job.pack] += 1
         estimate.add(item.job)
-        notes.add(item.line, notes_on_line(run.config, model, item.job))
+        notes.add(item.line, (*item.notes, *notes_on_line(run.config, model, item.job)))
         notes.add(item.line, notes_on_labels(item.labels, run.config.output.name))
         if listed:
             print_line(listed(item))

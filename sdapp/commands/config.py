@@ -14,6 +14,7 @@ from sdapp.commands.terminal import Commands, print_note
 from sdapp.config import SETTINGS, RunConfig, read_config_file, read_override, read_user_config, user_config
 from sdapp.errors import ConfigError, SdappError, did_you_mean, gathered
 from sdapp.models.locate import find_path, locate
+from sdapp.models.vae import refuse_missing
 from sdapp.outputs.files import overwrite
 from sdapp.settings.layers import Layer, merge
 from sdapp.settings.types import Setting
@@ -70,7 +71,7 @@ def config_set(
     changed = merge([Layer(merge(read_user_config()).values), read_override(f"{key}={value}")])
     config = validate(changed)
     if kind == "model" and (model := config.model_dump().get(key)):
-        find_path(model, key)
+        refuse_missing(model, key)
     if key.startswith("folders.") and not there.is_dir():
         print_note(f"there is no folder {there} yet")
     _write_user_config(changed.values)

@@ -128,6 +128,9 @@ def _generate(options: dict[str, Any], own: dict[str, Any]) -> None:
         order = "the prompt comes after the images"
         way = order if "task.image" in own else f"to paint it again: --config {prompt}"
         raise ConfigError(f"PROMPT: {prompt} is the name of an image; {way}")
+    if own["prompt"] is None and "task.image" in own and not Path(own["task.image"]).exists():
+        way = f"write: sdapp {own['task.kind']} IMAGE PROMPT"
+        raise MissingInputError(f"IMAGE: there is no file {own['task.image']}; {way}")
     film = options.pop("film")
     planned = plan_images(all_layers(options, own), film)
     output, jobs, load = planned.config.output, planned.work.jobs, planned.work.load

@@ -11,6 +11,7 @@ from sdapp.config import read_user_config
 from sdapp.errors import ConfigError
 from sdapp.models import hub
 from sdapp.models.catalog import Found, list_models
+from sdapp.models.files import NOT_READ
 from sdapp.models.locate import pull_model
 from sdapp.settings.layers import merge
 from sdapp.validation import validate
@@ -36,6 +37,8 @@ def models(
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print_line("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    if any(each.problem == NOT_READ for each in others):
+        print_note(NOT_READ)
     if folder is None:
         print_note(
             "your own files are not listed: say where they are: sdapp config set folders.models FOLDER"

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -231,6 +232,14 @@ NO_OPTIONS = {  # habits for which there is nothing to write
     **dict.fromkeys(("-q", "--quiet"), "stdout has only the paths; 2>/dev/null hides the rest"),
     **dict.fromkeys(("-y", "--yes"), "nothing asks a question"),
 }
+NOT_HERE = {  # options that a command lacks → what to do instead, where --set does not help
+    ("grid", "--count"): "each cell has one image; for more, use seeds: --z seed=1-3",
+    ("compare", "--count"): "for more images, use seeds: --seeds 1-3",
+    ("explain", "--count"): "one image is explained; leave it out",
+    ("explain", "--upscale"): "only one pass of denoising can be explained; leave it out",
+    ("upscale", "--count"): "each image is made larger once; leave it out",
+    ("upscale", "--upscale"): "use --scale N",
+}
 
 
 class Command(TyperCommand):
@@ -239,6 +248,8 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {name for parameter in self.params for name in parameter.opts}
         for name in (arg.partition("=")[0] for arg in args if not ctx.resilient_parsing):
+            if hint := NOT_HERE.get((str(ctx.info_name), name)):
+                raise ConfigError(f"{name}: no such option; {hint}")
             plural = f"{name}s"  # such as --schedulers of `sdapp compare`
             way = plural if plural in known and name != "-" else OTHER_OPTIONS.get(name, "")
             if name not in known and way.partition(" ")[0] in known:
@@ -249,7 +260,12 @@ class Command(TyperCommand):
         rest = super().parse_args(ctx, args)
         if rest and not ctx.resilient_parsing:
             is_profile = is_measured and rest[0] in PROFILES
-            way = f"--set profile={rest[0]}; --profile measures times" if is_profile else QUOTE
+            names = [str(each.metavar) for each in self.params if each.param_type_name == "argument"]
+            way = (
+                f"give {' and '.join(names)} only, in quotes if there are spaces" if names else "leave it out"
+            )
+            way = QUOTE if "PROMPT" in names else way
+            way = f"--set profile={rest[0]}; --profile measures times" if is_profile else way
             raise ConfigError(f"too many words: {' '.join(rest)}; {way}")
         return rest
 
@@ -346,9 +362,7 @@ def given_layers(options: Options, own: Options | None = None) -> list[Layer]:
     layers = [read_override(text) for text in options["set"] or []]
     for key, value in (options | _named_image(options["output.dir"]) | (own or {})).items():
         if key not in NOT_SETTINGS and value is not None:
-            plain = str(value) if isinstance(value, Path) else value
-            option_name = f"--{key.rpartition('.')[2].replace('_', '-')}"
-            layers.append(override(key, plain, ORIGINS.get(key, option_name).format(value)))
+            layers.append(_option_layer(key, value))
     if options["size"] is not None:
         sides = re.fullmatch(r"([0-9]{1,9})[xX×]([0-9]{1,9})", options["size"])
         if sides is None:
@@ -357,6 +371,16 @@ def given_layers(options: Options, own: Options | None = None) -> list[Layer]:
             raise ConfigError(f"--size: {way}, not {options['size']!r}")
         layers += [override("width", int(sides[1]), "--size"), override("height", int(sides[2]), "--size")]
     return [*files, combine(layers)]
+
+
+def _option_layer(key: str, value: Any) -> Layer:
+    """The layer of an option. If it can be repeated, each item has its own place: `--detail face:0.3`."""
+    name = ORIGINS.get(key, f"--{key.rpartition('.')[2].replace('_', '-')}").format(value)
+    layer = override(key, str(value) if isinstance(value, Path) else value, name)
+    items = value if isinstance(value, list) and name.startswith("--") else []
+    return replace(
+        layer, origins=layer.origins | {f"{key}.{i}": f"{name} {item}" for i, item in enumerate(items)}
+    )
 
 
 def _named_image(out: Path | None) -> Options:

@@ -20,12 +20,12 @@ from sdapp.commands.estimates import History
 from sdapp.commands.options import all_layers, with_options
 from sdapp.commands.running import Session
 from sdapp.commands.terminal import print_result, say
-from sdapp.config import COLUMNS, SETTINGS, RunConfig, read_override
+from sdapp.config import COLUMNS, MODEL_KEYS, SETTINGS, RunConfig, read_override
 from sdapp.errors import ConfigError, InterruptedRunError, SdappError, did_you_mean
 from sdapp.images import decode_file
 from sdapp.jobs import LoadKey, Work
 from sdapp.models.model import Model
-from sdapp.models.vae import locate_model
+from sdapp.models.vae import locate_model, refuse_missing
 from sdapp.notes import notes_on_line
 from sdapp.outputs.encode import encode
 from sdapp.outputs.files import check_folder
@@ -136,8 +136,10 @@ class Shell:
         layer = read_override(text)
         [key] = layer.origins
         given_now = {name: each for name, each in self._given.items() if name != key} | {key: layer}
-        self.config = validate(merge([*self._layers, *given_now.values()]))
-        self._given = given_now
+        config = validate(merge([*self._layers, *given_now.values()]))
+        if key in MODEL_KEYS and (model := getattr(config, key, None)):
+            refuse_missing(model, key)
+        self.config, self._given = config, given_now
 
     def _scheduler(self, name: str) -> None:
         if name:

@@ -15,6 +15,7 @@ from sdapp.metadata.read import read_settings
 from sdapp.metadata.record import read_image, record_text, settings_in_words
 from sdapp.models.catalog import Found, describe
 from sdapp.models.checksums import sha256_of
+from sdapp.models.files import PICKLED
 
 
 def show(
@@ -30,7 +31,8 @@ def show(
 
     errors: list[SdappError] = []
     for image in images:
-        if image.suffix == ".safetensors" or (image / "model_index.json").is_file():
+        is_file = image.suffix.lower() in (".safetensors", *PICKLED)
+        if is_file or (image / "model_index.json").is_file():
             found = _describe_model(image)
             print_line(
                 facts_json(found)

@@ -4,6 +4,7 @@ import codecs
 import errno
 import json
 import os
+import shlex
 import sys
 import time
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from sdapp.errors import DiskFullError, InterruptedRunError, SdappError
+from sdapp.errors import ConfigError, DiskFullError, InterruptedRunError, SdappError, did_you_mean
 from sdapp.outputs.files import FULL
 from sdapp.records import Result
 
@@ -23,12 +24,29 @@ if TYPE_CHECKING:
 MARGIN = 4  # columns that the bar leaves free, so that the ^C of a terminal does not begin a line
 
 
+OTHER_COMMANDS = {  # names that other programs have → what sdapp has instead
+    "txt2img": "generate", "paint": "generate", "hires": "upscale", "xyz": "grid", "info": "show",
+    "download": "pull", "list": "models",
+}  # fmt: skip
+
+
 class Commands(TyperGroup):
     """A group of commands; turns the errors of sdapp into `error:` lines and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take `sdapp help generate` for `sdapp generate --help`."""
         return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command; say what to write for the name of one of another program, or for a prompt."""
+        name = args[0]
+        if name in self.commands or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        way = f"; to paint it: sdapp generate {shlex.quote(name)}" if " " in name else ""
+        way = way or did_you_mean(name, self.commands, f"; {ctx.command_path} --help lists them")
+        if (other := OTHER_COMMANDS.get(name)) in self.commands:
+            way = f"; use sdapp {other}"
+        raise ConfigError(f"{name}: no such command{way}")
 
     def get_params(self, ctx: Any) -> list[Any]:
         return plain_parameters(super().get_params(ctx))

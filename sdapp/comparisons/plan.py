@@ -1,6 +1,7 @@
 """Plan a comparison: the jobs of its cells, with equal work in a column, and of its references."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -8,14 +9,14 @@ from itertools import product
 from pathlib import Path
 
 from sdapp.batches.items import Item
-from sdapp.comparisons.cells import Cell, Combination, Comparison, Reference, Value
+from sdapp.comparisons.cells import Cell, Combination, Comparison, Reference, Value, read_comparison
 from sdapp.comparisons.folder import PICTURES
 from sdapp.comparisons.pace import FEW, MANY, read_paces
 from sdapp.config import VARIABLE, RunConfig
-from sdapp.errors import ConfigError, SdappError, did_you_mean, gathered
+from sdapp.errors import ConfigError, InputError, SdappError, did_you_mean, gathered
 from sdapp.jobs import Job, LoadKey, steps_to_run
 from sdapp.models.vae import locate_model
-from sdapp.notes import notes_on_line, notes_on_place
+from sdapp.notes import note_on_last_page, notes_on_line, notes_on_place
 from sdapp.planning import plan
 from sdapp.profiles import ProfileName
 from sdapp.schedulers import check_run, resolve
@@ -107,6 +108,9 @@ class ComparisonPlan:
         yield from notes_on_place(self.config, may_use_cluster=True)
         for reference in self.comparison.references:
             yield from notes_on_line(self.config, self.model, self._jobs[reference.id])
+        with suppress(InputError):  # nothing was compared there before
+            shown = (cell.id for cell in read_comparison(self.folder).cells if cell.file)
+            yield from note_on_last_page(self.folder, shown, self._jobs)
 
     # --- the settings of a cell -----------------------------------------------------------------------------
 

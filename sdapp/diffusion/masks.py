@@ -37,9 +37,7 @@ class MaskFinder:
 
     def keep_for(self, job: Job) -> None:
         """Drop the models that a job does not need, if it needs any."""
-        asked: list[Inpaint | Detail] = [*job.detail, *([job.task] if isinstance(job.task, Inpaint) else [])]
-        names = {str(each.mask_model) for each in asked if each.mask_prompt}
-        if names:
+        if names := job.mask_models:
             self._loaded = {name: model for name, model in self._loaded.items() if name in names}
 
     def find(self, image: Image.Image, asked: Inpaint | Detail, stays: bool) -> Image.Image | None:

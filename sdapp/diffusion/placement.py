@@ -13,6 +13,7 @@ from sdapp.errors import ConfigError
 from sdapp.jobs import Job
 from sdapp.models.control_files import count_weights
 from sdapp.models.families import Family
+from sdapp.models.mask_models import count_mask_weights
 from sdapp.settings.hardware import Memory
 
 GIB = 2**30
@@ -23,6 +24,7 @@ MARGIN, RESERVE = 1.15, GIB // 2
 LAYERS = GIB // 4  # of offload: group: the layer that works, and the next one
 DECODED = 768  # numbers per pixel that decoding holds at once (benchmarks/activations.py)
 ADDED = 26  # numbers per pixel and row that ControlNets add to a UNet call: 25.6 in all families
+FLOAT32 = 4  # bytes of a number, in which mask models run
 TILE = 512  # pixels, the side of tiles that nobody asked for
 TURNS = {
     "model": "the parts of the model take turns on the device (memory.offload: model)",
@@ -51,7 +53,7 @@ class Sizes:
     vae_number: int = 2  # the same in the VAE
 
 
-def plan_memory(
+def plan_memory(  # noqa: PLR0913 - each is something that takes memory, or a limit
     sizes: Sizes,
     free: int,
     pixels: int,
@@ -59,13 +61,15 @@ def plan_memory(
     asked: Memory = AUTO,
     ways: int = 3,
     control: int = 0,
+    masks: int = 0,
 ) -> Plan:
     """Choose what `memory` leaves open: what costs the least time, and pixels only if nothing else fits.
 
-    `free` are the bytes of the device before it has any weights, `pixels` those of an image. Offloading is
-    chosen for one image: a batch that needs more is made smaller. The tensors that live at the same time are
-    counted (benchmarks/activations.py); each image has two rows, as with guidance. Of `OFFLOADS`, the first
-    `ways` are tried. `control` are the bytes of ControlNets, which are on the device while the UNet works.
+    `free` are the bytes of the device before it has any weights, `pixels` those of an image, `control` the
+    bytes of ControlNets, which are there while the UNet works, `masks` those of mask models, which are there
+    if nothing is offloaded. Offloading is chosen for one image: a batch that needs more is made smaller. The
+    tensors that live at the same time are counted (benchmarks/activations.py); each image has two rows, as
+    with guidance. Of `OFFLOADS`, the first `ways` are tried.
     """
     weights = sizes.weights
     call = 2 * (sizes.unet_values + (ADDED if control else 0)) * pixels * sizes.number
@@ -76,10 +80,9 @@ def plan_memory(
     def fits(offload: str, images: int, decoding: int) -> bool:
         match offload:
             case "none":
-                needed = sum(weights.values()) + control + max(images * call, decoding)
+                needed = sum(weights.values()) + control + masks + max(images * call, decoding)
             case "model":
-                working = weights["unet"] + control + images * call
-                needed = max(working, weights["vae"] + decoding, others)
+                needed = max(weights["unet"] + control + images * call, weights["vae"] + decoding, others)
             case _:
                 needed = LAYERS + max(control + images * call, decoding)
         return needed * MARGIN + RESERVE <= free
@@ -169,16 +172,19 @@ class Placement:
     def _plan_for(self, job: Job, batch: int) -> Plan:
         """Plan for images; LoRAs cannot be merged into layers that are offloaded."""
         control = sum(map(count_weights, {each.model for each in job.control})) * self._sizes.number
-        return self._plan(job.decoded_pixels, batch, bool(job.loras), control)
+        masks = sum(map(count_mask_weights, job.mask_models)) * FLOAT32
+        return self._plan(job.decoded_pixels, batch, bool(job.loras), control, masks)
 
-    def _plan(self, pixels: int, batch: int, has_loras: bool = False, control: int = 0) -> Plan:
+    def _plan(
+        self, pixels: int, batch: int, has_loras: bool = False, control: int = 0, masks: int = 0
+    ) -> Plan:
         """Plan for images; an Apple GPU has the memory of the CPU, so that offloading frees none."""
         asked = self._asked
         if self._device.type == "cpu":
             offload = "none" if asked.offload == "auto" else asked.offload
             return Plan(offload, asked.vae_slicing is True, asked.vae_tiling is True)
         ways = 1 if self._device.type == "mps" else 2 if has_loras else 3
-        return plan_memory(self._sizes, self._free, pixels, batch, asked, ways, control)
+        return plan_memory(self._sizes, self._free, pixels, batch, asked, ways, control, masks)
 
     def _decode_with(self, plan: Plan) -> None:
         self._vae.use_slicing |= plan.vae_slicing

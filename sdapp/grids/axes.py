@@ -156,6 +156,10 @@ def _find_key(letter: str, name: str) -> tuple[str, str]:
         if near
         else did_you_mean(plain, KEYS, f"; allowed: {words}, {', '.join(KEYS)}")
     )
+    if plain == "count":
+        raise ConfigError(
+            f"--{letter} count: each cell has one image; for more, use seeds: --{letter} seed=1-3"
+        )
     what = "all images of a grid share it" if plain in SETTINGS else "there is no such setting"
     raise ConfigError(f"--{letter} {name}: {what}{mean}")
 

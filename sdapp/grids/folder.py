@@ -1,6 +1,7 @@
 """The folder of a grid: grid.json, which says what the grid is, and the images in it."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sdapp.batches.finished import Finished
 from sdapp.batches.ledger import read_ledger
-from sdapp.errors import MissingInputError
+from sdapp.errors import InputError, MissingInputError
 from sdapp.grids.axes import Axis
 from sdapp.metadata.record import SUFFIXES
 from sdapp.outputs.files import overwrite
@@ -121,9 +122,8 @@ def _look(grid: ImageGrid, folder: Path) -> Iterator[GridCell]:
             yield replace(cell, status="missing", file=None, reason=None)
 
 
-def kept_seed(folder: Path) -> int | None:
-    """The seed of the grid that is in a folder, so that a second run paints the same images."""
-    try:
-        return int(CODEC.validate_json((folder / GRID_FILE).read_bytes()).seed)
-    except (OSError, ValueError):
-        return None
+def last_grid(folder: Path) -> ImageGrid | None:
+    """The grid that was painted into a folder before, finished or not; None if there is none."""
+    with suppress(InputError):
+        return read_grid(folder)
+    return None

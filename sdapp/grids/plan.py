@@ -12,11 +12,11 @@ from sdapp.batches.items import Item
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, SdappError, gathered
 from sdapp.grids.axes import Axis
-from sdapp.grids.folder import IMAGES, AxisFacts, GridCell, ImageGrid, kept_seed
+from sdapp.grids.folder import IMAGES, AxisFacts, GridCell, ImageGrid, last_grid
 from sdapp.jobs import Job, LoadKey
 from sdapp.models.model import Model
 from sdapp.models.vae import locate_model
-from sdapp.notes import notes_on_line, notes_on_place
+from sdapp.notes import note_on_last_page, notes_on_line, notes_on_place
 from sdapp.planning import plan
 from sdapp.settings.layers import Layer, merge, override
 from sdapp.settings.output import PLACEHOLDERS
@@ -69,6 +69,9 @@ class GridPlan:
     @property
     def notes(self) -> Iterator[str]:
         yield from notes_on_place(self.config)
+        if last := last_grid(self.folder):
+            shown = (cell.id for cell in last.cells if cell.file)
+            yield from note_on_last_page(self.folder, shown, (cell.job.id for cell in self.cells))
         for cell in self.cells:
             yield from notes_on_line(cell.config, cell.model, cell.job)
 
@@ -134,9 +137,9 @@ class GridPlan:
         return config
 
     def _own_seed(self, config: RunConfig) -> int:
-        """The seed of a grid without one: that of its folder, else a random one."""
-        kept = kept_seed(Path(config.output.dir))
-        return randbelow(2**32) if kept is None else kept
+        """The seed of a grid without one: that of the last one in its folder, else a random one."""
+        last = last_grid(Path(config.output.dir))
+        return last.seed if last else randbelow(2**32)
 
     def _model(self, config: RunConfig) -> Model:
         key = config.model, config.revision, config.vae, config.base

@@ -116,6 +116,8 @@ def _unquoted(value: Any) -> str:
         value = value.get("name")
     if isinstance(value, dict):  # without colons, for which YAML would put the whole line in quotes
         return ", ".join(f"{key} {_unquoted(each)}" for key, each in value.items() if each is not None)
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        return "; ".join(map(_unquoted, value))
     return json.dumps(value, ensure_ascii=False).replace('"', "")
 
 

@@ -9,7 +9,7 @@ from sdapp.errors import SdappError
 from sdapp.models.checks import find_problem
 from sdapp.models.checksums import known_sha256
 from sdapp.models.families import FAMILIES, family_of_width
-from sdapp.models.files import BUILT_IN, POSTCARDS
+from sdapp.models.files import BUILT_IN, NOT_READ, PICKLED, POSTCARDS
 from sdapp.models.kinds import find_kind
 from sdapp.models.lora_files import text_width
 from sdapp.models.model import Model
@@ -35,7 +35,9 @@ class Found:
 
 
 def describe(path: Path, name: str | None = None, revision: str | None = None) -> Found:
-    """Say what a `.safetensors` file or a diffusers folder is; nothing is loaded."""
+    """Say what a file or a diffusers folder is; nothing is loaded."""
+    if path.suffix.lower() in PICKLED:
+        return Found(name or str(path), path, "pickled checkpoint", path.stat().st_size, problem=NOT_READ)
     model = Model(name or str(path), path, revision)
     sha256 = known_sha256(path) if model.is_file else None
     try:
@@ -95,7 +97,8 @@ def list_models(folder: str | None) -> Iterator[Found]:
     yield from _cached()
     root = Path(folder).expanduser() if folder else None
     for path in sorted(root.rglob("*")) if root else ():
-        is_file = path.suffix == ".safetensors" and path.is_file() and not _is_inside_folder(path)
+        is_weights = path.suffix.lower() in (".safetensors", *PICKLED)
+        is_file = is_weights and path.is_file() and not _is_inside_folder(path)
         if is_file or (path / "model_index.json").is_file():
             yield describe(path)
 

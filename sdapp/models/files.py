@@ -18,6 +18,10 @@ BITS = {  # of the number formats of safetensors
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
 }  # fmt: skip
 PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
+NOT_READ = (
+    "a pickled checkpoint can run code, so it is not read. "
+    "Convert it once on a machine that may run it, then give the .safetensors file"
+)
 OTHER_CONTENTS = {  # how a file begins → what it is instead of safetensors
     b"version https://git-lfs": "a pointer of Git LFS; fix: git lfs pull",
     b"PK\x03\x04": "a pickled checkpoint, which can run code, under another name",
@@ -53,13 +57,23 @@ def tensor_shapes(path: Path, key: str = "model") -> dict[str, list[int]]:
                 other = _other_contents(start) or "no safetensors file; download it again"
                 raise UnavailableError(f"{key}: {path} is {other}")
             file.seek(8)
-            header = json.loads(file.read(size))
+            header = _parse_header(file.read(size), size)
         tensors = {name: value for name, value in header.items() if name != "__metadata__"}
         _check_places(tensors, path.stat().st_size - 8 - size)
         return {name: [int(length) for length in value["shape"]] for name, value in tensors.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
         problem = "cannot be read" if isinstance(exc, OSError) else "is damaged"
         raise UnavailableError(f"{key}: {path} {problem}: {exc}; download or copy it again") from exc
+
+
+def _parse_header(text: bytes, size: int) -> Any:
+    """What the header of a safetensors file says. Raises ValueError if it is not whole."""
+    if len(text) < size:
+        raise ValueError(f"{size - len(text):,} of {size:,} bytes of its header are missing")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ValueError("it has no header of safetensors") from exc
 
 
 def tensor_digest(path: Path) -> str:
@@ -101,10 +115,7 @@ def refuse_others(name: str, path: Path, key: str = "model") -> None:
     with path.open("rb") as file:
         other = _other_contents(file.read(24)) or "no .safetensors file"
     if path.suffix.lower() in PICKLED:
-        other = (
-            "not safetensors; a pickled checkpoint can run code, so it is not read. "
-            "Convert it once on a machine that may run it, then give the .safetensors file"
-        )
+        other = f"not safetensors; {NOT_READ}"
     raise UnavailableError(f"{key}: {name} is {other}")
 
 

@@ -24,6 +24,7 @@ SHORT_NAMES = {  # without capitals and signs
 }  # fmt: skip
 EXAMPLES = {
     "model": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "base": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "vae": "stabilityai/sd-vae-ft-mse",
     "control": "lllyasviel/control_v11p_sd15_canny",
     "upscale.model": "stabilityai/stable-diffusion-x4-upscaler",

@@ -1,8 +1,10 @@
 """Models that find things by words: where they are and what they are, found without torch."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +31,7 @@ THRESHOLDS = {
     "SegformerForSemanticSegmentation": 0.5,
 }
 WITH_LABELS = ("YolosForObjectDetection", "SegformerForSemanticSegmentation")  # which know no other words
-MAX_NAMES = 12  # of labels, in a message
+WITHOUT = "; to paint without: --set detail=null"
 Finds = TypeVar("Finds", Inpaint, Detail)
 
 
@@ -61,10 +63,13 @@ def check_words_to_find(given: Finds, model: Model) -> Finds:
     if given.mask_prompt is None:
         return given
     name = given.mask_model or (BUILT_IN if model.name == BUILT_IN else MASK_MODEL)
-    found: MaskModel = find_mask_model(name)
+    without = WITHOUT if isinstance(given, Detail) else ""
+    try:
+        found: MaskModel = find_mask_model(name)
+    except UnavailableError as exc:
+        raise UnavailableError(f"{exc}{without}") from exc
     if found.labels and found.label_of(given.mask_prompt) is None:
-        known = ", ".join([*found.labels][:MAX_NAMES]) + (", …" if len(found.labels) > MAX_NAMES else "")
-        hint = did_you_mean(given.mask_prompt, found.labels, f"; it finds {known}")
+        hint = did_you_mean(given.mask_prompt, found.labels, f"; it finds {', '.join(found.labels)}{without}")
         raise ConfigError(f"mask_prompt: {name} has no label {given.mask_prompt!r}{hint}")
     digest = sha256_of(found.weights)
     if given.mask_sha256 not in (None, digest):
@@ -106,6 +111,12 @@ def find_mask_model(name: str) -> MaskModel:
     tensor_shapes(folder / TENSORS, MASK_KEY)  # raises UnavailableError for a damaged file
     check_download(folder / TENSORS, MASK_KEY)
     return MaskModel(folder, kind, _words_of_labels(config) if kind in WITH_LABELS else {}, commit)
+
+
+@cache
+def count_mask_weights(name: str) -> int:
+    """How many numbers a mask model has. Raises UnavailableError."""
+    return sum(map(math.prod, tensor_shapes(find_mask_model(name).weights, MASK_KEY).values()))
 
 
 def _words_of_labels(config: Mapping[str, Any]) -> dict[str, int]:

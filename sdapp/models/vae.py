@@ -61,6 +61,12 @@ def split_revision(name: str) -> tuple[str, str | None]:
     return (name, None) if Path(name).expanduser().exists() else (hub_id, revision or None)
 
 
+def refuse_missing(name: str, key: str) -> None:
+    """Raise UnavailableError if a setting `key` names a model that is neither here nor a Hub id."""
+    if name not in ("on", "off"):  # as `safety_checker` can be
+        find_path(name if key == "model" else split_revision(name)[0], key)
+
+
 def find_part(name: str, key: str) -> tuple[Path, str | None]:
     """The path of one part of a model that the setting `key` names, and its commit if it is from the Hub."""
     hub_id, revision = split_revision(name)

@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count
@@ -62,10 +62,14 @@ def create(path: Path, data: bytes) -> bool:
         return claim_name(temporary, path)
 
 
-def overwrite(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file, or replace it, whole or not at all. Raises OutputError."""
+def overwrite(path: Path, chunks: Iterable[bytes], may: Callable[[], bool] = lambda: True) -> None:
+    """Write a file, or replace it, whole or not at all. Raises OutputError.
+
+    `may` is asked when all bytes are on the disk, which can take long; if it says no, nothing is replaced.
+    """
     with _written(path, chunks) as temporary:
-        temporary.replace(path)
+        if may():
+            temporary.replace(path)
 
 
 @contextmanager

@@ -26,8 +26,8 @@ ALIASES = {
     "strength": "task.strength", "denoising_strength": "task.strength",
     "size": "size", "seeds": "seed", "cfg_scale": "guidance_scale", "n_iter": "count",
     "lora": "loras", "embedding": "embeddings", "upscale": "upscale.scale",
-    "outpaint": "task.sides", "cfg": "guidance_scale",
-    "guidance": "guidance_scale", "negative": "negative_prompt", "file": "labels.filename",
+    "outpaint": "task.sides", "cfg": "guidance_scale", "guidance": "guidance_scale",
+    "negative": "negative_prompt", "neg": "negative_prompt", "file": "labels.filename",
 } | {name: f"labels.{name}" for name in LABELS}  # fmt: skip
 # In .txt only: kohya's letters, and A1111's batch_size, which is a number of images.
 SHORT_OPTIONS = {

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sdapp.config import COLUMNS
+from sdapp.config import COLUMNS, Folders
 from sdapp.errors import ConfigError, InputError, MissingInputError
 from sdapp.images import IMAGE_SUFFIXES
 from sdapp.metadata.read import read_settings
@@ -43,7 +43,7 @@ class Entry:
     image, is in `seeds`, not in the values; -1 there means a derived one. `content` is the text that derived
     seeds are made from: equal for equal settings in any format and folder; seed and count are not in it.
     `labels` has what is no setting, such as a tag. `variants` is into how many combinations it was expanded.
-    `made_with` has the model and so on of the image that a line begins with.
+    `made_with` has the model and so on of the image that a line begins with, `notes` what to know about it.
     """
 
     line: int
@@ -55,6 +55,7 @@ class Entry:
     labels: Mapping[str, str] = field(default_factory=dict)
     variants: int = 1
     made_with: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def layer(self) -> layers.Layer:
@@ -66,13 +67,16 @@ class Entry:
         return layers.Layer(nest(self.values), origins)
 
 
-def read_prompts(path: Path | None, stdin: BinaryIO | None = None) -> Iterator[Entry]:
+def read_prompts(
+    path: Path | None, stdin: BinaryIO | None = None, folders: Folders | None = None
+) -> Iterator[Entry]:
     """Yield the entries of a prompt file one at a time; without a path, those of standard input or `stdin`.
 
     The suffix decides the format. Standard input is .txt, or .jsonl if it begins with a JSON object. Relative
     paths of images are relative to the file's folder, for standard input to the current one. An image makes
     the task img2img and a mask makes it inpaint, unless `task.kind` is given. Lists and choices stay as they
-    are, and only names of settings are checked; `variants.checked_entries` does the rest.
+    are, and only names of settings are checked; `variants.checked_entries` does the rest. What an image that
+    a line begins with names is looked for in `folders`.
 
     Raises MissingInputError for a file that cannot be read; after the last good entry, PromptFileError with
     all lines that cannot be read.
@@ -80,12 +84,12 @@ def read_prompts(path: Path | None, stdin: BinaryIO | None = None) -> Iterator[E
     errors = PromptFileError()
     if path is None:
         lines = read_lines(stdin or sys.stdin.buffer, STDIN, errors)
-        yield from _assemble(_read_stdin(lines, STDIN, errors), STDIN, Path(), errors)
+        yield from _assemble(_read_stdin(lines, STDIN, errors), STDIN, Path(), errors, folders)
     elif reader := READERS.get(path.suffix.lower()):
         try:
             with path.open("rb") as stream:
                 rows = reader(read_lines(stream, str(path), errors), str(path), errors)
-                yield from _assemble(rows, str(path), path.parent, errors)
+                yield from _assemble(rows, str(path), path.parent, errors, folders)
         except OSError as exc:
             raise MissingInputError(f"{path}: cannot read the prompts: {exc.strerror}") from exc
     else:
@@ -93,10 +97,15 @@ def read_prompts(path: Path | None, stdin: BinaryIO | None = None) -> Iterator[E
     errors.raise_if_any()
 
 
-def _assemble(rows: Rows, name: str, folder: Path, errors: PromptFileError) -> Iterator[Entry]:
+def _assemble(
+    rows: Rows, name: str, folder: Path, errors: PromptFileError, folders: Folders | None
+) -> Iterator[Entry]:
     for line, given in rows:
         with errors.collect(line):
-            yield Entry(line, f"{name}:{line}", *assemble_line(given, folder))
+            notes: tuple[str, ...] = ()
+            if _begins_with_image(given):
+                given, notes = _with_settings_of_image(given, folder, folders)
+            yield Entry(line, f"{name}:{line}", *assemble_line(given, folder), notes)
 
 
 def _read_stdin(lines: Lines, name: str, errors: PromptFileError) -> Rows:
@@ -107,12 +116,10 @@ def _read_stdin(lines: Lines, name: str, errors: PromptFileError) -> Rows:
 
 
 def _read_txt(lines: Lines, name: str, errors: PromptFileError) -> Rows:
-    folder = Path() if name == STDIN else Path(name).parent
     for number, line in lines:
         if is_read(line):
             with errors.collect(number):
-                given = parse_line(line.rstrip(" \t"), f"{name}:{number}")
-                yield number, _with_settings_of_image(given, folder) if _begins_with_image(given) else given
+                yield number, parse_line(line.rstrip(" \t"), f"{name}:{number}")
 
 
 def _begins_with_image(given: list[Given]) -> bool:
@@ -121,11 +128,13 @@ def _begins_with_image(given: list[Given]) -> bool:
     return is_text and given[0].value.lower().endswith(IMAGE_SUFFIXES)
 
 
-def _with_settings_of_image(given: list[Given], folder: Path) -> list[Given]:
-    """The settings inside the image that a line begins with, and those of the line over them."""
+def _with_settings_of_image(
+    given: list[Given], folder: Path, folders: Folders | None
+) -> tuple[list[Given], tuple[str, ...]]:
+    """The settings inside the image that a line begins with, those of the line over them, and notes on it."""
     path, origin = folder / given[0].value, given[0].origin
     try:
-        inside = read_settings(path.absolute())
+        inside = read_settings(path.absolute(), folders)
     except InputError as exc:
         way = 'a line that ends so is the path of an image; give a prompt as --prompt "…"'
         raise ConfigError(f"{origin}: {exc}; {way}") from exc
@@ -137,7 +146,7 @@ def _with_settings_of_image(given: list[Given], folder: Path) -> list[Given]:
         for key, value in leaf_values(inside.values)
         if key != "count" and key not in over and key.partition(".")[0] not in groups and value is not None
     ]
-    return [*found, *given[1:]]
+    return [*found, *given[1:]], inside.notes
 
 
 class _CsvLines:

@@ -267,6 +267,11 @@ def parse_override(text: str, settings: Mapping[str, Setting] = MappingProxyType
     """
     origin = f"--set {text}"
     dotted, equals, value = text.partition("=")
+    around = [key for key in settings if dotted.startswith(f"{key}.") and settings[key].list_of]
+    if equals and around:
+        last = dotted.rpartition(".")[2]
+        item = value if last.isdigit() else f"{{{last}: {value}, …}}"
+        raise ConfigError(f"{origin}: {around[0]} is a list; give all of it: --set '{around[0]}=[{item}]'")
     if not equals or not all(part.isidentifier() for part in dotted.split(".")):
         raise ConfigError(f"{origin}: write it as key=value, such as --set steps=30 or output.dir=images")
     try:

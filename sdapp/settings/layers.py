@@ -1,5 +1,6 @@
 """Layers of settings, how they are merged, and where each value comes from."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 ONE_VALUE: dict[str, tuple[str, tuple[type, ...]]] = {
     "scheduler": ("name", (str,)), "upscale": ("scale", (int, float)), "score": ("kind", (str,)),
 }  # fmt: skip
+ITEM = re.compile(r"\.\d+(?=\.|$)")  # in a dotted key: the number of an item in a list
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,16 @@ def combine(layers: list[Layer]) -> Layer:
     named_model = ""
     for layer in layers:
         _lay_over(values, layer.values)
+        origins = {key: place for key, place in origins.items() if not _is_in_list(key, layer)}
         origins |= layer.origins
         named_model = layer.named_model or ("" if "model" in layer.values else named_model)
     return Layer(values, origins, named_model=named_model)
+
+
+def _is_in_list(dotted: str, layer: Layer) -> bool:
+    """Whether a key is of an item of a list that a layer replaces."""
+    item = ITEM.search(dotted)
+    return item is not None and dotted[: item.start()] in layer.origins
 
 
 def _superseded(values: Mapping[str, Any], layer: Layer) -> Iterator[str]:

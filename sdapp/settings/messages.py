@@ -91,7 +91,7 @@ def _right_spelling(error: Any) -> str:
 
 
 def place_message(dotted: str, message: str, merged: Layer) -> str:
-    """Return `place: key: message`, without the key if the place is the option of that name.
+    """Return `place: key: message`, without what the place says already, such as the option of that name.
 
     The place is where the key was given, else where the nearest group around it was, else a key beside it.
     """
@@ -107,7 +107,9 @@ def place_message(dotted: str, message: str, merged: Layer) -> str:
     option = f"--{dotted.rpartition('.')[2].replace('_', '-')}"
     if origin == option or origin.startswith(f"--set {dotted}="):
         return f"{origin}: {message}"
-    return f"{origin}: {dotted}: {message}"
+    if group.rpartition(".")[2].isdigit() and origin.startswith("--"):  # such as `--detail face:3`
+        dotted = dotted.removeprefix(group).removeprefix(".")
+    return ": ".join(filter(None, (origin, dotted, message)))
 
 
 def _follow(loc: Sequence[str | int], model: type[BaseModel]) -> tuple[list[str], list[Any], str]:

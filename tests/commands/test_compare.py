@@ -200,6 +200,14 @@ def test_a_second_run_paints_nothing(copy: Path, sdapp: Run) -> None:
     assert results.read_comparison(copy).cells == cells
 
 
+def test_another_comparison_in_the_folder_of_one_is_told(copy: Path, sdapp: Run) -> None:
+    more, less = (
+        sdapp(*EXAMPLE, *CHEAP, "--steps", steps, "--out", copy, "--dry-run") for steps in ("5,10,20,30", "5")
+    )
+    assert "which the page will not show any more" not in more.stderr
+    assert f"{copy}: there are images of other settings, which the page will not show any more" in less.stderr
+
+
 def test_a_half_finished_folder_is_reported_and_finished(copy: Path, sdapp: Run) -> None:
     before, whole = images(copy), results.read_comparison(copy)
     gone = [whole.cells[0], by_place(whole)["euler-a", 5, 2]]

@@ -278,6 +278,10 @@ BAD_INPUT = {
     "half a step": (2, "--steps: must be a whole number, not 2.5", "generate cat --steps 2.5"),
     "a size that is none": (2, "WIDTHxHEIGHT", f"{SAY} --size large"),
     "a prompt without quotes": (2, "quote the prompt, or a name with spaces", "generate a cat"),
+    "an image that was forgotten": (66, "write: sdapp img2img IMAGE PROMPT", "img2img cat"),
+    "a command of other programs": (2, "no such command; use sdapp generate", "txt2img cat"),
+    "a command that is mistyped": (2, "did you mean 'generate'?", "generat cat"),
+    "two folders for one page": (2, "b6; give FOLDER only, in quotes if there are spaces", "report b1 b6"),
     "an option of other programs": (2, "use --size WIDTHxHEIGHT", f"{SAY} --width 64"),
     "a mask that was forgotten": (66, "sdapp inpaint IMAGE MASK PROMPT", "inpaint house.png cat"),
     "a missing model folder": (69, "no folder or file ./nowhere", f"{SAY} --model ./nowhere"),
@@ -296,6 +300,24 @@ BAD_INPUT = {
     "an image without a record": (65, "no sdapp record", "generate --config house.png"),
     "a folder to show": (65, "sdapp report .", "show ."),
     "an option without its s": (2, "--step: no such option; use --steps", "generate cat --step 5"),
+    "one of several details": (
+        2,
+        "error: --detail b:3: strength: must be 1 or",
+        f"{SAY} --detail a --detail b:3",
+    ),
+    "a detail over that of a config": (
+        2,
+        "error: --detail b:3: ",
+        f"{SAY} --config detail.yaml --detail b:3",
+    ),
+    "one item of a list": (
+        2,
+        "detail is a list; give all of it: --set 'detail=[{strength: 0.3, …}]'",
+        f"{SAY} --set detail.0.strength=0.3",
+    ),
+    "a count of what is explained": (2, "one image is explained; leave it out", "explain cat --count 3"),
+    "a count in a grid": (2, "--z seed=1-3", "grid cat --x steps=2 --count 3"),
+    "a count as an axis": (2, "for more, use seeds: --x seed=1-3", "grid cat --x count=1,2"),
     "one scheduler to compare": (2, "use --schedulers", "compare cat --scheduler ddim"),
     "nothing to show": (65, "no sdapp record", "show house.png"),
     "a --set without =": (2, "key=value", f"{SAY} --set steps"),
@@ -309,6 +331,7 @@ def bad_files(tmp_path: Path, house: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "model.ckpt").write_bytes(b"\x80\x02pickle")
     (tmp_path / "bad.yaml").write_text("stpes: 3\n")
+    (tmp_path / "detail.yaml").write_text("detail:\n  - {mask_prompt: a, strength: 0.5}\n")
     (tmp_path / "corrupt.safetensors").write_bytes(b"\xff" * 64)
     for folder in ("empty", "pickled"):
         (tmp_path / folder / "unet").mkdir(parents=True)

@@ -70,6 +70,9 @@ def test_a_grid_that_grows_keeps_its_images(sdapp: Run) -> None:
     result = sdapp("grid", "a cat", "--x", "guidance_scale=1-3", "--steps", "2")
     assert "3 images; 2 done, 1 to paint" in result.stderr
     assert before.items() <= images(Path("grid")).items()
+    assert "which the page will not show any more" not in result.stderr
+    other = sdapp("grid", "a cat", "--x", "guidance_scale=2,5", "--steps", "2", "--dry-run")
+    assert "grid: there are images of other settings, which the page will not show any more" in other.stderr
 
 
 def test_a_kill_costs_only_what_was_being_painted(tmp_path: Path) -> None:

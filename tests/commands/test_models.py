@@ -37,6 +37,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sdapp: Run) -> Path
     save_header(folder / "flux.safetensors", {"double_blocks.0.img_attn.norm.key_norm.scale": (128,)})
     save_header(folder / "ink.safetensors", LORA)
     (folder / "broken.safetensors").write_bytes(b"\0" * 9)
+    (folder / "old.ckpt").write_bytes(b"\x80\x02pickle")
     assert sdapp("config", "set", "folders.models", "models").exit_code == 0
     return folder
 
@@ -47,7 +48,7 @@ def test_models_lists_what_is_on_this_machine_and_what_is_refused(machine: Path,
     rows = {Path(row["name"]).name: row for row in map(json.loads, listed.stdout.splitlines())}
     assert list(rows) == [
         "postcards", "dreamer", "broken.safetensors", "flux.safetensors", "folder", "ink.safetensors",
-        "paint.safetensors", "noob.safetensors",
+        "paint.safetensors", "noob.safetensors", "old.ckpt",
     ], listed.stdout  # fmt: skip
     assert rows["dreamer"]["revision"] == COMMIT
     assert rows["dreamer"]["size"] == rows["postcards"]["size"] > 20_000_000
@@ -61,11 +62,15 @@ def test_models_lists_what_is_on_this_machine_and_what_is_refused(machine: Path,
         "broken.safetensors": "damaged",
         "flux.safetensors": "FLUX",
         "ink.safetensors": "LoRA for Stable Diffusion XL",
+        "old.ckpt": "pickled checkpoint",
     }
-    lines = sdapp("models").stdout.splitlines()
+    plain = sdapp("models")
+    lines = plain.stdout.splitlines()
     assert len(lines) == 1 + len(rows)
-    assert lines[-1].split("  ")[0].endswith("ink.safetensors")
-    assert "no: LoRA for Stable Diffusion XL" in lines[-1]
+    assert lines[-2].split("  ")[0].endswith("ink.safetensors")
+    assert "no: LoRA for Stable Diffusion XL" in lines[-2]
+    assert "note: a pickled checkpoint can run code, so it is not read. Convert it once" in plain.stderr
+    assert "can run code" in sdapp("show", machine / "old.ckpt").stdout
     assert any("Stable Diffusion 1.x, inpainting" in line for line in lines)
     assert any(line.startswith("org/dreamer ") and line.endswith(COMMIT[:10]) for line in lines)
 

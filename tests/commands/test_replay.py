@@ -283,6 +283,25 @@ def test_errors_of_all_images_come_together_each_with_its_name(sdapp: Run, house
     assert not Path("outputs").exists()
 
 
+def test_all_that_stops_an_image_is_told_at_once_with_a_way_out(sdapp: Run) -> None:
+    details = "ADetailer model: face_yolov8n.pt, ADetailer prompt: a [b:c:0.5], ADetailer model 2nd: hand_yolov8n.pt"
+    text = A1111.replace("red", "[red:blue:0.5]").replace("a tree", "[a|b]")
+    image = theirs(text=f"{text}, Model: postcards, {details}")
+    found = errors(sdapp("replay", image, "--model", "postcards"))
+    assert [line.split(": ")[2] for line in found] == [
+        "prompt", "negative_prompt", "detail.0.prompt", "mask_prompt", "mask_prompt",
+    ]  # fmt: skip
+    assert all(line.endswith("to paint without: --set detail=null") for line in found[3:])
+    way = ("--set", "detail=null", "--set", "prompt_syntax=plain")
+    [job] = jobs(sdapp("replay", image, "--model", "postcards", *way))
+    assert job["detail"] == []
+    shown = sdapp("show", image).stdout
+    assert "detail mask_prompt face, prompt a [b:c:0.5]; mask_prompt hand" in shown
+    missing = "detail=[{mask_prompt: face, mask_model: CIDAS/clipseg-rd64-refined}]"
+    absent = sdapp("replay", image, "--model", "postcards", "--offline", "--set", missing)
+    assert "you are offline; give a folder; to paint without: --set detail=null" in absent.stderr
+
+
 def test_images_without_settings_do_not_stop_the_others(sdapp: Run, house: Path) -> None:
     """The reason comes before the painting, and at the end."""
     [path] = paint(sdapp, "a cat")

@@ -61,6 +61,16 @@ def test_tags_in_a_prompt_file_are_chosen_with_the_rest(sdapp: Run, folders: Pat
     assert {job["prompt"]: len(job["loras"]) for job in jobs} == {"a cat": 0, "a dog": 1}
 
 
+def test_a_line_that_begins_with_an_image_has_its_loras(sdapp: Run, folders: Path) -> None:
+    image = made_with("small", "a lighthouse <lora:ink:0.7>")
+    (folders / "lines.txt").write_text(f"{image} --seed 7\n")
+    done = sdapp("batch", "lines.txt", "--model", "small", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert f"note: line 1: {folders / image} sets profile: a1111" in done.stderr
+    [lora_of_line] = json.loads(done.stdout)["job"]["loras"]
+    assert (Path(lora_of_line["file"]).name, lora_of_line["weight"]) == ("Ink.safetensors", 0.7)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -90,6 +100,7 @@ def test_a_bad_default_is_refused_and_changes_nothing(sdapp: Run, tmp_path: Path
         done = sdapp("config", "set", key, value)
         assert done.exit_code == (69 if key == "model" else 2)
         assert key in done.stderr
+    assert "no folder or file ./gone" in sdapp("config", "set", "base", "./gone").stderr
     assert (tmp_path / "own" / "sdapp" / "config.yaml").read_text() == "steps: 30\n"
     assert "steps: 30" in sdapp("config", "show").stdout
     assert "there is no folder" in sdapp("config", "set", "folders.loras", "gone").stderr
@@ -98,6 +109,14 @@ def test_a_bad_default_is_refused_and_changes_nothing(sdapp: Run, tmp_path: Path
         assert sdapp("config", "unset", key).exit_code == 0
     assert (tmp_path / "own" / "sdapp" / "config.yaml").read_text() == "{}\n"
     assert "steps: 9" in sdapp("config", "show", "--set", "steps=9").stdout
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("safety_checker", "on"), ("vae", "org/vae@main"), ("base", "org/model@v1")]
+)
+def test_models_of_the_hub_and_words_for_one_can_be_defaults(key: str, value: str, sdapp: Run) -> None:
+    assert sdapp("config", "set", key, value).exit_code == 0
+    assert f"{key}: " in sdapp("config", "show", "--changed").stdout
 
 
 def test_an_image_is_replayed_with_its_own_settings_and_not_with_the_defaults(
@@ -121,12 +140,12 @@ def test_only_a_path_is_made_absolute(sdapp: Run, folders: Path) -> None:
 
 # --- the model: SDAPP_MODEL, images that name one, and what postcards does not know -------------------------------
 
-THEIRS = "a lighthouse\nSteps: 2, Sampler: Euler a, Seed: 7, Size: 64x64, RNG: CPU, Model hash: 0123456789, Model: {}"
+THEIRS = "{}\nSteps: 2, Sampler: Euler a, Seed: 7, Size: 64x64, RNG: CPU, Model hash: 0123456789, Model: {}"
 
 
-def made_with(model: str) -> str:
+def made_with(model: str, prompt: str = "a lighthouse") -> str:
     info = PngInfo()
-    info.add_text("parameters", THEIRS.format(model))
+    info.add_text("parameters", THEIRS.format(prompt, model))
     Image.new("RGB", (64, 64)).save("theirs.png", pnginfo=info)
     return "theirs.png"
 

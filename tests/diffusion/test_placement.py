@@ -1,14 +1,19 @@
 """What `memory: auto` chooses, by arithmetic; what it does on a GPU is in test_gpu.py."""
 
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from sdapp.arguments import as_layer
 from sdapp.diffusion.placement import ADDED, DECODED, GIB, Plan, Sizes, plan_memory
 from sdapp.errors import ConfigError
 from sdapp.models.families import FAMILIES
+from sdapp.models.files import POSTCARDS, tensor_shapes
 from sdapp.models.locate import locate
+from sdapp.models.mask_models import count_mask_weights
 from sdapp.planning import plan
 from sdapp.settings.hardware import Memory
 from sdapp.settings.layers import Layer
@@ -94,6 +99,24 @@ def test_controlnets_are_counted(
     sizes, free = {"sd15": SD15, "sdxl": SDXL}[name], int(FREE[card] * GIB)
     assert plan_memory(sizes, free, side * side).offload == alone
     assert plan_memory(sizes, free, side * side, control=number * CONTROL[name]).offload == steered
+
+
+def test_mask_models_are_counted_where_they_stay() -> None:
+    masks = 600_000_000  # bytes, about those of a CLIPSeg
+    fits = next(gib for gib in range(100) if plan_memory(SD15, gib * GIB // 8, 512 * 512).offload == "none")
+    free = fits * GIB // 8
+    assert plan_memory(SD15, free, 512 * 512, masks=masks).offload == "model"
+    assert plan_memory(SD15, free + 2 * masks, 512 * 512, masks=masks).offload == "none"
+
+
+def test_the_mask_models_of_a_job(house: Path) -> None:
+    layer = as_layer({"prompt": "a house", "image": house, "mask_prompt": "house", "detail": ["cat", "ship"]})
+    config = validate(layer)
+    [job] = plan(config, locate(config.model))
+    assert job.mask_models == {"postcards"}
+    assert count_mask_weights("postcards") == sum(
+        math.prod(shape) for shape in tensor_shapes(POSTCARDS / "mask_model" / "model.safetensors").values()
+    )
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])

@@ -15,6 +15,7 @@ from conftest import random_pipeline
 from sdapp.arguments import as_layer
 from sdapp.metadata.record import read_header
 from sdapp.notes import Notes
+from sdapp.replays import plan_replays
 from sdapp.upscales import plan_upscales
 
 Command = Callable[..., Any]
@@ -144,6 +145,16 @@ def test_it_is_what_the_pipeline_makes_recorded_and_replayed(
     assert furthest(path, Path("exact.png")) <= 1  # the text is encoded in another order
     [line] = sdapp("replay", path, "--verify", "--json").stdout.splitlines()
     assert json.loads(line)["largest_difference"] == 0
+
+
+@pytest.mark.parametrize(("scale", "calls"), [(2, 3), (4, 5)])
+def test_the_calls_of_an_upscaler_are_known_before(
+    scale: int, calls: int, upscalers: dict[int, Path], sdapp: Command, house: Path
+) -> None:
+    asked = ("--method", "diffusion", "--upscaler", upscalers[scale], "--scale", scale, "--prompt", "a house")
+    [path] = painted(sdapp, "upscale", house, *asked, "--steps", 3, "--scheduler", "heun", "--out", "up")
+    job = plan_replays([path], [], Notes(None))[0][0].jobs[0]
+    assert job.upscaler_calls == read_header(path)["record"]["unet_calls"] == calls
 
 
 def test_an_image_depends_on_its_own_seed_alone(

@@ -1,11 +1,16 @@
 """Downloads from a Hub that is played by a server on this machine: what is asked for, and what errors say."""
 
+import fcntl
 import hashlib
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +22,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pyte
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -451,6 +457,29 @@ def test_a_run_asks_once_for_what_all_its_images_use(
         assert (folder.name, find(), hub.requests) == (COMMIT, folder, asked)
     finally:
         cached.cache_clear()
+
+
+def test_a_download_has_one_bar_for_all_its_bytes_and_it_goes_at_the_end(hub: Hub, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 100, 0, 0))
+    with subprocess.Popen(
+        [sys.executable, "-m", "sdapp.cli", "pull", "org/model"],
+        env=environment(hub, tmp_path) | {"HF_HUB_DISABLE_PROGRESS_BARS": "0"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        screen, written = pyte.Screen(100, 12), b""
+        with suppress(OSError):  # a terminal ends so when its last writer is gone
+            while chunk := os.read(ours, 4096):
+                written += chunk
+        pyte.ByteStream(screen).feed(written)
+    os.close(ours)
+    assert process.returncode == 0, written
+    bars = [text for text in re.split(r"[\r\n]", written.decode()) if "|" in text]
+    assert bars
+    assert all(re.search(r"B of \S*B \|.*\| \S+ left, org/model", bar) for bar in bars), bars
+    assert "".join(screen.display).strip() == ""
 
 
 def test_a_killed_download_leaves_nothing_for_ever(hub: Hub, tmp_path: Path) -> None:

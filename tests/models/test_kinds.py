@@ -395,8 +395,11 @@ def with_header(file: Path, header: object) -> Path:
 
 
 DAMAGED: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "empty": ("is damaged", lambda file: file.write_bytes(b"")),
-    "cut in its header": ("is damaged", lambda file: cut(file, 100)),
+    "empty": ("is damaged: it has no header of safetensors; download", lambda file: file.write_bytes(b"")),
+    "cut in its header": (
+        "is damaged: ",
+        lambda file: cut(file, 100),
+    ),
     "cut in its data": ("is damaged: 1,000 of ", lambda file: cut(file, file.stat().st_size - 1000)),
     "no mapping": ("is damaged", lambda file: with_header(file, [1])),
     "a tensor without a shape": (
