@@ -21,7 +21,7 @@ PACKAGES = {
 }  # fmt: skip
 LOW_DISK = 5 * 2**30
 LOOK = 0.3  # seconds
-HALVES = {
+BFLOAT16 = {
     True: "; with bfloat16 instructions",
     False: "; no bfloat16 instructions, float32 is far faster",
     None: "",
@@ -76,7 +76,7 @@ def _devices(problems: list[str]) -> Facts:
 
     cores, threads = os.cpu_count() or 1, count(torch.get_num_threads(), "thread")
     facts: Facts = [
-        ("cpu", f"{count(cores, 'core')}, torch uses {threads}{HALVES[has_bfloat16()]}"),
+        ("cpu", f"{count(cores, 'core')}, torch uses {threads}{BFLOAT16[has_bfloat16()]}"),
         ("", f"other programs keep {cores * psutil.cpu_percent(LOOK) / 100:.1f} cores busy"),
     ]
     for index in range(torch.cuda.device_count()):
