@@ -73,7 +73,9 @@ class ModelSettings(Frozen):
     ] = None
     dtype: Annotated[
         Literal["auto", "float16", "bfloat16", "float32"],
-        Field(description="auto: float16 on CUDA and MPS, else float32."),
+        Field(
+            description="auto: float16 on a GPU; bfloat16 for a large model on a CPU fast in it; or float32."
+        ),
     ] = "auto"
     memory: Annotated[
         Memory,

@@ -49,6 +49,7 @@ STAGES: tuple[Callable[[LoadedModel, Painting], RecordFields], ...] = (
     enlarge,
     repaint_details,
 )
+LARGE = 2**30  # bytes of weights
 REPAID = 7_500  # UNet calls: compiling takes a minute and saves 8 ms per call (published, not measured here)
 SETTLED = 200  # calls of one batch size after which `batch_size: auto` is no longer trying it
 USUAL_BATCH = 8
@@ -64,7 +65,7 @@ def load(
     """
     model = model or locate_model(key.model, key.revision, key.vae, key.base)
     device = choose_device(key.device)
-    dtype = choose_dtype(key.dtype, device)
+    dtype = choose_dtype(key.dtype, device, model.weight_bytes > LARGE)
     if key.memory.offload not in ("auto", "none") and device.type == "cpu":
         raise ConfigError("memory.offload: on a CPU there is nothing to offload from; use none")
     checker = find_checker(key.safety_checker, model)

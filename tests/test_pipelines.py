@@ -847,6 +847,16 @@ def test_cuda_asked_for_and_absent_is_an_error(device: str) -> None:
         choose_device(device)
 
 
+def test_auto_is_bfloat16_for_large_models_on_a_cpu_that_is_fast_in_it(tmp_path: Path) -> None:
+    cpu, fast, slow = torch.device("cpu"), tmp_path / "fast", tmp_path / "slow"
+    fast.write_text("flags\t: fpu amx_bf16\n")
+    slow.write_text("Features\t: fp bf16\n")
+    assert choose_dtype("auto", cpu, True, fast) == torch.bfloat16
+    assert choose_dtype("float32", cpu, True, fast) == torch.float32
+    for large, info in ((False, fast), (True, slow), (True, tmp_path / "none")):
+        assert choose_dtype("auto", cpu, large, info) == torch.float32
+
+
 def test_float16_is_refused_on_a_cpu_and_auto_is_float32_there() -> None:
     cpu = torch.device("cpu")
     assert choose_dtype("auto", cpu) == torch.float32

@@ -151,7 +151,7 @@ OPTIONS: dict[str, Any] = {
         str,
         "--dtype",
         metavar="NAME",
-        help="auto, float16, bfloat16 or float32; default: auto (float16 on a GPU, float32 on a CPU).",
+        help="auto, float16, bfloat16 or float32; default: auto (float16 on a GPU).",
         complete=completion.offer(completion.DTYPE_NAMES),
         panel=MODEL,
     ),

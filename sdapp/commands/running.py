@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
@@ -24,7 +24,6 @@ from sdapp.settings.hardware import ExecutorChoice
 if TYPE_CHECKING:
     from sdapp.pipelines import Painter
 
-LARGE = 10**8  # weights of a UNet whose steps take seconds on a CPU
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CONTINUE = "; run the same command again to continue"  # where finished images are not painted again
 
@@ -155,8 +154,11 @@ class Session:
             warnings.simplefilter("ignore")  # upstream's
         bar.show(f"loading {model.name}")
         painter = load_painter(work, model, self._set_up)
-        if painter.model.device.type == "cpu":
-            self.notes.tell(_notes_on_dtype(painter))
+        from sdapp.diffusion.devices import has_bfloat16
+
+        is_slow = work.load.dtype == "bfloat16" and has_bfloat16() is False
+        if is_slow and painter.model.device.type == "cpu":
+            self.notes.tell(["this CPU has no bfloat16 instructions: --dtype float32 is many times as fast"])
         self._check()
         return painter
 
@@ -164,16 +166,3 @@ class Session:
         from sdapp.diffusion.loading import quiet
 
         quiet(self._verbose)
-
-
-def _notes_on_dtype(painter: "Painter") -> Iterator[str]:
-    """Notes on a dtype that makes a run on a CPU many times slower, or a large model slower than need be."""
-    import torch
-
-    from sdapp.diffusion.devices import has_bfloat16
-
-    is_half, has_instructions = painter.model.dtype == torch.bfloat16, has_bfloat16()
-    if is_half and has_instructions is False:
-        yield "this CPU has no bfloat16 instructions: --dtype float32 is many times as fast"
-    if not is_half and has_instructions and painter.model.denoiser.unet.num_parameters() > LARGE:
-        yield "--dtype bfloat16 is about twice as fast on this CPU; its images differ a little"

@@ -7,6 +7,8 @@ import torch
 
 from sdapp.errors import ConfigError, UnavailableError
 
+CPU_INFO = Path("/proc/cpuinfo")
+FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16"}  # with these it was at least twice as fast (benchmarks/README.md)
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -28,10 +30,17 @@ def choose_device(asked: str) -> torch.device:
     return device
 
 
-def choose_dtype(asked: str, device: torch.device) -> torch.dtype:
-    """The dtype of a setting; `auto` is float16 on CUDA and MPS, else float32. Raises ConfigError."""
+def choose_dtype(
+    asked: str, device: torch.device, is_large: bool = False, info: Path = CPU_INFO
+) -> torch.dtype:
+    """The dtype of a setting. Raises ConfigError.
+
+    `auto` is float16 on CUDA and MPS, bfloat16 for a large model on a CPU that is fast in it, else float32.
+    """
+    if asked == "auto" and device.type == "cpu":
+        return torch.bfloat16 if is_large and FAST_BFLOAT16 & _cpu_flags(info) else torch.float32
     if asked == "auto":
-        return torch.float32 if device.type == "cpu" else torch.float16
+        return torch.float16
     if asked == "float16" and device.type == "cpu":
         raise ConfigError(
             "dtype: float16 cannot run on a CPU; use float32, or bfloat16 if the CPU supports it"
@@ -39,11 +48,16 @@ def choose_dtype(asked: str, device: torch.device) -> torch.dtype:
     return DTYPES[asked]
 
 
-def has_bfloat16(info: Path = Path("/proc/cpuinfo")) -> bool | None:
+def has_bfloat16(info: Path = CPU_INFO) -> bool | None:
     """Whether the CPU has instructions for bfloat16, without which it is many times slower than float32.
 
     None where nothing says so.
     """
+    flags = _cpu_flags(info)
+    return bool({"bf16", *FAST_BFLOAT16} & flags) if flags else None
+
+
+def _cpu_flags(info: Path) -> set[str]:
     text = info.read_text() if info.exists() else ""
-    flags = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags[0].split())) if flags else None
+    lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return set(lines[0].split()) if lines else set()

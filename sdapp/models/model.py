@@ -139,6 +139,11 @@ class Model:
         return [self.path] if self.is_file else [file for part in parts for file in self.weights(part)[1]]
 
     @property
+    def weight_bytes(self) -> int:
+        """The size of these files."""
+        return sum(file.stat().st_size for file in self.weight_files)
+
+    @property
     def notes(self) -> list[str]:
         """A note if some parts have full weights and others have not."""
         parts = () if self.is_file else filter(self.has_own, self.family.weight_folders)
