@@ -28,6 +28,7 @@ from PIL import Image
 import sdapp
 from models import folder as model_folder
 from sdapp.batches.cluster import HELD, TOGETHER, RayExecutor
+from sdapp.diffusion.memory import memory_taken
 from sdapp.jobs import Job, Work
 from sdapp.metadata.record import read_image
 from sdapp.records import Record, Result
@@ -148,19 +149,25 @@ def driver(images: int, size: int = 512) -> None:
     with tempfile.TemporaryDirectory() as temporary, nodes(2) as cluster:
         path = prompt_file(Path(temporary), images)
         executor = RayExecutor(ExecutorChoice(kind="ray", address=cluster.address), loader=blank)
-        process, peak, done = psutil.Process(), 0, 0
+        process, done = psutil.Process(), 0
         settings = {"output": {"dir": f"{temporary}/out"}, "width": size, "height": size, "seed": 7}
+        memory, begun = [process.memory_info().rss], time.perf_counter()
         results = sdapp.batch(path, executor=executor, **settings)
-        before = process.memory_info().rss
+        planned = time.perf_counter() - begun
         for done, _ in enumerate(results, 1):
             if done == 1:
                 begun, spent = time.perf_counter(), sum(process.cpu_times()[:2])
-            if done % 500 == 0:
-                peak = max(peak, process.memory_info().rss)
+            if done in (1, images):
+                memory.append(process.memory_info().rss)
         spent = sum(process.cpu_times()[:2]) - spent
         wall = time.perf_counter() - begun
-    print(f"{done} images of {size}x{size}: {1000 * spent / done:.2f} ms of processor time an image here, ")
-    print(f"{done / wall:.0f} images a second; memory grew by {(peak - before) / 1e6:.0f} MB at most")
+        memory.append(memory_taken(torch.device("cpu"), 0))  # the peak
+    print(
+        f"{done} images of {size}x{size}: planned in {planned:.1f} s; then {done / wall:.0f} images a second,"
+    )
+    print(f"with {1000 * spent / done:.2f} ms of processor time an image in this process;")
+    grown = [f"{(each - memory[0]) / 1e6:.0f}" for each in memory[1:]]
+    print("its memory grew by {} MB to the first image, {} MB to the last; {} MB at most".format(*grown))
     tell_machine({})
 
 

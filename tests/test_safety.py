@@ -132,13 +132,13 @@ def test_a_batch_keeps_what_was_flagged_in_its_ledger_and_paints_it_when_it_is_w
     done = sdapp(*command)
     assert done.exit_code == 3
     assert "1 done, 1 flagged" in done.stderr
-    lines = {line.seed: line for line in read_ledger(Path("night"))[0]}
+    lines = {line.seed: line for line in read_ledger(Path("night"))}
     assert (lines[7].status, lines[7].file, lines[8].status) == ("flagged", None, "done")
     again = sdapp(*command)
     assert (again.exit_code, again.stdout) == (3, "")
     wanted = sdapp(*command, "--set", "flagged=write")
     assert (wanted.exit_code, len(wanted.stdout.splitlines())) == (0, 1)
-    assert {line.status for line in read_ledger(Path("night"))[0]} == {"done"}
+    assert {line.status for line in read_ledger(Path("night"))} == {"done"}
 
 
 def test_a_checker_that_cannot_be_used_is_refused_by_its_reason(checker: Path, tmp_path: Path) -> None:

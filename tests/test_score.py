@@ -72,7 +72,7 @@ def test_records_ledger_and_gallery_have_it_and_nothing_else_changes(
         assert content["record"]["job_id"] == before["record"]["job_id"]
         assert before["record"]["clip_similarity"] is None
     assert len(set(found.values())) == 3
-    assert {line.file: line.clip_similarity for line in read_ledger(Path("scored"))[0]} == found
+    assert {line.file: line.clip_similarity for line in read_ledger(Path("scored"))} == found
     page = visit(build_gallery(Path("scored").resolve()).path)
     page.locator("#order").select_option("most")
     order = sorted(found, key=lambda name: -found[name])

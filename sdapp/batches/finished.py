@@ -2,9 +2,10 @@
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from sdapp.batches.ledger import BEGINNING, read_ledger
+from sdapp.batches.ledger import Ledger
 from sdapp.errors import InputError, OutputError
 from sdapp.metadata.record import read_header
 
@@ -17,7 +18,7 @@ class Finished:
 
     Flagged images count as failed, unless they are wanted.
 
-    `done` maps job ids to images of one format. The ledger can be lost; other runs add to both.
+    `done` maps job ids to the names of images of one format. The ledger can be lost; other runs add to both.
     """
 
     def __init__(
@@ -25,15 +26,14 @@ class Finished:
     ) -> None:
         """Look at the folder; `retry_failed` ignores earlier failures. Raises OutputError."""
         self.folder, self.suffix = folder, suffix
-        self.done: dict[str, Path] = {}
+        self.done: dict[str, str] = {}
         self.failed: set[str] = set()
         self._seen: set[str] = set()
         self._failures = {"failed"} if wants_flagged else {"failed", "flagged"}
-        self._read_to, self._scan_at = BEGINNING, 0.0
+        self._ledger, self._scan_at = Ledger(folder), 0.0
         self._to_retry: set[str] = set()
         if retry_failed:
-            lines, self._read_to = read_ledger(folder)
-            self._to_retry = {line.id for line in lines if line.status in self._failures}
+            self._to_retry = {line.id for _, line in self._ledger.lines() if line.status in self._failures}
         self.refresh()
 
     def __contains__(self, job_id: str) -> bool:
@@ -48,14 +48,15 @@ class Finished:
         if path is None:
             self.failed.add(job_id)
         else:
-            self._seen.add(path.name)
-            self.done.setdefault(job_id, path)
+            name = path.name
+            self._seen.add(name)
+            self.done.setdefault(job_id, name)
 
     def refresh(self) -> None:
         """Add what is new since the last look; each image is opened once. Raises OutputError."""
         begun = time.monotonic()
-        files = self._files()
-        new, self._seen = sorted(files - self._seen), self._seen | files
+        new = sorted(name for name in self._files() if name not in self._seen)
+        self._seen.update(new)
         for name in (name for name in new if name.endswith(self.suffix)):
             self._open(name)
         self._read_ledger()
@@ -72,17 +73,14 @@ class Finished:
 
     def _read_ledger(self) -> bool:
         """Add what is new in the ledger; return whether it was rewritten, when it may have lost a line."""
-        before = self._read_to
-        lines, self._read_to = read_ledger(self.folder, before)
-        is_rewritten = BEGINNING.file != before.file != self._read_to.file
-        for line in lines:
+        for _, line in self._ledger.lines():
             if line.status not in self._failures:
                 self.failed.discard(line.id)
-            elif not (is_rewritten and line.id in self._to_retry):
+            elif not (self._ledger.is_rewritten and line.id in self._to_retry):
                 self.failed.add(line.id)
             if line.file and line.file.endswith(self.suffix) and line.id not in self.done:
                 self._open(line.file)
-        return is_rewritten
+        return self._ledger.is_rewritten
 
     def _open(self, name: str) -> None:
         path = self.folder / name
@@ -93,20 +91,24 @@ class Finished:
                 self._seen.discard(name)
             return
         if isinstance(record, dict) and isinstance(job_id := record.get("job_id"), str):
-            self.done.setdefault(job_id, path)
+            self.done.setdefault(job_id, name)
 
-    def images(self) -> dict[str, Path]:
-        """The images of `done` that are still there, after a last look. Raises OutputError."""
+    def forget_removed(self) -> None:
+        """Add what is new, and forget images whose files are gone. Raises OutputError."""
         self.refresh()
-        here = self._files()
-        return {job_id: path for job_id, path in self.done.items() if path.name in here}
+        gone = {name: job_id for job_id, name in self.done.items()}
+        for name in self._files():
+            gone.pop(name, None)
+        for name, job_id in gone.items():
+            del self.done[job_id]
+            self._seen.discard(name)
 
-    def _files(self) -> set[str]:
+    def _files(self) -> Iterator[str]:
         """The names of the files in the folder; none if there is no folder, which `check_folder` reports."""
         try:
             with os.scandir(self.folder) as entries:
-                return {entry.name for entry in entries if entry.is_file()}
+                yield from (entry.name for entry in entries if entry.is_file())
         except (FileNotFoundError, NotADirectoryError):
-            return set()
+            return
         except OSError as exc:
             raise OutputError(f"output.dir: cannot read {self.folder}: {exc.strerror}") from exc

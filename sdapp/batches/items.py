@@ -1,6 +1,7 @@
 """The images that a prompt file asks for, and which of them this machine paints."""
 
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -54,6 +55,36 @@ class Shard:
 
 
 WHOLE_FILE = Shard()
+
+
+class Asked:
+    """The jobs that are asked for, each once, in their order; it has room for long prompt files."""
+
+    def __init__(self) -> None:
+        self.lines = array("I")  # of the prompt file: of each job the first that asks for it
+        self._places: dict[int, int] = {}  # of the ids as numbers, which take a third of the memory
+
+    def add(self, job_id: str, line: int) -> bool:
+        """Add a job; return whether it is new."""
+        end = len(self.lines)
+        is_new = self._places.setdefault(int(job_id, 16), end) == end
+        if is_new:
+            self.lines.append(line)
+        return is_new
+
+    def place(self, job_id: str) -> int | None:
+        """The place of a job in the order, from 0; None if it is not asked for."""
+        try:
+            return self._places.get(int(job_id, 16))
+        except ValueError:  # the id of a line that asks for no job
+            return None
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids in their order."""
+        return (f"{number:012x}" for number in self._places)
 
 
 def unique_items(items: Iterable[Item]) -> Iterator[Item]:

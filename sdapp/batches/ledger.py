@@ -3,10 +3,12 @@
 import errno
 import json
 import os
-from collections.abc import Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Self
 
 from sdapp.errors import OutputError
 from sdapp.metadata.record import read_header
@@ -116,21 +118,81 @@ class Position(NamedTuple):
 BEGINNING = Position()
 
 
-def read_ledger(folder: Path, begin: Position = BEGINNING) -> tuple[list[Line], Position]:
-    """Return the lines of a folder's ledger from a place on, and the place to continue from later.
+class Ledger:
+    """Reads the ledger of a folder, one line at a time; `lines` continues where it ended before."""
 
-    Broken lines are left out. A ledger that was rewritten is read from its start. Raises OutputError.
+    def __init__(self, folder: Path) -> None:
+        self.path, self.position = folder / LEDGER_FILE, BEGINNING
+        self.is_rewritten = False  # since it was read before: it may have lost a line
+
+    def lines(self) -> Iterator[tuple[int, Line]]:
+        """Yield what is new, each line with the byte at which it begins. Broken lines are left out.
+
+        A ledger that was rewritten is read from its start. Raises OutputError.
+        """
+        before, self.position = self.position, BEGINNING
+        try:
+            with self.path.open("rb") as file:
+                found = os.fstat(file.fileno())
+                is_same = before.file == found.st_ino and before.byte <= found.st_size
+                self.is_rewritten = BEGINNING.file != before.file != found.st_ino
+                self.position = Position(found.st_ino, file.seek(before.byte if is_same else 0))
+                for row in file:
+                    if line := Line.parse(row):
+                        yield self.position.byte, line
+                    if not row.endswith(b"\n"):  # it is being written, or a crash cut it off
+                        return
+                    self.position = Position(found.st_ino, self.position.byte + len(row))
+        except (FileNotFoundError, NotADirectoryError):  # `check_folder` reports the second one
+            self.is_rewritten = before != BEGINNING
+        except OSError as exc:
+            raise OutputError(f"cannot read {self.path}: {exc.strerror}; you can delete it") from exc
+
+    def has_more(self) -> bool:
+        """Whether it was added to or rewritten since it was read; reads the rest. Raises OutputError."""
+        before = self.position
+        for _ in self.lines():
+            pass
+        return self.position != before
+
+
+class LastLines:
+    """The last line of each job in a ledger, read when it is needed: in memory are only their places.
+
+    `place_of` numbers the `count` jobs that are asked for. Use it in a `with`.
     """
-    path = folder / LEDGER_FILE
-    try:
-        with path.open("rb") as file:
-            found = os.fstat(file.fileno())
-            is_same = begin.file == found.st_ino and begin.byte <= found.st_size
-            byte = file.seek(begin.byte if is_same else 0)
-            text = file.read()
-    except (FileNotFoundError, NotADirectoryError):  # `check_folder` reports the second one
-        return [], BEGINNING
-    except OSError as exc:
-        raise OutputError(f"cannot read {path}: {exc.strerror}; you can delete it") from exc
-    lines = filter(None, map(Line.parse, text.split(b"\n")))
-    return [*lines], Position(found.st_ino, byte + text.rfind(b"\n") + 1)
+
+    def __init__(self, ledger: Ledger, place_of: Callable[[str], int | None], count: int) -> None:
+        """Read what is new in the ledger. Raises OutputError."""
+        self._asked, self._others = array("q", [-1]) * count, dict[str, int]()  # bytes of the file
+        for byte, line in ledger.lines():
+            if (place := place_of(line.id)) is None:
+                self._others[line.id] = byte
+            else:
+                self._asked[place] = byte
+        self._file: BinaryIO = ledger.path.open("rb") if ledger.position != BEGINNING else BytesIO()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def asked(self, place: int) -> Line | None:
+        """The line of a job that is asked for, if there is one."""
+        return self._read(self._asked[place])
+
+    def others(self) -> Iterator[Line]:
+        """The lines of all other jobs."""
+        return filter(None, map(self._read, self._others.values()))
+
+    def _read(self, byte: int) -> Line | None:
+        if byte < 0:
+            return None
+        self._file.seek(byte)
+        return Line.parse(self._file.readline())
+
+
+def read_ledger(folder: Path) -> Iterator[Line]:
+    """Yield the lines of a folder's ledger. Broken lines are left out. Raises OutputError."""
+    return (line for _, line in Ledger(folder).lines())

@@ -44,17 +44,17 @@ def find_strays(batch: Batch) -> Strays:
     asked = {item.job.id for item in batch.all_items()}
     if not asked:
         raise ConfigError("--prune: the prompt file asks for no image, so all would go; is it the right one?")
-    owners = {line.id: set(line.prompt_files) for line in read_ledger(batch.folder)[0]}
+    owners = {line.id: set(line.prompt_files) for line in read_ledger(batch.folder)}
     mine, found = set(batch.prompt_files), list[Path]()
     shared = any(files - mine for files in owners.values())
     present, others = 0, Counter[str]()
     for suffix in SUFFIXES.values():
-        for job_id, path in Finished(batch.folder, suffix).done.items():
+        for job_id, name in Finished(batch.folder, suffix).done.items():
             files = owners.get(job_id, set())
             if job_id in asked:
                 present += 1
             elif files - mine or (shared and not files):
                 others[min(files - mine, default="unknown")] += 1
             else:
-                found.append(path)
+                found.append(batch.folder / name)
     return Strays(tuple(sorted(found)), present, others)

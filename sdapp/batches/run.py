@@ -1,17 +1,18 @@
 """A batch: find which images of a prompt file are missing from its folder, and paint them."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field, replace
+from heapq import merge
 from itertools import groupby, islice
 from pathlib import Path
 
 from sdapp.batches.executors import Executor, Pack
 from sdapp.batches.finished import Finished
-from sdapp.batches.items import WHOLE_FILE, Item, Shard, unique_items
+from sdapp.batches.items import WHOLE_FILE, Asked, Item, Shard, unique_items
 from sdapp.batches.leases import Leases, in_use, sweep
-from sdapp.batches.ledger import LEDGER_FILE, Line, append_line, read_ledger
+from sdapp.batches.ledger import LastLines, Ledger, Line, append_line, read_ledger
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.config import RunConfig
 from sdapp.errors import ConfigError, InputError
@@ -36,7 +37,7 @@ class Survey:
     left: int
     repeated: int  # asked for by a line before; not counted again
     unet_calls: int  # of the images that are left
-    lines: Mapping[int, int] = field(default_factory=dict, repr=False)  # of all shards: job id → prompt line
+    asked: Asked = field(default_factory=Asked, repr=False)  # by all shards
 
     @property
     def images(self) -> int:
@@ -86,17 +87,16 @@ class Batch:
 
     def survey(self, look: Callable[[Item], None] = lambda _: None) -> Survey:
         """Count the images and call `look` for each that is left. Raises what the prompt file raises."""
-        counts, calls, lines = dict.fromkeys(("done", "failed", "left", "repeated"), 0), 0, dict[int, int]()
+        counts, calls, asked = dict.fromkeys(("done", "failed", "left", "repeated"), 0), 0, Asked()
         for item in self.given_items():
-            job_id, number = item.job.id, int(item.job.id, 16)  # a number takes a third of the memory
-            state = "repeated" if number in lines else self.finished.state(job_id)
-            lines.setdefault(number, item.line)
+            job_id = item.job.id
+            state = self.finished.state(job_id) if asked.add(job_id, item.line) else "repeated"
             if job_id in self.shard:
                 counts[state] += 1
                 if state == "left":
                     calls += item.job.unet_calls
                     look(item)
-        return Survey(**counts, unet_calls=calls, lines=lines)
+        return Survey(**counts, unet_calls=calls, asked=asked)
 
     def begin(self) -> None:
         """Make the folder, remove what dead runs left in it, and tell the ledger which lines are skipped.
@@ -105,9 +105,10 @@ class Batch:
         """
         check_folder(self.folder)
         sweep(self.folder)
-        known = read_ledger(self.folder)[0] if self.skipped().count else []
+        rows = (line.encode() for line in read_ledger(self.folder) if line.status == "invalid")
+        known = {*rows} if self.skipped().count else set()
         for line in self._skipped_lines():
-            if line not in known:
+            if line.encode() not in known:
                 append_line(self.folder, line)
 
     def _skipped_lines(self) -> Iterator[Line]:
@@ -131,7 +132,7 @@ class Batch:
         """
         yield from self.paint_left(executor, found, on_step, wait)
         with suppress(InputError):  # an image cannot be read any more
-            self.tidy(found)
+            self.tidy(found.asked)
 
     def paint_left(
         self, executor: Executor, found: Survey, on_step: OnStep | None, wait: Wait
@@ -166,7 +167,7 @@ class Batch:
         leases.release(result.job.id)
         return replace(result, path=path, file=None)
 
-    def tidy(self, found: Survey) -> None:
+    def tidy(self, asked: Asked) -> None:
         """Rewrite the ledger in the order of the prompt file, unless another run is adding to it.
 
         It gets a line for each image, and keeps the failures, also those of other prompt files. Raises
@@ -174,32 +175,40 @@ class Batch:
         """
         if in_use(self.folder):
             return
-        ledger, end = read_ledger(self.folder)
-        lines = {line.id: line for line in ledger}
-        images = self.finished.images()
-        kept: list[Line] = []
-        for number, prompt_line in found.lines.items():
-            job_id = f"{number:012x}"
-            path, line = images.pop(job_id, None), lines.pop(job_id, None)
-            if path is not None and (line is None or line.file != path.name):
-                line = replace(Line.from_image(path), prompt_files=line.prompt_files if line else ())
-            if line is not None and (path is not None or line.status != "done"):
-                files = tuple(dict.fromkeys((*line.prompt_files, *self.prompt_files)))
-                kept.append(replace(line, prompt_line=prompt_line, prompt_files=files))
-        kept = sorted([*kept, *self._skipped_lines()], key=lambda line: line.prompt_line)
-        for line in lines.values():
-            is_other = set(line.prompt_files) - set(self.prompt_files)
-            kept += [line] if line.id in images or (line.status != "done" and is_other) else []
+        ledger = Ledger(self.folder)
+        rows = (line.encode() for line in self._tidy_lines(asked, ledger))
 
         def is_unchanged() -> bool:  # a run that adds a line holds a lease until it is there
-            return not in_use(self.folder) and read_ledger(self.folder, end)[1] == end
+            return not in_use(self.folder) and not ledger.has_more()
 
-        overwrite(self.folder / LEDGER_FILE, (line.encode() for line in kept), is_unchanged)
+        overwrite(ledger.path, rows, is_unchanged)
 
-    def failures(self) -> int:
-        """How many images of this shard have failed."""
-        failed = self.finished.failed
-        return sum(item.job.id in failed for item in self.items()) if failed else 0
+    def _tidy_lines(self, asked: Asked, ledger: Ledger) -> Iterator[Line]:
+        """The lines of the ledger as they should be."""
+        mine, done = set(self.prompt_files), self.finished.done
+        with LastLines(ledger, asked.place, len(asked)) as old:
+            self.finished.forget_removed()
+            own = self._asked_lines(asked, old)
+            yield from merge(own, self._skipped_lines(), key=lambda line: line.prompt_line)
+            for line in old.others():
+                if line.id in done or (line.status != "done" and set(line.prompt_files) - mine):
+                    yield line
+
+    def _asked_lines(self, asked: Asked, old: LastLines) -> Iterator[Line]:
+        """The lines of images that this prompt file asks for, in its order."""
+        for place, (job_id, prompt_line) in enumerate(zip(asked, asked.lines, strict=True)):
+            name, line = self.finished.done.get(job_id), old.asked(place)
+            if name is not None and (line is None or line.file != name):
+                files = line.prompt_files if line else ()
+                line = replace(Line.from_image(self.folder / name), prompt_files=files)
+            if line is not None and (name is not None or line.status != "done"):
+                files = tuple(dict.fromkeys((*line.prompt_files, *self.prompt_files)))
+                yield replace(line, prompt_line=prompt_line, prompt_files=files)
+
+    def failures(self, asked: Asked) -> tuple[int, int]:
+        """How many images of this shard have failed, and how many there are."""
+        own = [job_id for job_id in asked if job_id in self.shard]
+        return len(self.finished.failed.intersection(own)), len(own)
 
 
 @dataclass

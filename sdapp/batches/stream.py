@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from queue import Empty, Queue
 from threading import Thread
 from typing import BinaryIO
 
 from sdapp.batches.executors import Executor
-from sdapp.batches.items import Item
+from sdapp.batches.items import Asked, Item
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.run import WINDOW, Batch, Survey, Wait
 from sdapp.prompts.lines import PromptFileError
@@ -43,36 +43,42 @@ def arriving_lines(stream: BinaryIO, rest: Callable[[], object]) -> Iterator[byt
         yield b"".join(found)
 
 
-def paint_arriving(
-    prompts: PromptFile,
-    run: Batch,
-    texts: Iterator[bytes],
-    executor: Executor,
-    on_lines: OnLines,
-    on_step: OnStep | None,
-    wait: Wait,
-) -> Generator[Result, None, None]:
-    """Paint the lines of each text as soon as it is there, with the folder, ledger and seeds of `run`.
+@dataclass
+class Arriving:
+    """Paints lines as they come, with the folder, ledger and seeds of `run`."""
 
-    Before that, `on_lines` gets what was found, the images, and the errors of lines that are left out.
-    """
-    seen: list[Item] = []
-    lines = 0
-    for text in texts:
-        # Empty lines take the place of earlier ones, so that the numbers of lines go on.
-        # Errors are told at once, with --skip-invalid or without.
-        here = replace(prompts, path=b"\n" * lines + text, first_index=len(seen), skip_invalid=False)
-        lines += text.count(b"\n")
-        items, errors = list[Item](), PromptFileError()
-        try:
-            for item in here.items():
-                items.append(item)
-        except PromptFileError as exc:
-            errors = exc
-        seen += items
-        run.given_items = items.copy
-        found = run.survey()
-        on_lines(found, items, errors)
-        yield from run.paint_left(executor, found, on_step, wait)
-    run.given_items = seen.copy
-    run.tidy(run.survey())
+    prompts: PromptFile
+    run: Batch
+    asked: Asked = field(default_factory=Asked)  # by all lines up to now
+
+    def paint(
+        self,
+        texts: Iterator[bytes],
+        executor: Executor,
+        on_lines: OnLines,
+        on_step: OnStep | None,
+        wait: Wait,
+    ) -> Generator[Result, None, None]:
+        """Paint the lines of each text as soon as it is there.
+
+        Before that, `on_lines` gets what was found, the images, and the errors of lines that are left out.
+        """
+        lines = images = 0
+        for text in texts:
+            # Empty lines take the place of earlier ones, so that the numbers of lines go on.
+            # Errors are told at once, with --skip-invalid or without.
+            here = replace(self.prompts, path=b"\n" * lines + text, first_index=images, skip_invalid=False)
+            items, errors = list[Item](), PromptFileError()
+            try:
+                for item in here.items():
+                    items.append(item)
+            except PromptFileError as exc:
+                errors = exc
+            lines, images = lines + text.count(b"\n"), images + len(items)
+            self.run.given_items = items.copy
+            found = self.run.survey()
+            for item in items:
+                self.asked.add(item.job.id, item.line)
+            on_lines(found, items, errors)
+            yield from self.run.paint_left(executor, found, on_step, wait)
+        self.run.tidy(self.asked)

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -17,13 +18,13 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from sdapp.batches.cluster import TOGETHER
-from sdapp.batches.items import Item, Shard
+from sdapp.batches.items import Asked, Item, Shard
 from sdapp.batches.ledger import LEDGER_FILE, Line
 from sdapp.batches.prompt_file import PromptFile
 from sdapp.batches.prune import find_strays
 from sdapp.batches.run import WINDOW, Batch, Survey
 from sdapp.batches.seed_state import STATE_FILE
-from sdapp.batches.stream import arriving_lines, paint_arriving
+from sdapp.batches.stream import Arriving, arriving_lines
 from sdapp.commands.estimates import Estimate, History, duration
 from sdapp.commands.options import (
     IMAGE,
@@ -192,7 +193,7 @@ def _paint(run: Batch, prompts: PromptFile, options: dict[str, Any]) -> None:
         _print_results(
             run.paint(session.executor, found, session.on_step, session.wait), session, options, run
         )
-    _raise_failures(run, found.images, _skipped(run))
+    _raise_failures(run, found.asked, _skipped(run))
 
 
 def _skipped(run: Batch) -> tuple[str, ...]:
@@ -202,10 +203,11 @@ def _skipped(run: Batch) -> tuple[str, ...]:
     return (f"{count(len(lines), 'line')} of the prompt file skipped; {way}",) if lines else ()
 
 
-def _raise_failures(run: Batch, images: int, more: tuple[str, ...] = ()) -> None:
+def _raise_failures(run: Batch, asked: Asked, more: tuple[str, ...] = ()) -> None:
     """Raise JobsFailedError if images failed, or if there is `more` to say."""
     or_flagged = "" if run.config.safety_checker == "off" else " or were flagged"
-    if failed := run.failures():
+    failed, images = run.failures(asked)
+    if failed:
         why = f"{run.folder / LEDGER_FILE} says why; --retry-failed tries them again"
         more = (*more, f"{failed} of {images} images failed{or_flagged}; {why}")
     if more:
@@ -217,16 +219,14 @@ def _print_results(
 ) -> None:
     """Print each result, and at the end what became of them."""
     session.notes.tell(notes_on_place(run.config, may_use_cluster=True))
-    lines, begun = [], time.monotonic()
+    outcome = _Outcome()
     with closing(results):
         for result in results:
             session.tell_result(result)
             print_result(result, options["json"])
-            lines.append(Line.of(result, result.path))
-    if lines:
-        print_note(
-            f"{_outcome(lines, time.monotonic() - begun)}; images and {LEDGER_FILE} are in {run.folder}"
-        )
+            outcome.add(Line.of(result, result.path))
+    if outcome.counts:
+        print_note(f"{outcome.in_words()}; images and {LEDGER_FILE} are in {run.folder}")
 
 
 def _is_regular(stream: TextIO) -> bool:
@@ -266,9 +266,10 @@ def _paint_arriving(run: Batch, prompts: PromptFile, options: dict[str, Any]) ->
         stdin = open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: SIM115
         texts = arriving_lines(stdin, session.rest)
         hooks = tell, session.on_step, session.wait
-        _print_results(paint_arriving(prompts, run, texts, session.executor, *hooks), session, options, run)
+        arriving = Arriving(prompts, run)
+        _print_results(arriving.paint(texts, session.executor, *hooks), session, options, run)
     left_out = (f"{count(wrong, 'error')} in lines, which were left out",) if wrong else ()
-    _raise_failures(run, sum(1 for _ in run.items()), left_out)
+    _raise_failures(run, arriving.asked, left_out)
 
 
 def _watch(file: Path, options: dict[str, Any], read: Callable[..., PromptFile], shard: Shard) -> None:
@@ -306,17 +307,31 @@ def _saved(file: Path) -> tuple[int, ...]:
     return ()
 
 
-def _outcome(lines: list[Line], seconds: float) -> str:
+@dataclass
+class _Outcome:
     """What became of the images of a run, the time that each took, and the line that took the longest."""
-    done = [line for line in lines if line.status == "done"]
-    counts = {kind: sum(line.status == kind for line in lines) for kind in ("failed", "flagged")}
-    others = "".join(f", {number} {kind}" for kind, number in counts.items() if number)
-    text = f"{len(done)} done{others} in {duration(seconds)}"
-    if times := [(line.seconds, line.prompt_line) for line in done if line.seconds is not None]:
-        slowest, number = max(times)
-        pace = sum(taken for taken, _ in times) / len(times)
-        text += f", {duration(pace)} an image; the slowest, of line {number}, took {duration(slowest)}"
-    return text
+
+    begun: float = field(default_factory=time.monotonic)
+    counts: Counter[str] = field(default_factory=Counter)  # images, by what became of them
+    timed: int = 0
+    seconds: float = 0.0
+    slowest: tuple[float, int] = (0.0, 0)  # seconds, line
+
+    def add(self, line: Line) -> None:
+        self.counts[line.status] += 1
+        if line.status == "done" and line.seconds is not None:
+            self.timed, self.seconds = self.timed + 1, self.seconds + line.seconds
+            self.slowest = max(self.slowest, (line.seconds, line.prompt_line))
+
+    def in_words(self) -> str:
+        kinds = (kind for kind in ("done", "failed", "flagged") if kind == "done" or self.counts[kind])
+        taken = duration(time.monotonic() - self.begun)
+        text = f"{', '.join(f'{self.counts[kind]} {kind}' for kind in kinds)} in {taken}"
+        if self.timed:
+            seconds, number = self.slowest
+            pace = duration(self.seconds / self.timed)
+            text += f", {pace} an image; the slowest, of line {number}, took {duration(seconds)}"
+        return text
 
 
 def _item_as_text(item: Item) -> str:
@@ -336,11 +351,11 @@ def _survey(run: Batch, model: Model, listed: Callable[[Item], str] | None = Non
     `listed` gives the text by which each image that is left is listed; then prompts that take more than one
     chunk of tokens are noted as well.
     """
-    estimate, notes, alike = Estimate(History(run.load)), LineNotes(), Counter[tuple[int, str]]()
+    estimate, notes, alike = Estimate(History(run.load)), LineNotes(), Counter[tuple[int, int]]()
     numbers = itertools.count()
 
     def add(item: Item) -> None:
-        alike[next(numbers) // WINDOW, item.job.pack] += 1
+        alike[next(numbers) // WINDOW, hash(item.job.pack)] += 1  # a pack is a long text
         estimate.add(item.job)
         notes.add(item.line, (*item.notes, *notes_on_line(run.config, model, item.job)))
         notes.add(item.line, notes_on_labels(item.labels, run.config.output.name))
@@ -387,7 +402,7 @@ def _prune(run: Batch, prompts: PromptFile, remove: bool, as_json: bool) -> None
     for path in strays.paths:
         print_line(json.dumps({"path": str(path)}, ensure_ascii=False) if as_json else path)
     if remove and strays.paths:
-        run.tidy(run.survey())
+        run.tidy(run.survey().asked)
     for name, images in strays.others.items():
         print_note(f"{count(images, 'image')} of another prompt file ({name}) in {run.folder}: left alone")
     way = "these were removed" if remove else "with the same options, --prune --yes removes these"

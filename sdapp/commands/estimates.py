@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,12 +15,28 @@ from sdapp.config import ModelSettings
 from sdapp.errors import OutputError
 from sdapp.jobs import Job, LoadKey
 from sdapp.outputs.files import overwrite
-from sdapp.records import Result
+from sdapp.records import Record, Result
 
 RUNS = 6  # how many of the last runs count: the machine may have been busy in one of them
 NEAR = 1.3  # ends of a range that are nearer than this are one figure
 FEW_SECONDS = 10
 WORKERS = (1, 8, 64)
+
+
+@dataclass
+class _Painted:
+    """What the images of a run took that are alike."""
+
+    images: int = 0
+    unet_calls: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+
+    def add(self, record: Record, size: int) -> None:
+        self.images += 1
+        self.unet_calls += record.unet_calls
+        self.seconds += record.seconds
+        self.bytes += size
 
 
 class History:
@@ -31,7 +48,7 @@ class History:
     def __init__(self, load: LoadKey, path: Path | None = None) -> None:
         self._load, self._path = load, path
         self._known: dict[str, Any] = {}
-        self._new: dict[str, list[tuple[int, float, int]]] = {}  # UNet calls, seconds, bytes
+        self._new: dict[str, _Painted] = {}
         with suppress(OSError, RuntimeError, ValueError):  # no home, no file yet, or a broken one
             self._path = path or user_cache_path("sdapp") / "history.json"
             known = json.loads(self._path.read_bytes())
@@ -51,16 +68,16 @@ class History:
         if result.record is None or result.path is None:
             return
         with suppress(OSError):  # moved away
-            figures = result.record.unet_calls, result.record.seconds, result.path.stat().st_size
-            self._new.setdefault(self._kind(result.job), []).append(figures)
+            painted = self._new.setdefault(self._kind(result.job), _Painted())
+            painted.add(result.record, result.path.stat().st_size)
 
     def save(self) -> None:
         """Keep the means of this run for later ones; drop them where they cannot be written."""
-        for kind, images in self._new.items():
-            calls, seconds, sizes = map(sum, zip(*images, strict=True))
+        for kind, new in self._new.items():
             before = self._known.get(kind)
             known = self._known[kind] = before if isinstance(before, dict) else {}
-            for name, figure in (("seconds", seconds / max(1, calls)), ("bytes", sizes / len(images))):
+            means = {"seconds": new.seconds / max(1, new.unet_calls), "bytes": new.bytes / new.images}
+            for name, figure in means.items():
                 old = known.get(name)
                 known[name] = [*(old if isinstance(old, list) else []), figure][-RUNS:]
         if self._new and self._path is not None and self._path.is_absolute():

@@ -33,7 +33,7 @@ def measure_folder(folder: Path) -> Comparison:
     InputError if the results cannot be read, OutputError.
     """
     comparison = read_comparison(folder)
-    last = {line.id: line for line in ledger.read_ledger(folder / PICTURES)[0]}
+    last = {line.id: line for line in ledger.read_ledger(folder / PICTURES)}
     reasons = {job: line.error for job, line in last.items() if line.status != "done"}
     _solution.cache_clear()  # images may have changed since the last call
     references = [_measure_reference(folder, reference) for reference in comparison.references]

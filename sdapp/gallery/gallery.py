@@ -179,7 +179,7 @@ def _of_job(name: str, job: Mapping[str, Any], size: tuple[int, int]) -> Card:
 
 def _in_order(images: Mapping[str, Card], folder: Path) -> list[Card]:
     """All entries in the order of the prompt file, then images of no prompt file in that of their time."""
-    lines = read_ledger(folder)[0]
+    lines = [*read_ledger(folder)]
     of_file = {line.file: line for line in lines if line.file}
     placed = [(_sort_key(of_file.get(name), entry), entry) for name, entry in images.items()]
     for line in lines:

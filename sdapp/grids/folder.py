@@ -111,11 +111,11 @@ def read_grid(folder: Path) -> ImageGrid:
 
 def _look(grid: ImageGrid, folder: Path) -> Iterator[GridCell]:
     images = folder / IMAGES
-    done = {job: path for suffix in SUFFIXES.values() for job, path in Finished(images, suffix).done.items()}
-    reasons = {line.id: line.error for line in read_ledger(images)[0] if line.status != "done"}
+    done = {job: name for suffix in SUFFIXES.values() for job, name in Finished(images, suffix).done.items()}
+    reasons = {line.id: line.error for line in read_ledger(images) if line.status != "done"}
     for cell in grid.cells:
-        if path := done.get(cell.id):
-            yield replace(cell, status="done", file=f"{IMAGES}/{path.name}", reason=None)
+        if name := done.get(cell.id):
+            yield replace(cell, status="done", file=f"{IMAGES}/{name}", reason=None)
         elif cell.id in reasons:
             yield replace(cell, status="failed", file=None, reason=reasons[cell.id])
         else:
