@@ -23,8 +23,11 @@ RUNS = {
     "recognise.py": "--rounds 1 --shapes sd15",
     "planning.py": "--lines 10",
     "together.py": "--rounds 0 --steps 1 --count 1",
+    "scale.py": "sizes --upto 100 --only plan paint resume gallery",
 }
-SIDED = RUNS.keys() - {"busy.py", "memory.py", "planning.py", "recognise.py", "shortcuts.py"}
+SIDED = RUNS.keys() - {
+    "busy.py", "memory.py", "planning.py", "recognise.py", "scale.py", "shortcuts.py",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("run", RUNS)
