@@ -68,8 +68,8 @@ class History:
         if result.record is None or result.path is None:
             return
         with suppress(OSError):  # moved away
-            painted = self._new.setdefault(self._kind(result.job), _Painted())
-            painted.add(result.record, result.path.stat().st_size)
+            size = result.path.stat().st_size
+            self._new.setdefault(self._kind(result.job), _Painted()).add(result.record, size)
 
     def save(self) -> None:
         """Keep the means of this run for later ones; drop them where they cannot be written."""

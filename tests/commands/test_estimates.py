@@ -62,6 +62,14 @@ def test_the_estimate_is_the_range_of_the_last_runs(
     assert estimate(tmp_path, job, images) == text
 
 
+def test_an_image_that_is_gone_before_it_is_counted_says_nothing(job: Job, tmp_path: Path) -> None:
+    record = Record(job.id, "", {}, "cpu", "float32", job.unet_calls, 1, 20.0, "", {})
+    history = History(LOAD, tmp_path / "history.json")
+    history.add(Result(job, 0, record, None, path=tmp_path / "gone.png"))
+    history.save()
+    assert estimate(tmp_path, job, 1).startswith("time and disk unknown")
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"KIND": 3}', '{"KIND": {"seconds": 1, "bytes": ["x"]}}'])
 def test_a_broken_history_is_no_history(content: str, job: Job, tmp_path: Path) -> None:
     run(tmp_path, job, 20)
