@@ -170,13 +170,16 @@ def _check_each(check: Callable[[T], U], given: Iterable[T], errors: list[SdappE
 
 
 def _texts_with_markup(config: RunConfig) -> dict[str, str]:
-    """The prompts of the image and of its details by their keys; none if they are plain text."""
+    """The prompts of the image and its details by their keys, without LoRAs; none if they are plain text."""
     if config.prompt_syntax == "plain":
         return {}
     given = {"": config} | {f"detail.{i}.": each for i, each in enumerate(config.detail)}
-    keys = ("prompt", "negative_prompt")
-    texts = {f"{place}{key}": getattr(each, key) or "" for place, each in given.items() for key in keys}
-    return texts | {"prompt": LORA_TAG.sub(" ", texts["prompt"])}
+    texts = {
+        f"{place}{key}": getattr(each, key) or ""
+        for place, each in given.items()
+        for key in ("prompt", "negative_prompt")
+    }
+    return {key: LORA_TAG.sub(" ", text) for key, text in texts.items()}  # `_lora_tags` checks LoRAs
 
 
 def _with_prompts_of(detail: Detail, config: RunConfig) -> RunConfig:
