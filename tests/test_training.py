@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import sdapp
+from sdapp.models.files import POSTCARDS
 from sdapp.models.locate import locate
 from sdapp.notes import unknown_words
 
@@ -114,7 +115,7 @@ def test_a_run_of_a_few_steps_ends_in_a_model_that_paints_and_goes_on_where_it_s
     config["unet"] |= {"steps": 2, "batch": 2}
     if size == 128:  # as deep as the real one, but narrow; the smaller size has its real widths
         config["autoencoder"]["channels"] = [8, 8, 16, 16]
-        config["unet"]["channels"] = [32, 32, 64]
+        config["start"] = str(POSTCARDS)
     path = tmp_path / "few.yaml"
 
     def train() -> str:

@@ -3,6 +3,7 @@ has.
 """
 
 import json
+import re
 from typing import Any
 
 import torch
@@ -23,6 +24,20 @@ def build_autoencoder(config: dict[str, Any]) -> AutoencoderKL:
         sample_size=config["size"],
         mid_block_add_attention=False,
     )
+
+
+def enlarge_autoencoder(smaller: AutoencoderKL, config: dict[str, Any]) -> AutoencoderKL:
+    """An autoencoder of images of twice the size with the weights of `smaller` wherever they fit: its blocks,
+    with a new one in front of the encoder's and behind the decoder's.
+    """
+    vae = build_autoencoder(config)
+    ours, theirs = vae.state_dict(), {}
+    for name, values in smaller.state_dict().items():
+        name = re.sub(r"(?<=encoder\.down_blocks\.)\d+", lambda block: str(int(block[0]) + 1), name)
+        if name in ours and ours[name].shape == values.shape:
+            theirs[name] = values
+    vae.load_state_dict(ours | theirs)
+    return vae
 
 
 def build_tokenizer() -> CLIPTokenizer:

@@ -20,7 +20,14 @@ from diffusers.training_utils import EMAModel, compute_snr
 from transformers import CLIPTokenizer
 
 from data import batches, captioned, draw_all, drawing, to_tensor
-from networks import Denoiser, build_autoencoder, build_text_encoder, build_tokenizer, build_unet
+from networks import (
+    Denoiser,
+    build_autoencoder,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+    enlarge_autoencoder,
+)
 from sdapp.diffusion.devices import has_bfloat16
 
 NOISE_SCHEDULE = {
@@ -30,6 +37,7 @@ NOISE_SCHEDULE = {
     "steps_offset": 1,
 }
 SNR_GAMMA = 5.0  # min-SNR weighting (Hang et al. 2023)
+KEEP_LATENTS = 0.05  # weight of the distance to the latents of the model that training starts from
 CHECKPOINT_SECONDS = 60.0
 Step = Callable[[int], torch.Tensor]
 
@@ -100,12 +108,21 @@ def edges(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train_autoencoder(config: dict[str, Any], images: np.ndarray, accelerator: Accelerator) -> AutoencoderKL:
-    """L1 on pixels and their gradients, a little KL; then the latents are scaled to unit variance."""
+    """L1 on pixels and their gradients, a little KL; then the latents are scaled to unit variance.
+
+    With `start`, a model of images of half the size, its weights are a beginning and its latents a guide: so
+    its UNet has little to learn again.
+    """
     folder = Path(config["folder"])
     done = folder / "vae"
     if done.exists():
         return AutoencoderKL.from_pretrained(done).to(accelerator.device)
-    vae = accelerator.prepare(build_autoencoder(config).to(memory_format=torch.channels_last))
+    smaller = None
+    if start := config.get("start"):
+        smaller = AutoencoderKL.from_pretrained(Path(start) / "vae", dtype=torch.float32)
+        smaller.to(accelerator.device).requires_grad_(False)
+    built = enlarge_autoencoder(smaller, config) if smaller else build_autoencoder(config)
+    vae = accelerator.prepare(built.to(memory_format=torch.channels_last))
     indices = batches(len(images), config["autoencoder"]["batch"], config["seed"])
 
     def loss_of(_: int) -> torch.Tensor:
@@ -115,7 +132,12 @@ def train_autoencoder(config: dict[str, Any], images: np.ndarray, accelerator: A
             output = vae.decode(posterior.sample()).sample
         output = output.float()
         gradients = sum(F.l1_loss(a, b) for a, b in zip(edges(output), edges(target), strict=True))
-        return F.l1_loss(output, target) + 0.5 * gradients + 1e-6 * posterior.kl().mean()
+        loss = F.l1_loss(output, target) + 0.5 * gradients + 1e-6 * posterior.kl().mean()
+        if not smaller:
+            return loss
+        with torch.no_grad(), accelerator.autocast():
+            known = smaller.encode(F.avg_pool2d(target, 2)).latent_dist.mean
+        return loss + KEEP_LATENTS * F.mse_loss(posterior.mean.float(), known.float())
 
     Stage("autoencoder", vae, config["autoencoder"], folder, accelerator).run(loss_of)
     vae = accelerator.unwrap_model(vae).eval()
@@ -157,7 +179,11 @@ def train_denoiser(
     config: dict[str, Any], latents: torch.Tensor, tokenizer: CLIPTokenizer, accelerator: Accelerator
 ) -> Denoiser:
     """Predict the noise (epsilon) from scaled latents [N, 4, h, w] and fresh captions of their scenes."""
-    denoiser = Denoiser(build_unet(config), build_text_encoder(config, tokenizer))
+    if start := config.get("start"):
+        kept = StableDiffusionPipeline.from_pretrained(start, dtype=torch.float32, vae=None)
+        denoiser = Denoiser(kept.unet, kept.text_encoder)
+    else:
+        denoiser = Denoiser(build_unet(config), build_text_encoder(config, tokenizer))
     denoiser = accelerator.prepare(denoiser.to(memory_format=torch.channels_last))
     noise_schedule = DDPMScheduler(**NOISE_SCHEDULE)
     device, fed = accelerator.device, captioned(config, len(latents), tokenizer)
