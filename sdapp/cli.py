@@ -90,8 +90,9 @@ def run() -> None:
     open_streams()
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # each retry is two lines otherwise
     # Read when torch is imported: a thread that waits for the others soon gives its core to another program.
-    # As OpenMP has it, two programs that compute at once are many times slower (benchmarks/together.py).
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    # By default, two programs that compute at once are many times slower (benchmarks/together.py).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         app()
     except (SystemExit, OSError) as exc:

@@ -1,4 +1,5 @@
 import gc
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,13 @@ import atexit, sys
 from sdapp.cli import run
 atexit.register(lambda: print(*sys.modules))
 sys.argv = ["sdapp", "generate", "a cat", "--seed=7", "--steps=1"]
+run()
+"""
+ENVIRONMENT = """
+import atexit, os, sys
+from sdapp.cli import run
+atexit.register(lambda: print(os.environ.get("GOMP_SPINCOUNT")))
+sys.argv = ["sdapp", "--version"]
 run()
 """
 
@@ -103,3 +111,16 @@ def test_an_image_imports_what_the_shortest_script_does_and_little_more(tmp_path
         "sdapp", "typer", "shellingham", "rich", "annotated_doc", "platformdirs", "psutil", "yaml",
         "pydantic", "pydantic_core", "annotated_types", "typing_inspection",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_of_the_command_wait_as_the_user_says(given: dict[str, str], spins: str) -> None:
+    """GOMP_SPINCOUNT would win over OMP_WAIT_POLICY."""
+    usual = {key: value for key, value in os.environ.items() if not key.startswith(("GOMP_", "OMP_"))}
+    run = subprocess.run(
+        [sys.executable, "-c", ENVIRONMENT], env=usual | given, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines()[-1] == spins
