@@ -38,7 +38,7 @@ def painted(sdapp: Command, *arguments: object) -> list[Path]:
 
 def paint(**settings: Any) -> list[Image.Image]:
     given = {"prompt": "a red house", "seed": 7, "steps": 5, "device": "cpu"} | settings
-    images = [result.image for result in api.generate(**given)]
+    images = [result.image for result in api.stream(**given)]
     assert all(images)
     return images  # type: ignore[return-value]
 
@@ -184,7 +184,7 @@ def test_images_that_exist_are_upscaled_and_the_same_command_continues(
 def test_steps_of_both_passes_are_counted_as_one(tiny: Callable[..., Path]) -> None:
     steps: list[tuple[int, int]] = []
     given = {"prompt": "a", "seed": 1, "steps": 5, "model": str(tiny()), "upscale": 2}
-    list(api.generate(**given, on_step=lambda _first, _images, step, of: steps.append((step, of))))
+    api.generate(**given, on_step=lambda _first, _images, step, of: steps.append((step, of)))
     assert steps == [(n, 7) for n in range(1, 8)]
 
 
