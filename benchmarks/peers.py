@@ -96,9 +96,10 @@ def install(peer: Peer) -> None:
     pip([torch_version, "torchvision"])
     pip(["--no-deps", peer.package])
     pip([torch_version, *required(peer)])
-    without_cuda = next(peer.folder.glob("lib/*/site-packages/torchvision")) / "_meta_registrations.py"
-    if not torch.version.cuda:
-        without_cuda.write_text("")  # else the torchvision of PyPI, made for CUDA, cannot be imported
+    if not torch.version.cuda:  # what PyPI has of these is made for CUDA, and cannot be imported without it
+        run([str(peer.folder / "bin/python"), "-m", "pip", "uninstall", "--yes", "torchaudio"])
+        [vision] = peer.folder.glob("lib/*/site-packages/torchvision")
+        (vision / "_meta_registrations.py").write_text("")
 
 
 def required(peer: Peer) -> list[str]:
