@@ -135,15 +135,18 @@ def _with_settings_of_image(
     path, origin = folder / given[0].value, given[0].origin
     try:
         inside = read_settings(path.absolute(), folders)
+        values = [*leaf_values(inside.values)]
     except InputError as exc:
         way = 'a line that ends so is the path of an image; give a prompt as --prompt "…"'
         raise ConfigError(f"{origin}: {exc}; {way}") from exc
+    except ConfigError as exc:
+        raise ConfigError(f"{origin}: {path}: {exc}") from exc
     over = {each.key for each in given[1:]}
     groups = {key.partition(".")[0] for key in over if key in ("scheduler.name", "task.kind")}
     over |= {"width", "height"} if "size" in over else set()
     found = [
         Given(str(path), f"{MADE_WITH}{key}" if key.partition(".")[0] not in COLUMNS else key, value, origin)
-        for key, value in leaf_values(inside.values)
+        for key, value in values
         if key != "count" and key not in over and key.partition(".")[0] not in groups and value is not None
     ]
     return [*found, *given[1:]], inside.notes

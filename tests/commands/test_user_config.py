@@ -71,6 +71,15 @@ def test_a_line_that_begins_with_an_image_has_its_loras(sdapp: Run, folders: Pat
     assert (Path(lora_of_line["file"]).name, lora_of_line["weight"]) == ("Ink.safetensors", 0.7)
 
 
+def test_a_character_that_is_refused_in_the_image_of_a_line_is_told_with_its_place(
+    sdapp: Run, folders: Path
+) -> None:
+    image = made_with("small", "a\ufefflighthouse")
+    (folders / "lines.txt").write_text(f"a cat\n{image} --seed 7\n")
+    done = sdapp("batch", "lines.txt", "--model", "small", "--dry-run")
+    assert "error: lines.txt:2:1: theirs.png: prompt: U+FEFF is not allowed" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
