@@ -379,23 +379,32 @@ def test_the_steps_that_are_told_end_at_their_number_however_many_places_are_fou
     told_first: tuple[int, int],
     told_last: tuple[int, int],
     finders: dict[str, str],
-    painter: Painter,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    masks = [Image.new("L", (64, 64)) for _ in found]
-    for mask, places_in_it in zip(masks, found, strict=True):
-        for left in range(4, 16 * places_in_it, 16):
-            mask.paste(255, (left, 20, left + 8, 28))
-    left_to_find = iter(masks)
-    monkeypatch.setattr(painter.model.masks, "find", lambda *_, **__: next(left_to_find))
-    detail = {"mask_prompt": WORDS, "mask_model": finders["yolos"], "strength": 0.6}
-    jobs = plan(validate(Layer(settings("postcards", detail=[detail] * len(found)))), POSTCARDS_MODEL)
+    left_to_find = iter(found)
+
+    def find(module: torch.nn.Module, _: Any, output: Any) -> None:
+        """Let the detector see so many palm trees of 8 x 8 pixels side by side."""
+        if type(module).__name__ == "YolosForObjectDetection":
+            trees = next(left_to_find)
+            output.logits[0] = torch.tensor([0.0, 0.0, 0.0, 9.0])  # nothing
+            output.logits[0, :trees] = torch.tensor([0.0, 9.0, 0.0, 0.0])
+            for tree, box in enumerate(output.pred_boxes[0]):
+                box[:] = torch.tensor([8 + 16 * tree, 24, 8, 8]) / 64
+
+    details = [  # with different thresholds, or the second would be what was found before
+        {"mask_prompt": WORDS, "mask_model": finders["yolos"], "strength": 0.6, "mask_growth": 0, "mask_threshold": 0.5 + i / 10}
+        for i in range(len(found))
+    ]  # fmt: skip
+    jobs = plan(validate(Layer(settings("postcards", detail=details))), POSTCARDS_MODEL)
     told: list[tuple[int, int]] = []
-    [result] = painter.paint(jobs, on_step=lambda _first, _images, *step: told.append(step))
+    painter = painter_of(settings("postcards"))  # a new one, which remembers nothing that was found
+    with torch.nn.modules.module.register_module_forward_hook(find):
+        [result] = painter.paint(jobs, on_step=lambda _first, _images, *step: told.append(step))
     assert (told[0], told[-1]) == (told_first, told_last)
     assert all(step <= steps for step, steps in told)
     assert sorted({step for step, _ in told}) == [*range(1, told_last[0] + 1)]
     assert result.record is not None
+    assert [len(entry["boxes"]) for entry in result.record.found] == found
     assert result.record.unet_calls == told_last[0]
 
 
