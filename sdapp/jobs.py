@@ -12,7 +12,6 @@ from pydantic import Field
 from sdapp import markup
 from sdapp.config import BatchSize, ImageSettings, LoadSettings, ModelSettings, RunConfig
 from sdapp.models.model import Model
-from sdapp.models.upscalers import find_pipeline, has_own_solver
 from sdapp.profiles import PROFILES, ProfileName, Rng
 from sdapp.settings.additions import Embedding
 from sdapp.settings.stages import Detail, Upscale
@@ -153,10 +152,8 @@ class Job(ImageSettings, ModelSettings):
         """How often the UNet of an upscaler will be called (`upscale.method: diffusion`)."""
         if self.upscale is None or self.upscale.method != "diffusion":
             return 0
-        steps = self.upscale.steps or self.steps
-        if has_own_solver(find_pipeline(str(self.upscale.model))):  # one call a step
-            return steps
-        return (self.upscale.scheduler or self.scheduler).resolve().unet_calls(steps)
+        scheduler = self.upscale.scheduler or self.scheduler
+        return scheduler.resolve().unet_calls(self.upscale.steps or self.steps)
 
     @property
     def mask_models(self) -> set[str]:

@@ -147,14 +147,13 @@ def test_it_is_what_the_pipeline_makes_recorded_and_replayed(
     assert json.loads(line)["largest_difference"] == 0
 
 
-@pytest.mark.parametrize(("scale", "calls"), [(2, 3), (4, 5)])
 def test_the_calls_of_an_upscaler_are_known_before(
-    scale: int, calls: int, upscalers: dict[int, Path], sdapp: Command, house: Path
+    upscalers: dict[int, Path], sdapp: Command, house: Path
 ) -> None:
-    asked = ("--method", "diffusion", "--upscaler", upscalers[scale], "--scale", scale, "--prompt", "a house")
+    asked = ("--method", "diffusion", "--upscaler", upscalers[4], "--scale", 4, "--prompt", "a house")
     [path] = painted(sdapp, "upscale", house, *asked, "--steps", 3, "--scheduler", "heun", "--out", "up")
     job = plan_replays([path], [], Notes(None))[0][0].jobs[0]
-    assert job.upscaler_calls == read_header(path)["record"]["unet_calls"] == calls
+    assert job.upscaler_calls == read_header(path)["record"]["unet_calls"] == 5
 
 
 def test_an_image_depends_on_its_own_seed_alone(

@@ -74,7 +74,7 @@ def test_the_weight_of_a_lora_is_set_where_the_lora_is_named(
     ("given", "message"),
     [
         ("guidence_scale=1", "--x guidence_scale: there is no such setting, did you mean 'guidance_scale'?"),
-        ("count=1,2", "--x count: all images of a grid share it"),
+        ("count=1,2", "--x count: each cell has one image; for more, use seeds: --x seed=1-3"),
         ("prompt s/r=a,b", "did you mean 'prompt:WORD'?"),
         ("steps", "--x: write it as KEY=VALUE,VALUE, such as guidance_scale=1-20"),
         ("steps=5,5", "--x steps: 5 is in the list more than once"),

@@ -15,6 +15,7 @@ import pytest
 
 from conftest import POSTCARDS
 from headers import UNET, checkpoint, save_header
+from sdapp.models.files import PICKLED
 
 MARK = "executed"  # the file that the code in these files would make
 
@@ -246,6 +247,8 @@ def test_whatever_it_is_its_listing_says_so_without_a_traceback(
     problems = {Path(row["path"]).name: row["problem"] for row in rows}
     assert problems.pop("good.safetensors") is None
     assert problems.pop("postcards") is None
-    assert problems.keys() == {name for name in CONTENTS if name.endswith(".safetensors")}
+    assert problems.keys() == {
+        name for name in CONTENTS if Path(name).suffix.lower() in (".safetensors", *PICKLED)
+    }
     assert all(problems.values())
     assert "\x1b" not in sdapp("models").stdout
