@@ -86,6 +86,7 @@ def scheduler_table() -> str:
 
 def _row_facts(resolved: Resolved) -> dict[str, Any]:
     row = resolved.scheduler
+    label, *aliases = _other_names(resolved)
     return {
         "name": resolved.name,
         "class": row.class_name,
@@ -94,11 +95,18 @@ def _row_facts(resolved: Resolved) -> dict[str, Any]:
         "stochastic": row.stochastic,
         "sigmas": list(row.sigmas),
         "needs": row.needs,
-        "label": row.label,
-        "aliases": list(row.aliases),
+        "label": label,
+        "aliases": aliases,
         "options": resolved.options,
         "note": row.note or None,
     }
+
+
+def _other_names(resolved: Resolved) -> list[str]:
+    """How A1111 and others call it: the names of its row, with `Karras` or what else the name ends with."""
+    row = resolved.scheduler
+    ending = resolved.name.removeprefix(row.name).replace("-", " ").title()
+    return [f"{name}{ending}" for name in (row.label, *row.aliases)]
 
 
 def explain_scheduler(name: str) -> str:
@@ -115,6 +123,6 @@ def explain_scheduler(name: str) -> str:
         elif repr(resolved.options.get(option, default)) not in (default, repr(default)):
             value = f"{resolved.options[option]!r}, where the class has {default}"
         lines.append(f"  {option}: {value}")
-    names = f"Also called {', '.join((row.label, *row.aliases))}; capitals and spaces make no difference"
+    names = f"Also called {', '.join(_other_names(resolved))}; capitals and spaces make no difference"
     needs = f"Needs {row.needs}: pip install {row.needs}" if row.needs else ""
     return "\n".join([*lines, *filter(None, (names, row.note, needs, *resolved.notes))])

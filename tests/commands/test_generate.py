@@ -363,7 +363,14 @@ def test_schedulers_explains_a_name(sdapp: Run) -> None:
     text = sdapp("schedulers", "dpmpp_2m_k").stdout
     assert "dpmpp_2m_k is dpm++2m-karras: DPMSolverMultistepScheduler" in text
     assert "use_karras_sigmas: True, where the class has False" in text
-    assert "Also called DPM++ 2M, dpm-solver++, " in text
+    assert "Also called DPM++ 2M Karras, dpm-solver++ Karras, " in text
+
+
+@pytest.mark.parametrize("name", ["dpm++2m", "dpm++2m-karras", "euler-a-trailing", "lms-exponential"])
+def test_each_other_name_of_a_scheduler_means_it(name: str, sdapp: Run) -> None:
+    facts = json.loads(sdapp("schedulers", name, "--json").stdout)
+    for other in (facts["label"], *facts["aliases"]):
+        assert json.loads(sdapp("schedulers", other, "--json").stdout)["name"] == name
 
 
 def test_config_show_says_where_each_value_comes_from(sdapp: Run) -> None:
