@@ -72,9 +72,10 @@ def plan_replays(
     """Plan the jobs of all images, with `layers` over what is read of each image and `below` under that.
 
     Tells the notes of each image; returns the errors of those that cannot be painted, which name the image.
+    If an option is wrong for all of them, that is one error without their names.
     """
     replays: list[Replay] = []
-    errors: list[SdappError] = []
+    raised, errors = list[SdappError](), list[SdappError]()
     models: dict[tuple[str | None, ...], Model] = {}
     for path in _with_lists(paths):
         try:
@@ -87,7 +88,9 @@ def plan_replays(
         except SdappError as exc:
             lines = [line if str(path) in line else f"{path}: {line}" for line in str(exc).splitlines()]
             errors.append(type(exc)("\n".join(lines)))
-    return replays, errors
+            raised.append(exc)
+    of_option = not replays and len({str(each) for each in raised}) == 1 and str(raised[0]).startswith("--")
+    return replays, raised[:1] if of_option else errors
 
 
 def _plan_replay(

@@ -63,7 +63,7 @@ FILM = {
 
 def strength_option(usual: float) -> dict[str, Any]:
     """--strength, which belongs to the tasks that start from an image."""
-    how = f"How much may change: 0 keeps the image, 1 ignores it; default: {usual}."
+    how = f"How much may change: near 0 the image is kept, 1 ignores it; default: {usual}."
     return {"task.strength": option(float, "--strength", help=how, panel=IMAGE)}
 
 

@@ -283,6 +283,13 @@ def test_errors_of_all_images_come_together_each_with_its_name(sdapp: Run, house
     assert not Path("outputs").exists()
 
 
+@pytest.mark.parametrize("command", ["replay", "upscale"])
+def test_an_option_that_is_wrong_for_all_images_is_one_error(command: str, sdapp: Run) -> None:
+    result = sdapp(command, theirs(), theirs("other.png"), "--model", "postcards", "--steps", 0)
+    assert result.exit_code == 2
+    assert errors(result) == ["error: --steps: must be 1 or more, not 0"]
+
+
 def test_all_that_stops_an_image_is_told_at_once_with_a_way_out(sdapp: Run) -> None:
     details = "ADetailer model: face_yolov8n.pt, ADetailer prompt: a [b:c:0.5], ADetailer model 2nd: hand_yolov8n.pt"
     text = A1111.replace("red", "[red:blue:0.5]").replace("a tree", "[a|b]")
