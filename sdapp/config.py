@@ -332,6 +332,6 @@ def user_config() -> Path:
     return user_config_path("sdapp") / "config.yaml"
 
 
-def read_override(text: str) -> layers.Layer:
-    """Return the layer of one `key=value` of --set. Raises ConfigError."""
-    return files.parse_override(text, SETTINGS)
+def read_override(text: str, command: str = "--set") -> layers.Layer:
+    """Return the layer of one `key=value` that was given to --set or `command`. Raises ConfigError."""
+    return files.parse_override(text, SETTINGS, command)

@@ -68,7 +68,7 @@ def config_set(
     kind, there = SETTINGS.get(key, Setting()).kind, Path(value).expanduser()
     if kind == "file" or (kind == "model" and there.exists()):
         value = str(there.absolute())  # or it would be relative to the folder of the config
-    changed = merge([Layer(merge(read_user_config()).values), read_override(f"{key}={value}")])
+    changed = merge([Layer(merge(read_user_config()).values), read_override(f"{key}={value}", "")])
     config = validate(changed)
     if kind == "model" and (model := config.model_dump().get(key)):
         refuse_missing(model, key)

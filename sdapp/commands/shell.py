@@ -130,10 +130,10 @@ class Shell:
 
     def _set(self, text: str) -> None:
         if not text:
-            given = [layer.origins[key].removeprefix("--set ") for key, layer in self._given.items()]
+            given = [layer.origins[key].removeprefix("/set ") for key, layer in self._given.items()]
             say("\n".join(given) or "nothing is set")
             return
-        layer = read_override(text)
+        layer = read_override(text, "/set")
         [key] = layer.origins
         given_now = {name: each for name, each in self._given.items() if name != key} | {key: layer}
         config = validate(merge([*self._layers, *given_now.values()]))
@@ -157,6 +157,8 @@ class Shell:
         if path is None:
             raise ConfigError("nothing was painted yet; give the path of an image")
         decode_file(str(path))
+        if self._show is show_nothing:
+            say(f"this terminal shows no images; the file is {path}")
         self._show(path)
 
     def _last_line(self) -> str:
@@ -236,14 +238,18 @@ def _typed_lines() -> Iterator[str]:
             yield line
 
 
+def show_nothing(_path: Path) -> None:
+    """For a terminal that shows no images."""
+
+
 def _find_viewer() -> Callable[[Path], None]:
-    """What shows an image in this terminal; nothing, if it has neither sixels nor kitty's graphics."""
+    """What shows an image in this terminal: `show_nothing` without sixels or kitty's graphics."""
     from PIL import Image
     from rich.console import Console
     from textual_image import renderable  # asks the terminal what it can
 
     if renderable.Image not in (renderable.SixelImage, renderable.TGPImage):
-        return lambda _: None
+        return show_nothing
     logging.getLogger("textual_image").setLevel(logging.ERROR)
     # Asks for the size of a letter, once and now: later, what is typed would be taken for the answer.
     Console(file=StringIO()).print(renderable.Image(Image.new("RGB", (64, 64))))

@@ -258,22 +258,26 @@ def anchored(value: Any, folder: Path, kind: str, keys: Sequence[str] = ()) -> A
     return str(Path(value).expanduser() if Path(value).parts[:1] == ("~",) else folder / value)
 
 
-def parse_override(text: str, settings: Mapping[str, Setting] = MappingProxyType({})) -> Layer:
-    """Return the layer of one `key=value` of --set. Raises ConfigError.
+def parse_override(
+    text: str, settings: Mapping[str, Setting] = MappingProxyType({}), command: str = "--set"
+) -> Layer:
+    """Return the layer of one `key=value` that was given to --set or `command`. Raises ConfigError.
 
     A text, name, file or model, as `settings` declares them, is taken as it stands, or without its quotes if
     it is a quoted YAML text; `null` unsets a name or model. Of others, numbers, true, false, null, [ ] and
     { } are read as YAML; everything else is text.
     """
-    origin = f"--set {text}"
+    origin = f"{command} {text}".lstrip()
     dotted, equals, value = text.partition("=")
     around = [key for key in settings if dotted.startswith(f"{key}.") and settings[key].list_of]
     if equals and around:
         last = dotted.rpartition(".")[2]
         item = value if last.isdigit() else f"{{{last}: {value}, …}}"
-        raise ConfigError(f"{origin}: {around[0]} is a list; give all of it: --set '{around[0]}=[{item}]'")
+        whole = f"{around[0]}=[{item}]"
+        shown = f"--set '{whole}'" if command == "--set" else whole
+        raise ConfigError(f"{origin}: {around[0]} is a list; give all of it: {shown}")
     if not equals or not all(part.isidentifier() for part in dotted.split(".")):
-        raise ConfigError(f"{origin}: write it as key=value, such as --set steps=30 or output.dir=images")
+        raise ConfigError(f"{origin}: write it as key=value, such as {command} steps=30 or output.dir=images")
     try:
         read = parse_yaml(f"value: {value}", origin).values
     except ConfigError:  # such as `a cat: the film`

@@ -105,7 +105,8 @@ def place_message(dotted: str, message: str, merged: Layer) -> str:
         near = (origin for key, origin in merged.origins.items() if key.startswith(beside))
         origin = next(near, merged.origins.get("", "settings"))
     option = f"--{dotted.rpartition('.')[2].replace('_', '-')}"
-    if origin == option or origin.startswith(f"--set {dotted}="):
+    given = re.sub(r"^(--set|/set) ", "", origin)
+    if origin == option or given.startswith(f"{dotted}="):
         return f"{origin}: {message}"
     if group.rpartition(".")[2].isdigit() and origin.startswith("--"):  # such as `--detail face:3`
         dotted = dotted.removeprefix(group).removeprefix(".")

@@ -109,6 +109,13 @@ class Terminal(pyte.HistoryScreen):
         return [row + "\n" for row in "\n".join([*gone, *self.display]).rstrip().split("\n")]
 
 
+class PlainTerminal(Terminal):
+    """A screen that can show no images."""
+
+    def report_device_attributes(self, mode: int = 0, **_: object) -> None:
+        self.write_process_input("\x1b[?62c" if not mode else "")
+
+
 def assert_lines(screen: Terminal, lines: list[str]) -> None:
     """Each line begins a row, and goes on in the rows below it if it is wider; `*` is any text."""
     rows = [row[:-1] for row in screen.rows()]
@@ -134,6 +141,7 @@ def show(
     *command: str,
     columns: int,
     typed: tuple[str | tuple[str, str | Callable[[], str]], ...] = (),
+    kind: type[Terminal] = Terminal,
 ) -> tuple[Terminal, str, int]:
     """Run a command on a terminal; when each text of `typed` is on it, press Ctrl-C, or the keys beside the text.
 
@@ -148,7 +156,7 @@ def show(
         "XDG_STATE_HOME": str(folder / "state"),
         "TERM": "xterm-256color",
     }
-    screen, written = Terminal(columns, ROWS, history=1000), b""
+    screen, written = kind(columns, ROWS, history=1000), b""
     unseen = b""
     waiting = [each if isinstance(each, tuple) else (each, "\x03") for each in typed]
     screen.write_process_input = lambda data: os.write(ours, data.encode())
@@ -238,7 +246,8 @@ def test_the_shell_paints_shows_and_survives_ctrl_c(tmp_path: Path) -> None:
         ("/set steps=900", "a ship\r"),
         ("/900 ", "\x03"),
         ("stopped: 0 done, 1 left", "/set steps=0\r"),
-        ("steps=0: must be 1 or more", "/set model=nofile\r"),
+        ("error: /set steps=0: must be 1 or more", "/set steps 3\r"),
+        ("such as /set steps=30", "/set model=nofile\r"),
         ("no folder or file nofile", "/unset steps\r"),
         ("/unset steps", "/compare ddim, unipc\r"),
         ("a-red-house-7-unipc.png", "a cat --stepz 3\r"),
@@ -252,6 +261,16 @@ def test_the_shell_paints_shows_and_survives_ctrl_c(tmp_path: Path) -> None:
     assert written.count("\x1bP") == 3  # each image is shown, as sixels
     assert "+a red house --seed 7 --steps 2" in (tmp_path / "state" / "sdapp" / "shell_history").read_text()
     assert not screen.cursor.hidden
+
+
+def test_a_terminal_that_shows_no_images_is_told_of_the_file(tmp_path: Path) -> None:
+    typed = (
+        ("is loaded", "a red house --seed 7 --steps 2\r"),
+        ("a-red-house-7.png", "/show\r"),
+        ("this terminal shows no images; the file is outputs/a-red-house-7.png", "exit\r"),
+    )
+    *_, code = show(tmp_path, "-m", "sdapp.cli", "shell", columns=100, typed=typed, kind=PlainTerminal)
+    assert code == 0
 
 
 def test_lines_are_painted_as_they_are_typed_and_errors_are_told_at_once(tmp_path: Path) -> None:

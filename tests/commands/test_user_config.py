@@ -108,7 +108,7 @@ def test_a_bad_default_is_refused_and_changes_nothing(sdapp: Run, tmp_path: Path
     for key, value in (("steps", "0"), ("stepz", "3"), ("model", "nosuch")):
         done = sdapp("config", "set", key, value)
         assert done.exit_code == (69 if key == "model" else 2)
-        assert key in done.stderr
+        assert f"error: {key}" in done.stderr
     assert "no folder or file ./gone" in sdapp("config", "set", "base", "./gone").stderr
     assert (tmp_path / "own" / "sdapp" / "config.yaml").read_text() == "steps: 30\n"
     assert "steps: 30" in sdapp("config", "show").stdout
