@@ -23,14 +23,22 @@ def side(commands: int, environment: dict[str, str], arguments: list[str], where
     running = []
     for number in range(commands):
         (folder := where / str(number)).mkdir()
-        running.append(subprocess.Popen([*command, *arguments], cwd=folder, env=os.environ | environment))
+        running.append(
+            subprocess.Popen(
+                [*command, *arguments],
+                cwd=folder,
+                env=os.environ | environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
     if any(process.wait() for process in running):
         sys.exit("a command failed")
 
 
 def main(asked: argparse.Namespace) -> None:
     both = settings(asked) | {"steps": asked.steps}
-    arguments = ["--count", str(asked.count), "--device", "cpu", "--json"]
+    arguments = ["--count", str(asked.count), "--device", "cpu"]
     for key in ("model", "dtype", "steps"):
         arguments += [f"--{key}", str(both[key])]
     arguments += ["--size", f"{both['width']}x{both['height']}"]
