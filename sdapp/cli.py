@@ -92,7 +92,7 @@ def run() -> None:
     # Read when torch is imported: a thread that waits for the others soon gives its core to another program.
     # By default, two programs that compute at once are many times slower (benchmarks/together.py).
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app()
     except (SystemExit, OSError) as exc:

@@ -8,7 +8,7 @@ import torch
 from sdapp.errors import ConfigError, UnavailableError
 
 CPU_INFO = Path("/proc/cpuinfo")
-FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16"}  # with these it was at least twice as fast (benchmarks/README.md)
+FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16"}  # with these it was about twice as fast (benchmarks/README.md)
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 

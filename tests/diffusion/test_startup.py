@@ -115,7 +115,7 @@ def test_an_image_imports_what_the_shortest_script_does_and_little_more(tmp_path
 
 @pytest.mark.parametrize(
     ("given", "spins"),
-    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
 )
 def test_threads_of_the_command_wait_as_the_user_says(given: dict[str, str], spins: str) -> None:
     """GOMP_SPINCOUNT would win over OMP_WAIT_POLICY."""
