@@ -2,11 +2,11 @@ import json
 from io import BytesIO
 
 import pytest
-import sd_parsers
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from metadata.documented import EXAMPLES, FIELDS, PAGE, VERSIONS, examples, page
+from other_readers import read_by_sd_parsers
 from sdapp.metadata import infotext, named
 from sdapp.metadata.read import read_foreign
 
@@ -46,9 +46,7 @@ def test_sd_parsers_reads_the_same(texts: dict[str, str]) -> None:
     for key, text in texts.items():
         info.add_itxt(key, text)
     Image.new("RGB", (8, 8)).save(buffer, "png", pnginfo=info)
-    parsed = sd_parsers.ParserManager().parse(buffer)
-    assert parsed
-    [sampler] = parsed.samplers
+    sampler = read_by_sd_parsers(buffer)
     assert [prompt.value.strip() for prompt in sampler.negative_prompts] == [
         found[1].values["negative_prompt"]
     ]

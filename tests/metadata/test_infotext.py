@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sd_parsers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from other_readers import read_by_sd_parsers
 from sdapp import images, schedulers
 from sdapp.config import Folders, RunConfig
 from sdapp.errors import InputError
@@ -544,9 +544,7 @@ def test_a_saved_image_is_read_by_sdapp_and_by_sd_parsers(
     path.write_bytes(saved(text, extension))
     with Image.open(path) as image:
         assert read.read_foreign(image.info) == ("sdapp", Carried(*carried_over(text)))
-    parsed = sd_parsers.ParserManager().parse(path)
-    assert parsed
-    sampler = parsed.samplers[0]
+    sampler = read_by_sd_parsers(path)
     assert ([p.value for p in sampler.prompts], [p.value for p in sampler.negative_prompts]) == (
         [prompt],
         ["blurry"],
@@ -562,10 +560,9 @@ def test_sd_parsers_reads_every_scheduler(name: str) -> None:
     text = written(
         scheduler=SchedulerChoice(name=name), prompt="say Negative prompt: twice\nNegative prompt: here"
     )
-    parsed = sd_parsers.ParserManager().parse(BytesIO(saved(text, "jpeg")))
-    assert parsed
-    assert parsed.samplers[0].prompts[0].value == "say negative prompt: twice\nnegative prompt: here"
-    assert parsed.samplers[0].negative_prompts[0].value == "blurry"
+    sampler = read_by_sd_parsers(BytesIO(saved(text, "jpeg")))
+    assert sampler.prompts[0].value == "say negative prompt: twice\nnegative prompt: here"
+    assert sampler.negative_prompts[0].value == "blurry"
 
 
 @pytest.mark.parametrize("extension", ["jpeg", "webp", "png"])

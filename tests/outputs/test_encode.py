@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sd_parsers
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 from typer.testing import Result as Run
 
+from other_readers import read_by_sd_parsers
 from sdapp.batches.finished import Finished
 from sdapp.errors import ConfigError, InputError
 from sdapp.images import is_lossy
@@ -103,11 +103,10 @@ def test_what_holds_no_record_gives_none(packet: object) -> None:
 @pytest.mark.parametrize("format", ["jpeg", "webp"])
 def test_other_tools_read_the_settings_and_the_label(format: str, tmp_path: Path) -> None:
     path = write(tmp_path, format, prompt="été, a house", negative_prompt="blurry")
-    parsed = sd_parsers.ParserManager().parse(path)
-    assert parsed
-    assert [prompt.value for prompt in parsed.samplers[0].prompts] == ["été, a house"]
-    assert [prompt.value for prompt in parsed.samplers[0].negative_prompts] == ["blurry"]
-    assert (parsed.samplers[0].name, parsed.samplers[0].parameters["seed"]) == ("DDIM", "7")
+    sampler = read_by_sd_parsers(path)
+    assert [prompt.value for prompt in sampler.prompts] == ["été, a house"]
+    assert [prompt.value for prompt in sampler.negative_prompts] == ["blurry"]
+    assert (sampler.name, sampler.parameters["seed"]) == ("DDIM", "7")
     with Image.open(path) as image:
         assert b"trainedAlgorithmicMedia" in image.info["xmp"]
 
