@@ -13,7 +13,7 @@ from sdapp.errors import ConfigError
 from sdapp.outputs.files import create
 from sdapp.settings.layers import Layer
 
-TASK_KEYS = ("image", "mask", "mask_prompt", "mask_model", "strength", "padding")
+TASK_KEYS = ("image", "mask", "mask_prompt", "mask_model", "mask_blur", "strength", "padding")
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 

@@ -85,7 +85,8 @@ class Job(ImageSettings, ModelSettings):
         if self.task.kind != "inpaint":
             return task
         unused = BY_WORDS if self.task.mask_prompt is None else ("mask",)
-        return {key: value for key, value in task.items() if key not in unused}
+        later = () if self.task.mask_blur else ("mask_blur",)
+        return {key: value for key, value in task.items() if key not in (*unused, *later)}
 
     @cached_property
     def pack(self) -> str:

@@ -33,6 +33,7 @@ class DetailKeywords(TypedDict, total=False):
     negative_prompt: str | None
     strength: float
     padding: int
+    mask_blur: int
 
 
 class EmbeddingKeywords(TypedDict, total=False):
@@ -60,7 +61,7 @@ class Img2ImgKeywords(TypedDict, total=False):
 
 
 class InpaintKeywords(TypedDict, total=False):
-    """An image in which the white part of a mask is repainted; every other pixel stays as it is."""
+    """An image in which the white part of a mask is repainted; beyond the blur no pixel changes."""
 
     mask_model: AnyPath | None
     mask_threshold: float | None
@@ -72,6 +73,7 @@ class InpaintKeywords(TypedDict, total=False):
     mask_prompt: str | None
     strength: float
     padding: int | None
+    mask_blur: int
 
 
 class LoraKeywords(TypedDict, total=False):
@@ -169,6 +171,7 @@ class TaskKeywords(TypedDict, total=False):
     mask: InputImage | None
     mask_prompt: str | None
     mask_model: AnyPath | None
+    mask_blur: int
     strength: float
     padding: int | None
 

@@ -296,6 +296,7 @@ def test_each_place_is_repainted_with_its_own_seed_and_the_rest_stays(
         "mask_prompt": WORDS,
         "mask_model": finders["owlvit"],
         "mask_growth": 0,
+        "mask_blur": 0,
         "padding": 4,
         "strength": 0.6,
     }
@@ -333,6 +334,7 @@ def test_details_work_with_sdxl_and_with_a_model_for_inpainting(
         "mask_prompt": WORDS,
         "mask_model": finders["yolos"],
         "mask_growth": 0,
+        "mask_blur": 0,
         "padding": 0,
         "prompt": "a (cat:1.3)",
     }

@@ -20,7 +20,7 @@ Command = Callable[..., Any]
 
 def paint(**settings: Any) -> list[Image.Image]:
     given = {"prompt": "a red house on a beach at sunset", "seed": 7, "steps": 5, "device": "cpu"} | settings
-    return [result.image for result in api.generate(**given) if result.image]
+    return [result.image for result in api.stream(**given) if result.image]
 
 
 def seam(image: Image.Image, border: int) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 from torch.overrides import TorchFunctionMode
 
 from sdapp import schedulers
@@ -354,6 +354,24 @@ def test_inpainting_leaves_every_pixel_outside_the_mask_as_it_is(
         assert (pixels(result)[~inside] == before[~inside]).all()
         assert (pixels(result)[inside] != before[inside]).mean() > 0.5
     assert furthest(*results) > 2
+
+
+def test_a_blurred_mask_mixes_both_images_at_its_edge(
+    tiny: Callable[..., Path], house: Path, mask: Path
+) -> None:
+    task = tasks(house, mask)["inpaint"]
+    [hard], [soft] = (paint(settings(tiny(), task=task | more)) for more in ({}, {"mask_blur": 2}))
+    before, inside = np.asarray(Image.open(house)).astype(int), np.asarray(Image.open(mask)) > 127
+    share = (
+        np.asarray(Image.fromarray(inside).convert("L").filter(ImageFilter.GaussianBlur(2)))[..., None] / 255
+    )
+    mixed = share * pixels(hard) + (1 - share) * before
+    assert np.abs(pixels(soft) - mixed)[inside].max() <= 1
+    untouched = share[..., 0] == 0
+    assert (pixels(soft)[untouched] == before[untouched]).all()
+    assert (pixels(soft) != before).any(axis=2)[~inside].sum() > 50
+    assert (hard.job.to_data()["task"], hard.job.id) != (soft.job.to_data()["task"], soft.job.id)
+    assert "mask_blur" not in hard.job.to_data()["task"]  # records and ids of before stay as they are
 
 
 @pytest.mark.parametrize(

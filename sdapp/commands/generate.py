@@ -43,6 +43,13 @@ MASK_OPTIONS = {
         help="Paint only the mask and so many pixels around it, at the full size.",
         panel=IMAGE,
     ),
+    "task.mask_blur": option(
+        int,
+        "--mask-blur",
+        metavar="PIXELS",
+        help="Blur the edge of what is put back; default: 0 (A1111: 4).",
+        panel=IMAGE,
+    ),
 }
 SIDES = {
     f"task.sides.{side}": option(int, f"--{side}", help=f"Pixels to add at the {side}.", panel=IMAGE)

@@ -61,19 +61,26 @@ def prepare_inputs(job: Job, find: Callable[[Image.Image, Inpaint], Image.Image 
         way = f"try other words, or a task.mask_threshold below {task.mask_threshold:g}"
         raise InputError(f"task.mask_prompt: no {task.mask_prompt!r} was found in {task.image}; {way}")
     if padding is None:
-        return TaskInputs(image, mask, whole, mask, (0, 0, *size))
-    return part_of(whole, mask, padding, size)
+        return TaskInputs(image, mask, whole, blurred(mask, task.mask_blur), (0, 0, *size))
+    return part_of(whole, mask, padding, task.mask_blur, size)
 
 
-def part_of(whole: Image.Image, mask: Image.Image, padding: int, size: Size) -> TaskInputs:
+def part_of(whole: Image.Image, mask: Image.Image, padding: int, blur: int, size: Size) -> TaskInputs:
     """The inputs that repaint what is white in a mask at the full `size`, with `padding` around it.
 
-    `whole` is RGB or RGBA; the mask has its size.
+    `whole` is RGB or RGBA; the mask has its size. The model repaints the mask itself; what it painted is
+    put back through the blurred one, which reaches a little further.
     """
-    box = _box_around(mask, padding, size)
+    soft = blurred(mask, blur)
+    box = _box_around(soft, padding, size)
     part = _crop(on_white(whole), box).resize(size, Image.Resampling.LANCZOS)
     part_mask = resize_mask(_crop(mask, box), size, Image.Resampling.NEAREST)
-    return TaskInputs(part, part_mask, whole, mask, box)
+    return TaskInputs(part, part_mask, whole, soft, box)
+
+
+def blurred(mask: Image.Image, blur: int) -> Image.Image:
+    """A mask with a soft edge, as A1111 pastes with; `blur` is the sigma in pixels."""
+    return mask.filter(ImageFilter.GaussianBlur(blur)) if blur else mask
 
 
 def prepare_hints(job: Job, canvas: TaskInputs | None) -> list[Image.Image]:

@@ -15,6 +15,7 @@ MOST = 10  # of its tabs
 FIELDS = {  # with our settings
     "prompt": "prompt", "negative prompt": "negative_prompt", "confidence": "mask_threshold",
     "dilate erode": "mask_growth", "denoising strength": "strength", "inpaint padding": "padding",
+    "mask blur": "mask_blur",
 }  # fmt: skip
 # Its models, by how their names begin, and words for what they find.
 FOUND = {

@@ -51,6 +51,7 @@ def write_infotext(
         **{f"ControlNet {i}": _control_words(each) for i, each in enumerate(values["control"])},
         "Emphasis": None if is_plain or emphasis == "Original" else emphasis,
         "Inpaint area": None if padding is None else "Only masked", "Masked area padding": padding,
+        "Mask blur": task.get("mask_blur") or None,
         **found_fields(values), "CFG rescale": values["guidance_rescale"] or None,
         "Noise Schedule": ZERO_SNR if values["zero_snr"] == "on" else None,
         **_own_fields(values), **second, "Outpaint": _sides_as_text(task.get("sides")),

@@ -22,7 +22,7 @@ TEMPLATES = ("prompt", "negative_prompt")  # the settings in which choices are m
 ALIASES = {
     "scheduler": "scheduler.name", "sampler_name": "scheduler.name", "sampler": "scheduler.name",
     "task": "task.kind", "image": "task.image", "mask": "task.mask", "padding": "task.padding",
-    **{name: f"task.{name}" for name in ("mask_prompt", "mask_model", "mask_threshold", "mask_growth")},
+    **{f"mask_{name}": f"task.mask_{name}" for name in ("prompt", "model", "threshold", "growth", "blur")},
     "strength": "task.strength", "denoising_strength": "task.strength",
     "size": "size", "seeds": "seed", "cfg_scale": "guidance_scale", "n_iter": "count",
     "lora": "loras", "embedding": "embeddings", "upscale": "upscale.scale",

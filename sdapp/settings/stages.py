@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from sdapp.settings import ranges
 from sdapp.settings.sampling import SchedulerChoice, name_alone
-from sdapp.settings.tasks import FoundMask, Words
+from sdapp.settings.tasks import FoundMask, MaskBlur, Words
 from sdapp.settings.types import Frozen, ModelReference, Setting, Text
 
 Enlarger = Literal["lanczos", "latent", "latent-bicubic", "latent-nearest", "model"]
@@ -79,6 +79,7 @@ class Detail(FoundMask):
         float, Field(gt=0, le=1, description="How much may change; int(steps × strength) steps run.")
     ] = 0.4
     padding: Annotated[int, Field(ge=0, le=8192, description="Pixels around the place that are seen.")] = 32
+    mask_blur: MaskBlur = 4
 
 
 def read_detail(text: str) -> object:

@@ -58,8 +58,12 @@ class FoundMask(Frozen):
     ] = None
 
 
+MASK_BLUR = "Pixels by which the edge of what is put back is blurred: the sigma of a Gaussian."
+MaskBlur = Annotated[int, Field(ge=0, le=64, description=MASK_BLUR)]
+
+
 class Inpaint(FoundMask):
-    """An image in which the white part of a mask is repainted; every other pixel stays as it is."""
+    """An image in which the white part of a mask is repainted; beyond the blur no pixel changes."""
 
     kind: Annotated[Literal["inpaint"], Setting("text")]
     image: Annotated[FilePath, Field(description="The image to repaint a part of.")]
@@ -75,6 +79,7 @@ class Inpaint(FoundMask):
         int | None,
         Field(ge=0, description="Pixels around the mask: only this part is painted, at the full size."),
     ] = None
+    mask_blur: MaskBlur = 0
 
 
 def _sides(value: object) -> object:

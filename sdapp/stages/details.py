@@ -48,8 +48,8 @@ def _repaint(
     side = model.denoiser.unet.config.sample_size * model.scale
     jobs = tuple(_job_of_place(painting.jobs[row], number, place, side) for row in given)
     part = Painting(jobs, painting.index, painting.preview, None, painting.reporter)
-    size, padding = (jobs[0].width, jobs[0].height), painting.job.detail[number].padding
-    part.inputs = [part_of(*each, padding, size) for each in given.values()]
+    size, detail = (jobs[0].width, jobs[0].height), painting.job.detail[number]
+    part.inputs = [part_of(*each, detail.padding, detail.mask_blur, size) for each in given.values()]
     encode_prompts(model, part)
     fields = repeat_pass(model, part)
     assert part.decoded is not None

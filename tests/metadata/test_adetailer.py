@@ -23,7 +23,13 @@ def read(fields: str) -> tuple[list[dict[str, Any]], list[str]]:
 
 def test_what_is_written_is_read_back() -> None:
     details = [
-        {"mask_prompt": "house", "prompt": "a blue house, old", "strength": 0.25, "padding": 8},
+        {
+            "mask_prompt": "house",
+            "prompt": "a blue house, old",
+            "strength": 0.25,
+            "padding": 8,
+            "mask_blur": 0,
+        },
         {"mask_prompt": "palm tree", "mask_threshold": 0.25, "mask_growth": 0, "negative_prompt": "tree"},
     ]
     config = validate(Layer({"prompt": "a house", "seed": 1, "model": "postcards", "detail": details}))
@@ -42,10 +48,10 @@ def test_what_is_written_is_read_back() -> None:
     ("fields", "detail", "left_out"),
     [
         ("ADetailer model: face_yolov8n.pt, ADetailer confidence: 0.3, ADetailer dilate erode: 4, "
-         "ADetailer mask blur: 4, ADetailer denoising strength: 0.4, ADetailer inpaint only masked: True, "
+         "ADetailer mask blur: 6, ADetailer denoising strength: 0.4, ADetailer inpaint only masked: True, "
          "ADetailer inpaint padding: 16, ADetailer version: 24.11.1",
-         [{"mask_prompt": "face", "mask_growth": 4, "strength": 0.4, "padding": 16}],
-         ["ADetailer model: face_yolov8n.pt ('face' is looked for by another model)", "ADetailer mask blur: 4"]),
+         [{"mask_prompt": "face", "mask_growth": 4, "strength": 0.4, "padding": 16, "mask_blur": 6}],
+         ["ADetailer model: face_yolov8n.pt ('face' is looked for by another model)"]),
         ("ADetailer model: hand_yolov8s.pt, ADetailer prompt: a hand, ADetailer model 2nd: mediapipe_face_full",
          [{"mask_prompt": "hand", "prompt": "a hand"}, {"mask_prompt": "face"}],
          ["ADetailer model: hand_yolov8s.pt ('hand' is looked for by another model)",

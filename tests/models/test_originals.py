@@ -74,7 +74,7 @@ def test_what_a_file_lacks_is_taken_from_its_base(
         save_file(kept(load_file(file)), part)
     asked = {"width": 64, "height": 64, "steps": 1}
     [own] = paint(settings(file, **asked))
-    [other] = api.generate(**settings(part, base=str(base), **asked))
+    [other] = api.stream(**settings(part, base=str(base), **asked))
     assert other.job.base == str(base)
     is_file = base.is_file()
     assert other.record.base_sha256 == (hashlib.sha256(base.read_bytes()).hexdigest() if is_file else None)
@@ -117,7 +117,7 @@ def test_the_unet_of_an_lcm_is_recognized(tmp_path: Path) -> None:
     results, told = [], []
     for model in (tmp_path / "lcm.safetensors", tmp_path / "folder"):
         asked = settings(model, width=64, height=64, steps=2, scheduler="lcm", negative_prompt="a tree")
-        results += api.generate(**asked, on_note=told.append)
+        results += api.stream(**asked, on_note=told.append)
     assert (pixels(results[0]) == pixels(results[1])).all()
     assert (
         told.count("negative_prompt has no effect on this model, whose UNet reads the guidance scale (LCM)")

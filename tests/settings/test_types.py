@@ -98,7 +98,7 @@ def test_files_inside_lists_and_groups_become_relative_to_the_file_that_names_th
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("task=5", "--set task=5: must be a group of keys (kind, image, strength, mask_model, mask_threshold, mask_growth, mask_sha256, mask, mask_prompt, padding, sides), not 5"),
+        ("task=5", "--set task=5: must be a group of keys (kind, image, strength, mask_model, mask_threshold, mask_growth, mask_sha256, mask, mask_prompt, padding, mask_blur, sides), not 5"),
         ("task={kind: img2img, image: a, img2img: 1}", "task.img2img: unknown key; allowed here: kind, image, strength"),
         ("scheduler=[1]", "--set scheduler=[1]: must be a group of keys (name, options, exact), not [1]"),
         ("output.dir.x=1", "output.dir: must be text, not {'x': 1}; put it in quotes"),
