@@ -473,6 +473,9 @@ def test_postcards_brings_one_that_finds_the_things_it_paints(sdapp: Command) ->
     assert left < 32 < right
     assert top < 40 < bottom
     assert 0.15 < (right - left) * (bottom - top) / 64**2 < 0.6
+    shown = sdapp("show", run.stdout.strip()).stdout
+    assert "mask_prompt house, strength 0.5, " in shown
+    assert "sha256" not in shown  # sixty-four digits, which --json has
     run = sdapp("inpaint", run.stdout.strip(), "a cat", "--mask-prompt", "a boat", "--model", "postcards")
     assert run.exit_code == 65
     assert "no 'a boat' was found in " in run.stderr

@@ -122,11 +122,11 @@ def train_autoencoder(config: dict[str, Any], images: np.ndarray, accelerator: A
         smaller = AutoencoderKL.from_pretrained(Path(start) / "vae", dtype=torch.float32)
         smaller.to(accelerator.device).requires_grad_(False)
     built = enlarge_autoencoder(smaller, config) if smaller else build_autoencoder(config)
-    vae = accelerator.prepare(built.to(memory_format=torch.channels_last))
+    vae = accelerator.prepare(built)
     indices = batches(len(images), config["autoencoder"]["batch"], config["seed"])
 
     def loss_of(_: int) -> torch.Tensor:
-        target = to_tensor(images[next(indices)], accelerator.device)
+        target = to_tensor(images[next(indices)], accelerator.device).contiguous()
         with accelerator.autocast():
             posterior = vae.encode(target).latent_dist
             output = vae.decode(posterior.sample()).sample

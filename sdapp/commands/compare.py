@@ -158,10 +158,13 @@ def _compare(layers: list[Layer], dry_run: bool, options: dict[str, Any]) -> Non
     from sdapp.comparisons.cells import to_json
     from sdapp.comparisons.plan import ComparisonPlan
     from sdapp.comparisons.run import finish, paint_comparison, with_paces
+    from sdapp.comparisons.verdict import unranked
 
     plan = ComparisonPlan(layers, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     session = Session(options["verbose"], CONTINUE)
     session.notes.tell(plan.notes)
+    if random := unranked(plan.comparison):
+        print_note(random)
     images = _tell_size(plan)
     if dry_run:
         for cell in plan.comparison.cells if options["json"] else ():

@@ -32,9 +32,18 @@ def verdict(comparison: Comparison) -> str:
     ]
     ranked = [(column, items) for column, items in columns if items]
     parts = [*_parts(comparison, ranked)] if ranked else ["there are no errors to rank"]
-    parts += filter(None, (_unranked(comparison), _unfinished(comparison)))
+    parts += filter(None, (unranked(comparison), _unfinished(comparison)))
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def unranked(comparison: Comparison) -> str:
+    """Say which schedulers get no place, because they add noise in every step; empty if all get one."""
+    random = stochastic(comparison)
+    names = [name for name in comparison.schedulers if name in random]
+    one = len(names) == 1
+    way = "is stochastic and not ranked: judge it" if one else "are stochastic and not ranked: judge them"
+    return f"{_names(names)} {way} by eye" if names else ""
 
 
 def _parts(comparison: Comparison, ranked: Ranked) -> Iterator[str]:
@@ -131,14 +140,6 @@ def _since(column: float, ranked: Ranked) -> str:
     if column == ranked[-1][0]:
         return f"at {column:g}"
     return "at every budget" if column == ranked[0][0] else f"from {column:g} on"
-
-
-def _unranked(comparison: Comparison) -> str:
-    random = stochastic(comparison)
-    names = [name for name in comparison.schedulers if name in random]
-    one = len(names) == 1
-    way = "is stochastic and not ranked: judge it" if one else "are stochastic and not ranked: judge them"
-    return f"{_names(names)} {way} by eye" if names else ""
 
 
 def _unfinished(comparison: Comparison) -> str:

@@ -115,7 +115,8 @@ def _unquoted(value: Any) -> str:
     if isinstance(value, dict) and value.get("options") == {}:
         value = value.get("name")
     if isinstance(value, dict):  # without colons, for which YAML would put the whole line in quotes
-        return ", ".join(f"{key} {_unquoted(each)}" for key, each in value.items() if each is not None)
+        shown = {k: each for k, each in value.items() if each is not None and not k.endswith("sha256")}
+        return ", ".join(f"{key} {_unquoted(each)}" for key, each in shown.items())
     if isinstance(value, list) and any(isinstance(each, dict) for each in value):
         return "; ".join(map(_unquoted, value))
     return json.dumps(value, ensure_ascii=False).replace('"', "")

@@ -126,9 +126,9 @@ def _why_not(name: str, is_option: bool) -> str:
     shown = f"{'--' if is_option else ''}{name if name.isprintable() else repr(name):.80}"
     if reason := REFUSED_KEYS.get(plain.split(".")[0]):
         return f"{shown}: {reason}"
-    words = KNOWN_NAMES
-    near = nearest(plain, words)
-    known = [f"--{word.replace('_', '-')}" if is_option else word for word in near or words]
+    near = nearest(plain, KNOWN_NAMES)
+    words = near or COLUMNS  # without their other names, which are as many again
+    known = [f"--{word.replace('_', '-')}" if is_option else word for word in words]
     mean = f", did you mean {known[0]}?" if near else f"; allowed: {', '.join(known)}."
     hint = ' If it belongs to the prompt, give that as --prompt "…"' if is_option else ""
     if " " in name:

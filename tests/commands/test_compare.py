@@ -370,6 +370,7 @@ def test_a_dry_run_paints_nothing_and_imports_no_torch(tmp_path: Path) -> None:
         r"36 cells and 4 reference images: 40 images, 0 done, 40 to paint with 1218 UNet calls; .* of \d+x\d+",
         done.stderr,
     )
+    assert "note: euler-a is stochastic and not ranked: judge it by eye" in done.stderr
     assert not (tmp_path / "none").exists()
 
 

@@ -107,6 +107,7 @@ def test_what_is_allowed_is_listed_once(tmp_path: Path) -> None:
     rows = str(refused.value).splitlines()
     assert [row.count("; allowed: ") for row in rows] == [1, 0, 0]
     assert rows[2].endswith("--vvv: unknown option")
+    assert "--sampler" not in rows[0]  # another name of --scheduler
 
 
 def test_what_is_allowed_in_a_config_is_listed_once(sdapp: Sdapp, tmp_path: Path) -> None:
