@@ -101,6 +101,30 @@ class Job(ImageSettings, ModelSettings):
             copied.__dict__.pop(name, None)
         return copied
 
+    def texts_by_call(self, prompt: str) -> list[str]:
+        """A prompt at each call of the UNet over all `steps`; a single one if it never changes."""
+        if self.prompt_syntax == "plain":
+            return [prompt]
+        return markup.texts_by_call(prompt, self.scheduler.resolve().unet_calls(self.steps))
+
+    def prompts_by_call(self) -> list[tuple[str, str]]:
+        """The prompt and the negative prompt at each call; one pair if both stay."""
+        both = self.texts_by_call(self.prompt), self.texts_by_call(self.negative_prompt)
+        calls = max(map(len, both))
+        return list(zip(*(each * (calls // len(each)) for each in both), strict=True))
+
+    @property
+    def last_prompts(self) -> tuple[str, str]:
+        """The prompt and the negative prompt at the end of a run."""
+        if self.prompt_syntax == "plain":
+            return self.prompt, self.negative_prompt
+        return markup.last_text(self.prompt), markup.last_text(self.negative_prompt)
+
+    @property
+    def last_words(self) -> str:
+        """The prompt at the end of a run, without markup."""
+        return self.prompt if self.prompt_syntax == "plain" else markup.words(self.last_prompts[0])
+
     @property
     def shortcuts(self) -> dict[str, Any]:
         """The settings that make UNet calls cheaper, without those at their defaults."""

@@ -1,7 +1,9 @@
-"""A1111's prompt syntax: weights, BREAK, and chunks of 75 tokens, as A1111 1.10 reads them, without torch."""
+"""A1111's prompt syntax: weights, BREAK, prompts that change during a run, and chunks of 75 tokens, as A1111
+1.10 reads them, without torch.
+"""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby, pairwise
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -18,7 +20,7 @@ MARK = re.compile(rf"\\[\\()\[\]]|\\|[()\[\]]|:(?P<weight>{DECIMAL})\)|[^\\()\[\
 BREAK = re.compile(r"\s{0,9}\bBREAK\b\s{0,9}")
 MARKED = re.compile(r"[(\[\\]|\bBREAK\b")
 NETWORK = re.compile(r"<(?:lora|lyco|hypernet):([^<>]+)>")
-SCHEDULE = re.compile(rf"(?<!\\):\s*{DECIMAL}\s*$")  # at the end of square brackets
+EDIT_MARK = re.compile(r"(\\.|[\[\]()|:])", re.DOTALL)
 MAX_BRACKETS = 1_000  # the time that they take grows with their square
 AS_TEXT = r"`prompt_syntax: plain` reads it as text"
 REFUSED_MARKUP = (  # in a prompt, and if marked so in a negative prompt too
@@ -88,10 +90,95 @@ def _merge(section: list[Piece]) -> Iterator[Piece]:
             yield Piece(text, weight)
 
 
+# --- prompts that change during a run -----------------------------------------------------------------------
+
+Choose = Callable[[list[str], str], str]  # of the options of a part, and when it changes ("": by turns)
+
+
+def texts_by_call(text: str, calls: int) -> list[str]:
+    """The prompt at each of so many calls of the UNet; a single one if it never changes.
+
+    `[from:to:when]` is `from` up to call `when`, or up to that share of the calls if the number has a point;
+    `[to:when]` and `[from::when]` add and remove. `[a|b]` takes turns.
+    """
+    if "[" not in text or _resolved(text, lambda _options, _when: "") == text:
+        return [text]
+
+    def at(call: int) -> str:
+        def choose(options: list[str], when: str) -> str:
+            if not when:
+                return options[(call - 1) % len(options)]
+            return options[call > int(float(when) * calls if "." in when else int(when))]
+
+        return _resolved(text, choose)
+
+    return [at(call) for call in range(1, max(calls, 1) + 1)]
+
+
+def last_text(text: str) -> str:
+    """The prompt at the end of a run, which passes over a finished image use."""
+    return _resolved(text, lambda options, _when: options[-1]) if "[" in text else text
+
+
+def _resolved(text: str, choose: Choose) -> str:
+    """Put what `choose` takes in the place of each part that changes, those inside others first."""
+    if _count_brackets(text) > MAX_BRACKETS:
+        return text
+    opened = [_Opened("")]
+    for mark in EDIT_MARK.split(text):
+        if mark in ("[", "("):
+            opened.append(_Opened(mark))
+            continue
+        while mark == "]" and opened[-1].bracket == "(" and any(each.bracket == "[" for each in opened):
+            _close(opened, opened[-1].as_text())  # an open bracket that is none
+        match mark, opened[-1].bracket:
+            case ("]", "["):
+                options, when = opened[-1].options()
+                _close(opened, choose(options, when) if options else f"{opened[-1].as_text()}]")
+            case (")", "("):
+                _close(opened, f"{opened[-1].as_text()})")
+            case ("|" | ":", "[" | "("):
+                opened[-1].separators.append(mark)
+                opened[-1].parts.append("")
+            case _:
+                opened[-1].parts[-1] += mark
+    while len(opened) > 1:
+        _close(opened, opened[-1].as_text())
+    return opened[0].parts[0]
+
+
+class _Opened:
+    """A bracket and what follows it: parts between bars and colons."""
+
+    def __init__(self, bracket: str) -> None:
+        self.bracket, self.parts, self.separators = bracket, [""], list[str]()
+
+    def as_text(self) -> str:
+        rest = (f"{separator}{part}" for separator, part in zip(self.separators, self.parts[1:], strict=True))
+        return f"{self.bracket}{self.parts[0]}{''.join(rest)}"
+
+    def options(self) -> tuple[list[str], str]:
+        """What square brackets choose from, and when they change; nothing if they do not."""
+        if self.separators and set(self.separators) == {"|"}:
+            return self.parts, ""
+        *options, when = (*self.parts[:-1], self.parts[-1].strip())
+        is_schedule = self.separators in ([":"], [":", ":"]) and re.fullmatch(DECIMAL, when)
+        return (["", *options][-2:], when) if is_schedule else ([], "")
+
+
+def _close(opened: list[_Opened], text: str) -> None:
+    opened.pop()
+    opened[-1].parts[-1] += text
+
+
+# --- words, checks and tokens -------------------------------------------------------------------------------
+
+
 def words(text: str) -> str:
-    """The text of a prompt without its markup."""
+    """The text of a prompt without its markup, with all that it is during a run."""
     if not MARKED.search(text):
         return text
+    text = _resolved(text, lambda options, _when: " ".join(options))
     return " ".join(piece.text for section in parse_prompt(text) for piece in section)
 
 
@@ -121,19 +208,12 @@ def _refused(text: str, is_negative: bool) -> Iterator[tuple[str, str]]:
     for pattern, is_for_both, reason in REFUSED_MARKUP:
         if (found := pattern.search(text)) and (is_for_both or not is_negative):
             yield found[0], reason
-    if text.count("(") + text.count("[") > MAX_BRACKETS:
+    if _count_brackets(text) > MAX_BRACKETS:
         yield text[:20], f"there are more than {MAX_BRACKETS:,} brackets; {AS_TEXT}"
-    opened, bar = list[int](), -1
-    for mark in re.finditer(r"\\.|[\[\]|]", text):
-        if mark[0] == "[":
-            opened.append(mark.start())
-        elif mark[0] == "|":
-            bar = mark.start()
-        elif mark[0] == "]" and opened:
-            start, end = opened.pop(), mark.start()
-            if bar > start or SCHEDULE.search(text[max(start, end - 40) : end]):
-                reason = "prompts that change during a run are not supported; write \\[ for a bracket"
-                yield text[start : end + 1], f"{reason}; {AS_TEXT}"
+
+
+def _count_brackets(text: str) -> int:
+    return text.count("(") + text.count("[")
 
 
 def notes(key: str, text: str, syntax: PromptSyntax) -> Iterator[str]:

@@ -66,9 +66,10 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
     if not seeds:
         raise ConfigError("seed: give at least one")
     (width, height), inputs = _size_and_inputs(config, model)
+    scheduler, counts = choose_scheduler(config, model)[0], vector_counts(embeddings)
     resolved = {
         **pinned_models(config, model),
-        "scheduler": choose_scheduler(config, model)[0],
+        "scheduler": scheduler,
         "upscale": _fitting_upscale(config, model, width, height),
         "width": width,
         "height": height,
@@ -77,7 +78,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         "loras": loras,
         "embeddings": embeddings,
         "control": check_control(config.control, model, _hint_size(config, (width, height))),
-        **_all_chunks(config, model, vector_counts(embeddings)),
+        **_all_chunks(config, model, counts, scheduler.resolve().unet_calls(config.steps)),
     }
     given = {name: getattr(config, name) for name in FROM_CONFIG}
     return JobList(_with_checked_passes(Job(**given | resolved)), seeds)
@@ -189,21 +190,22 @@ def _with_prompts_of(detail: Detail, config: RunConfig) -> RunConfig:
     return config.model_copy(update=change | {"detail": []})
 
 
-def _all_chunks(config: RunConfig, model: Model, embeddings: Mapping[str, int]) -> dict[str, Any]:
+def _all_chunks(config: RunConfig, model: Model, embeddings: Mapping[str, int], calls: int) -> dict[str, Any]:
     """The chunks of the image and of its details, as fields of a Job."""
     details = (_with_prompts_of(each, config) for each in config.detail)
-    counts = [_count_chunks(each, model, embeddings) for each in details]
-    return {"chunks": _count_chunks(config, model, embeddings), "detail_chunks": tuple(counts)}
+    counts = [_count_chunks(each, model, embeddings, calls) for each in details]
+    return {"chunks": _count_chunks(config, model, embeddings, calls), "detail_chunks": tuple(counts)}
 
 
-def _count_chunks(config: RunConfig, model: Model, embeddings: Mapping[str, int]) -> int:
-    """The chunks of the longest of the prompts that are encoded."""
+def _count_chunks(config: RunConfig, model: Model, embeddings: Mapping[str, int], calls: int) -> int:
+    """The chunks of the longest of the prompts that are encoded, at any of so many calls of the UNet."""
     if config.prompt_syntax == "plain":
         return 1
     texts = _encoded_texts(config)
     if not embeddings:
         texts = [text for text in texts if not markup.is_short(text)]
-    chunks = (markup.chunk(text, model.tokenizer, embeddings=embeddings) for text in texts)
+    every = {each for text in texts for each in markup.texts_by_call(text, calls)}
+    chunks = (markup.chunk(text, model.tokenizer, embeddings=embeddings) for text in every)
     return max(map(len, chunks), default=1)
 
 

@@ -169,17 +169,66 @@ def test_a_short_prompt_is_one_chunk(text: str) -> None:
         assert len(markup.chunk(text, clip_tokenizer_once())) == 1
 
 
+# --- prompts that change during a run -----------------------------------------------------------------------------
+
+# At ten calls, as the comments of A1111's prompt_parser.py have them: up to which call, and the prompt.
+CHANGING = [
+    ("test", [(10, "test")]),
+    ("a [b:3]", [(3, "a "), (10, "a b")]),
+    ("a [b: 3]", [(3, "a "), (10, "a b")]),
+    ("a [[[b]]:2]", [(2, "a "), (10, "a [[b]]")]),
+    ("[(a:2):3]", [(3, ""), (10, "(a:2)")]),
+    ("a [b : c : 1] d", [(1, "a b  d"), (10, "a  c  d")]),
+    ("a[b:[c:d:2]:1]e", [(1, "abe"), (2, "ace"), (10, "ade")]),
+    ("a [unbalanced", [(10, "a [unbalanced")]),
+    ("a [b:.5] c", [(5, "a  c"), (10, "a b c")]),
+    ("((a][:b:c [d:3]", [(3, "((a][:b:c "), (10, "((a][:b:c d")]),
+    ("[a|(b:1.1)]", [(call, "(b:1.1)" if call % 2 == 0 else "a") for call in range(1, 11)]),
+    ("[fe|]male", [(call, "male" if call % 2 == 0 else "female") for call in range(1, 11)]),
+    ("[a|b|c] [d::4]", [(1, "a d"), (2, "b d"), (3, "c d"), (4, "a d"), (5, "b "), (6, "c "), (7, "a "), (8, "b "),
+                        (9, "c "), (10, "a ")]),
+    (r"\[a|b\] \[a:b:2\]", [(10, r"\[a|b\] \[a:b:2\]")]),
+    ("[a:b:c:2] [a|b:2] (a|b) a:b:2", [(10, "[a:b:c:2] [a|b:2] (a|b) a:b:2")]),
+    ("[a:b:0] [c:d:1.0] [e:f:99]", [(10, "b c e")]),
+    ("[sea\n|sky]", [(call, "sky" if call % 2 == 0 else "sea\n") for call in range(1, 11)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "changes"), CHANGING, ids=[text for text, _ in CHANGING])
+def test_prompts_change_where_they_do_in_a1111(text: str, changes: list[tuple[int, str]]) -> None:
+    found = markup.texts_by_call(text, 10)
+    assert [next(each for end, each in changes if call <= end) for call in range(1, len(found) + 1)] == found
+    assert len(found) == (10 if len(changes) > 1 or "0]" in text else 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "last"),
+    [
+        ("a [b:c:1.0]", "a c"),
+        ("[a::0.5] b", " b"),
+        ("[a|b|c]", "c"),
+        ("[a:[b:c:9]:2]", "c"),
+        ("[a] (b:2)", "[a] (b:2)"),
+    ],
+)
+def test_a_pass_over_a_finished_image_has_the_last_prompt(text: str, last: str) -> None:
+    assert markup.last_text(text) == last
+
+
+@given(st.text("[](): |\\.19ab", max_size=60), st.integers(1, 30))
+def test_any_brackets_are_read(text: str, calls: int) -> None:
+    found = markup.texts_by_call(text, calls)
+    assert len(found) in (1, calls)
+    assert len(markup.last_text(text)) <= len(text)
+    assert markup.words(text) is not None
+
+
 # --- what is refused, and what is said ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("a [cat:dog:0.5]", r"\[cat:dog:0\.5\]"),
-        ("[cat:10]", r"\[cat:10\]"),
-        ("[cat::.5]", r"\[cat::\.5\]"),
-        ("[(cat:1.2):dog: 5 ]", r"\[\(cat:1\.2\):dog: 5 \]"),
-        ("[cat|dog]", r"\[cat\|dog\]"),
         ("a cat AND a dog", "AND"),
         ("a <lora:ink:0.8> cat", "<lora:ink:0.8>.*--lora FILE"),
         ("(a:1.2.3)", r"1\.2\.3.*no number"),

@@ -269,7 +269,7 @@ REFUSED = {
     "blank details": ("detail", "generate cat --detail ' '"),
     "a detail without steps": ("--detail house:0.01: strength: with strength 0.01, none of 20 steps runs", "generate cat --detail house:0.01"),
     "a LoRA in a detail": ("detail: LoRAs are those of the image", "generate cat --set 'detail=[{mask_prompt: house, prompt: <lora:x:1>}]'"),
-    "a schedule in a detail": ("detail.0.prompt: ", "generate cat --set 'detail=[{mask_prompt: house, prompt: \"[a:b:0.5]\"}]'"),
+    "joined prompts in a detail": ("detail.0.prompt: ", "generate cat --set 'detail=[{mask_prompt: house, prompt: a AND b}]'"),
     "an unknown mask model": ("mask_model: no folder or file ./nowhere", "generate cat --set 'detail=[{mask_prompt: a, mask_model: ./nowhere}]'"),
 }  # fmt: skip
 

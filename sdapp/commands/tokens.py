@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -54,14 +55,21 @@ def tokens(
     for note in markup.notes("prompt", prompt, "a1111"):
         print_note(note)
     counts = vector_counts(find_embeddings(config, [prompt], found))
-    for number, chunk in enumerate(markup.chunk(prompt, tokenizer, embeddings=counts), 1):
-        if as_json:
-            facts = [_facts(token, tokenizer) for token in chunk]
-            typer.echo(json.dumps({"chunk": number, "tokens": facts}, ensure_ascii=False))
-        else:
-            limit = tokenizer.model_max_length - 2
-            words = " ".join(_shown(token, tokenizer, counts) for token in chunk if not token.vector)
-            typer.echo(f"chunk {number}, {len(chunk)} of {limit} tokens: {words}".rstrip())
+    texts = markup.texts_by_call(prompt, config.steps)
+    for text, steps in groupby(range(len(texts)), lambda step: texts[step]):
+        first, *others = (step + 1 for step in steps)
+        when = f"steps {first} to {others[-1]}, " if others else f"step {first}, " if len(texts) > 1 else ""
+        for number, chunk in enumerate(markup.chunk(text, tokenizer, embeddings=counts), 1):
+            if as_json:
+                facts = [_facts(token, tokenizer) for token in chunk]
+                facts_of_chunk = {"chunk": number, "tokens": facts}
+                typer.echo(
+                    json.dumps(facts_of_chunk | ({"from_step": first} if when else {}), ensure_ascii=False)
+                )
+            else:
+                limit = tokenizer.model_max_length - 2
+                words = " ".join(_shown(token, tokenizer, counts) for token in chunk if not token.vector)
+                typer.echo(f"{when}chunk {number}, {len(chunk)} of {limit} tokens: {words}".rstrip())
 
 
 def _facts(token: markup.Token, tokenizer: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from sdapp import markup
 from sdapp.diffusion.loading import load_part, loading
 from sdapp.images import on_white
 from sdapp.jobs import Job
@@ -33,8 +32,9 @@ class ClipScore:
         It sees the middle of the image at its own size, and the first 77 tokens of the text (Radford et al.
         2021, arXiv:2103.00020).
         """
-        text = markup.words(job.prompt) if job.prompt_syntax == "a1111" else job.prompt
-        tokens = self._tokenizer(text, truncation=True, max_length=self._length, return_tensors="pt")
+        tokens = self._tokenizer(
+            job.last_words, truncation=True, max_length=self._length, return_tensors="pt"
+        )
         pixels = self._prepare(on_white(image), return_tensors="pt").pixel_values
         with torch.no_grad():
             output = self._model(input_ids=tokens.input_ids, pixel_values=pixels)

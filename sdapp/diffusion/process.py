@@ -150,7 +150,9 @@ def measure_process(pipe: Any, result: Result, watcher: Watcher) -> Process:
 
 def _read_tokens(job: Job, tokenizer: Any) -> Iterator[PromptToken]:
     """The tokens of a prompt between the marks of each chunk; padding is left out."""
-    chunks = markup.chunk(job.prompt, tokenizer, job.prompt_syntax, vector_counts(job.embeddings))
+    chunks = markup.chunk(
+        job.texts_by_call(job.prompt)[0], tokenizer, job.prompt_syntax, vector_counts(job.embeddings)
+    )
     for number, tokens in enumerate(chunks):
         first = number * tokenizer.model_max_length
         yield PromptToken("start", tokenizer.bos_token_id, first, is_mark=True)

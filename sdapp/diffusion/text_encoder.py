@@ -56,6 +56,22 @@ class Conditioning:
         """The arguments for the call of a pipeline."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
+    def during_call(self, is_guided: bool, like: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What a pipeline's loop has of it, under its names there: with guidance, negative rows come first.
+
+        `like` has the dtype and device.
+        """
+        pairs = {
+            "prompt_embeds": (self.negative_prompt_embeds, self.prompt_embeds),
+            "add_text_embeds": (self.negative_pooled_prompt_embeds, self.pooled_prompt_embeds),
+        }
+        rows = {name: [each for each in pair if each is not None] for name, pair in pairs.items()}
+        return {
+            name: torch.cat(found if is_guided else found[-1:]).to(like)
+            for name, found in rows.items()
+            if found
+        }
+
 
 class TextEncoder:
     """Turns prompts into embeddings, with the text encoder of a loaded pipeline, or the two of SDXL.
@@ -73,15 +89,19 @@ class TextEncoder:
         self._known: dict[PromptText, _Encoded] = {}
 
     def encode(
-        self, prompts: Sequence[PromptText], negative_prompts: Sequence[PromptText] | None
+        self,
+        prompts: Sequence[PromptText],
+        negative_prompts: Sequence[PromptText] | None,
+        chunks: int = 1,
     ) -> Conditioning:
         """Encode a batch with one clip_skip; `negative_prompts` is None without guidance.
 
-        An empty negative prompt becomes zeros if the model was trained so (`force_zeros_for_empty_prompt`).
+        Texts are filled up to `chunks`. An empty negative prompt becomes zeros if the model was trained so
+        (`force_zeros_for_empty_prompt`).
         Raises ConfigError for a clip_skip, UnavailableError for a file of an embedding that has changed.
         """
         n = len(prompts)
-        embeds, pooled = self.embed([*prompts, *(negative_prompts or ())])
+        embeds, pooled = self.embed([*prompts, *(negative_prompts or ())], chunks)
         given = torch.tensor([bool(each.text) for each in negative_prompts or ()], device=embeds.device)
         if self._pipe.config.get("force_zeros_for_empty_prompt"):
             embeds[n:] *= given[:, None, None]
@@ -93,10 +113,12 @@ class TextEncoder:
             None if pooled is None or negative_prompts is None else pooled[n:],
         )
 
-    def embed(self, prompts: Sequence[PromptText]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def embed(
+        self, prompts: Sequence[PromptText], chunks: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings [B, 77 × chunks, D] and pooled ones [B, P]; texts encoded before are not encoded again.
 
-        Shorter texts are filled up with encoded empty chunks to the length of the longest.
+        Shorter texts are filled up with encoded empty chunks to the length of the longest, or to `chunks`.
         """
         if fresh := [each for each in dict.fromkeys(prompts) if each not in self._known]:
             self._known |= zip(fresh, self._encode(fresh), strict=True)
@@ -106,9 +128,10 @@ class TextEncoder:
         for old in list(self._known)[:-KEPT_EMBEDS]:
             del self._known[old]
         embeds, lengths = [each.embeds for each in found], [len(each.embeds) for each in found]
-        if min(lengths) < max(lengths):
+        longest = max(*lengths, chunks * self.tokenizer.model_max_length)
+        if min(lengths) < longest:
             [empty] = self.embed([prompts[0]._replace(text="", embeddings=())])[0]
-            missing = [(max(lengths) - length) // len(empty) for length in lengths]
+            missing = [(longest - length) // len(empty) for length in lengths]
             embeds = [torch.cat([each, *[empty] * n]) for each, n in zip(embeds, missing, strict=True)]
         pooled = [each.pooled for each in found if each.pooled is not None]
         return torch.stack(embeds), torch.stack(pooled) if pooled else None

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sdapp import markup
 from sdapp.diffusion.loading import load_upscaler
 from sdapp.diffusion.noise import Float32Noise
 from sdapp.diffusion.solvers import build_scheduler
@@ -70,13 +69,10 @@ class UpscalePipelines:
         if scale == 2:
             own = type(loaded.pipe.scheduler)
             loaded.pipe.scheduler = own.from_config(loaded.scheduler_config)
-            text = markup.words(job.prompt) if job.prompt_syntax == "a1111" else job.prompt
-            return {"prompt": text, "guidance_scale": 1.0}
+            return {"prompt": job.last_words, "guidance_scale": 1.0}
         resolved = (job.upscale.scheduler or job.scheduler).resolve()
         loaded.pipe.scheduler = build_scheduler(resolved, dict(loaded.scheduler_config), [job.seed])
-        texts = [
-            PromptText(each, 0, job.prompt_syntax, job.emphasis) for each in (job.prompt, job.negative_prompt)
-        ]
+        texts = [PromptText(each, 0, job.prompt_syntax, job.emphasis) for each in job.last_prompts]
         with torch.no_grad():
             encoded = loaded.text.encode(texts[:1], texts[1:] if job.guidance_scale > 1 else None)
         given = {"guidance_scale": job.guidance_scale, "noise_level": job.upscale.noise_level}

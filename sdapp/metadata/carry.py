@@ -96,6 +96,8 @@ class Carried:
                     self.leave_out("emphasis brackets", found[0], "words are weighed as A1111 does it")
                 if is_theirs:  # to these tools they are words
                     text = re.sub(r"\b(AND|BREAK)\b", lambda word: word[0].lower(), text)
+                    if len(markup.texts_by_call(text, 2)) > 1:  # or brackets
+                        text = re.sub(r"(?<!\\)[\[\]]", r"\\\g<0>", text)
             texts.append(text)
         self.verbatim(texts[0], texts[1], syntax)
 

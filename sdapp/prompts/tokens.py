@@ -18,7 +18,11 @@ def notes_on_length(job: Job, model: Model) -> Iterator[str]:
         return
     yield from cut_by(model.tokenizer, job)
     for name, text in prompts.items() if job.prompt_syntax == "a1111" else ():
-        chunks = markup.chunk(text, model.tokenizer, embeddings=vector_counts(job.embeddings))
+        counts = vector_counts(job.embeddings)
+        every = {
+            each: markup.chunk(each, model.tokenizer, embeddings=counts) for each in job.texts_by_call(text)
+        }
+        chunks = max(every.values(), key=len)
         if len(chunks) > 1:
             sizes = " + ".join(str(len(each)) for each in chunks)
             yield f"{name}: {len(chunks)} chunks of up to 75 tokens: {sizes}"

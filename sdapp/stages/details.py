@@ -50,7 +50,7 @@ def _repaint(
     part = Painting(jobs, painting.index, painting.preview, None, painting.reporter)
     size, detail = (jobs[0].width, jobs[0].height), painting.job.detail[number]
     part.inputs = [part_of(*each, detail.padding, detail.mask_blur, size) for each in given.values()]
-    encode_prompts(model, part)
+    encode_prompts(model, part, at_end=True)
     fields = repeat_pass(model, part)
     assert part.decoded is not None
     before = painting.decoded or Decoded.nothing(len(painting.jobs))

@@ -69,7 +69,7 @@ class Painting:
     watcher: Watcher | None  # of this run
     reporter: StepReporter | None
     inputs: list[TaskInputs] = field(default_factory=list)  # of each job, none for txt2img
-    conditioning: Conditioning | None = None
+    conditioning: list[Conditioning] = field(default_factory=list)  # of each UNet call, or one for all
     latents: torch.Tensor | None = None
     decoded: Decoded | None = None
     reworked: list[Image.Image] = field(default_factory=list)  # by an upscaler, or with repainted details

@@ -18,7 +18,7 @@ from sdapp.diffusion.task_inputs import (
     prepare_inputs,
     told_sizes,
 )
-from sdapp.diffusion.text_encoder import PromptText
+from sdapp.diffusion.text_encoder import Conditioning, PromptText
 from sdapp.errors import ConfigError
 from sdapp.jobs import Job
 from sdapp.profiles import PROFILES
@@ -41,18 +41,30 @@ def read_inputs(model: LoadedModel, painting: Painting) -> RecordFields:
     return {}
 
 
-def encode_prompts(model: LoadedModel, painting: Painting) -> RecordFields:
-    """Encode the prompts; the negative ones only where guidance uses them (scale > 1)."""
+def encode_prompts(model: LoadedModel, painting: Painting, at_end: bool = False) -> RecordFields:
+    """Encode the prompts; the negative ones only where guidance uses them (scale > 1).
+
+    Those that change during a run are encoded for each call of the UNet, or as they are `at_end`.
+    """
     jobs, job = painting.jobs, painting.job
     if job.unet_calls == job.upscaler_calls:  # it is only enlarged
         return {}
-    negative = [PromptText.of(each, each.negative_prompt) for each in jobs]
+    prompts = [[each.last_prompts] if at_end else each.prompts_by_call() for each in jobs]
+    calls = max(map(len, prompts))
+    rows = list(zip(*(each * (calls // len(each)) for each in prompts), strict=True))
     with timed("encode", model.settle):
-        painting.conditioning = model.text.encode(
-            [PromptText.of(each, each.prompt) for each in jobs],
-            negative if job.guidance_scale > 1 else None,
-        )
+        known = {each: _encode(model, jobs, each) for each in dict.fromkeys(rows)}
+    painting.conditioning = [known[each] for each in rows]
     return {}
+
+
+def _encode(model: LoadedModel, jobs: Sequence[Job], rows: Sequence[tuple[str, str]]) -> Conditioning:
+    """Encode the prompt and the negative prompt of each job."""
+    prompts, negatives = (
+        [PromptText.of(job, text) for job, text in zip(jobs, side, strict=True)]
+        for side in zip(*rows, strict=True)
+    )
+    return model.text.encode(prompts, negatives if jobs[0].guidance_scale > 1 else None, jobs[0].chunks)
 
 
 def denoise(model: LoadedModel, painting: Painting) -> RecordFields:
@@ -60,7 +72,6 @@ def denoise(model: LoadedModel, painting: Painting) -> RecordFields:
     jobs, job, eta = painting.jobs, painting.job, _eta(painting.job)
     if job.task.kind in ("outpaint", "upscale"):
         return {}
-    assert painting.conditioning is not None
     canvas = painting.inputs[0] if painting.inputs else None
     pipe = model.pipelines["inpaint" if canvas and canvas.mask else job.task.kind]
     pipe.scheduler = _build_scheduler(model, jobs)
@@ -72,7 +83,7 @@ def denoise(model: LoadedModel, painting: Painting) -> RecordFields:
     drawn = nullcontext() if job.is_drawn_plainly else drawn_as(job.noise[0], pipe.vae)
     with watched as calls, with_shortcuts(pipe, job) as shortcuts, kept, steered, seen, drawn:
         painting.latents = pipe(
-            **painting.conditioning.arguments(),
+            **painting.conditioning[0].arguments(),
             **pipeline_arguments(job, painting.inputs, *channels),
             **(told_sizes(job) if model.family.reads_sizes else {}),
             # On the CPU, one per image: the noise of an image depends on its own seed only.
@@ -81,7 +92,7 @@ def denoise(model: LoadedModel, painting: Painting) -> RecordFields:
             guidance_scale=job.guidance_scale,
             eta=eta or 0.0,
             output_type="latent",
-            callback_on_step_end=painting.reporter,
+            **_callback(painting),
         ).images
     return {
         **scheduler_fields(pipe.scheduler, eta),
@@ -154,6 +165,24 @@ def _build_scheduler(model: LoadedModel, jobs: Sequence[Job]) -> Any:
     if model.dtype in HALVES:
         draw_in_float32(scheduler, "step")
     return scheduler
+
+
+def _callback(painting: Painting) -> dict[str, Any]:
+    """The arguments of a pipeline for what follows each step: it is reported, and prompts change."""
+    conditioning, reporter = painting.conditioning, painting.reporter
+    if len(conditioning) == 1:
+        return {"callback_on_step_end": reporter}
+
+    def follow(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if reporter:
+            reporter(pipe, step, timestep, tensors)
+        following = conditioning[min(step + 1, len(conditioning) - 1)]
+        return tensors | following.during_call(pipe.do_classifier_free_guidance, tensors["prompt_embeds"])
+
+    return {
+        "callback_on_step_end": follow,
+        "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"],
+    }
 
 
 def _eta(job: Job) -> float | None:

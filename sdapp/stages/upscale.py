@@ -11,7 +11,7 @@ from sdapp.images import Size
 from sdapp.profiling import timed
 from sdapp.stages.loaded_model import LoadedModel
 from sdapp.stages.painting import Painting, RecordFields
-from sdapp.stages.passes import paint_over, scheduler_fields
+from sdapp.stages.passes import encode_prompts, paint_over, scheduler_fields
 
 SECOND = ("scheduler_class", "scheduler_config", "eta", "unet_calls")  # what the record says of a second pass
 
@@ -31,6 +31,8 @@ def enlarge(model: LoadedModel, painting: Painting) -> RecordFields:
         case "diffusion":
             return {"final_size": final, "second_pass": _by_diffusion(model, painting, final)}
     jobs = [each.second_pass for each in painting.jobs if each.second_pass]
+    if len(painting.conditioning) > 1:
+        encode_prompts(model, painting, at_end=True)
     tile = model.placement.tile_of(job)
     with with_tiles(model.denoiser.unet, tile and tile // model.scale):
         fields = paint_over(model, painting, jobs, _second_inputs(model, painting))

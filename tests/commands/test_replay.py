@@ -291,8 +291,8 @@ def test_an_option_that_is_wrong_for_all_images_is_one_error(command: str, sdapp
 
 
 def test_all_that_stops_an_image_is_told_at_once_with_a_way_out(sdapp: Run) -> None:
-    details = "ADetailer model: face_yolov8n.pt, ADetailer prompt: a [b:c:0.5], ADetailer model 2nd: hand_yolov8n.pt"
-    text = A1111.replace("red", "[red:blue:0.5]").replace("a tree", "[a|b]")
+    details = "ADetailer model: face_yolov8n.pt, ADetailer prompt: a (b:1.2.3), ADetailer model 2nd: hand_yolov8n.pt"
+    text = A1111.replace("red", "red AND").replace("a tree", "(a:1.2.3)")
     image = theirs(text=f"{text}, Model: postcards, {details}")
     found = errors(sdapp("replay", image, "--model", "postcards"))
     assert [line.split(": ")[2] for line in found] == [
@@ -303,7 +303,7 @@ def test_all_that_stops_an_image_is_told_at_once_with_a_way_out(sdapp: Run) -> N
     [job] = jobs(sdapp("replay", image, "--model", "postcards", *way))
     assert job["detail"] == []
     shown = sdapp("show", image).stdout
-    assert "detail mask_prompt face, prompt a [b:c:0.5]; mask_prompt hand" in shown
+    assert "detail mask_prompt face, prompt a (b:1.2.3); mask_prompt hand" in shown
     missing = "detail=[{mask_prompt: face, mask_model: CIDAS/clipseg-rd64-refined}]"
     absent = sdapp("replay", image, "--model", "postcards", "--offline", "--set", missing)
     assert "you are offline; give a folder; to paint without: --set detail=null" in absent.stderr

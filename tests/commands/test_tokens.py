@@ -21,7 +21,17 @@ def test_tokens_gives_json_and_takes_the_tokenizer_of_a_model(sdapp: Run) -> Non
 
 
 def test_tokens_refuses_what_is_refused_and_notes_what_is_noted(sdapp: Run) -> None:
-    refused = sdapp("tokens", "a [red:blue:0.5] house")
+    refused = sdapp("tokens", "a house AND a tree")
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert "'[red:blue:0.5]'" in refused.stderr
+    assert "'AND'" in refused.stderr
     assert "note: prompt: 'house++'" in sdapp("tokens", "a house++").stderr
+
+
+def test_tokens_says_when_a_prompt_changes(sdapp: Run) -> None:
+    rows = sdapp("tokens", "a [red:blue:0.3] house").stdout.splitlines()
+    assert rows == [
+        "steps 1 to 6, chunk 1, 3 of 75 tokens: a red house",
+        "steps 7 to 20, chunk 1, 3 of 75 tokens: a blue house",
+    ]
+    given = [json.loads(row) for row in sdapp("tokens", "[cat:1]", "--json").stdout.splitlines()]
+    assert [(each["from_step"], len(each["tokens"])) for each in given] == [(1, 0), (2, 1)]

@@ -278,7 +278,7 @@ def page() -> str:
         "Any other node may change a text: the prompt is then \"not found\", and the node is named. Numbers come from nodes that",
         "hold one value.", "",
         "## Markup in prompts", "",
-        "Weights, `BREAK` and escapes such as `\\(` are read as in A1111 (`prompt_syntax: a1111`). After `Emphasis: None`, they are",
+        "Weights, `BREAK`, `[a:b:0.5]` and escapes such as `\\(` are read as in A1111 (`prompt_syntax: a1111`). After `Emphasis: None`, they are",
         "text. Tools other than those of infotext weigh words in another way, so a note names the first brackets, such as",
         "`(red:1.2)`.", "",
         "LoRA tags are removed from the prompt, and a note names them. This markup has no effect here: it stays in the prompt,",

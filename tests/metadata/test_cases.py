@@ -565,12 +565,17 @@ def test_the_plain_graph_of_comfyui_is_read_back_whole(
     assert found[1].values | syntax == expected | scheduler("euler-a") | syntax
 
 
-def test_what_comfyui_reads_as_text_stays_text(tmp_path: Path) -> None:
-    """It has weights in round brackets only, neither BREAK nor AND, and allows spaces around numbers."""
+def test_what_other_tools_read_as_text_stays_text(tmp_path: Path) -> None:
+    """ComfyUI has weights in round brackets only, neither BREAK nor AND, and allows spaces around numbers."""
     nodes = json.loads(graph("a [red] (house: 1.2 ) BREAK cats AND dogs"))
     found = read_foreign({"prompt": json.dumps(nodes)})
     assert found
     assert found[1].values["prompt"] == r"a \[red\] (house:1.2) break cats and dogs"
     assert found[1].values["prompt_syntax"] == "a1111"
+    named = read_foreign(
+        {"invokeai_metadata": json.dumps({"positive_prompt": "[a|b] (c)", "seed": 7, "steps": 4})}
+    )
+    assert named
+    assert named[1].values["prompt"] == r"\[a|b\] (c)"
     weighed = "emphasis brackets: (house:1.2) BREAK cats AND dogs (words are weighed as A1111 does it)"
     assert weighed in found[1].left_out
