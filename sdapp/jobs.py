@@ -34,7 +34,9 @@ class Job(ImageSettings, ModelSettings):
     inputs: dict[str, str]  # `image`, `mask` → SHA-256 of the file
     prompt_syntax: markup.PromptSyntax = "plain"  # of records from before there was this setting
     embeddings: list[Embedding] = Field([])  # those whose names are in the prompts
-    chunks: int = Field(1, exclude=True)  # of 75 tokens, in the longer of the prompts that are encoded
+    chunks: int = Field(
+        1, exclude=True
+    )  # of 75 tokens, in the longest of the image's prompts that are encoded
     detail_chunks: tuple[int, ...] = Field((), exclude=True)  # the same of each of `detail`
 
     @cached_property
@@ -46,6 +48,7 @@ class Job(ImageSettings, ModelSettings):
         """
         content = self.model_dump(mode="json")
         content["memory"] = {"vae_tiling": self.memory.vae_tiling is True}
+        content["detail"] = list(map(_without_hard_edge, content["detail"]))
         content["task"] = {
             key: value for key, value in self._task_data(content).items() if key not in self.inputs
         }
@@ -77,6 +80,7 @@ class Job(ImageSettings, ModelSettings):
         content = self.model_dump(mode="json")
         keys = (*ALWAYS_IN_ID, *LATER_DEFAULTS)
         content["task"] = self._task_data(content)
+        content["detail"] = list(map(_without_hard_edge, content["detail"]))
         return {key: content[key] for key in keys if key not in ONLY_IF_GIVEN or content[key] is not None}
 
     def _task_data(self, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,8 +89,7 @@ class Job(ImageSettings, ModelSettings):
         if self.task.kind != "inpaint":
             return task
         unused = BY_WORDS if self.task.mask_prompt is None else ("mask",)
-        later = () if self.task.mask_blur else ("mask_blur",)
-        return {key: value for key, value in task.items() if key not in (*unused, *later)}
+        return {key: value for key, value in _without_hard_edge(task).items() if key not in unused}
 
     @cached_property
     def pack(self) -> str:
@@ -101,20 +104,19 @@ class Job(ImageSettings, ModelSettings):
             copied.__dict__.pop(name, None)
         return copied
 
-    def texts_by_call(self, prompt: str) -> list[str]:
+    def texts_by_call(self, prompt: str) -> tuple[str, ...]:
         """A prompt at each call of the UNet over all `steps`; a single one if it never changes."""
         if self.prompt_syntax == "plain":
-            return [prompt]
-        return markup.texts_by_call(prompt, self.scheduler.resolve().unet_calls(self.steps))
+            return (prompt,)
+        return markup.texts_by_call(prompt, self.scheduler.resolve().counted_calls(self.steps))
 
-    def prompts_by_call(self) -> list[tuple[str, str]]:
+    def prompts_by_call(self) -> list[tuple[str, ...]]:
         """The prompt and the negative prompt at each call; one pair if both stay."""
-        both = self.texts_by_call(self.prompt), self.texts_by_call(self.negative_prompt)
-        calls = max(map(len, both))
-        return list(zip(*(each * (calls // len(each)) for each in both), strict=True))
+        both = map(self.texts_by_call, (self.prompt, self.negative_prompt))
+        return markup.in_rows([*both])
 
     @property
-    def last_prompts(self) -> tuple[str, str]:
+    def last_prompts(self) -> tuple[str, ...]:
         """The prompt and the negative prompt at the end of a run."""
         if self.prompt_syntax == "plain":
             return self.prompt, self.negative_prompt
@@ -333,6 +335,11 @@ LATER_DEFAULTS = {
     for key, field in Job.model_fields.items()
     if key not in ALWAYS_IN_ID and not field.exclude
 }
+
+
+def _without_hard_edge(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A task or detail as it was before there was `mask_blur`, if that is 0."""
+    return {key: value for key, value in group.items() if key != "mask_blur" or value}
 
 
 def steps_to_run(task: Task, steps: int, profile: ProfileName = "diffusers") -> int:

@@ -3,13 +3,15 @@
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby, pairwise
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from sdapp.errors import ConfigError
 
+T = TypeVar("T")
 PromptSyntax = Literal["a1111", "plain"]
 Emphasis = Literal["original", "no-norm"]
 MAX_TOKENS = 75  # tokens of a prompt that CLIP reads at a time
@@ -95,29 +97,41 @@ def _merge(section: list[Piece]) -> Iterator[Piece]:
 Choose = Callable[[list[str], str], str]  # of the options of a part, and when it changes ("": by turns)
 
 
-def texts_by_call(text: str, calls: int) -> list[str]:
+@lru_cache(maxsize=256)
+def texts_by_call(text: str, calls: int) -> tuple[str, ...]:
     """The prompt at each of so many calls of the UNet; a single one if it never changes.
 
     `[from:to:when]` is `from` up to call `when`, or up to that share of the calls if the number has a point;
     `[to:when]` and `[from::when]` add and remove. `[a|b]` takes turns.
     """
     if "[" not in text or _resolved(text, lambda _options, _when: "") == text:
-        return [text]
+        return (text,)
 
     def at(call: int) -> str:
         def choose(options: list[str], when: str) -> str:
             if not when:
                 return options[(call - 1) % len(options)]
-            return options[call > int(float(when) * calls if "." in when else int(when))]
+            return options[call > float(when) * (calls if "." in when else 1)]
 
         return _resolved(text, choose)
 
-    return [at(call) for call in range(1, max(calls, 1) + 1)]
+    return tuple(at(call) for call in range(1, calls + 1))
 
 
 def last_text(text: str) -> str:
     """The prompt at the end of a run, which passes over a finished image use."""
     return _resolved(text, lambda options, _when: options[-1]) if "[" in text else text
+
+
+def every_text(text: str, calls: int) -> tuple[str, ...]:
+    """All that a prompt is during so many calls of the UNet, and at their end, each once."""
+    return tuple(dict.fromkeys((*texts_by_call(text, calls), last_text(text))))
+
+
+def in_rows(lists: Sequence[Sequence[T]]) -> list[tuple[T, ...]]:
+    """What several lists have at each call; a list of one has it at every call."""
+    calls = max(map(len, lists))
+    return list(zip(*([*each] * (calls if len(each) == 1 else 1) for each in lists), strict=True))
 
 
 def _resolved(text: str, choose: Choose) -> str:

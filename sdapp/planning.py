@@ -78,7 +78,7 @@ def plan(config: RunConfig, model: Model, seeds: Sequence[int] | None = None) ->
         "loras": loras,
         "embeddings": embeddings,
         "control": check_control(config.control, model, _hint_size(config, (width, height))),
-        **_all_chunks(config, model, counts, scheduler.resolve().unet_calls(config.steps)),
+        **_all_chunks(config, model, counts, scheduler.resolve().counted_calls(config.steps)),
     }
     given = {name: getattr(config, name) for name in FROM_CONFIG}
     return JobList(_with_checked_passes(Job(**given | resolved)), seeds)
@@ -194,17 +194,18 @@ def _all_chunks(config: RunConfig, model: Model, embeddings: Mapping[str, int], 
     """The chunks of the image and of its details, as fields of a Job."""
     details = (_with_prompts_of(each, config) for each in config.detail)
     counts = [_count_chunks(each, model, embeddings, calls) for each in details]
-    return {"chunks": _count_chunks(config, model, embeddings, calls), "detail_chunks": tuple(counts)}
+    image = config.model_copy(update={"detail": []})
+    return {"chunks": _count_chunks(image, model, embeddings, calls), "detail_chunks": tuple(counts)}
 
 
 def _count_chunks(config: RunConfig, model: Model, embeddings: Mapping[str, int], calls: int) -> int:
-    """The chunks of the longest of the prompts that are encoded, at any of so many calls of the UNet."""
+    """The chunks of the longest of the prompts that are encoded, during and after so many calls."""
     if config.prompt_syntax == "plain":
         return 1
     texts = _encoded_texts(config)
     if not embeddings:
         texts = [text for text in texts if not markup.is_short(text)]
-    every = {each for text in texts for each in markup.texts_by_call(text, calls)}
+    every = {each for text in texts for each in markup.every_text(text, calls)}
     chunks = (markup.chunk(text, model.tokenizer, embeddings=embeddings) for text in every)
     return max(map(len, chunks), default=1)
 

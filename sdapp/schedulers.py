@@ -32,6 +32,12 @@ class Resolved:
     options: Mapping[str, Option]
     notes: tuple[str, ...] = ()
 
+    def counted_calls(self, steps: int) -> int:
+        """Return how many calls A1111 counts, whose shares say when a prompt changes: two for each step of
+        second order, though the last one has a single call; one for each other step.
+        """
+        return 2 * steps if self.scheduler.calls == "2N-1" else steps
+
     def unet_calls(self, steps: int) -> int:
         """Return how often one image calls the UNet."""
         calls = {"N": steps, "N+1": steps + 1 if steps > 1 else steps, "2N-1": 2 * steps - 1}

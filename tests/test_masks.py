@@ -479,3 +479,24 @@ def test_postcards_brings_one_that_finds_the_things_it_paints(sdapp: Command) ->
     run = sdapp("inpaint", run.stdout.strip(), "a cat", "--mask-prompt", "a boat", "--model", "postcards")
     assert run.exit_code == 65
     assert "no 'a boat' was found in " in run.stderr
+
+
+def test_a_long_prompt_of_a_detail_leaves_the_rest_of_the_image_alone(painter: Painter) -> None:
+    """It is cut to chunks of its own."""
+    detail = {"mask_prompt": "house", "mask_blur": 0, "prompt": "a red house, " * 30}
+    [plain], [same] = (paint(settings("postcards") | more, painter) for more in ({}, {"detail": [detail]}))
+    assert same.record is not None
+    changed = (pixels(plain) != pixels(same)).any(axis=2)
+    for left, top, right, bottom in same.record.found[0]["boxes"]:
+        changed[top:bottom, left:right] = False
+    assert not changed.any()
+
+
+def test_details_of_before_there_was_a_blur_are_read_with_a_hard_edge(sdapp: Command) -> None:
+    run = sdapp("generate", "a red house", "--model", "postcards", "--steps", 4, "--seed", 7,
+                "--set", "detail=[{mask_prompt: house, mask_blur: 0}]")  # fmt: skip
+    [detail] = read_header(Path(run.stdout.strip()))["job"]["detail"]
+    assert "mask_blur" not in detail  # as in records of then
+    again = sdapp("replay", run.stdout.strip(), "--verify")
+    assert again.exit_code == 0, again.stderr
+    assert "ADetailer mask blur: 0" in Image.open(run.stdout.strip()).info["parameters"]

@@ -42,6 +42,8 @@ def tokens(
 ) -> None:
     """Show how a prompt is read: its chunks, and the weight of each token. A word goes on after `·`.
 
+    If it changes during a run, at which calls of the UNet, with the number of steps of your config.
+
     Example:
 
     sdapp tokens "a (red:1.3) lighthouse, [snow] BREAK at night"
@@ -55,17 +57,15 @@ def tokens(
     for note in markup.notes("prompt", prompt, "a1111"):
         print_note(note)
     counts = vector_counts(find_embeddings(config, [prompt], found))
-    texts = markup.texts_by_call(prompt, config.steps)
-    for text, steps in groupby(range(len(texts)), lambda step: texts[step]):
-        first, *others = (step + 1 for step in steps)
-        when = f"steps {first} to {others[-1]}, " if others else f"step {first}, " if len(texts) > 1 else ""
+    texts = markup.texts_by_call(prompt, config.scheduler.resolve().counted_calls(config.steps))
+    for text, calls in groupby(range(1, len(texts) + 1), lambda call: texts[call - 1]):
+        first, *others = calls
+        when = f"calls {first} to {others[-1]}, " if others else f"call {first}, " if len(texts) > 1 else ""
         for number, chunk in enumerate(markup.chunk(text, tokenizer, embeddings=counts), 1):
             if as_json:
-                facts = [_facts(token, tokenizer) for token in chunk]
-                facts_of_chunk = {"chunk": number, "tokens": facts}
-                typer.echo(
-                    json.dumps(facts_of_chunk | ({"from_step": first} if when else {}), ensure_ascii=False)
-                )
+                facts = {"chunk": number, "tokens": [_facts(token, tokenizer) for token in chunk]}
+                facts |= {"from_call": first} if when else {}
+                typer.echo(json.dumps(facts, ensure_ascii=False))
             else:
                 limit = tokenizer.model_max_length - 2
                 words = " ".join(_shown(token, tokenizer, counts) for token in chunk if not token.vector)

@@ -29,7 +29,8 @@ class Call:
 class Watcher:
     """Keeps what the UNet does while pipelines run, without changing it. It costs a copy of latents a call.
 
-    With attention, it also adds up where each token is looked at, which computes these maps once more.
+    With attention, it also adds up where each token of the prompt at the first call is looked at, which
+    computes these maps once more.
     """
 
     def __init__(self, with_attention: bool = False) -> None:
@@ -44,6 +45,7 @@ class Watcher:
         self._maps: dict[Cells, torch.Tensor] = {}  # sums over heads, layers and calls, [T, h, w]
         self._layers = 0  # that were added up
         self._cells: Cells = (0, 0)
+        self._is_first_prompt = True  # else the prompt has changed, and its tokens are others
 
     @contextmanager
     def watching(self, pipe: Any) -> Iterator[None]:
@@ -53,8 +55,9 @@ class Watcher:
 
         def begin(_unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._cells = args[0].shape[-2], args[0].shape[-1]
-            if self.embeds is None:
-                self.embeds = kwargs["encoder_hidden_states"][-1].float().cpu()
+            embeds = kwargs["encoder_hidden_states"][-1].float().cpu()
+            self.embeds = embeds if self.embeds is None else self.embeds
+            self._is_first_prompt = torch.equal(embeds, self.embeds)
 
         def keep_raw(_unet: Any, _args: Any, output: tuple[torch.Tensor]) -> None:
             raw[:] = [output[0]]  # before guidance is rescaled, or left out
@@ -94,7 +97,7 @@ class Watcher:
     def _add_map(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden, context = args[0][-1:], kwargs.get("encoder_hidden_states")
         cells = _cells_of(hidden.shape[1], self._cells)
-        if context is None or cells is None:
+        if context is None or cells is None or not self._is_first_prompt:
             return
         query = layer.head_to_batch_dim(layer.to_q(hidden))
         key = layer.head_to_batch_dim(layer.to_k(context[-1:]))

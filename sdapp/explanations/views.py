@@ -314,4 +314,5 @@ def facts(process: Process, job: Any) -> dict[str, str]:
         "last": f"{process.calls[-1].timestep:g}",
         "calls": f"{len(process.calls):,}",
         "steps": f"{job.steps_to_run:,}",
+        "changes": "yes" if len(job.prompts_by_call()) > 1 else "",
     }

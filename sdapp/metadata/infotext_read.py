@@ -137,9 +137,12 @@ def _move_task(fields: Fields, carried: Carried, plain: Mapping[str, str]) -> No
         return carried.task("outpaint", name, strength, sides=sides)
     is_cropped = plain.get("inpaintarea") == "Only masked"
     more = {"padding": fields.take("Masked area padding")[1] or "32"} if is_cropped else {}
-    for key, field in (("mask_prompt", "Mask prompt"), ("mask_blur", "Mask blur")):
-        if given := fields.take(field)[1]:
-            more[key] = given
+    if words := fields.take("Mask prompt")[1]:
+        more["mask_prompt"] = words
+    if re.fullmatch(
+        r"[1-5]?\d|6[0-4]", str(fields.peek("Mask blur"))
+    ):  # else a note says that it is not used
+        more["mask_blur"] = fields.take("Mask blur")[1]
     name, strength = fields.take("Denoising strength")
     return carried.task("inpaint" if INPAINT & plain.keys() else "img2img", name, strength, **more)
 

@@ -76,6 +76,8 @@ def to_layer(content: Mapping[str, Any], image: Path) -> layers.Layer:
             raise InputError(f"{image}: its record is broken: its {key} are no list of {name}s")
         has_file = name in ("file", "image")
         values[key] = [each | ({name: str(image.parent / each[name])} if has_file else {}) for each in groups]
+    # Details of before there was `mask_blur` have a hard edge.
+    values["detail"] = [{"mask_blur": 0} | each for each in values["detail"]]
     values["upscale"] = _anchored_upscale(content.get("upscale"), image.parent)
     groups = [(values, key) for key in MODEL_KEYS] + [(each, "model") for each in values["control"]]
     groups += [(each, "mask_model") for each in (values["task"], *values["detail"])]

@@ -50,7 +50,8 @@ def find_embeddings(
     if not likely:
         return []
     counts, tokenizer = dict.fromkeys(likely, 1), model.tokenizer if model else clip_tokenizer()
-    chunks = [chunk for text in texts for chunk in markup.chunk(text, tokenizer, embeddings=counts)]
+    every = {each for text in texts for each in markup.every_text(text, config.steps)}
+    chunks = [chunk for text in every for chunk in markup.chunk(text, tokenizer, embeddings=counts)]
     used = {token.embedding for chunk in chunks for token in chunk} - {""}
     folders = [each for each in (config.folders.embeddings, config.folders.loras) if each]
     return [_with_digest(likely[name], name, model, folders) for name in sorted(used)]

@@ -17,12 +17,10 @@ def notes_on_length(job: Job, model: Model) -> Iterator[str]:
     if all(map(markup.is_short, prompts.values())) and not job.embeddings:
         return
     yield from cut_by(model.tokenizer, job)
+    counts = vector_counts(job.embeddings)
     for name, text in prompts.items() if job.prompt_syntax == "a1111" else ():
-        counts = vector_counts(job.embeddings)
-        every = {
-            each: markup.chunk(each, model.tokenizer, embeddings=counts) for each in job.texts_by_call(text)
-        }
-        chunks = max(every.values(), key=len)
+        every = dict.fromkeys(job.texts_by_call(text))
+        chunks = max((markup.chunk(each, model.tokenizer, embeddings=counts) for each in every), key=len)
         if len(chunks) > 1:
             sizes = " + ".join(str(len(each)) for each in chunks)
             yield f"{name}: {len(chunks)} chunks of up to 75 tokens: {sizes}"

@@ -21,6 +21,7 @@ from sdapp.diffusion.task_inputs import (
 from sdapp.diffusion.text_encoder import Conditioning, PromptText
 from sdapp.errors import ConfigError
 from sdapp.jobs import Job
+from sdapp.markup import in_rows
 from sdapp.profiles import PROFILES
 from sdapp.profiling import timed
 from sdapp.stages.loaded_model import LoadedModel
@@ -50,15 +51,14 @@ def encode_prompts(model: LoadedModel, painting: Painting, at_end: bool = False)
     if job.unet_calls == job.upscaler_calls:  # it is only enlarged
         return {}
     prompts = [[each.last_prompts] if at_end else each.prompts_by_call() for each in jobs]
-    calls = max(map(len, prompts))
-    rows = list(zip(*(each * (calls // len(each)) for each in prompts), strict=True))
+    rows = in_rows(prompts)
     with timed("encode", model.settle):
         known = {each: _encode(model, jobs, each) for each in dict.fromkeys(rows)}
     painting.conditioning = [known[each] for each in rows]
     return {}
 
 
-def _encode(model: LoadedModel, jobs: Sequence[Job], rows: Sequence[tuple[str, str]]) -> Conditioning:
+def _encode(model: LoadedModel, jobs: Sequence[Job], rows: Sequence[tuple[str, ...]]) -> Conditioning:
     """Encode the prompt and the negative prompt of each job."""
     prompts, negatives = (
         [PromptText.of(job, text) for job, text in zip(jobs, side, strict=True)]

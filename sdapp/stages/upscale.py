@@ -31,8 +31,7 @@ def enlarge(model: LoadedModel, painting: Painting) -> RecordFields:
         case "diffusion":
             return {"final_size": final, "second_pass": _by_diffusion(model, painting, final)}
     jobs = [each.second_pass for each in painting.jobs if each.second_pass]
-    if len(painting.conditioning) > 1:
-        encode_prompts(model, painting, at_end=True)
+    encode_prompts(model, painting, at_end=True)
     tile = model.placement.tile_of(job)
     with with_tiles(model.denoiser.unet, tile and tile // model.scale):
         fields = paint_over(model, painting, jobs, _second_inputs(model, painting))

@@ -30,8 +30,8 @@ def test_tokens_refuses_what_is_refused_and_notes_what_is_noted(sdapp: Run) -> N
 def test_tokens_says_when_a_prompt_changes(sdapp: Run) -> None:
     rows = sdapp("tokens", "a [red:blue:0.3] house").stdout.splitlines()
     assert rows == [
-        "steps 1 to 6, chunk 1, 3 of 75 tokens: a red house",
-        "steps 7 to 20, chunk 1, 3 of 75 tokens: a blue house",
+        "calls 1 to 6, chunk 1, 3 of 75 tokens: a red house",
+        "calls 7 to 20, chunk 1, 3 of 75 tokens: a blue house",
     ]
     given = [json.loads(row) for row in sdapp("tokens", "[cat:1]", "--json").stdout.splitlines()]
-    assert [(each["from_step"], len(each["tokens"])) for each in given] == [(1, 0), (2, 1)]
+    assert [(each["from_call"], len(each["tokens"])) for each in given] == [(1, 0), (2, 1)]

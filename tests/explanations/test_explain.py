@@ -260,3 +260,22 @@ def test_nothing_is_wider_than_the_screen(
 def test_axe_finds_nothing(explained: Explanation, visit: Open, axe: str, screen: str, scheme: str) -> None:
     page = visit(explained.path, color_scheme=scheme, bypass_csp=True, **SCREENS[screen])
     assert findings(page, axe) == []
+
+
+def test_of_a_prompt_that_changes_only_the_calls_with_its_first_words_count(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    asked = SHARED | {"model": str(tiny()), "guidance_scale": 1.0}
+    pages = [
+        package.explain(prompt, out=tmp_path / name, **asked).path.read_text()
+        for name, prompt in (("both", "a red [house:ship:0.5]"), ("one", "a red house"))
+    ]
+    assert ["This prompt changes while the image is painted" in page for page in pages] == [True, False]
+    from sdapp.pipelines import load
+
+    painter, counted = load(planned(Path(asked["model"]))[0]), []
+    for prompt in ("a red [house:ship:0.5]", "a red house"):
+        watcher = Watcher(with_attention=True)
+        list(painter.paint(planned(Path(asked["model"]), prompt=prompt)[1], watcher=watcher))
+        counted.append(watcher._layers)
+    assert counted[0] == counted[1] // 2 > 0
