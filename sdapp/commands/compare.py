@@ -199,8 +199,12 @@ def _varied(texts: list[str]) -> dict[str, list[Any]]:
         try:
             varied[key] = list(numbers(values))
         except ValueError:  # not numbers
-            layers = [parse_override(f"value={value.strip()}") for value in values.split(",")]
-            varied[key] = [layer.values["value"] for layer in layers]
+            parts = [value.strip() for value in values.split(",")]
+            read = [parse_override(f"value={part}").values["value"] for part in parts]
+            # `[a|b]` is a list to YAML, but part of a prompt here.
+            varied[key] = [
+                part if isinstance(each, list) else each for each, part in zip(read, parts, strict=True)
+            ]
     return varied
 
 
