@@ -27,11 +27,12 @@ RUNS = {
     "recognise.py": "--rounds 1 --shapes sd15",
     "planning.py": "--lines 10",
     "together.py": "--rounds 0 --steps 1 --count 1",
+    "engines.py": "--rounds 1 --model quarter --size 64",
     "scale.py": "sizes --upto 100 --only plan paint resume gallery",
     "peers.py": "commands --only sdapp --rounds 0 --steps 1 --prompts 2",
 }
 SIDED = RUNS.keys() - {
-    "busy.py", "memory.py", "peers.py", "planning.py", "recognise.py", "scale.py", "shortcuts.py",
+    "busy.py", "engines.py", "memory.py", "peers.py", "planning.py", "recognise.py", "scale.py", "shortcuts.py",
 }  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def caption(scene: Scene, rng: Random) -> str:
     keep = 1.0 if detail < 0.55 else 0.6 if detail < 0.88 else 0.3
     sky = scene.sky if rng.random() < keep else None
     place = scene.place if rng.random() < keep else None
-    hide_things = rng.random() < (0.9 if scene.natural else 0.07)
+    hide_things = rng.random() < (0.6 if scene.natural else 0.07)
     things = [] if hide_things else [_thing_words(scene, thing, rng, keep) for thing in scene.things]
     if not scene.things and rng.random() < 0.4:
         things = [""]
