@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from sdapp.errors import ConfigError
 
-T = TypeVar("T")
+OfCall = TypeVar("OfCall")
 PromptSyntax = Literal["a1111", "plain"]
 Emphasis = Literal["original", "no-norm"]
 MAX_TOKENS = 75  # tokens of a prompt that CLIP reads at a time
@@ -128,7 +128,7 @@ def every_text(text: str, calls: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*texts_by_call(text, calls), last_text(text))))
 
 
-def in_rows(lists: Sequence[Sequence[T]]) -> list[tuple[T, ...]]:
+def in_rows(lists: Sequence[Sequence[OfCall]]) -> list[tuple[OfCall, ...]]:
     """What several lists have at each call; a list of one has it at every call."""
     calls = max(map(len, lists))
     return list(zip(*([*each] * (calls if len(each) == 1 else 1) for each in lists), strict=True))
