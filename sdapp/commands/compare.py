@@ -163,10 +163,10 @@ def _compare(layers: list[Layer], dry_run: bool, options: dict[str, Any]) -> Non
     plan = ComparisonPlan(layers, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     session = Session(options["verbose"], CONTINUE)
     session.notes.tell(plan.notes)
-    if random := unranked(plan.comparison):
-        print_note(random)
     images = _tell_size(plan)
     if dry_run:
+        if random := unranked(plan.comparison):  # else the verdict says it
+            print_note(random)
         for cell in plan.comparison.cells if options["json"] else ():
             print_line(to_json(cell))
         return

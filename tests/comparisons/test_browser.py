@@ -195,8 +195,9 @@ def test_keys_alone_reach_everything(page: Any, folder: Path) -> None:
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     assert not page.locator("#viewer").is_visible()
-    assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith(
-        f"{order[1]}, 10 UNet calls"
+    page.wait_for_function(  # at the event of the dialog
+        "label => document.activeElement.getAttribute('aria-label')?.startsWith(label)",
+        arg=f"{order[1]}, 10 UNet calls",
     )
 
 

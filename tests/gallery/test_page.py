@@ -112,7 +112,9 @@ def test_the_viewer_compares_any_two_images(page: Any) -> None:
     )
     page.keyboard.press("Escape")
     assert not page.locator("#viewer").is_visible()
-    assert page.evaluate("document.activeElement.closest('.tile').dataset.place") == "3"
+    page.wait_for_function(
+        "document.activeElement.closest('.tile')?.dataset.place === '3'"
+    )  # at the event of the dialog
 
 
 def test_what_is_copied(visit: Open, night: Path) -> None:
