@@ -34,9 +34,8 @@ class Job(ImageSettings, ModelSettings):
     inputs: dict[str, str]  # `image`, `mask` → SHA-256 of the file
     prompt_syntax: markup.PromptSyntax = "plain"  # of records from before there was this setting
     embeddings: list[Embedding] = Field([])  # those whose names are in the prompts
-    chunks: int = Field(
-        1, exclude=True
-    )  # of 75 tokens, in the longest of the image's prompts that are encoded
+    # Of 75 tokens, in the longest of the image's prompts that are encoded.
+    chunks: int = Field(1, exclude=True)
     detail_chunks: tuple[int, ...] = Field((), exclude=True)  # the same of each of `detail`
 
     @cached_property
@@ -48,7 +47,7 @@ class Job(ImageSettings, ModelSettings):
         """
         content = self.model_dump(mode="json")
         content["memory"] = {"vae_tiling": self.memory.vae_tiling is True}
-        content["detail"] = list(map(_without_hard_edge, content["detail"]))
+        content["detail"] = list(map(_as_before_blur, content["detail"]))
         content["task"] = {
             key: value for key, value in self._task_data(content).items() if key not in self.inputs
         }
@@ -80,7 +79,7 @@ class Job(ImageSettings, ModelSettings):
         content = self.model_dump(mode="json")
         keys = (*ALWAYS_IN_ID, *LATER_DEFAULTS)
         content["task"] = self._task_data(content)
-        content["detail"] = list(map(_without_hard_edge, content["detail"]))
+        content["detail"] = list(map(_as_before_blur, content["detail"]))
         return {key: content[key] for key in keys if key not in ONLY_IF_GIVEN or content[key] is not None}
 
     def _task_data(self, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,7 +88,7 @@ class Job(ImageSettings, ModelSettings):
         if self.task.kind != "inpaint":
             return task
         unused = BY_WORDS if self.task.mask_prompt is None else ("mask",)
-        return {key: value for key, value in _without_hard_edge(task).items() if key not in unused}
+        return {key: value for key, value in _as_before_blur(task).items() if key not in unused}
 
     @cached_property
     def pack(self) -> str:
@@ -337,8 +336,8 @@ LATER_DEFAULTS = {
 }
 
 
-def _without_hard_edge(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A task or detail as it was before there was `mask_blur`, if that is 0."""
+def _as_before_blur(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A task or detail without a `mask_blur` of 0: so ids and records from before that setting stay."""
     return {key: value for key, value in group.items() if key != "mask_blur" or value}
 
 

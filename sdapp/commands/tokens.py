@@ -42,7 +42,7 @@ def tokens(
 ) -> None:
     """Show how a prompt is read: its chunks, and the weight of each token. A word goes on after `·`.
 
-    If it changes during a run, at which calls of the UNet, with the number of steps of your config.
+    If the prompt changes during a run, it shows at which calls of the UNet (with the steps of your config).
 
     Example:
 

@@ -49,9 +49,8 @@ def carry_details(fields: Fields, carried: Carried, is_ours: bool) -> None:
         classes = fields.take(f"{EXTENSION} model classes{end}")[1]
         words = classes or next((word for sign, word in FOUND.items() if model.startswith(sign)), None)
         given = {key: fields.take(f"{EXTENSION} {field}{end}")[1] for field, key in FIELDS.items()}
-        given["mask_blur"] = given["mask_blur"] or (
-            "0" if is_ours else None
-        )  # of before there was this setting
+        # Images of ours without this field are from before it, and had a hard edge.
+        given["mask_blur"] = given["mask_blur"] or ("0" if is_ours else None)
         if str(fields.peek(f"{EXTENSION} inpaint only masked{end}")) == "True":
             fields.take(f"{EXTENSION} inpaint only masked{end}")
         if words is None:

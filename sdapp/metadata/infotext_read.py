@@ -139,9 +139,8 @@ def _move_task(fields: Fields, carried: Carried, plain: Mapping[str, str]) -> No
     more = {"padding": fields.take("Masked area padding")[1] or "32"} if is_cropped else {}
     if words := fields.take("Mask prompt")[1]:
         more["mask_prompt"] = words
-    if re.fullmatch(
-        r"[1-5]?\d|6[0-4]", str(fields.peek("Mask blur"))
-    ):  # else a note says that it is not used
+    # Another blur stays there, and a note says that it is not used.
+    if re.fullmatch(r"[1-5]?\d|6[0-4]", str(fields.peek("Mask blur"))):
         more["mask_blur"] = fields.take("Mask blur")[1]
     name, strength = fields.take("Denoising strength")
     return carried.task("inpaint" if INPAINT & plain.keys() else "img2img", name, strength, **more)
